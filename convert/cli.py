@@ -1,0 +1,99 @@
+"""``export-tflite``: a Keras encoder as measured TFLite files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..runtime.terminal import check_json_path, common_options, emit_result, input_options, run_command
+from .export import export
+from .table import render_result
+
+
+def _shape(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int, int] | None:
+    if value is None:
+        return None
+    parts = value.split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"{value!r} is no height,width,channels such as 224,224,3", param=parameter)
+    return (int(parts[0]), int(parts[1]), int(parts[2]))
+
+
+@click.command(name="export-tflite")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output-dir", type=click.Path(path_type=Path), metavar="DIR", help="Default: beside the model.")
+@click.option(
+    "-q",
+    "--quantize",
+    "modes",
+    multiple=True,
+    metavar="MODE",
+    help="float32, float16, dynamic, int8, all; repeatable.",
+)
+@click.option(
+    "--calibration-data", type=click.Path(path_type=Path), metavar="PATH", help="Images that set int8 ranges."
+)
+@click.option("--test-data", type=click.Path(path_type=Path), metavar="PATH", help="Images that drift is measured on.")
+@click.option(
+    "--num-samples",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Use N calibration images, chosen at random.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of every random choice.")
+@click.option("--input-shape", callback=_shape, metavar="H,W,C", help="For a model whose fixed shape is lost.")
+@click.option("--input-type", default="float32", show_default=True, help="float32, uint8, int8; of the int8 file.")
+@click.option("--output-type", default="float32", show_default=True, help="float32, uint8, int8; of the int8 file.")
+@click.option("--force", is_flag=True, help="Replace existing files.")
+@input_options
+@common_options
+def export_tflite(
+    model: Path,
+    output_dir: Path | None,
+    modes: tuple[str, ...],
+    calibration_data: Path | None,
+    test_data: Path | None,
+    num_samples: int | None,
+    seed: int,
+    input_shape: tuple[int, int, int] | None,
+    input_type: str,
+    output_type: str,
+    force: bool,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    color_order: str | None,
+    resampler: str | None,
+    verbose: bool,
+    threads: int | None,
+    json_path: str | None,
+) -> None:
+    """Export MODEL (.keras), normalization included, and measure what each file costs in drift and time.
+
+    Writes STEM.MODE.tflite for each mode and STEM.export.json; prints a table and which file to ship where.
+    """
+    check_json_path(json_path)
+    result = export(
+        model,
+        output_dir,
+        quantize=modes,
+        calibration_data=calibration_data,
+        test_data=test_data,
+        input_shape=input_shape,
+        mean=mean,
+        std=std,
+        color_order=color_order,
+        resampler=resampler,
+        input_type=input_type,
+        output_type=output_type,
+        num_samples=num_samples,
+        seed=seed,
+        threads=threads,
+        force=force,
+    )
+    emit_result(result.to_json(), render_result(result), json_path)
+
+
+def main() -> None:
+    """The ``export-tflite`` program."""
+    run_command(export_tflite)

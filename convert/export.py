@@ -1,0 +1,330 @@
+"""The export, from a Keras model to measured files; each step is a module of its own.
+
+load      the Keras model, no foreign code                       load.py
+lower     once through TensorFlow: the float graph               lower.py
+find      the normalization, proved and guarded                  recognise.py
+collect   activation ranges from the calibration images          ../calibration
+quantize  each mode from the float graph                         quantize.py
+package   repair, names, types, contract                         repair.py, package.py
+verify    every installed interpreter, drift, latency            verify.py
+write     all files, or none
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..calibration import Ranges, collect_ranges
+from ..calibration.split import hold_out
+from ..runtime.contract import Contract, InputContract, NormalizationSpec
+from ..runtime.drift import DEFAULT_K, Drift, measure_drift
+from ..runtime.errors import RequestError
+from ..runtime.files import json_bytes, sha256, write_files
+from ..runtime.interpreters import available_threads
+from ..runtime.preprocess import model_ready
+from ..runtime.sources import Source, open_source
+from ..runtime.terminal import progress
+from ..runtime.version import __version__
+from .graph import Graph
+from .load import LoadedModel, load_model, resolve_input_shape
+from .lower import LoweredModel, lower
+from .package import package
+from .quantize import float_tail, quantize
+from .recognise import final_normalization, find_normalizations, guard_normalization
+from .request import Data, Request, check_outputs, check_types, choose_modes
+from .results import ExportedFile, ExportResult, Verdict
+from .ship import recommend
+from .verify import installed_runtimes, judge, probe
+
+_AGREEMENT_IMAGES = 8
+"""Images on which the second interpreter is compared with the first; it may be slow."""
+
+
+def export(
+    model: Any,
+    output_dir: str | Path | None = None,
+    *,
+    quantize: Sequence[str] = (),
+    calibration_data: Data | None = None,
+    test_data: Data | None = None,
+    input_shape: tuple[int, int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    color_order: str | None = None,
+    resampler: str | None = None,
+    input_type: str = "float32",
+    output_type: str = "float32",
+    num_samples: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    measure: bool = True,
+    force: bool = False,
+) -> ExportResult:
+    """Export a Keras encoder, normalization included, to TFLite files that carry their contract.
+
+    Args:
+        model: path of a ``.keras`` file, or a ``keras.Model`` in memory.
+        output_dir: where the files go; default beside the model file.
+        quantize: modes: ``float32``, ``float16``, ``dynamic``, ``int8``, ``all``. Default float32, and int8 too
+            when there is calibration data.
+        calibration_data: images that set the ranges for int8: a folder, ``.npy``, ``.npz`` or an array (N, H, W, C).
+            Integers are pixels, floats are model-ready.
+        test_data: images that the drift is measured on; default a seeded fifth of the calibration data (at most 64),
+            which then sets no ranges.
+        input_shape: (height, width, channels), for a model whose fixed shape is lost.
+        mean: subtracted from pixels, one value or one a channel; default 0.
+        std: divides pixels, likewise; default 255.
+        color_order: ``rgb``, ``bgr``, ``gray`` or ``rgba``; default by the number of channels.
+        resampler: how image files are stretched to the model's size; default ``bilinear`` (Pillow's).
+        input_type: ``float32``, ``uint8`` (raw pixels) or ``int8``, of the int8 file.
+        output_type: likewise, for an encoder that ends in no normalization.
+        num_samples: use a seeded random part of the calibration data.
+        seed: of every random choice.
+        threads: processors; default all.
+        measure: whether to run the files (drift, latency, verdicts); False only writes them.
+        force: replace existing files.
+
+    Returns:
+        What was written and measured; the same as ``STEM.export.json``.
+
+    Raises:
+        EmbedliteError: see the trees in :mod:`embedlite.runtime.errors` and :mod:`embedlite.convert.errors`; nothing
+            was written then.
+    """
+    in_memory = not isinstance(model, (str, Path))
+    if in_memory and output_dir is None:
+        raise RequestError("a model in memory has no folder of its own. Pass output_dir.")
+    path = Path(f"{model.name}.keras" if in_memory else model)
+    modes = choose_modes(quantize, calibrated=calibration_data is not None)
+    check_types(modes, input_type, output_type)
+    request = Request(
+        stem=path.stem,
+        output_dir=Path(output_dir) if output_dir is not None else path.parent,
+        modes=modes,
+        calibration_data=calibration_data,
+        test_data=test_data,
+        input_type=input_type,
+        output_type=output_type,
+        num_samples=num_samples,
+        seed=seed,
+        threads=threads,
+        measure=measure,
+    )
+    loaded = (
+        LoadedModel(model, resolve_input_shape(model, model.name, input_shape))
+        if in_memory
+        else load_model(path, input_shape)
+    )
+    check_outputs(request, force=force)
+    contract = InputContract.from_options(
+        loaded.input_shape, mean=mean, std=std, color_order=color_order, resampler=resampler
+    )
+    source = {"path": str(path), "sha256": None if in_memory else sha256(path.read_bytes())}
+    return _Export(request, contract, source).run(loaded)
+
+
+@dataclass(frozen=True)
+class _FloatGraph:
+    """The float flatbuffer with its normalization guarded, and what was found out about it."""
+
+    flatbuffer: bytes
+    spec: NormalizationSpec
+    keep_float: tuple[str, ...]
+    input_name: str
+    output_shape: tuple[int, ...]
+
+
+class _Export:
+    """One run; holds what the steps share."""
+
+    def __init__(self, request: Request, contract: InputContract, source: dict[str, Any]) -> None:
+        self.request, self.contract, self.source = request, contract, source
+        self.decisions: list[str] = []
+        if request.input_type == "uint8":
+            _check_raw_pixels(contract)
+
+    def run(self, loaded: LoadedModel) -> ExportResult:
+        calibration, test = self._open_data()
+        lowered = lower(loaded)
+        graph = self._prepare(lowered)
+        ranges = self._collect(graph, calibration)
+        contents = {mode: self._make(mode, graph, ranges, calibration) for mode in self.request.modes}
+        files = self._measure(contents, lowered, test) if self.request.measure else _unmeasured(self.request, contents)
+        result = ExportResult(self.source, files, tuple(self.decisions), recommend(files))
+        written = {self.request.path(mode): data for mode, (data, _) in contents.items()}
+        write_files({**written, self.request.result_path: json_bytes(result.to_json())})
+        return result
+
+    def _open_data(self) -> tuple[Source | None, Source | None]:
+        """The images that set the ranges, and those that judge the result."""
+        request = self.request
+        test = None if request.test_data is None else open_source(request.test_data, self.contract)
+        if request.calibration_data is None:
+            return None, test
+        calibration = open_source(request.calibration_data, self.contract).sample(request.num_samples, request.seed)
+        if test is None:
+            kept, held = hold_out(len(calibration), request.seed)
+            if held:
+                calibration, test = calibration.subset(kept), calibration.subset(held)
+                self.decisions.append(
+                    f"{len(held)} of the {len(kept) + len(held)} calibration images set no ranges: drift is measured "
+                    "on them. Pass --test-data to use all for calibration."
+                )
+            else:
+                self.decisions.append(
+                    f"no drift was measured: {len(calibration)} calibration image(s) are too few to set some aside."
+                )
+        return calibration, test
+
+    def _prepare(self, lowered: LoweredModel) -> _FloatGraph:
+        """Find the normalization, guard it against division by zero, and name what stays float."""
+        graph = Graph(lowered.flatbuffer)
+        found = [guard_normalization(graph, item) for item in find_normalizations(graph)]
+        last = final_normalization(graph, found)
+        island = [operator for item in found for operator in item.operators] + float_tail(graph)
+        if last is not None:
+            self.decisions.append(
+                f"the normalization ({last.spec.kind}, axes {list(last.spec.axes)}) stays in the file as float "
+                "operators."
+            )
+            if 0 in last.spec.axes and last.spec.kind == "minmax":
+                self.decisions.append(
+                    "the normalization reduces over the batch: on the device the batch is one, so an image's embedding "
+                    "differs from the one it got in a larger batch. Normalize over each sample to avoid that."
+                )
+        shape = graph.shape(int(graph.subgraph.outputs[0]))
+        return _FloatGraph(
+            flatbuffer=graph.to_bytes(),
+            spec=NormalizationSpec() if last is None else last.spec,
+            keep_float=tuple(dict.fromkeys(graph.tensor_name(int(operator.outputs[0])) for operator in island)),
+            input_name=graph.tensor_name(int(graph.subgraph.inputs[0])),
+            output_shape=shape[1:] if shape[0] == 1 else shape,
+        )
+
+    def _collect(self, graph: _FloatGraph, calibration: Source | None) -> Ranges | None:
+        if "int8" not in self.request.modes or calibration is None:
+            return None
+        indices = progress(range(len(calibration)), len(calibration), "calibrating")
+        ranges = collect_ranges(graph.flatbuffer, calibration, threads=self.request.threads, indices=indices)
+        if calibration.pixels or self.request.input_type == "uint8":
+            # Every pixel value then has a step of its own: quantizing the input costs nothing.
+            low = min((0 - m) / s for m, s in _channels(self.contract))
+            high = max((255 - m) / s for m, s in _channels(self.contract))
+            ranges = replace(ranges, limits={**ranges.limits, graph.input_name: (low, high)})
+            self.decisions.append("the int8 input covers all pixels 0-255, so that each keeps a step of its own.")
+        return ranges
+
+    def _make(
+        self, mode: str, graph: _FloatGraph, ranges: Ranges | None, calibration: Source | None
+    ) -> tuple[bytes, Contract]:
+        """One mode's file and its contract."""
+        request, int8 = self.request, mode == "int8"
+        facts = None
+        if int8 and ranges is not None and calibration is not None:
+            facts = {"method": "minmax", "samples": ranges.samples, "fingerprint": calibration.fingerprint()}
+        contract = Contract(
+            input=replace(self.contract, dtype=request.input_type if int8 else "float32"),
+            output_shape=graph.output_shape,
+            output_dtype=request.output_type if int8 else "float32",
+            normalization=graph.spec,
+            mode=mode,
+            calibration=facts,
+            tools=_tools(),
+        )
+        return package(quantize(graph.flatbuffer, mode, ranges, graph.keep_float), contract), contract
+
+    def _measure(
+        self, contents: dict[str, tuple[bytes, Contract]], lowered: LoweredModel, test: Source | None
+    ) -> tuple[ExportedFile, ...]:
+        """Run every file on every interpreter, and compare with Keras on the test images."""
+        request = self.request
+        if test is None:
+            inputs, reference = _synthetic(self.contract), None
+        else:
+            inputs = np.stack([test.ready(index) for index in range(len(test))])
+            shown = progress(inputs, len(inputs), "Keras reference")
+            reference = np.stack([lowered.reference(image) for image in shown])
+        files = []
+        with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
+            for mode, (data, contract) in progress(contents.items(), len(contents), "verifying"):
+                path = Path(folder, request.path(mode).name)
+                path.write_bytes(data)
+                latency, embeddings, verdicts = self._run_everywhere(path, mode, inputs)
+                drift = None if reference is None or embeddings is None else _drift(embeddings, reference)
+                files.append(_describe(request, mode, data, contract, drift, latency, verdicts))
+        return tuple(files)
+
+    def _run_everywhere(
+        self, path: Path, mode: str, inputs: NDArray[np.float32]
+    ) -> tuple[float | None, NDArray[np.float32] | None, tuple[Verdict, ...]]:
+        threads = self.request.threads or available_threads()
+        first, *others = installed_runtimes()
+        result = probe(path, first, inputs, threads=threads, timed=True)
+        verdicts = [judge(result, None, mode)]
+        few = inputs[:_AGREEMENT_IMAGES]
+        agreed = None if result.embeddings is None else result.embeddings[: len(few)]
+        for runtime in others:
+            verdicts.append(judge(probe(path, runtime, few, threads=threads, timed=False), agreed, mode))
+        return result.latency_us, result.embeddings, tuple(verdicts)
+
+
+def _drift(embeddings: NDArray[np.float32], reference: NDArray[np.float32]) -> Drift:
+    return measure_drift(embeddings, reference, k=DEFAULT_K if len(reference) > DEFAULT_K else None)[0]
+
+
+def _unmeasured(request: Request, contents: dict[str, tuple[bytes, Contract]]) -> tuple[ExportedFile, ...]:
+    return tuple(
+        _describe(request, mode, data, contract, None, None, ()) for mode, (data, contract) in contents.items()
+    )
+
+
+def _describe(
+    request: Request,
+    mode: str,
+    data: bytes,
+    contract: Contract,
+    drift: Drift | None,
+    latency: float | None,
+    verdicts: tuple[Verdict, ...],
+) -> ExportedFile:
+    return ExportedFile(mode, request.path(mode), len(data), sha256(data), asdict(contract), drift, latency, verdicts)
+
+
+def _channels(contract: InputContract) -> list[tuple[float, float]]:
+    count = max(len(contract.mean), len(contract.std))
+    mean, std = (values * count if len(values) == 1 else values for values in (contract.mean, contract.std))
+    return list(zip(mean, std, strict=True))
+
+
+def _check_raw_pixels(contract: InputContract) -> None:
+    """uint8 input holds pixels as they are, which only one step size and one whole zero point can say."""
+    mean, std = set(contract.mean), set(contract.std)
+    if len(mean) > 1 or len(std) > 1 or not next(iter(mean)).is_integer() or not 0 <= next(iter(mean)) <= 255:
+        raise RequestError(
+            f"--input-type uint8 needs one std and one whole mean between 0 and 255 for all channels, but mean is "
+            f"{list(contract.mean)} and std {list(contract.std)}. Use --input-type float32 or int8."
+        )
+
+
+def _synthetic(contract: InputContract) -> NDArray[np.float32]:
+    """A few frames for files that have no images to be verified on: noise, a ramp, and flat gray."""
+    height, width, channels = contract.shape
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (2, height, width, channels))
+    ramp = np.broadcast_to(np.linspace(0, 255, width)[:, None], contract.shape)
+    gray = np.full(contract.shape, 128)
+    pixels = np.stack([*noise, ramp, gray]).astype(np.uint8)
+    return np.stack([model_ready(frame, contract) for frame in pixels])
+
+
+def _tools() -> dict[str, str]:
+    others = ("tensorflow", "keras", "litert-quantizer")
+    return {"embedlite": __version__, **{name: importlib.metadata.version(name) for name in others}}

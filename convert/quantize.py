@@ -1,0 +1,111 @@
+"""The modes: litert-quantizer on the float graph, with what must stay float left alone."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..calibration import Ranges
+from .errors import ConversionError
+from .graph import Graph
+
+MODES = ("float32", "float16", "dynamic", "int8")
+"""Quantization modes, in the order of the table."""
+
+_HEAVY = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL"})
+_RESHAPING = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
+
+
+def quantize(flatbuffer: bytes, mode: str, ranges: Ranges | None, keep_float: Sequence[str]) -> bytes:
+    """One mode's flatbuffer from the float one; inputs and outputs stay float32.
+
+    Args:
+        flatbuffer: the float graph.
+        mode: one of :data:`MODES`.
+        ranges: for ``int8``: the range of every activation.
+        keep_float: operators that stay float, by the name of their first output tensor.
+
+    Raises:
+        ConversionError: litert-quantizer refused.
+    """
+    if mode == "float32":
+        return flatbuffer
+    from litert_quantizer import quantizer
+
+    engine = quantizer.Quantizer(flatbuffer, _recipe(mode, keep_float))
+    statistics = _statistics(flatbuffer, ranges) if ranges is not None and mode == "int8" else None
+    try:
+        with warnings.catch_warnings():
+            # It opens an interpreter that keeps its tensors, and LiteRT warns about that.
+            warnings.simplefilter("ignore")
+            result = engine.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ConversionError(
+            f"litert-quantizer cannot make the {mode} file: {str(error).strip().splitlines()[0]}. "
+            "Leave that mode out, or simplify the operation it names."
+        ) from error
+    return bytes(result.quantized_model)
+
+
+def float_tail(graph: Graph) -> list[Any]:
+    """The operators behind the raw embedding, if they do arithmetic: they are cheap and int8 would hurt them.
+
+    Walks back from the output as long as the operators have no weights of their own to speak of and their inputs
+    are no larger than the embedding. Covers LayerNormalization and whatever else no pattern knows by name.
+    """
+    size = int(np.prod(graph.shape(int(graph.subgraph.outputs[0])), dtype=np.int64))
+    tail: list[Any] = []
+    for operator in reversed(graph.operators):
+        readers = graph.consumers(int(operator.outputs[0]))
+        small = all(int(np.prod(graph.shape(i), dtype=np.int64)) <= size for i in graph.inputs(operator))
+        if graph.operator_name(operator) in _HEAVY or not small:
+            continue
+        if all(any(reader is member for member in tail) for reader in readers):
+            tail.insert(0, operator)
+    if all(graph.operator_name(operator) in _RESHAPING for operator in tail):
+        return []
+    return tail
+
+
+def _recipe(mode: str, keep_float: Sequence[str]) -> Any:
+    from litert_quantizer import qtyping, recipe_manager
+    from litert_quantizer.algorithm_manager import AlgorithmName
+
+    every = qtyping.TFLOperationName.ALL_SUPPORTED
+    recipe = recipe_manager.RecipeManager()
+    if mode == "int8":
+        recipe.add_static_config(".*", every, activation_num_bits=8, weight_num_bits=8)
+        for boundary in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
+            recipe.add_quantization_config(".*", boundary, algorithm_key=AlgorithmName.NO_QUANTIZE)
+        # tflite-runtime 2.14 refuses a quantized DIV, and LiteRT rounds small divisors to zero.
+        recipe.add_quantization_config(".*", qtyping.TFLOperationName.DIV, algorithm_key=AlgorithmName.NO_QUANTIZE)
+        for name in keep_float:
+            recipe.add_quantization_config(f"^{re.escape(name)}(;|$)", every, algorithm_key=AlgorithmName.NO_QUANTIZE)
+    elif mode == "dynamic":
+        recipe.add_dynamic_config(".*", every, num_bits=8)
+    else:
+        half = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
+        config = qtyping.OpQuantizationConfig(
+            weight_tensor_config=half,
+            compute_precision=qtyping.ComputePrecision.FLOAT,
+            explicit_dequantize=True,
+        )
+        recipe.add_quantization_config(".*", every, config, AlgorithmName.FLOAT_CASTING)
+    return recipe.get_quantization_recipe()
+
+
+def _statistics(flatbuffer: bytes, ranges: Ranges) -> dict[str, dict[str, Any]]:
+    """Ranges in litert-quantizer's form: arrays with as many axes as the tensor, each of length one."""
+    graph = Graph(flatbuffer)
+    ranks = {graph.tensor_name(i): len(graph.shape(i)) for i in range(len(graph.subgraph.tensors))}
+    return {
+        name: {
+            "min": np.full((1,) * ranks[name], low, np.float32),
+            "max": np.full((1,) * ranks[name], high, np.float32),
+        }
+        for name, (low, high) in ranges.limits.items()
+    }

@@ -1,0 +1,286 @@
+"""Finding normalizations in the float graph by what they compute, not by what they were called in Keras.
+
+A match is only a guess until it is proved: the matched operators are cut out as a graph of their own and run on
+random and degenerate vectors against :func:`embedlite.runtime.normalize.normalize` with the guessed specification.
+What disagrees is left alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from numpy.typing import NDArray
+
+from ..runtime.contract import NormalizationSpec
+from ..runtime.interpreters import find_runtime, open_interpreter
+from ..runtime.normalize import normalize
+from .graph import Graph
+
+L2_OPERATOR_EPSILON = 1e-6
+"""TFLite's L2_NORMALIZATION never divides by less than this."""
+
+PROOF_TOLERANCE = 1e-5
+"""Largest difference, relative to the largest value, between a matched island and its specification."""
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """A normalization that was found and proved.
+
+    Attributes:
+        spec: what it computes; ``spec.axes`` are axes of the tensor ``source``.
+        source: index of the raw tensor.
+        result: index of the normalized tensor.
+        operators: the operators in between, in execution order.
+        guarded: whether a zero divisor is already taken care of.
+    """
+
+    spec: NormalizationSpec
+    source: int
+    result: int
+    operators: tuple[Any, ...]
+    guarded: bool
+
+
+def find_normalizations(graph: Graph) -> list[Normalization]:
+    """Every min-max and L2 normalization of a float graph, in execution order, each proved."""
+    found = []
+    for operator in graph.operators:
+        match = _match_minmax(graph, operator) or _match_l2(graph, operator)
+        if match is not None and _proved(graph, match):
+            found.append(match)
+    return found
+
+
+def final_normalization(graph: Graph, found: list[Normalization]) -> Normalization | None:
+    """The one that ends the encoder: only reshapes lie between it and the output."""
+    index = int(graph.subgraph.outputs[0])
+    while True:
+        for normalization in found:
+            if normalization.result == index:
+                return normalization
+        operator = graph.producer(index)
+        if operator is None or graph.operator_name(operator) not in ("RESHAPE", "SQUEEZE", "EXPAND_DIMS"):
+            return None
+        index = int(operator.inputs[0])
+
+
+class _Trail:
+    """Walks from a tensor back to its producers and remembers the operators it passed."""
+
+    def __init__(self, graph: Graph, last: Any) -> None:
+        self.graph, self.passed = graph, [last]
+
+    def step(self, index: int, *names: str) -> Any | None:
+        """The producer of a tensor if it has one of these names."""
+        operator = self.graph.producer(index)
+        if operator is None or self.graph.operator_name(operator) not in names:
+            return None
+        self.passed.append(operator)
+        return operator
+
+    def split(self, operator: Any) -> tuple[int, float] | None:
+        """The tensor and the scalar constant of a two-input operator, whichever comes first."""
+        left, right = (int(i) for i in operator.inputs)
+        for tensor, scalar in ((left, right), (right, left)):
+            value = self.graph.constant(scalar)
+            if value is not None and value.size == 1:
+                return tensor, float(value.ravel()[0])
+        return None
+
+    def guard(self, index: int) -> tuple[int, float, str, bool]:
+        """Walk past the guards of a divisor: the bare divisor, epsilon, its mode, and "zero is handled"."""
+        epsilon, mode, guarded = 0.0, "none", False
+        select = self.step(index, "SELECT_V2", "SELECT")
+        if select is not None:
+            condition, chosen, other = (int(i) for i in select.inputs)
+            equal = self.step(condition, "EQUAL")
+            one = self.graph.constant(chosen)
+            compared = self.split(equal) if equal is not None else None
+            if compared is None or compared != (other, 0.0) or one is None or (one == 0).any():
+                return index, epsilon, mode, guarded
+            index, guarded = other, True
+        if (relu := self.step(index, "RELU")) is not None:
+            # The converter's spelling of MAXIMUM(divisor, 0); it guards nothing.
+            index = int(relu.inputs[0])
+        elif (operator := self.step(index, "MAXIMUM", "ADD")) is not None:
+            parts = self.split(operator)
+            if parts is not None and parts[1] > 0:
+                index, epsilon = parts
+                mode = "max" if self.graph.operator_name(operator) == "MAXIMUM" else "add"
+                guarded = guarded or mode == "max"
+        return index, epsilon, mode, guarded
+
+    def in_order(self) -> tuple[Any, ...]:
+        """The operators passed, once each, as the graph executes them."""
+        return tuple(op for op in self.graph.operators if any(op is passed for passed in self.passed))
+
+
+def _reduction(graph: Graph, operator: Any | None, source: int) -> tuple[int, ...] | None:
+    """Axes of a reduction over ``source``, None if it is something else."""
+    if operator is None or int(operator.inputs[0]) != source:
+        return None
+    axes = graph.constant(int(operator.inputs[1]))
+    if axes is None:
+        return None
+    rank = len(graph.shape(source))
+    return tuple(sorted(int(axis) % rank for axis in axes.ravel()))
+
+
+def _match_minmax(graph: Graph, last: Any) -> Normalization | None:
+    if graph.operator_name(last) != "DIV":
+        return None
+    trail = _Trail(graph, last)
+    numerator, divisor = (int(i) for i in last.inputs)
+    shift = trail.step(numerator, "SUB")
+    if shift is None:
+        return None
+    source = int(shift.inputs[0])
+    lowest = trail.step(int(shift.inputs[1]), "REDUCE_MIN")
+    divisor, epsilon, mode, guarded = trail.guard(divisor)
+    highest = trail.step(divisor, "REDUCE_MAX")
+    axes = _reduction(graph, lowest, source)
+    for kind, reduced in (("shifted", numerator), ("input", source)):
+        if axes is not None and _reduction(graph, highest, reduced) == axes:
+            spec = NormalizationSpec("minmax", axes, kind, epsilon, mode)
+            guarded = guarded if kind == "shifted" or mode == "none" else False
+            return Normalization(spec, source, int(last.outputs[0]), trail.in_order(), guarded)
+    return None
+
+
+def _match_l2(graph: Graph, last: Any) -> Normalization | None:
+    name, trail = graph.operator_name(last), _Trail(graph, last)
+    source = int(last.inputs[0])
+    if name == "L2_NORMALIZATION":
+        axes = (len(graph.shape(source)) - 1,)
+        spec = NormalizationSpec("l2", axes, "shifted", L2_OPERATOR_EPSILON, "max")
+        return Normalization(spec, source, int(last.outputs[0]), (last,), True)
+    if name not in ("DIV", "MUL") or len(last.inputs) != 2:
+        return None
+    index, epsilon, mode = int(last.inputs[1]), 0.0, "none"
+    if name == "DIV":
+        index, epsilon, mode, _ = trail.guard(index)
+        root = trail.step(index, "SQRT")
+    else:
+        if (capped := trail.step(index, "MINIMUM")) is not None:
+            parts = trail.split(capped)
+            if parts is None or parts[1] <= 0:
+                return None
+            index, epsilon, mode = parts[0], 1 / parts[1], "max"
+        root = trail.step(index, "RSQRT")
+    if root is None:
+        return None
+    index = int(root.inputs[0])
+    if mode == "none":
+        inner, floor, inner_mode, _ = trail.guard(index)
+        if inner_mode == "add":
+            return None  # sqrt(sum + epsilon) is always positive and needs no help
+        index, epsilon, mode = inner, float(np.sqrt(floor)), inner_mode
+    total = trail.step(index, "SUM")
+    if total is None:
+        return None
+    square = trail.step(int(total.inputs[0]), "SQUARE", "MUL")
+    if square is None or any(int(i) != source for i in square.inputs):
+        return None
+    reduced = _reduction(graph, total, int(square.outputs[0]))
+    if reduced is None:
+        return None
+    spec = NormalizationSpec("l2", reduced, "shifted", epsilon, mode)
+    return Normalization(spec, source, int(last.outputs[0]), trail.in_order(), name == "DIV" and mode == "max")
+
+
+def _proved(graph: Graph, match: Normalization) -> bool:
+    """Whether the operators compute what the specification says, on vectors that the encoder may produce."""
+    shape = graph.shape(match.source)
+    outsiders = {int(i) for op in match.operators for i in graph.inputs(op)}
+    outsiders -= {int(i) for op in match.operators for i in op.outputs}
+    if outsiders != {match.source} or graph.shape(match.result) != shape:
+        return False
+    run = _island_runner(graph, match)
+    rng = np.random.default_rng(0)
+    for values in (
+        rng.normal(0, 1, shape),
+        rng.normal(5, 0.01, shape),
+        rng.uniform(-9, -1, shape),
+        rng.normal(0, 1e3, shape),
+    ):
+        raw = values.astype(np.float32)
+        wanted, got = normalize(raw, match.spec), run(raw)
+        if not np.allclose(got, wanted, rtol=PROOF_TOLERANCE, atol=PROOF_TOLERANCE * float(np.abs(wanted).max())):
+            return False
+    return True
+
+
+def _island_runner(graph: Graph, match: Normalization) -> Any:
+    """The matched operators as a graph of their own: raw tensor in, normalized tensor out."""
+    island = Graph(graph.to_bytes())
+    island.subgraph.operators = [island.operators[_position(graph, op)] for op in match.operators]
+    island.subgraph.inputs, island.subgraph.outputs = [match.source], [match.result]
+    island.model.signatureDefs = None
+    interpreter = open_interpreter(find_runtime(), island.to_bytes(), threads=1)
+    input_index = interpreter.get_input_details()[0]["index"]
+    output_index = interpreter.get_output_details()[0]["index"]
+
+    def run(raw: NDArray[np.float32]) -> NDArray[np.float32]:
+        interpreter.set_tensor(input_index, raw)
+        interpreter.invoke()
+        values: NDArray[np.float32] = interpreter.get_tensor(output_index)
+        return values
+
+    return run
+
+
+def _position(graph: Graph, operator: Any) -> int:
+    return next(index for index, candidate in enumerate(graph.operators) if candidate is operator)
+
+
+def guard_normalization(graph: Graph, found: Normalization) -> Normalization:
+    """Make sure that a zero divisor gives zeros on every runtime, editing the graph where it does not.
+
+    Min-max over the shifted values gets ``MAXIMUM(max, epsilon)``; over the input, whose maximum may be negative,
+    ``SELECT_V2(EQUAL(max, 0), 1, max)``. L2 becomes the float L2_NORMALIZATION operator where that computes the same,
+    because XNNPACK answers NaN for the spelled-out reciprocal root of zero.
+    """
+    if found.spec.kind == "l2":
+        return found if graph.operator_name(found.operators[-1]) == "L2_NORMALIZATION" else _fuse_l2(graph, found)
+    if found.guarded:
+        return found
+    last = found.operators[-1]
+    divisor = int(last.inputs[1])
+    shape, name = graph.shape(divisor), graph.tensor_name(found.result)
+    guarded = graph.add_tensor(f"{name}/guarded", shape)
+    if found.spec.divisor == "shifted":
+        floor = graph.add_constant(f"{name}/floor", np.array(np.finfo(np.float32).tiny, np.float32))
+        added = [graph.make_operator("MAXIMUM", [divisor, floor], [guarded], schema.MaximumMinimumOptionsT())]
+    else:
+        zero = graph.add_constant(f"{name}/zero", np.array(0, np.float32))
+        one = graph.add_constant(f"{name}/one", np.array(1, np.float32))
+        is_zero = graph.add_tensor(f"{name}/is_zero", shape, np.bool_)
+        added = [
+            graph.make_operator("EQUAL", [divisor, zero], [is_zero], schema.EqualOptionsT()),
+            graph.make_operator("SELECT_V2", [is_zero, one, divisor], [guarded], schema.SelectV2OptionsT()),
+        ]
+    last.inputs = [int(last.inputs[0]), guarded]
+    position = _position(graph, last)
+    graph.operators[position:position] = added
+    operators = (*found.operators[:-1], *added, last)
+    return Normalization(found.spec, found.source, found.result, operators, True)
+
+
+def _fuse_l2(graph: Graph, found: Normalization) -> Normalization:
+    shape = graph.shape(found.source)
+    last_axis = all(shape[axis] == 1 for axis in found.spec.axes if axis != len(shape) - 1)
+    if not last_axis or len(shape) - 1 not in found.spec.axes or found.spec.epsilon > L2_OPERATOR_EPSILON:
+        return found
+    operator = graph.make_operator("L2_NORMALIZATION", [found.source], [found.result], schema.L2NormOptionsT())
+    last = found.operators[-1]
+    graph.operators[_position(graph, last)] = operator
+    # The steps before it are only dropped where nothing else reads them.
+    for dead in reversed(found.operators[:-1]):
+        if not graph.consumers(int(dead.outputs[0])):
+            del graph.operators[_position(graph, dead)]
+    spec = NormalizationSpec("l2", found.spec.axes, "shifted", L2_OPERATOR_EPSILON, "max")
+    return Normalization(spec, found.source, found.result, (operator,), True)

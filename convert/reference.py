@@ -1,0 +1,46 @@
+"""A Keras model's embeddings for a drift report: ``python -m embedlite.convert.reference``, a request on stdin.
+
+See :mod:`embedlite.runtime.keras_reference` for why this is a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..runtime.contract import InputContract
+from ..runtime.errors import EmbedliteError
+from ..runtime.sources import open_source
+from ..runtime.terminal import progress, quiet_libraries
+from .load import load_model
+from .lower import keras_reference, trace
+
+
+def main() -> None:
+    """Serve one request; an error goes to stdout with a non-zero exit code."""
+    try:
+        with quiet_libraries():
+            _embed(json.load(sys.stdin))
+    except EmbedliteError as error:
+        sys.stdout.write(str(error))
+        sys.exit(error.exit_code)
+
+
+def _embed(request: dict[str, Any]) -> None:
+    contract = InputContract.from_json(request["contract"])
+    loaded = load_model(Path(request["model"]), contract.shape)
+    traced, _ = trace(loaded)
+    embed = keras_reference(traced)
+    source = open_source(request["data"], contract)
+    place = {name: index for index, name in enumerate(source.ids)}
+    images = (source.ready(place[name]) for name in request["ids"])
+    total = len(request["ids"])
+    np.save(request["result"], np.stack([embed(image) for image in progress(images, total, "Keras reference")]))
+
+
+if __name__ == "__main__":
+    main()

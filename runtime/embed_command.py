@@ -1,0 +1,67 @@
+"""``embed-tflite``: embeddings of images, made on the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+
+from .encoder import Encoder, input_contract_from_options
+from .files import check_writable, write_file
+from .sources import open_source
+from .stored import pack_embeddings
+from .terminal import check_json_path, common_options, emit_result, input_options, progress, run_command
+
+
+@click.command(name="embed-tflite")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE.npz")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@click.option("--delegate", metavar="LIB.so", help="A TFLite delegate, for instance libedgetpu.so.1.")
+@input_options
+@common_options
+def embed(
+    model: Path,
+    data: Path,
+    output: Path,
+    force: bool,
+    delegate: str | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    color_order: str | None,
+    resampler: str | None,
+    verbose: bool,
+    threads: int | None,
+    json_path: str | None,
+) -> None:
+    """Embed DATA with MODEL (.tflite) and store the vectors with their ids.
+
+    DATA is a folder of images, an image, or an array (.npy, .npz) of shape (N, H, W, C).
+    """
+    if output.suffix != ".npz":
+        raise click.UsageError(f"-o {output}: the output holds vectors with ids, so its name ends in .npz")
+    check_writable([output], force=force)
+    check_json_path(json_path)
+    contract = input_contract_from_options(model, mean, std, color_order, resampler)
+    with Encoder(model, threads, delegate, input_contract=contract) as encoder:
+        source = open_source(data, encoder.contract.input)
+        embeddings = np.stack(list(progress(encoder.embed_iter(source), len(source), "embedding")))
+        write_file(output, pack_embeddings(embeddings, source.ids, encoder.artifact.sha256))
+        result = {
+            "schema": 1,
+            "model": {"path": str(model), "sha256": encoder.artifact.sha256},
+            "runtime": {"name": encoder.runtime.name, "version": encoder.runtime.version},
+            "output": str(output),
+            "count": len(embeddings),
+            "embedding_shape": list(encoder.embedding_shape),
+        }
+        shape = "x".join(str(size) for size in embeddings.shape)
+        text = f"{output}: {shape} float32, by {encoder.runtime.name} {encoder.runtime.version}"
+    emit_result(result, text, json_path)
+
+
+def main() -> None:
+    """The ``embed-tflite`` program."""
+    run_command(embed)

@@ -1,0 +1,267 @@
+"""Reading a TFLite flatbuffer with nothing but the standard library, and checking it on the way.
+
+The interpreters are C++ and trust their input: a damaged file can crash the process or give silently
+wrong vectors. For files with a contract the SHA-256 settles it; a plain ``.tflite`` from elsewhere has
+none, so this walk over the whole structure, with every offset checked against the file's end and every
+index against its table, is what stands between the bytes and the C++ code.
+
+Format: https://flatbuffers.dev/internals/ (little-endian; a table points back to its vtable, whose
+16-bit entries are the fields' offsets, 0 for "absent"). Field numbers: TFLite's schema.fbs, version 3.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from .errors import DamagedModelError, NotTFLiteError
+from .operators import OPERATOR_NAMES
+
+_T = TypeVar("_T")
+
+TENSOR_TYPES = [
+    "float32",
+    "float16",
+    "int32",
+    "uint8",
+    "int64",
+    "string",
+    "bool",
+    "int16",
+    "complex64",
+    "int8",
+    "float64",
+    "complex128",
+    "uint64",
+    "resource",
+    "variant",
+    "uint32",
+    "uint16",
+    "int4",
+    "bfloat16",
+]
+"""Names of the schema's TensorType, by value."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What the file says of one tensor; ``scale`` and ``zero_point`` are empty for float tensors."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    constant: bool
+
+
+@dataclass(frozen=True)
+class OperatorInfo:
+    """An operator's name (``CUSTOM:name`` for custom ones) and the version the file asks for."""
+
+    name: str
+    version: int
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The parts of a TFLite file that this package needs; see :func:`read_flatbuffer`."""
+
+    schema: int
+    description: str
+    tensors: tuple[TensorInfo, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    operators: tuple[OperatorInfo, ...]
+    signatures: tuple[str, ...]
+    metadata: dict[str, bytes]
+
+
+def read_flatbuffer(data: bytes) -> ModelInfo:
+    """Read and check the first subgraph of a TFLite flatbuffer.
+
+    Raises:
+        NotTFLiteError: the four bytes ``TFL3`` are not where they belong.
+        DamagedModelError: an offset leaves the file or an index leaves its table.
+    """
+    if len(data) < 8 or data[4:8] != b"TFL3":
+        raise NotTFLiteError(
+            f"not a TFLite file: expected the identifier b'TFL3' at byte 4, found {bytes(data[4:8])!r}. "
+            "Pass a .tflite file that was written by export-tflite or by the TFLite converter."
+        )
+    try:
+        return _read_model(_Table(data, struct.unpack_from("<I", data, 0)[0]))
+    except (struct.error, IndexError, UnicodeDecodeError, OverflowError) as error:
+        raise DamagedModelError(
+            f"the TFLite file is damaged or cut short ({error}); it was not given to any interpreter. "
+            "Copy it again from where it was made, and compare the checksums."
+        ) from error
+
+
+class _Table:
+    """One flatbuffer table; every read is checked against the end of the data."""
+
+    def __init__(self, data: bytes, position: int) -> None:
+        self.data, self.position = data, position
+        vtable = position - self._unpack("<i", position)
+        if vtable < 4:
+            raise IndexError(f"vtable at {vtable}")
+        self.vtable, self.vtable_size = vtable, self._unpack("<H", vtable)
+        if self.vtable_size < 4 or self.vtable_size % 2:
+            raise IndexError(f"vtable of {self.vtable_size} bytes")
+
+    def _unpack(self, code: str, position: int) -> int:
+        if position < 0:
+            raise IndexError(f"offset {position}")
+        value: int = struct.unpack_from(code, self.data, position)[0]
+        return value
+
+    def _field(self, number: int) -> int:
+        entry = 4 + 2 * number
+        if entry + 2 > self.vtable_size:
+            return 0
+        offset = self._unpack("<H", self.vtable + entry)
+        return self.position + offset if offset else 0
+
+    def scalar(self, number: int, code: str, default: int) -> int:
+        position = self._field(number)
+        return self._unpack(code, position) if position else default
+
+    def _target(self, number: int) -> int:
+        position = self._field(number)
+        return position + self._unpack("<I", position) if position else 0
+
+    def table(self, number: int) -> _Table | None:
+        position = self._target(number)
+        return _Table(self.data, position) if position else None
+
+    def vector(self, number: int, code: str) -> tuple[float, ...]:
+        start = self._target(number)
+        if not start:
+            return ()
+        count = self._unpack("<I", start)
+        size = struct.calcsize("<" + code)
+        if start + 4 + count * size > len(self.data):
+            raise IndexError(f"vector of {count} items at {start}")
+        return struct.unpack_from(f"<{count}{code}", self.data, start + 4)
+
+    def integers(self, number: int, code: str) -> tuple[int, ...]:
+        return tuple(int(value) for value in self.vector(number, code))
+
+    def raw(self, number: int) -> bytes:
+        start = self._target(number)
+        if not start:
+            return b""
+        count = self._unpack("<I", start)
+        if start + 4 + count > len(self.data):
+            raise IndexError(f"{count} bytes at {start}")
+        return bytes(self.data[start + 4 : start + 4 + count])
+
+    def check_raw(self, number: int) -> int:
+        """Length of a byte vector, checked to lie within the data but not copied."""
+        start = self._target(number)
+        if not start:
+            return 0
+        count = self._unpack("<I", start)
+        if start + 4 + count > len(self.data):
+            raise IndexError(f"{count} bytes at {start}")
+        return count
+
+    def text(self, number: int) -> str:
+        return self.raw(number).decode("utf-8")
+
+    def tables(self, number: int, read: Callable[[_Table], _T]) -> list[_T]:
+        start = self._target(number)
+        if not start:
+            return []
+        count = self._unpack("<I", start)
+        if start + 4 + 4 * count > len(self.data):
+            raise IndexError(f"vector of {count} tables at {start}")
+        positions = range(start + 4, start + 4 + 4 * count, 4)
+        return [read(_Table(self.data, position + self._unpack("<I", position))) for position in positions]
+
+
+def _read_model(model: _Table) -> ModelInfo:
+    schema = model.scalar(0, "<I", 0)
+    if schema != 3:
+        raise IndexError(f"schema version {schema} instead of 3")
+    codes = model.tables(1, _read_operator_code)
+    sizes = model.tables(4, _read_buffer)
+    buffers = model.tables(4, lambda table: table)
+    graphs = model.tables(2, lambda graph: _read_graph(graph, codes, sizes))
+    if not graphs:
+        raise IndexError("no subgraph")
+    tensors, inputs, outputs, operators = graphs[0]
+    metadata = {}
+    for name, index in model.tables(6, lambda entry: (entry.text(0), entry.scalar(1, "<I", 0))):
+        metadata[name] = buffers[index].raw(0)
+    return ModelInfo(
+        schema=schema,
+        description=model.text(3),
+        tensors=tensors,
+        inputs=inputs,
+        outputs=outputs,
+        operators=operators,
+        signatures=tuple(model.tables(7, lambda signature: signature.text(2))),
+        metadata=metadata,
+    )
+
+
+def _read_operator_code(code: _Table) -> OperatorInfo:
+    # Files from before schema 3a keep the number in a byte; newer ones fill both, 127 for "see the other".
+    number = max(code.scalar(0, "<b", 0), code.scalar(3, "<i", 0))
+    version = code.scalar(2, "<i", 1)
+    if number == OPERATOR_NAMES.index("CUSTOM"):
+        return OperatorInfo(f"CUSTOM:{code.text(1)}", version)
+    if not 0 <= number < len(OPERATOR_NAMES):
+        return OperatorInfo(f"UNKNOWN:{number}", version)
+    return OperatorInfo(OPERATOR_NAMES[number], version)
+
+
+def _read_buffer(buffer: _Table) -> int:
+    """Length of a buffer's data, inside the table or, for large weights, elsewhere in the file."""
+    inline = buffer.check_raw(0)
+    offset, size = buffer.scalar(1, "<Q", 0), buffer.scalar(2, "<Q", 0)
+    if offset <= 1:
+        return inline
+    if offset + size > len(buffer.data):
+        raise IndexError(f"buffer of {size} bytes at {offset}")
+    return size
+
+
+_Graph = tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...], tuple[TensorInfo, ...], tuple[OperatorInfo, ...]]
+
+
+def _read_graph(graph: _Table, codes: list[OperatorInfo], buffer_sizes: list[int]) -> _Graph:
+    def read_tensor(table: _Table) -> TensorInfo:
+        size = buffer_sizes[table.scalar(2, "<I", 0)]
+        quantization = table.table(4)
+        return TensorInfo(
+            name=table.text(3),
+            shape=table.integers(0, "i"),
+            dtype=TENSOR_TYPES[table.scalar(1, "<b", 0)],
+            scale=quantization.vector(2, "f") if quantization else (),
+            zero_point=quantization.integers(3, "q") if quantization else (),
+            constant=size > 0,
+        )
+
+    tensors = tuple(graph.tables(0, read_tensor))
+
+    def check(indices: tuple[int, ...]) -> tuple[int, ...]:
+        for index in indices:
+            if not -1 <= index < len(tensors):
+                raise IndexError(f"tensor {index} of {len(tensors)}")
+        return indices
+
+    def read_operator(operator: _Table) -> OperatorInfo:
+        code = operator.scalar(0, "<I", 0)
+        check(operator.integers(1, "i"))
+        check(operator.integers(2, "i"))
+        return codes[code]
+
+    operators = graph.tables(3, read_operator)
+    inputs = tuple(tensors[i] for i in check(graph.integers(1, "i")))
+    outputs = tuple(tensors[i] for i in check(graph.integers(2, "i")))
+    return tensors, inputs, outputs, tuple(operators)

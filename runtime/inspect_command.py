@@ -1,0 +1,84 @@
+"""``inspect-tflite``: what a file promises and what it is made of."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .artifact import Artifact, read_artifact
+from .flatbuffer import TensorInfo
+from .terminal import check_json_path, common_options, emit_result, run_command
+
+
+@click.command(name="inspect-tflite")
+@click.argument("model", type=click.Path(path_type=Path))
+@common_options
+def inspect(model: Path, verbose: bool, threads: int | None, json_path: str | None) -> None:
+    """Print the contract, the operators and their versions, and the tensors of MODEL (.tflite)."""
+    check_json_path(json_path)
+    result = _describe(model, read_artifact(model))
+    emit_result(result, _render(result), json_path)
+
+
+def _describe(path: Path, artifact: Artifact) -> dict[str, Any]:
+    info = artifact.info
+    operators = Counter((operator.name, operator.version) for operator in info.operators)
+    runtime = info.metadata.get("min_runtime_version", b"").rstrip(b"\0").decode("ascii", "replace")
+    return {
+        "schema": 1,
+        "path": str(path),
+        "bytes": artifact.size,
+        "sha256": artifact.sha256,
+        "contract": artifact.contract.to_json() if artifact.contract else None,
+        "min_runtime_version": runtime or None,
+        "signatures": list(info.signatures),
+        "inputs": [_tensor(tensor) for tensor in info.inputs],
+        "outputs": [_tensor(tensor) for tensor in info.outputs],
+        "operators": [
+            {"name": name, "version": version, "count": count} for (name, version), count in sorted(operators.items())
+        ],
+    }
+
+
+def _tensor(tensor: TensorInfo) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "dtype": tensor.dtype,
+        "shape": list(tensor.shape),
+        "scale": list(tensor.scale),
+        "zero_point": list(tensor.zero_point),
+    }
+
+
+def _render(result: dict[str, Any]) -> str:
+    lines = [f"{result['path']}: {result['bytes']:,} bytes, sha256 {result['sha256']}"]
+    for kind in ("inputs", "outputs"):
+        for tensor in result[kind]:
+            lines.append(f"{kind[:-1]:<8} {tensor['name']}: {tensor['dtype']} {tensor['shape']}" + _scale(tensor))
+    lines.append(f"runtime  at least TensorFlow Lite {result['min_runtime_version'] or 'unknown'}")
+    contract = result["contract"]
+    if contract is None:
+        lines.append("contract none: mean, std, colour order and resampler are unknown")
+    else:
+        lines.append("contract schema {schema}, mode {mode}".format(**contract))
+        for name in ("input", "normalization", "calibration", "tools"):
+            lines.append(f"  {name}: {json.dumps(contract[name], sort_keys=True)}")
+    lines.append("operators")
+    for operator in result["operators"]:
+        lines.append(f"  {operator['count']:>4} x {operator['name']} version {operator['version']}")
+    return "\n".join(lines)
+
+
+def _scale(tensor: dict[str, Any]) -> str:
+    if not tensor["scale"]:
+        return ""
+    return f", scale {tensor['scale'][0]:.6g}, zero point {tensor['zero_point'][0]}"
+
+
+def main() -> None:
+    """The ``inspect-tflite`` program."""
+    run_command(inspect)

@@ -1,0 +1,79 @@
+"""A Keras model's embeddings, computed in a process of their own.
+
+TensorFlow and tflite-runtime cannot live in one process (the interpreter dies with ``vector::reserve``), and a
+drift report must not depend on which of them was imported first.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .contract import InputContract
+from .errors import EmbedliteError, MissingPackageError
+
+KERAS_SUFFIXES = (".keras",)
+
+
+class KerasReferenceError(EmbedliteError):
+    """The Keras side failed; the message is its own."""
+
+
+def is_keras_model(path: Path) -> bool:
+    """Whether a reference has to be run by Keras."""
+    return path.suffix in KERAS_SUFFIXES
+
+
+def embed_with_keras(model: Path, data: Path, ids: Sequence[str], contract: InputContract) -> NDArray[np.float32]:
+    """Embed images with a Keras model, one at a time (batch 1, as on the device).
+
+    Args:
+        model: a ``.keras`` file.
+        data: where the images are; see :func:`embedlite.runtime.sources.open_source`.
+        ids: which of them, in this order.
+        contract: how they are preprocessed: the candidate's.
+
+    Returns:
+        (N, D) float32.
+
+    Raises:
+        MissingPackageError: TensorFlow is not installed.
+        KerasReferenceError: the model could not be loaded or run.
+    """
+    if importlib.util.find_spec("tensorflow") is None:
+        raise MissingPackageError(
+            f"the reference {model} needs TensorFlow, which is not installed. Run: pip install 'embedlite[convert]'. "
+            "On a device, compare with the float32 .tflite, or with embeddings that were stored where TensorFlow is."
+        )
+    with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
+        result = Path(folder, "embeddings.npy")
+        request = {
+            "model": str(model.absolute()),
+            "data": str(data.absolute()),
+            "ids": list(ids),
+            "contract": asdict(contract),
+            "result": str(result),
+        }
+        process = subprocess.run(
+            [sys.executable, "-m", "embedlite.convert.reference"],
+            input=json.dumps(request),
+            stdout=subprocess.PIPE,
+            stderr=sys.stderr,
+            text=True,
+            check=False,
+        )
+        if process.returncode != 0:
+            raise KerasReferenceError(
+                process.stdout.strip() or f"the Keras process ended with code {process.returncode}; run again with -v."
+            )
+        embeddings: NDArray[np.float32] = np.load(result)
+    return embeddings

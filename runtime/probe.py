@@ -1,0 +1,80 @@
+"""Running one file on one interpreter in a process of its own: ``python -m embedlite.runtime.probe``.
+
+A crash in C++ then is an answer about the file instead of the end of the caller. The request comes as JSON on
+stdin; the answer is one JSON line on stdout, the embeddings a ``.npy``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .encoder import Encoder
+from .errors import EmbedliteError
+
+TIMED_SECONDS = 0.4
+TIMED_RUNS = 200
+
+
+@dataclass(frozen=True)
+class ProbeRequest:
+    """What to run.
+
+    Attributes:
+        model: path of the ``.tflite``.
+        runtime: ``ai-edge-litert`` or ``tflite-runtime``.
+        threads: processors that one inference may use.
+        inputs: path of a ``.npy`` with model-ready images (N, H, W, C) float32.
+        result: path for the embeddings.
+        timed: whether to measure the latency too.
+    """
+
+    model: str
+    runtime: str
+    threads: int
+    inputs: str
+    result: str
+    timed: bool
+
+
+def main() -> None:
+    """Serve one request."""
+    request = ProbeRequest(**json.load(sys.stdin))
+    # The answer's channel is kept for the answer: libraries print to stdout as well.
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        result = _run(request)
+    except EmbedliteError as error:
+        result = {"error": str(error)}
+    json.dump(result, answer)
+    answer.close()
+
+
+def _run(request: ProbeRequest) -> dict[str, Any]:
+    inputs = np.load(request.inputs, mmap_mode="r")
+    with Encoder(request.model, request.threads, runtime=request.runtime) as encoder:
+        np.save(Path(request.result), np.stack([encoder.embed_one(image) for image in inputs]))
+        latency = _median_latency_us(encoder, np.array(inputs[0])) if request.timed else None
+        return {"version": encoder.runtime.version, "latency_us": latency}
+
+
+def _median_latency_us(encoder: Encoder, image: np.ndarray[Any, Any]) -> float:
+    durations: list[float] = []
+    end = time.perf_counter() + TIMED_SECONDS
+    while len(durations) < 5 or (time.perf_counter() < end and len(durations) < TIMED_RUNS):
+        start = time.perf_counter()
+        encoder.embed_one(image)
+        durations.append(time.perf_counter() - start)
+    return float(np.median(durations) * 1e6)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Where images come from: a folder, one file, ``.npy``, ``.npz``, or an array in memory.
+
+Everything is opened lazily: ids and shapes are known at once, pixels are read one image at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .contract import InputContract
+from .errors import EmptyDataError, InputError, RequestError, UnreadableDataError
+from .images import IMAGE_SUFFIXES, load_image
+from .preprocess import check_batch, model_ready
+
+_IMAGE_KEYS = ("images", "image", "x")
+
+
+class Source:
+    """Named images of one size, readable by index.
+
+    Attributes:
+        name: what the user called it.
+        ids: one text for each image: the path within the folder, or the row number.
+        pixels: whether the images are pixels (rather than model-ready floats).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ids: Sequence[str],
+        load: Callable[[int], NDArray[Any]],
+        raw: Callable[[int], bytes],
+        contract: InputContract,
+        *,
+        pixels: bool,
+    ) -> None:
+        self.name, self.ids, self.pixels = name, tuple(ids), pixels
+        self._load, self._raw, self._contract = load, raw, contract
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def load(self, index: int) -> NDArray[Any]:
+        """Image ``index`` as it is: (H, W, C), pixels or model-ready floats."""
+        return self._load(index)
+
+    def ready(self, index: int) -> NDArray[np.float32]:
+        """Image ``index`` as the float model takes it: (H, W, C) float32."""
+        return model_ready(self._load(index), self._contract, f"{self.name}, image {self.ids[index]!r}")
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return (self._load(index) for index in range(len(self)))
+
+    def subset(self, indices: Sequence[int]) -> Source:
+        """The source that holds only these images, in this order."""
+        chosen = list(indices)
+        return Source(
+            self.name,
+            [self.ids[i] for i in chosen],
+            lambda index: self._load(chosen[index]),
+            lambda index: self._raw(chosen[index]),
+            self._contract,
+            pixels=self.pixels,
+        )
+
+    def sample(self, count: int | None, seed: int) -> Source:
+        """A seeded random choice of ``count`` images in their order; all of them for None."""
+        if count is None or count >= len(self):
+            return self
+        return self.subset(sorted(np.random.default_rng(seed).choice(len(self), count, replace=False).tolist()))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over ids and stored content of every image, in order; nothing is decoded for it."""
+        digest = hashlib.sha256()
+        for index, name in enumerate(self.ids):
+            content = self._raw(index)
+            digest.update(f"{name}\0{len(content)}\0".encode())
+            digest.update(content)
+        return digest.hexdigest()
+
+
+def open_source(data: str | Path | NDArray[Any], contract: InputContract) -> Source:
+    """Open images for an encoder with this input contract.
+
+    Args:
+        data: a folder (searched recursively, in the order of the paths), an image file, a ``.npy`` or ``.npz``
+            file with an array (N, H, W, C), or such an array.
+        contract: size, channels and preprocessing.
+
+    Raises:
+        EmptyDataError: there is no image in it.
+        UnreadableDataError: it does not exist, or is not what its name says.
+        InputError: an array of the wrong shape or dtype.
+    """
+    if isinstance(data, np.ndarray):
+        return _array_source("the array", data, None, contract)
+    path = Path(data)
+    if path.is_dir():
+        return _folder_source(path, contract)
+    if not path.exists():
+        raise UnreadableDataError(f"there is no {path}. Pass a folder of images, an image file, .npy or .npz.")
+    if path.suffix == ".npy":
+        array = _load_numpy(path)
+        if not isinstance(array, np.ndarray):
+            raise UnreadableDataError(f"{path} is a .npz archive called .npy. Rename it.")
+        return _array_source(str(path), array, None, contract)
+    if path.suffix == ".npz":
+        return _npz_source(path, contract)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return _image_source(path.name, [path.name], [path], contract)
+    raise UnreadableDataError(
+        f"cannot tell what {path} holds from its name. Pass a folder of images, .npy, .npz, or one of: "
+        + ", ".join(IMAGE_SUFFIXES)
+    )
+
+
+def _folder_source(folder: Path, contract: InputContract) -> Source:
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                path = Path(parent, name)
+                found.append((path.relative_to(folder).as_posix(), path))
+    if not found:
+        raise EmptyDataError(
+            f"there are no images in the folder {folder}. Put images there ({', '.join(IMAGE_SUFFIXES)}), or name "
+            "another folder."
+        )
+    found.sort()
+    return _image_source(str(folder), [name for name, _ in found], [path for _, path in found], contract)
+
+
+def _image_source(name: str, ids: list[str], paths: list[Path], contract: InputContract) -> Source:
+    return Source(
+        name,
+        ids,
+        lambda index: load_image(paths[index], contract),
+        lambda index: paths[index].read_bytes(),
+        contract,
+        pixels=True,
+    )
+
+
+def _array_source(name: str, array: NDArray[Any], ids: Sequence[str] | None, contract: InputContract) -> Source:
+    if array.size == 0:
+        raise EmptyDataError(f"{name} holds no images: its shape is {array.shape}. Pass at least one.")
+    try:
+        check_batch(array, contract)
+    except InputError as error:
+        raise type(error)(f"{name}: {error}") from error
+    return Source(
+        name,
+        ids or [str(index) for index in range(len(array))],
+        lambda index: np.asarray(array[index]),
+        lambda index: f"{array.dtype} {array.shape[1:]} ".encode() + array[index].tobytes(),
+        contract,
+        pixels=array.dtype.kind in "iu",
+    )
+
+
+def _npz_source(path: Path, contract: InputContract) -> Source:
+    archive = _load_numpy(path)
+    if isinstance(archive, np.ndarray):
+        raise UnreadableDataError(f"{path} is a .npy array called .npz. Rename it.")
+    with archive:
+        names = [name for name in archive.files if name != "ids"]
+        chosen = next((name for name in _IMAGE_KEYS if name in names), None)
+        if chosen is None and len(names) == 1:
+            chosen = names[0]
+        if chosen is None:
+            raise RequestError(
+                f"cannot tell which array of {path} holds the images: it has {', '.join(names) or 'none'}. "
+                f"Call it {_IMAGE_KEYS[0]!r}."
+            )
+        array, ids = read_member(archive, chosen, path), None
+        if "ids" in archive.files:
+            ids = [str(value) for value in read_member(archive, "ids", path)]
+            if len(ids) != len(array):
+                raise UnreadableDataError(f"{path} has {len(array)} images but {len(ids)} ids. Make them match.")
+    return _array_source(str(path), array, ids, contract)
+
+
+def read_member(archive: Any, name: str, path: Path) -> NDArray[Any]:
+    """One array of an open ``.npz``; pickled objects are refused, never loaded."""
+    try:
+        return np.asarray(archive[name])
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UnreadableDataError(f"cannot read the array {name!r} of {path}: {error}. Save it again.") from error
+
+
+def _load_numpy(path: Path) -> Any:
+    try:
+        return np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UnreadableDataError(
+            f"cannot read {path} as {path.suffix}: {error}. Save it again with numpy.save or numpy.savez."
+        ) from error

@@ -1,0 +1,169 @@
+"""What every command shares: options, errors as one line, exit codes, progress, silence from C++.
+
+Exit codes: 0 done; 1 the answer is bad (a gate failed); 2 the request or the environment is wrong;
+130 interrupted. Results go to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from .errors import EmbedliteError
+from .files import check_writable, json_bytes, write_file
+from .version import __version__
+
+EXIT_BAD_ANSWER = 1
+EXIT_INTERRUPTED = 130
+
+_T = TypeVar("_T")
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _numbers(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if value is None else tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r} is no number or list of numbers with commas, such as 127.5 or 123.7,116.8,103.9",
+            param=parameter,
+        ) from None
+
+
+def common_options(function: _F) -> _F:
+    """Adds ``-h --version -v --threads --json`` to a command."""
+    for option in (
+        click.option("--json", "json_path", metavar="FILE", help="Write the result as JSON; - is stdout."),
+        click.option("--threads", type=click.IntRange(min=1), help="Processors to use.  [default: all]"),
+        click.option("-v", "--verbose", is_flag=True, help="Show what the libraries print."),
+        click.version_option(__version__, message="%(prog)s (embedlite) %(version)s"),
+        click.help_option("-h", "--help"),
+    ):
+        function = option(function)
+    return function
+
+
+def input_options(function: _F) -> _F:
+    """Adds the options that describe the input of a model without a contract."""
+    for option in (
+        click.option("--resampler", help="How image files are stretched to the model's size.  [default: bilinear]"),
+        click.option("--color-order", help="rgb, bgr, gray or rgba.  [default: by the number of channels]"),
+        click.option(
+            "--std",
+            callback=_numbers,
+            metavar="X[,X...]",
+            help="Divisor of pixels, one number or one a channel.  [default: 255]",
+        ),
+        click.option(
+            "--mean", callback=_numbers, metavar="X[,X...]", help="Subtracted from pixels, likewise.  [default: 0]"
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def run_command(command: click.Command) -> None:
+    """Run a click command as a program and leave with the right exit code."""
+    verbose = bool({"-v", "--verbose"}.intersection(sys.argv[1:]))
+    warnings.showwarning = _show_warning
+    with contextlib.nullcontext() if verbose else quiet_libraries():
+        sys.exit(_run(command))
+
+
+def _run(command: click.Command) -> int:
+    try:
+        code = command.main(standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except EmbedliteError as error:
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted: nothing was written.", err=True)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output is gone; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep what C++ libraries print out of the terminal; our own messages still get there.
+
+    They write to file descriptor 2 directly, so the descriptor is pointed at a temporary file and
+    ``sys.stderr`` at a copy of the original. If Python itself fails unexpectedly, the file is shown.
+    """
+    original = sys.stderr
+    try:
+        original.flush()
+        private = os.dup(2)
+    except (OSError, AttributeError):
+        yield
+        return
+    with tempfile.TemporaryFile() as chatter:
+        sys.stderr = io.TextIOWrapper(os.fdopen(private, "wb", 0), "utf-8", "backslashreplace", write_through=True)
+        os.dup2(chatter.fileno(), 2)
+        try:
+            yield
+        except Exception:
+            chatter.seek(0)
+            sys.stderr.write(chatter.read().decode("utf-8", "replace"))
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(sys.stderr.fileno(), 2)
+            # The copy stays open: an exception on its way out is still printed through it.
+
+
+def check_json_path(json_path: str | None, *, force: bool = True) -> None:
+    """Refuse early what ``--json`` could not write later."""
+    if json_path and json_path != "-":
+        check_writable([Path(json_path)], force=force)
+
+
+def emit_result(result: Any, text: str, json_path: str | None) -> None:
+    """Show a result: its text on stdout, or its JSON there with ``--json -``, or both with a file."""
+    if json_path == "-":
+        click.echo(json_bytes(result).decode(), nl=False)
+        return
+    click.echo(text)
+    if json_path:
+        write_file(Path(json_path), json_bytes(result))
+
+
+def progress(items: Iterable[_T], total: int, label: str) -> Iterator[_T]:
+    """Yield ``items`` and say on stderr how far along they are, once it takes more than a second.
+
+    Silent when stderr is no terminal.
+    """
+    terminal, shown = sys.stderr.isatty(), False
+    started = last = time.monotonic()
+    try:
+        for number, item in enumerate(items, 1):
+            yield item
+            now = time.monotonic()
+            if terminal and now - started > 1 and (now - last > 0.2 or number == total):
+                sys.stderr.write(f"\r{label}: {number}/{total}")
+                last, shown = now, True
+    finally:
+        if shown:
+            sys.stderr.write("\r\033[K")
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if issubclass(category, UserWarning):
+        click.echo(f"note: {message}", err=True)

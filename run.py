@@ -1,0 +1,86 @@
+"""Everything from nothing: makes an environment in .venv from this project's own files, then works in it.
+
+    python3 run.py demo [FOLDER]     train, export, embed and report on scikit-learn's digits (default: out/)
+    python3 run.py test [ARGUMENT…]  ruff, mypy and all tests; arguments go to pytest
+    python3 run.py bench NAME        one of benchmarks/NAME.py
+
+Needs Python 3.10 to 3.12 and nothing else; $PYTHON names another one than the Python that runs this.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+ENVIRONMENT = ROOT / ".venv"
+PYTHON = ENVIRONMENT / "bin" / "python"
+MINIMUM, MAXIMUM = (3, 10), (3, 12)
+
+
+def main() -> int:
+    """Dispatch on the first argument."""
+    task, *arguments = sys.argv[1:] or ["help"]
+    if task == "demo":
+        return in_environment("examples/digits.py", *(arguments or ["out"]))
+    if task == "test":
+        return test(arguments)
+    if task == "bench" and arguments:
+        return in_environment(f"benchmarks/{arguments[0]}.py", *arguments[1:])
+    print(__doc__)
+    return 0 if task in ("help", "-h", "--help") else 2
+
+
+def test(arguments: list[str]) -> int:
+    """Style, types, tests: the first that fails ends it."""
+    packages = [part for name in ("runtime", "calibration", "convert") for part in ("-p", f"embedlite.{name}")]
+    for command in (
+        ("-m", "ruff", "check", "."),
+        ("-m", "ruff", "format", "--check", "."),
+        ("-m", "mypy", *packages),
+        ("-m", "pytest", *arguments),
+    ):
+        code = in_environment(*command)
+        if code:
+            return code
+    return 0
+
+
+def in_environment(*command: str) -> int:
+    """Run Python in the environment, from the project's root."""
+    prepare()
+    path = os.pathsep.join([str(PYTHON.parent), os.environ.get("PATH", "")])
+    return subprocess.run([PYTHON, *command], cwd=ROOT, env={**os.environ, "PATH": path}, check=False).returncode
+
+
+def prepare() -> None:
+    """Make the environment, unless it stands and what it was made from has not changed."""
+    stamp = ENVIRONMENT / "embedlite.stamp"
+    sources = sorted(path for name in ("runtime", "calibration", "convert") for path in (ROOT / name).glob("*.py"))
+    # A strict editable install links the files that it finds, so a new file needs a new install.
+    wanted = hashlib.sha256(
+        b"".join([(ROOT / "setup.cfg").read_bytes(), *(str(path).encode() for path in sources)])
+    ).hexdigest()
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return
+    print(f"setting up {ENVIRONMENT} (some minutes, about 3 GB the first time) ...", flush=True)
+    if not PYTHON.exists():
+        interpreter = os.environ.get("PYTHON", sys.executable)
+        version = subprocess.run(
+            [interpreter, "-c", "import sys; print(*sys.version_info[:2])"], capture_output=True, text=True, check=True
+        ).stdout.split()
+        if not MINIMUM <= (int(version[0]), int(version[1])) <= MAXIMUM:
+            sys.exit(
+                f"Python {'.'.join(version)} cannot run TensorFlow 2.21 and its companions; use 3.10 to 3.12, for instance "
+                "PYTHON=python3.11 python3 run.py demo"
+            )
+        subprocess.run([interpreter, "-m", "venv", ENVIRONMENT], check=True)
+    pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    subprocess.run([*pip, "--upgrade", "pip"], cwd=ROOT, check=True)
+    subprocess.run([*pip, "--editable", ".[dev]"], cwd=ROOT, check=True)
+    stamp.write_text(wanted)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

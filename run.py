@@ -72,11 +72,11 @@ def prepare() -> None:
         ).stdout.split()
         if not MINIMUM <= (int(version[0]), int(version[1])) <= MAXIMUM:
             sys.exit(
-                f"Python {'.'.join(version)} cannot run TensorFlow 2.21 and its companions; use 3.10 to 3.12, for instance "
-                "PYTHON=python3.11 python3 run.py demo"
+                f"Python {'.'.join(version)} cannot run TensorFlow 2.21 and its companions; use 3.10 to 3.12, "
+                "for instance PYTHON=python3.11 python3 run.py demo"
             )
         subprocess.run([interpreter, "-m", "venv", ENVIRONMENT], check=True)
-    pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "-qq"]
     subprocess.run([*pip, "--upgrade", "pip"], cwd=ROOT, check=True)
     subprocess.run([*pip, "--editable", ".[dev]"], cwd=ROOT, check=True)
     stamp.write_text(wanted)

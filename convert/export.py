@@ -39,6 +39,7 @@ from .lower import LoweredModel, lower
 from .package import package
 from .quantize import float_tail, quantize
 from .recognise import final_normalization, find_normalizations, guard_normalization
+from .repair import drop_unused_tensors
 from .request import Data, Request, check_outputs, check_types, choose_modes
 from .results import ExportedFile, ExportResult, Verdict
 from .ship import recommend
@@ -200,11 +201,14 @@ class _Export:
                     "the normalization reduces over the batch: on the device the batch is one, so an image's embedding "
                     "differs from the one it got in a larger batch. Normalize over each sample to avoid that."
                 )
+        keep_float = dict.fromkeys(graph.tensor_name(int(operator.outputs[0])) for operator in island)
+        # A guard may have replaced operators; what they wrote is never computed now and has no range.
+        drop_unused_tensors(graph)
         shape = graph.shape(int(graph.subgraph.outputs[0]))
         return _FloatGraph(
             flatbuffer=graph.to_bytes(),
             spec=NormalizationSpec() if last is None else last.spec,
-            keep_float=tuple(dict.fromkeys(graph.tensor_name(int(operator.outputs[0])) for operator in island)),
+            keep_float=tuple(keep_float),
             input_name=graph.tensor_name(int(graph.subgraph.inputs[0])),
             output_shape=shape[1:] if shape[0] == 1 else shape,
         )
@@ -239,7 +243,7 @@ class _Export:
             calibration=facts,
             tools=_tools(),
         )
-        return package(quantize(graph.flatbuffer, mode, ranges, graph.keep_float), contract), contract
+        return package(quantize(graph.flatbuffer, mode, ranges, graph.keep_float), contract)
 
     def _measure(
         self, contents: dict[str, tuple[bytes, Contract]], lowered: LoweredModel, test: Source | None

@@ -58,8 +58,9 @@ class MinMaxNormalization(keras.layers.Layer):  # type: ignore[misc]  # keras ha
             return shifted / ops.maximum(divisor, self.epsilon)
         if self.epsilon > 0:
             divisor = divisor + self.epsilon
-        # The maximum of the input may be negative, so it cannot be clamped: only an exact zero is replaced.
-        return shifted / ops.where(ops.equal(divisor, 0), ops.ones_like(divisor), divisor)
+        # The maximum of the input may be negative, so it cannot be clamped: only an exact zero is replaced, by
+        # infinity, so that the answer is zero.
+        return shifted / ops.where(ops.equal(divisor, 0), float("inf"), divisor)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """The input's shape."""

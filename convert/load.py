@@ -44,7 +44,7 @@ def load_model(path: Path, input_shape: tuple[int, int, int] | None = None) -> L
         if needed:
             raise CustomCodeError(
                 f"{path} needs code that is not in the file: {'; '.join(needed)}. Replace these layers by ones that "
-                "Keras or embedlite.convert.layers knows (MinMaxNormalization, L2Normalization) and save the model again."
+                "Keras or embedlite.convert.layers has (MinMaxNormalization, L2Normalization) and save the model again."
             ) from error
         reason = str(error).strip().splitlines()
         raise ModelLoadError(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from ..runtime.artifact import MARKER, append_contract
+from ..runtime.artifact import MARKER, append_contract, parse_artifact
 from ..runtime.contract import Contract
 from .errors import ConversionError
 from .graph import Graph
@@ -17,12 +17,15 @@ from .repair import add_metadata, repair
 _TYPES = {"int8": schema.TensorType.INT8, "uint8": schema.TensorType.UINT8}
 
 
-def package(flatbuffer: bytes, contract: Contract) -> bytes:
-    """The deployed file.
+def package(flatbuffer: bytes, contract: Contract) -> tuple[bytes, Contract]:
+    """The deployed file, and its contract as it stands in there, checksum included.
 
     Args:
         flatbuffer: one mode's graph with float32 input and output.
         contract: its input and output types are carried out on the graph.
+
+    Raises:
+        ConversionError: the graph cannot have these input and output types.
     """
     graph = Graph(flatbuffer)
     if contract.input.dtype != "float32":
@@ -32,7 +35,10 @@ def package(flatbuffer: bytes, contract: Contract) -> bytes:
     _name(graph)
     repair(graph)
     add_metadata(graph, MARKER, b"1")
-    return append_contract(graph.to_bytes(), contract)
+    data = append_contract(graph.to_bytes(), contract)
+    sealed = parse_artifact(data).contract
+    assert sealed is not None
+    return data, sealed
 
 
 def _quantized_input(graph: Graph, dtype: str) -> None:

@@ -98,9 +98,9 @@ class _Trail:
         if select is not None:
             condition, chosen, other = (int(i) for i in select.inputs)
             equal = self.step(condition, "EQUAL")
-            one = self.graph.constant(chosen)
+            instead = self.graph.constant(chosen)
             compared = self.split(equal) if equal is not None else None
-            if compared is None or compared != (other, 0.0) or one is None or (one == 0).any():
+            if compared is None or compared != (other, 0.0) or instead is None or (instead == 0).any():
                 return index, epsilon, mode, guarded
             index, guarded = other, True
         if (relu := self.step(index, "RELU")) is not None:
@@ -241,8 +241,8 @@ def guard_normalization(graph: Graph, found: Normalization) -> Normalization:
     """Make sure that a zero divisor gives zeros on every runtime, editing the graph where it does not.
 
     Min-max over the shifted values gets ``MAXIMUM(max, epsilon)``; over the input, whose maximum may be negative,
-    ``SELECT_V2(EQUAL(max, 0), 1, max)``. L2 becomes the float L2_NORMALIZATION operator where that computes the same,
-    because XNNPACK answers NaN for the spelled-out reciprocal root of zero.
+    ``SELECT_V2(EQUAL(max, 0), infinity, max)``. L2 becomes the float L2_NORMALIZATION operator where that computes the
+    same, because XNNPACK answers NaN for the spelled-out reciprocal root of zero.
     """
     if found.spec.kind == "l2":
         return found if graph.operator_name(found.operators[-1]) == "L2_NORMALIZATION" else _fuse_l2(graph, found)
@@ -257,11 +257,11 @@ def guard_normalization(graph: Graph, found: Normalization) -> Normalization:
         added = [graph.make_operator("MAXIMUM", [divisor, floor], [guarded], schema.MaximumMinimumOptionsT())]
     else:
         zero = graph.add_constant(f"{name}/zero", np.array(0, np.float32))
-        one = graph.add_constant(f"{name}/one", np.array(1, np.float32))
+        infinity = graph.add_constant(f"{name}/infinity", np.array(np.inf, np.float32))
         is_zero = graph.add_tensor(f"{name}/is_zero", shape, np.bool_)
         added = [
             graph.make_operator("EQUAL", [divisor, zero], [is_zero], schema.EqualOptionsT()),
-            graph.make_operator("SELECT_V2", [is_zero, one, divisor], [guarded], schema.SelectV2OptionsT()),
+            graph.make_operator("SELECT_V2", [is_zero, infinity, divisor], [guarded], schema.SelectV2OptionsT()),
         ]
     last.inputs = [int(last.inputs[0]), guarded]
     position = _position(graph, last)

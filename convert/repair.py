@@ -29,7 +29,7 @@ def repair(graph: Graph) -> None:
         operator.opcodeIndex = graph.operator_code(code.builtinCode, version)
         versions.append((graph.operator_name(operator), version))
     _drop_unused_codes(graph)
-    _drop_unused_tensors(graph)
+    drop_unused_tensors(graph)
     graph.model.metadata = []
     _compact_buffers(graph)
     add_metadata(graph, "min_runtime_version", minimum_runtime(versions).encode().ljust(_KEPT_METADATA_SIZE, b"\0"))
@@ -85,7 +85,8 @@ def _drop_unused_codes(graph: Graph) -> None:
         operator.opcodeIndex = place[operator.opcodeIndex]
 
 
-def _drop_unused_tensors(graph: Graph) -> None:
+def drop_unused_tensors(graph: Graph) -> None:
+    """Drop tensors that no operator and no boundary of the graph names; an interpreter never allocates them."""
     subgraph = graph.subgraph
     lists = [operator.inputs for operator in graph.operators]
     lists += [operator.outputs for operator in graph.operators]

@@ -13,13 +13,15 @@ import sysconfig
 from pathlib import Path
 
 import numpy as np
-from embedlite.runtime.terminal import quiet_libraries
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from embedlite.runtime.terminal import quiet_libraries
+
 with quiet_libraries():
     import keras
+
     from six_blocks import six_blocks
 
 SIZE, CLASSES, SEED = 32, 10, 0

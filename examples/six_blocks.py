@@ -5,8 +5,9 @@ place of pooling. The embedding is min-max normalized, each image by itself.
 """
 
 import keras
-from embedlite.convert.layers import MinMaxNormalization
 from keras import layers
+
+from embedlite.convert.layers import MinMaxNormalization
 
 FILTERS = (8, 32, 32, 64, 64, 128)
 

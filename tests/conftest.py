@@ -1,0 +1,115 @@
+"""What many tests share: the example's files, small encoders, and the commands as subprocesses."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--digits", metavar="FOLDER", help="use what an earlier `run.py demo FOLDER` left there")
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The folder that the example fills; see examples/digits.py."""
+
+    folder: Path
+    output: str
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model.keras"
+
+    @property
+    def calibration(self) -> Path:
+        return self.folder / "calibration"
+
+    @property
+    def test_images(self) -> Path:
+        return self.folder / "test"
+
+    @property
+    def float32(self) -> Path:
+        return self.file("float32")
+
+    @property
+    def int8(self) -> Path:
+        return self.file("int8")
+
+    def file(self, mode: str) -> Path:
+        return self.folder / f"model.{mode}.tflite"
+
+
+@pytest.fixture(scope="session")
+def digits(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Digits:
+    """A trained digit encoder with all its files, made by the example itself."""
+    given = request.config.getoption("--digits")
+    if given:
+        return Digits(Path(given).resolve(), "")
+    folder = tmp_path_factory.mktemp("digits")
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "digits.py", folder], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Digits(folder, done.stdout)
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Run one of the project's commands, or ``python``, as a user would; never with a terminal."""
+
+    def run_command(
+        command: str, *arguments: str | Path, runtime: str | None = None, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        program = sys.executable if command == "python" else Path(sysconfig.get_path("scripts"), command)
+        environment = {**os.environ, **({"EMBEDLITE_RUNTIME": runtime} if runtime else {})}
+        return subprocess.run(
+            [str(program), *(str(argument) for argument in arguments)],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env=environment,
+            timeout=300,
+            check=False,
+        )
+
+    return run_command
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty 24x24 RGB crops of scikit-image's photos, as PNG files."""
+    from skimage import data
+
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name in ("astronaut", "coffee", "chelsea"):
+        photo = getattr(data, name)()
+        for index in range(20):
+            top, left = (int(rng.integers(0, size - 120)) for size in photo.shape[:2])
+            crop = Image.fromarray(photo[top : top + 120, left : left + 120]).resize((24, 24))
+            crop.save(folder / f"{name}{index:02d}.png")
+    return folder
+
+
+def error_line(done: subprocess.CompletedProcess[str]) -> str:
+    """The one error a command printed; fails if there was a traceback or anything on stdout."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.lower().startswith("error:")]
+    assert len(lines) == 1, done.stderr
+    return lines[0]

@@ -1,0 +1,36 @@
+"""Small untrained encoders for tests, with activations of an ordinary size on every layer."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import layers
+
+
+def small_encoder(
+    ending: Sequence[keras.layers.Layer], shape: tuple[int, int, int] = (24, 24, 3), dimensions: int = 16
+) -> keras.Sequential:
+    """Two strided convolutions, an embedding convolution with a 4x4 map, and what the test is about."""
+    keras.utils.set_random_seed(7)
+    return keras.Sequential(
+        [
+            keras.Input(shape),
+            layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.Conv2D(16, 3, strides=2, padding="same", activation="relu"),
+            layers.Conv2D(dimensions, 3, padding="valid", name="embedding"),
+            *ending,
+        ],
+        name="small",
+    )
+
+
+class Call(keras.layers.Layer):
+    """A user's own normalization: any function as a layer."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def call(self, x):
+        return self.function(x)

@@ -1,0 +1,226 @@
+"""``export-tflite`` as a user types it: the result, the errors, and what is left behind."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import Digits, Run, error_line
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    """A small saved encoder; made in a process of its own, so that this one stays free of TensorFlow."""
+    path = tmp_path_factory.mktemp("model") / "small.keras"
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from encoders import small_encoder\n"
+        "from keras import layers\n"
+        "from embedlite.convert.layers import MinMaxNormalization\n"
+        f"small_encoder([layers.Flatten(), MinMaxNormalization()]).save({str(path)!r})\n"
+    )
+    done = run("python", "-c", code)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_the_table_names_every_file_and_the_ones_to_ship(model: Path, photos: Path, tmp_path: Path, run: Run) -> None:
+    done = run("export-tflite", model, "-o", tmp_path, "-q", "all", "--calibration-data", photos)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    rows = [line.split() for line in done.stdout.splitlines() if ".tflite " in line]
+    modes = ["float32", "float16", "dynamic", "int8"]
+    assert [row[0] for row in rows[:4]] == modes
+    assert [row[1] for row in rows[:4]] == [f"small.{mode}.tflite" for mode in modes]
+    assert all(row[-2:] == ["ok", "ok"] for row in rows[:4])
+    assert re.search(r"^CPU: ship small\.\w+\.tflite \(.*µs.*dB", done.stdout, re.MULTILINE)
+    assert "NPU or microcontroller: ship small.int8.tflite" in done.stdout
+    assert "12 of the 60 calibration images set no ranges" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [*(f"small.{mode}.tflite" for mode in modes), "small.export.json"]
+    )
+
+
+def test_json_to_stdout_is_only_json_and_the_same_as_the_file(model: Path, tmp_path: Path, run: Run) -> None:
+    done = run("export-tflite", model, "-o", tmp_path, "--json", "-")
+    assert done.returncode == 0, done.stderr
+    value = json.loads(done.stdout)
+    assert value == json.loads((tmp_path / "small.export.json").read_text())
+    assert value["files"][0]["latency_us"] > 0
+    assert value["files"][0]["drift"] is None
+
+
+def test_default_modes_depend_on_calibration_data(model: Path, photos: Path, tmp_path: Path, run: Run) -> None:
+    for name, arguments, modes in (("a", [], ["float32"]), ("b", ["--calibration-data", photos], ["float32", "int8"])):
+        done = run("export-tflite", model, "-o", tmp_path / name, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert sorted(tmp_path.joinpath(name).glob("*.tflite")) == [
+            tmp_path / name / f"small.{mode}.tflite" for mode in modes
+        ]
+
+
+@pytest.fixture
+def bad(tmp_path: Path, model: Path, photos: Path) -> Path:
+    """A folder of things that are wrong."""
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    (folder / "cut.keras").write_bytes(model.read_bytes()[:-500])
+    (folder / "text.keras").write_text("not a model")
+    (folder / "folder").mkdir()
+    (folder / "empty").mkdir()
+    (folder / "texts").mkdir()
+    (folder / "texts" / "photo.png").write_text("not a photo")
+    (folder / "cut").mkdir()
+    whole = next(iter(photos.iterdir())).read_bytes()
+    (folder / "cut" / "photo.png").write_bytes(whole[: len(whole) // 2])
+    images = np.zeros((6, 24, 24, 3), np.float32)
+    np.save(folder / "shape.npy", images[:, :20])
+    np.save(folder / "dtype.npy", images.astype(np.int8))
+    images[4, 3, 2, 1] = np.nan
+    np.save(folder / "nan.npy", images)
+    return folder
+
+
+ERRORS = {
+    "no such model": (["missing.keras"], "there is no"),
+    "a folder that is no model": (["folder"], "is a folder"),
+    "a truncated model": (["cut.keras"], "no complete .keras file"),
+    "a text file": (["text.keras"], "no complete .keras file"),
+    "an unknown mode": (["MODEL", "-q", "int4"], "unknown quantization mode 'int4'"),
+    "int8 without data": (["MODEL", "-q", "int8"], "int8 needs calibration data"),
+    "an empty folder": (["MODEL", "--calibration-data", "empty"], "there are no images"),
+    "no such folder": (["MODEL", "--calibration-data", "nowhere"], "there is no"),
+    "a text file called png": (["MODEL", "--calibration-data", "texts"], "photo.png: its content is no image"),
+    "a truncated png": (["MODEL", "--calibration-data", "cut"], "photo.png"),
+    "another shape": (["MODEL", "--calibration-data", "shape.npy"], "(6, 20, 24, 3)"),
+    "int8 arrays": (["MODEL", "--calibration-data", "dtype.npy"], "dtype int8"),
+    "NaN": (["MODEL", "--calibration-data", "nan.npy"], "image '4' has 1 value(s) that are NaN"),
+    "a bad shape option": (["MODEL", "--input-shape", "24x24"], "224,224,3"),
+    "another input shape": (["MODEL", "--input-shape", "32,32,3"], "takes (24, 24, 3)"),
+    "an output folder that cannot be": (["MODEL", "-o", "/proc/embedlite"], "cannot make the output folder"),
+    "an output folder that is a file": (["MODEL", "-o", "text.keras"], "cannot make the output folder"),
+    "a json file in no folder": (["MODEL", "--json", "nowhere/x.json"], "there is no folder"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_a_mistake_gets_one_clear_error_and_nothing_is_written(
+    name: str, bad: Path, model: Path, tmp_path: Path, run: Run
+) -> None:
+    arguments, message = ERRORS[name]
+    before = sorted(bad.rglob("*"))
+    arguments = [str(model) if argument == "MODEL" else argument for argument in arguments]
+    if "-o" not in arguments:
+        arguments += ["-o", str(tmp_path / "out")]
+    assert message in error_line(run("export-tflite", *arguments, cwd=bad))
+    assert sorted(bad.rglob("*")) == before
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_images_of_any_size_and_mode_calibrate(model: Path, tmp_path: Path, run: Run) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    rgb = Image.fromarray(rng.integers(0, 256, (50, 70, 3), np.uint8))
+    for mode in ("L", "RGB", "RGBA", "P", "1", "CMYK"):
+        rgb.convert(mode).save(folder / f"{mode}.{'jpg' if mode == 'CMYK' else 'png'}")
+    Image.fromarray(rng.integers(0, 65536, (33, 20), np.uint16)).save(folder / "sixteen.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rgb.save(folder / "rotated.jpg", exif=exif)
+    done = run("export-tflite", model, "-o", tmp_path, "--calibration-data", folder)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_existing_file_is_kept_unless_forced(model: Path, tmp_path: Path, run: Run) -> None:
+    existing = tmp_path / "small.float32.tflite"
+    existing.write_text("mine")
+    assert "--force" in error_line(run("export-tflite", model, "-o", tmp_path))
+    assert existing.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [existing]
+    assert run("export-tflite", model, "-o", tmp_path, "--force").returncode == 0
+    assert existing.read_bytes()[4:8] == b"TFL3"
+
+
+def test_a_lambda_without_its_function_says_which_layer_and_what_to_do(tmp_path: Path, run: Run) -> None:
+    code = (
+        "import keras\n"
+        "def norm(x):\n"
+        "    return x - keras.ops.min(x)\n"
+        "model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(),\n"
+        "                          keras.layers.Lambda(norm, name='scale')])\n"
+        "model.save('lambda.keras')\n"
+    )
+    assert run("python", "-c", code, cwd=tmp_path).returncode == 0
+    message = error_line(run("export-tflite", "lambda.keras", cwd=tmp_path))
+    assert "'scale' wants the function 'norm'" in message
+    assert "embedlite.convert.layers" in message
+
+
+def test_a_model_saved_before_it_was_built_is_refused(tmp_path: Path, run: Run) -> None:
+    code = "import keras\nkeras.Sequential([keras.layers.Conv2D(4, 3), keras.layers.Flatten()]).save('unbuilt.keras')\n"
+    assert run("python", "-c", code, cwd=tmp_path).returncode == 0
+    for options in ([], ["--input-shape", "8,8,3"]):
+        assert "no weights" in error_line(run("export-tflite", "unbuilt.keras", *options, cwd=tmp_path))
+
+
+def test_a_classifier_map_is_no_embedding(tmp_path: Path, run: Run) -> None:
+    code = "import keras\nkeras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)]).save('map.keras')\n"
+    assert run("python", "-c", code, cwd=tmp_path).returncode == 0
+    assert "no embedding" in error_line(run("export-tflite", "map.keras", cwd=tmp_path))
+
+
+def test_ctrl_c_during_calibration_leaves_nothing(model: Path, tmp_path: Path) -> None:
+    """On a terminal, because only there the progress says that calibration has begun."""
+    images, out = tmp_path / "many.npy", tmp_path / "out"
+    np.save(images, np.random.default_rng(0).integers(0, 256, (60_000, 24, 24, 3), np.uint8))
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            Path(sysconfig.get_path("scripts"), "export-tflite"),
+            model,
+            *("-o", out, "--calibration-data", images),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=follower,
+    )
+    os.close(follower)
+    shown = b""
+    end = time.monotonic() + 120
+    while b"calibrating" not in shown and time.monotonic() < end:
+        shown += os.read(leader, 1000)
+    process.send_signal(signal.SIGINT)
+    stdout, _ = process.communicate(timeout=60)
+    shown += os.read(leader, 1000)
+    os.close(leader)
+    assert process.returncode == 130, shown
+    assert b"interrupted: nothing was written" in shown
+    assert b"Traceback" not in shown
+    assert stdout == b""
+    assert list(out.iterdir()) == []
+
+
+def test_help_names_every_option(run: Run) -> None:
+    done = run("export-tflite", "-h")
+    assert done.returncode == 0
+    for option in ("--calibration-data", "--test-data", "--input-shape", "--mean", "--json", "--force", "--version"):
+        assert option in done.stdout
+
+
+def test_the_example_ends_with_a_passing_report(digits: Digits) -> None:
+    report = json.loads((digits.folder / "drift.json").read_text())
+    assert report["verdict"] == "pass"
+    assert report["metrics"]["count"] == 450
+    vectors = np.load(digits.folder / "vectors.npz")
+    assert vectors["embeddings"].shape == (450, 128)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,12 @@ from .ranges import Ranges, observe
 
 
 def collect_ranges(
-    flatbuffer: bytes, source: Source, *, threads: int | None = None, indices: Iterable[int] | None = None
+    flatbuffer: bytes,
+    source: Source,
+    *,
+    threads: int | None = None,
+    by_channel: Collection[str] = (),
+    indices: Iterable[int] | None = None,
 ) -> Ranges:
     """Exact ranges of every float tensor of a float TFLite graph.
 
@@ -24,6 +29,7 @@ def collect_ranges(
         flatbuffer: the float graph, batch 1, one input.
         source: the images; pixels go through its contract.
         threads: processors to use; default all.
+        by_channel: names of the activations whose channels are observed one by one too.
         indices: which images; default all. A generator may report progress between them.
 
     Returns:
@@ -37,7 +43,7 @@ def collect_ranges(
     ranges = Ranges()
     for index in range(len(source)) if indices is None else indices:
         try:
-            ranges = ranges.merge(observe(observer.tensors(source.ready(index))))
+            ranges = ranges.merge(observe(observer.tensors(source.ready(index)), by_channel))
         except CalibrationDataError as error:
             raise CalibrationDataError(f"{source.name}, image {source.ids[index]!r}: {error}") from error
     if not ranges.samples:
@@ -58,6 +64,7 @@ class _Observer:
         }
 
     def tensors(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Views of every activation; they must be gone before the next image is run."""
         self._interpreter.set_tensor(self._input, image[None])
         self._interpreter.invoke()
         # tensor() gives a view; get_tensor() would copy every activation once more.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import CalibrationDataError
+
+_LONG_ROW = 1024
 
 
 @dataclass(frozen=True)
@@ -21,10 +24,12 @@ class Ranges:
 
     Attributes:
         limits: tensor name to (minimum, maximum).
+        channels: for the tensors that were asked for, the same by channel: two arrays (channels,) float32.
         samples: images that were observed.
     """
 
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    channels: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=dict)
     samples: int = 0
 
     def merge(self, other: Ranges) -> Ranges:
@@ -35,8 +40,8 @@ class Ranges:
         """
         if not self.samples or not other.samples:
             return other if other.samples else self
-        if self.limits.keys() != other.limits.keys():
-            strange = sorted(self.limits.keys() ^ other.limits.keys())
+        strange = sorted((self.limits.keys() ^ other.limits.keys()) | (self.channels.keys() ^ other.channels.keys()))
+        if strange:
             raise CalibrationDataError(
                 f"these ranges are of different models: {len(strange)} tensor(s) are only in one of them, such as "
                 f"{strange[0]!r}. Merge ranges of one float model only."
@@ -45,21 +50,48 @@ class Ranges:
             name: (min(low, other.limits[name][0]), max(high, other.limits[name][1]))
             for name, (low, high) in self.limits.items()
         }
-        return Ranges(limits, self.samples + other.samples)
+        channels = {
+            name: (np.minimum(low, other.channels[name][0]), np.maximum(high, other.channels[name][1]))
+            for name, (low, high) in self.channels.items()
+        }
+        return Ranges(limits, channels, self.samples + other.samples)
 
 
-def observe(tensors: Mapping[str, NDArray[Any]]) -> Ranges:
+def observe(tensors: Mapping[str, NDArray[Any]], by_channel: Collection[str] = ()) -> Ranges:
     """The ranges of one inference's tensors.
+
+    Args:
+        tensors: activations by name.
+        by_channel: the names of those whose channels (last axis) are observed one by one.
 
     Raises:
         CalibrationDataError: a tensor holds NaN or infinity.
     """
-    limits = {}
+    limits, channels = {}, {}
     for name, values in tensors.items():
-        low, high = float(values.min()), float(values.max())
+        if name in by_channel:
+            channels[name] = _channel_limits(values)
+            low, high = float(channels[name][0].min()), float(channels[name][1].max())
+        else:
+            low, high = float(values.min()), float(values.max())
         if not (np.isfinite(low) and np.isfinite(high)):
             raise CalibrationDataError(
                 f"the float model's tensor {name!r} is not finite for this image. Check the model on it with Keras."
             )
         limits[name] = (low, high)
-    return Ranges(limits, 1)
+    return Ranges(limits, channels, 1)
+
+
+def _channel_limits(values: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Minimum and maximum of each channel.
+
+    A reduction over rows of a few channels is slow, so as many pixels as make a long row are laid side by side first.
+    """
+    channels = values.shape[-1]
+    pixels = values.size // channels
+    side = math.gcd(pixels, 1 << max(0, (_LONG_ROW // channels).bit_length() - 1))
+    rows = values.reshape(-1, side * channels)
+    return (
+        rows.min(axis=0).reshape(side, channels).min(axis=0),
+        rows.max(axis=0).reshape(side, channels).max(axis=0),
+    )

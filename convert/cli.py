@@ -45,6 +45,7 @@ def _shape(_: click.Context, parameter: click.Parameter, value: str | None) -> t
 @click.option("--input-shape", callback=_shape, metavar="H,W,C", help="For a model whose fixed shape is lost.")
 @click.option("--input-type", default="float32", show_default=True, help="float32, uint8, int8; of the int8 file.")
 @click.option("--output-type", default="float32", show_default=True, help="float32, uint8, int8; of the int8 file.")
+@click.option("--equalize/--no-equalize", default=True, help="Equalize convolutions for int8 where it helps.")
 @click.option("--force", is_flag=True, help="Replace existing files.")
 @input_options
 @common_options
@@ -59,6 +60,7 @@ def export_tflite(
     input_shape: tuple[int, int, int] | None,
     input_type: str,
     output_type: str,
+    equalize: bool,
     force: bool,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
@@ -88,6 +90,7 @@ def export_tflite(
         output_type=output_type,
         num_samples=num_samples,
         seed=seed,
+        equalize=equalize,
         threads=threads,
         force=force,
     )

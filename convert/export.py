@@ -15,16 +15,15 @@ from __future__ import annotations
 import importlib.metadata
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration import Ranges, collect_ranges
 from ..calibration.split import hold_out
-from ..runtime.contract import Contract, InputContract, NormalizationSpec
+from ..runtime.contract import Contract, InputContract
 from ..runtime.drift import DEFAULT_K, Drift, measure_drift
 from ..runtime.errors import RequestError
 from ..runtime.files import json_bytes, sha256, write_files
@@ -33,19 +32,18 @@ from ..runtime.preprocess import model_ready
 from ..runtime.sources import Source, open_source
 from ..runtime.terminal import progress
 from ..runtime.version import __version__
-from .graph import Graph
 from .load import LoadedModel, load_model, resolve_input_shape
 from .lower import LoweredModel, lower
 from .package import package
-from .quantize import float_tail, quantize
-from .recognise import final_normalization, find_normalizations, guard_normalization
-from .repair import drop_unused_tensors
+from .plan import Int8Plan, plan_int8
+from .prepare import FloatGraph, prepare
+from .quantize import quantize
 from .request import Data, Request, check_outputs, check_types, choose_modes
 from .results import ExportedFile, ExportResult, Verdict
 from .ship import recommend
 from .verify import installed_runtimes, judge, probe
 
-_AGREEMENT_IMAGES = 8
+_AGREEMENT_IMAGES = 4
 """Images on which the second interpreter is compared with the first; it may be slow."""
 
 
@@ -65,6 +63,7 @@ def export(
     output_type: str = "float32",
     num_samples: int | None = None,
     seed: int = 0,
+    equalize: bool = True,
     threads: int | None = None,
     measure: bool = True,
     force: bool = False,
@@ -89,6 +88,7 @@ def export(
         output_type: likewise, for an encoder that ends in no normalization.
         num_samples: use a seeded random part of the calibration data.
         seed: of every random choice.
+        equalize: whether the int8 file may be made from equalized convolutions, where that lowers its drift.
         threads: processors; default all.
         measure: whether to run the files (drift, latency, verdicts); False only writes them.
         force: replace existing files.
@@ -116,6 +116,7 @@ def export(
         output_type=output_type,
         num_samples=num_samples,
         seed=seed,
+        equalize=equalize,
         threads=threads,
         measure=measure,
     )
@@ -132,17 +133,6 @@ def export(
     return _Export(request, contract, source).run(loaded)
 
 
-@dataclass(frozen=True)
-class _FloatGraph:
-    """The float flatbuffer with its normalization guarded, and what was found out about it."""
-
-    flatbuffer: bytes
-    spec: NormalizationSpec
-    keep_float: tuple[str, ...]
-    input_name: str
-    output_shape: tuple[int, ...]
-
-
 class _Export:
     """One run; holds what the steps share."""
 
@@ -155,9 +145,10 @@ class _Export:
     def run(self, loaded: LoadedModel) -> ExportResult:
         calibration, test = self._open_data()
         lowered = lower(loaded)
-        graph = self._prepare(lowered)
-        ranges = self._collect(graph, calibration)
-        contents = {mode: self._make(mode, graph, ranges, calibration) for mode in self.request.modes}
+        graph = prepare(lowered.flatbuffer)
+        self.decisions += graph.decisions
+        plan = self._plan(graph, calibration)
+        contents = {mode: self._make(mode, graph, plan, calibration) for mode in self.request.modes}
         files = self._measure(contents, lowered, test) if self.request.measure else _unmeasured(self.request, contents)
         result = ExportResult(self.source, files, tuple(self.decisions), recommend(files))
         written = {self.request.path(mode): data for mode, (data, _) in contents.items()}
@@ -185,65 +176,46 @@ class _Export:
                 )
         return calibration, test
 
-    def _prepare(self, lowered: LoweredModel) -> _FloatGraph:
-        """Find the normalization, guard it against division by zero, and name what stays float."""
-        graph = Graph(lowered.flatbuffer)
-        found = [guard_normalization(graph, item) for item in find_normalizations(graph)]
-        last = final_normalization(graph, found)
-        island = [operator for item in found for operator in item.operators] + float_tail(graph)
-        if last is not None:
-            self.decisions.append(
-                f"the normalization ({last.spec.kind}, axes {list(last.spec.axes)}) stays in the file as float "
-                "operators."
-            )
-            if 0 in last.spec.axes and last.spec.kind == "minmax":
-                self.decisions.append(
-                    "the normalization reduces over the batch: on the device the batch is one, so an image's embedding "
-                    "differs from the one it got in a larger batch. Normalize over each sample to avoid that."
-                )
-        keep_float = dict.fromkeys(graph.tensor_name(int(operator.outputs[0])) for operator in island)
-        # A guard may have replaced operators; what they wrote is never computed now and has no range.
-        drop_unused_tensors(graph)
-        shape = graph.shape(int(graph.subgraph.outputs[0]))
-        return _FloatGraph(
-            flatbuffer=graph.to_bytes(),
-            spec=NormalizationSpec() if last is None else last.spec,
-            keep_float=tuple(keep_float),
-            input_name=graph.tensor_name(int(graph.subgraph.inputs[0])),
-            output_shape=shape[1:] if shape[0] == 1 else shape,
-        )
-
-    def _collect(self, graph: _FloatGraph, calibration: Source | None) -> Ranges | None:
+    def _plan(self, graph: FloatGraph, calibration: Source | None) -> Int8Plan | None:
         if "int8" not in self.request.modes or calibration is None:
             return None
-        indices = progress(range(len(calibration)), len(calibration), "calibrating")
-        ranges = collect_ranges(graph.flatbuffer, calibration, threads=self.request.threads, indices=indices)
-        if calibration.pixels or self.request.input_type == "uint8":
-            # Every pixel value then has a step of its own: quantizing the input costs nothing.
-            low = min((0 - m) / s for m, s in _channels(self.contract))
-            high = max((255 - m) / s for m, s in _channels(self.contract))
-            ranges = replace(ranges, limits={**ranges.limits, graph.input_name: (low, high)})
-            self.decisions.append("the int8 input covers all pixels 0-255, so that each keeps a step of its own.")
-        return ranges
+        plan = plan_int8(
+            graph,
+            calibration,
+            self.contract,
+            threads=self.request.threads,
+            raw_pixels=self.request.input_type == "uint8",
+            equalized=self.request.equalize,
+        )
+        self.decisions += plan.decisions
+        return plan
 
     def _make(
-        self, mode: str, graph: _FloatGraph, ranges: Ranges | None, calibration: Source | None
+        self, mode: str, graph: FloatGraph, plan: Int8Plan | None, calibration: Source | None
     ) -> tuple[bytes, Contract]:
         """One mode's file and its contract."""
-        request, int8 = self.request, mode == "int8"
-        facts = None
-        if int8 and ranges is not None and calibration is not None:
-            facts = {"method": "minmax", "samples": ranges.samples, "fingerprint": calibration.fingerprint()}
         contract = Contract(
-            input=replace(self.contract, dtype=request.input_type if int8 else "float32"),
+            input=self.contract,
             output_shape=graph.output_shape,
-            output_dtype=request.output_type if int8 else "float32",
+            output_dtype="float32",
             normalization=graph.spec,
             mode=mode,
-            calibration=facts,
+            calibration=None,
             tools=_tools(),
         )
-        return package(quantize(graph.flatbuffer, mode, ranges, graph.keep_float), contract)
+        if mode != "int8" or plan is None or calibration is None:
+            return package(quantize(graph.flatbuffer, mode, None, ()), contract)
+        contract = replace(
+            contract,
+            input=replace(self.contract, dtype=self.request.input_type),
+            output_dtype=self.request.output_type,
+            calibration={
+                "method": "minmax",
+                "samples": plan.ranges.samples,
+                "fingerprint": calibration.fingerprint(),
+            },
+        )
+        return package(quantize(plan.flatbuffer, mode, plan.ranges, graph.keep_float), contract)
 
     def _measure(
         self, contents: dict[str, tuple[bytes, Contract]], lowered: LoweredModel, test: Source | None
@@ -300,12 +272,6 @@ def _describe(
     verdicts: tuple[Verdict, ...],
 ) -> ExportedFile:
     return ExportedFile(mode, request.path(mode), len(data), sha256(data), asdict(contract), drift, latency, verdicts)
-
-
-def _channels(contract: InputContract) -> list[tuple[float, float]]:
-    count = max(len(contract.mean), len(contract.std))
-    mean, std = (values * count if len(values) == 1 else values for values in (contract.mean, contract.std))
-    return list(zip(mean, std, strict=True))
 
 
 def _check_raw_pixels(contract: InputContract) -> None:

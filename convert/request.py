@@ -30,6 +30,7 @@ class Request:
     output_type: str
     num_samples: int | None
     seed: int
+    equalize: bool
     threads: int | None
     measure: bool
 

@@ -6,6 +6,7 @@ devices). Their classes are alike; what differs is what goes wrong, and that is 
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.metadata
 import os
@@ -93,6 +94,8 @@ def open_interpreter(
         options["experimental_preserve_all_tensors"] = True
     if delegate is not None:
         try:
+            # LiteRT's own Delegate object prints a traceback of its destructor when the library is not there.
+            ctypes.CDLL(delegate)
             options["experimental_delegates"] = [runtime.module.load_delegate(delegate)]
         except (ValueError, OSError) as error:
             raise InterpreterFailedError(

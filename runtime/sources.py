@@ -77,14 +77,16 @@ class Source:
             return self
         return self.subset(sorted(np.random.default_rng(seed).choice(len(self), count, replace=False).tolist()))
 
+    def digest(self, index: int) -> bytes:
+        """SHA-256 of image ``index`` as it is stored; nothing is decoded for it."""
+        return hashlib.sha256(self._raw(index)).digest()
+
     def fingerprint(self) -> str:
-        """SHA-256 over ids and stored content of every image, in order; nothing is decoded for it."""
-        digest = hashlib.sha256()
+        """SHA-256 over ids and stored content of every image, in order."""
+        total = hashlib.sha256()
         for index, name in enumerate(self.ids):
-            content = self._raw(index)
-            digest.update(f"{name}\0{len(content)}\0".encode())
-            digest.update(content)
-        return digest.hexdigest()
+            total.update(f"{name}\0".encode() + self.digest(index))
+        return total.hexdigest()
 
 
 def open_source(data: str | Path | NDArray[Any], contract: InputContract) -> Source:

@@ -1,0 +1,247 @@
+"""Results are written whole or not at all, also by a disk that refuses."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import stat
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embedlite.runtime.errors import OutputError, OutputExistsError
+from embedlite.runtime.files import check_writable, finite_json, json_bytes, sha256, write_file, write_files
+
+
+def names(folder: Path) -> list[str]:
+    """Everything in a folder, hidden files too."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def umask() -> Iterator[int]:
+    mask = 0o027
+    before = os.umask(mask)
+    yield mask
+    os.umask(before)
+
+
+def test_files_are_written_as_they_were_given(tmp_path: Path) -> None:
+    contents = {tmp_path / "a.bin": bytes(range(256)), tmp_path / "b.json": b"{}", tmp_path / "empty": b""}
+    write_files(contents)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == contents
+
+
+def test_an_existing_file_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"a longer text than the new one")
+    write_file(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert names(tmp_path) == ["a.bin"]
+
+
+def test_a_reader_of_the_old_file_keeps_it_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with path.open("rb") as reader:
+        write_file(path, b"new")
+        assert reader.read() == b"old"
+
+
+def test_a_result_is_an_ordinary_file_under_the_users_umask(tmp_path: Path, umask: int) -> None:
+    write_file(tmp_path / "a.bin", b"x")
+    assert stat.S_IMODE((tmp_path / "a.bin").stat().st_mode) == 0o666 & ~umask
+    assert os.umask(umask) == umask, "the umask itself is left alone"
+
+
+def test_a_bare_name_is_written_into_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_writable([Path("a.bin")], force=False)
+    write_file(Path("a.bin"), b"x")
+    assert (tmp_path / "a.bin").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("last", ["missing/c.bin", "file/c.bin"])
+def test_when_one_file_cannot_be_made_none_appears(last: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"not a folder")
+    (tmp_path / "b.bin").write_bytes(b"old")
+    contents = {tmp_path / "a.bin": b"new", tmp_path / "b.bin": b"new", tmp_path / last: b"new"}
+    with pytest.raises(OutputError, match=f"cannot write {tmp_path / last}.*Nothing was written"):
+        write_files(contents)
+    assert names(tmp_path) == ["b.bin", "file"]
+    assert (tmp_path / "b.bin").read_bytes() == b"old"
+
+
+@pytest.mark.xfail(strict=True, reason="the file before it was renamed already, though the error denies it")
+def test_when_the_last_destination_is_a_folder_nothing_appears(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="Nothing was written"):
+        write_files({tmp_path / "a.bin": b"new", tmp_path / "folder": b"new"})
+    assert names(tmp_path) == ["folder"]
+
+
+def test_any_other_exception_leaves_nothing_behind_either(tmp_path: Path) -> None:
+    contents: dict[Path, Any] = {tmp_path / "a.bin": b"new", tmp_path / "b.bin": "text is not bytes"}
+    with pytest.raises(TypeError):
+        write_files(contents)
+    assert names(tmp_path) == []
+
+
+FULL_DISK = """
+    import resource, sys
+    from pathlib import Path
+    from embedlite.runtime.errors import OutputError
+    from embedlite.runtime.files import check_writable, write_files
+
+    # From here on the system refuses to let any file grow beyond this.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+    contents = {Path(name): b"n" * int(size) for name, size in zip(sys.argv[1::2], sys.argv[2::2])}
+    check_writable(list(contents), force=True)
+    try:
+        write_files(contents)
+    except OutputError as error:
+        print(error)
+        sys.exit(error.exit_code)
+"""
+
+
+def write_with_a_limit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", textwrap.dedent(FULL_DISK), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("size", ["50001", "3000000"])
+def test_a_disk_that_refuses_leaves_everything_as_it_was(size: str, tmp_path: Path) -> None:
+    (tmp_path / "b.bin").write_bytes(b"old")
+    done = write_with_a_limit(tmp_path, "a.bin", "50000", "b.bin", size, "c.bin", "10")
+    assert (done.returncode, done.stderr) == (2, "")
+    assert "cannot write b.bin: File too large. Nothing was written; free some space" in done.stdout
+    assert names(tmp_path) == ["b.bin"]
+    assert (tmp_path / "b.bin").read_bytes() == b"old"
+
+
+def test_a_disk_with_just_enough_room_is_enough(tmp_path: Path) -> None:
+    done = write_with_a_limit(tmp_path, "a.bin", "50000", "b.bin", "49999")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [(tmp_path / name).stat().st_size for name in names(tmp_path)] == [50000, 49999]
+
+
+def test_a_new_file_in_an_existing_folder_is_fine_and_leaves_no_trace(tmp_path: Path) -> None:
+    (tmp_path / "old.bin").write_bytes(b"old")
+    check_writable([tmp_path / "new.bin", tmp_path / "other.bin"], force=False)
+    check_writable([tmp_path / "old.bin"], force=True)
+    assert names(tmp_path) == ["old.bin"]
+    assert (tmp_path / "old.bin").read_bytes() == b"old"
+
+
+def test_an_existing_file_is_kept_unless_forced(tmp_path: Path) -> None:
+    (tmp_path / "old.bin").write_bytes(b"old")
+    with pytest.raises(OutputExistsError, match=rf"{tmp_path}/old\.bin exists and was kept\. Pass --force"):
+        check_writable([tmp_path / "new.bin", tmp_path / "old.bin"], force=False)
+    assert (tmp_path / "old.bin").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("force", [True, False])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("folder", "it is a folder. Name a file"),
+        ("missing/a.bin", "there is no folder .*missing. Create it first"),
+        ("file/a.bin", "there is no folder .*file"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_any_work(
+    force: bool, name: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match=f"cannot write {tmp_path / name}: {message}"):
+        check_writable([tmp_path / name], force=force)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which nobody may write, root included")
+def test_a_folder_that_takes_no_files_is_refused() -> None:
+    for write in (lambda path: check_writable([path], force=True), lambda path: write_file(path, b"x")):
+        with pytest.raises(OutputError, match=r"cannot write /proc/a\.bin.*folder"):
+            write(Path("/proc/a.bin"))
+
+
+@pytest.mark.xfail(strict=True, raises=OSError, reason="the system's own error comes through")
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="too long"):
+        check_writable([tmp_path / ("x" * 256)], force=True)
+
+
+@pytest.mark.xfail(strict=True, raises=OutputError, reason="the temporary name is longer than the name")
+def test_the_longest_name_is_not_too_long(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 255)
+    check_writable([path], force=False)
+    write_file(path, b"x")
+    assert path.read_bytes() == b"x"
+
+
+@pytest.mark.xfail(strict=True, reason="an ordinary file takes its place, for root also in the place of /dev/null")
+def test_a_device_or_pipe_is_never_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    # Somebody listens, so that writing into the pipe would not block.
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with contextlib.suppress(OutputError):
+            check_writable([pipe], force=True)
+            write_file(pipe, b"x")
+        assert stat.S_ISFIFO(pipe.lstat().st_mode)
+    finally:
+        os.close(reader)
+
+
+def test_the_checksum_is_the_known_one() -> None:
+    assert sha256(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256(memoryview(b"xabcx")[1:4]) == hashlib.sha256(b"abc").hexdigest()
+
+
+plain = st.none() | st.booleans() | st.integers() | st.text(st.characters(exclude_categories=["Cs"]))
+trees = st.recursive(
+    plain | st.floats(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abcü", max_size=3), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def without_json_lacks(value: Any) -> Any:
+    """The same by the standard library: its parser is asked to read NaN and infinities as None."""
+    return json.loads(json.dumps(value), parse_constant=lambda name: None)
+
+
+@settings(max_examples=100, deadline=None)
+@given(value=trees)
+def test_json_is_what_it_was_with_null_for_what_json_lacks(value: Any) -> None:
+    written = json_bytes(value)
+    assert written.endswith(b"\n")
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    assert json.loads(written.decode("utf-8"), parse_constant=refuse) == without_json_lacks(value)
+
+
+def test_json_is_indented_and_keeps_letters_and_order() -> None:
+    assert json_bytes({"b": "ü", "a": (1, math.inf)}).decode() == '{\n  "b": "ü",\n  "a": [\n    1,\n    null\n  ]\n}\n'
+
+
+def test_numpy_doubles_and_keys_that_are_no_text_have_a_json_form() -> None:
+    assert finite_json({1: np.float64("nan"), None: np.float64(0.5)}) == {"1": None, "None": 0.5}
+
+
+@pytest.mark.xfail(strict=True, raises=UnicodeEncodeError, reason="such a name has no UTF-8 spelling")
+def test_a_file_name_that_is_no_utf8_can_be_reported() -> None:
+    assert json.loads(json_bytes({"id": os.fsdecode(b"caf\xe9.png")}))["id"].startswith("caf")

@@ -140,6 +140,13 @@ def test_a_marked_file_without_its_contract_is_refused() -> None:
         parse_artifact(with_entry(MARKED, b"cat\ndog", name="labels.txt"))
 
 
+def test_a_damaged_contract_is_not_taken_for_none() -> None:
+    data = bytearray(append_contract(BARE, contract()))
+    data[data.rindex(b"PK\x01\x02")] ^= 1
+    with pytest.raises(DamagedModelError, match="contract at the end of the model is damaged"):
+        parse_artifact(bytes(data))
+
+
 def test_every_truncation_is_refused() -> None:
     for end in range(len(DEPLOYED)):
         with pytest.raises(ModelFileError):

@@ -98,10 +98,11 @@ rows = hnp.arrays(np.float32, st.tuples(st.integers(3, 12), st.integers(2, 6)), 
 @settings(max_examples=80, deadline=None)
 @given(reference=rows)
 def test_identical_rows_have_no_drift(reference: np.ndarray) -> None:
-    drift = measure(reference.copy(), reference, k=2)
+    drift, cosines = measure_drift(reference.copy(), reference, k=2)
     assert (drift.invalid, drift.sqnr_db, drift.max_abs, drift.bias_max_sigma) == (0, None, 0, 0)
     assert (drift.knn_overlap_self, drift.knn_overlap_cross) == (1, 1)
     assert drift.cosine_min == pytest.approx(1)
+    assert cosines.max() <= 1
     assert drift.norm_ratio_mean in (None, 1)
     assert all(gate.passed for gate in apply_gates(drift, DEFAULT_GATES))
 

@@ -278,6 +278,14 @@ def reads(data: bytes) -> bool:
     return True
 
 
+@pytest.mark.parametrize("text", [b"small", b"weights", b"serving_default", b"note"])
+def test_a_text_that_claims_to_be_longer_than_the_file_is_damage(text: bytes) -> None:
+    length = struct.pack("<I", len(text))
+    assert SMALL.count(length + text) == 1
+    with pytest.raises(DamagedModelError, match="65535 bytes at"):
+        read_flatbuffer(SMALL.replace(length + text, struct.pack("<I", 65535) + text))
+
+
 def test_every_truncation_is_refused() -> None:
     assert [end for end in range(len(SMALL)) if reads(SMALL[:end])] == []
 

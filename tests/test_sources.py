@@ -339,11 +339,22 @@ def test_the_fingerprint_is_of_names_content_and_order(folder: Path) -> None:
 def test_the_fingerprint_of_an_array_is_of_values_and_type(tmp_path: Path) -> None:
     other = PIXELS.copy()
     other[3, 0, 0] ^= 1
-    arrays = [PIXELS, other, PIXELS.astype(np.uint16), PIXELS.astype(np.float32), PIXELS[::-1], PIXELS[:5]]
+    wide = [PIXELS.astype(dtype) for dtype in (np.int16, np.uint16, np.int32, np.float32)]
+    arrays = [PIXELS, other, PIXELS[::-1], PIXELS[:5], *wide]
     prints = [open_source(array, CONTRACT).fingerprint() for array in arrays]
     assert len(set(prints)) == len(arrays)
     assert open_source(write(tmp_path / "a.npy", PIXELS), CONTRACT).fingerprint() == prints[0]
     assert open_source(write(tmp_path / "a.npz", PIXELS), CONTRACT).fingerprint() == prints[0]
+
+
+def test_the_fingerprint_of_a_subset_is_of_its_own_images() -> None:
+    array = PIXELS.copy()
+    subset = open_source(array, CONTRACT).subset([4, 2])
+    original = subset.fingerprint()
+    array[0] ^= 1
+    assert subset.fingerprint() == original
+    array[4] ^= 1
+    assert subset.fingerprint() != original
 
 
 def test_the_fingerprint_needs_no_decoding(folder: Path) -> None:

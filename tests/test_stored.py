@@ -222,6 +222,8 @@ def test_images_that_only_one_side_has_are_named() -> None:
     message = r"2 only in the reference \(sub/c.png, ü 4.png\), 1 only in the candidate \(new.png\)"
     with pytest.raises(DataError, match=f"{message}. Embed the same images with both models"):
         match_rows(candidate, stored(IDS))
+    with pytest.raises(DataError, match=r"1 only in the reference \(a.png\), 0 only in the candidate"):
+        match_rows(stored(IDS[:1], ROWS[:1]), stored(IDS[:2], ROWS[:2]))
     with pytest.raises(DataError, match=r"0 only in the reference .*1 only in the candidate \(new.png\)"):
         match_rows(stored([*IDS, "new.png"], np.ones((5, 3), np.float32)), stored(IDS))
 

@@ -1,0 +1,52 @@
+"""The commands of the documentation run, in the order in which they stand there."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, Digits, Run
+
+DOCUMENTS = [
+    path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if "```console" in path.read_text()
+]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_console_blocks_run(document: Path, digits: Digits, run: Run, tmp_path: Path) -> None:
+    """In a folder with what the documents speak of: a model, its files, photos to calibrate and others to test."""
+    shutil.copytree(digits.calibration, tmp_path / "photos")
+    shutil.copytree(digits.test_images, tmp_path / "held-out")
+    shutil.copy(digits.model, tmp_path)
+    if document.name != "README.md":
+        for path in digits.folder.glob("*.tflite"):
+            shutil.copy(path, tmp_path)
+    commands = 0
+    for block in re.findall(r"^```console\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE):
+        for line in block.splitlines():
+            if not line.startswith("$ "):
+                continue
+            command, *arguments = shlex.split(line[2:])
+            done = run(command, *arguments, cwd=tmp_path)
+            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+            commands += 1
+    assert commands
+
+
+def test_the_readme_shows_the_form_of_the_real_output(digits: Digits, run: Run) -> None:
+    """Figures differ from machine to machine and training to training; names, rows and columns do not."""
+    readme = (ROOT / "README.md").read_text()
+    done = run("drift-report", digits.int8, "--reference", digits.float32, "--data", digits.test_images)
+    metrics = [line.split()[0] for line in done.stdout.splitlines()[3:13]]
+    shown = readme[readme.index("metric   ") :].splitlines()[1:11]
+    assert [line.split()[0] for line in shown] == metrics
+    for heading in ("mode      file", "CPU: ship", "NPU or microcontroller: ship", "Decided for you:"):
+        assert heading in readme
+
+
+@pytest.mark.parametrize("document", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+        assert (document.parent / target).exists(), target

@@ -46,7 +46,7 @@ def test_the_readme_shows_the_form_of_the_real_output(digits: Digits, run: Run) 
         assert heading in readme
 
 
-@pytest.mark.parametrize("document", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+@pytest.mark.parametrize("document", WRITTEN, ids=lambda path: path.name)
 def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
         assert (document.parent / target).exists(), target

@@ -226,12 +226,14 @@ def test_an_embedding_of_one_number_is_not_called_constant() -> None:
     assert measure(np.array([[1.0], [0.0], [0.0]]), reference, None).invalid == 1
 
 
-@pytest.mark.parametrize("copies", [2, 20])
-def test_duplicates_among_the_images_are_no_drift(copies: int) -> None:
-    reference = np.concatenate([pair()[1]] * copies)
-    for scale in (1, 3):
-        # A factor of three changes the last bits, and with them the order among equals.
-        drift = measure(reference.astype(np.float64) * scale, reference, k=5)
+@pytest.mark.parametrize("size", [12, 65])
+@pytest.mark.parametrize("copies", [2, 3, 20])
+def test_duplicates_among_the_images_are_no_drift(size: int, copies: int) -> None:
+    # On some processors the similarity of equal rows depends on their place in the block, in the last bits.
+    for seed in range(3):
+        once = np.random.default_rng(seed).normal(size=(7, size)).astype(np.float32)
+        reference = np.concatenate([once] * copies)
+        drift = measure(reference * np.float32(3), reference, k=3)
         assert (drift.knn_overlap_self, drift.knn_overlap_cross) == (1, 1)
 
 

@@ -85,7 +85,7 @@ def export(
         color_order: ``rgb``, ``bgr``, ``gray`` or ``rgba``; default by the number of channels.
         resampler: how image files are stretched to the model's size; default ``bilinear`` (Pillow's).
         input_type: ``float32``, ``uint8`` (raw pixels) or ``int8``, of the int8 file.
-        output_type: likewise, for an encoder that ends in no normalization.
+        output_type: likewise; with an integer type the file ends at the raw embedding, and ``Encoder`` normalizes.
         num_samples: use a seeded random part of the calibration data.
         seed: of every random choice.
         equalize: whether the int8 file may be made from equalized convolutions, where that lowers its drift.
@@ -205,17 +205,25 @@ class _Export:
         )
         if mode != "int8" or plan is None or calibration is None:
             return package(quantize(graph.flatbuffer, mode, None, ()), contract)
+        spec = graph.spec
+        if self.request.output_type != "float32" and graph.raw_name is not None:
+            spec = replace(spec, placement="runtime")
+            self.decisions.append(
+                f"the {self.request.output_type} output of the int8 file is the raw embedding; Encoder normalizes it, "
+                "exactly, after the file has run."
+            )
         contract = replace(
             contract,
             input=replace(self.contract, dtype=self.request.input_type),
             output_dtype=self.request.output_type,
+            normalization=spec,
             calibration={
                 "method": "minmax",
                 "samples": plan.ranges.samples,
                 "fingerprint": calibration.fingerprint(),
             },
         )
-        return package(quantize(plan.flatbuffer, mode, plan.ranges, graph.keep_float), contract)
+        return package(quantize(plan.flatbuffer, mode, plan.ranges, graph.keep_float), contract, graph.raw_name)
 
     def _measure(
         self, contents: dict[str, tuple[bytes, Contract]], lowered: LoweredModel, test: Source | None

@@ -17,12 +17,13 @@ from .repair import add_metadata, repair
 _TYPES = {"int8": schema.TensorType.INT8, "uint8": schema.TensorType.UINT8}
 
 
-def package(flatbuffer: bytes, contract: Contract) -> tuple[bytes, Contract]:
+def package(flatbuffer: bytes, contract: Contract, raw_name: str | None = None) -> tuple[bytes, Contract]:
     """The deployed file, and its contract as it stands in there, checksum included.
 
     Args:
         flatbuffer: one mode's graph with float32 input and output.
-        contract: its input and output types are carried out on the graph.
+        contract: its input and output types are carried out on the graph, and the placement of its normalization.
+        raw_name: the raw embedding, for placement ``runtime``: the file then ends there.
 
     Raises:
         ConversionError: the graph cannot have these input and output types.
@@ -30,6 +31,8 @@ def package(flatbuffer: bytes, contract: Contract) -> tuple[bytes, Contract]:
     graph = Graph(flatbuffer)
     if contract.input.dtype != "float32":
         _quantized_input(graph, contract.input.dtype)
+    if contract.normalization.placement == "runtime" and raw_name is not None:
+        _end_at(graph, raw_name)
     if contract.output_dtype != "float32":
         _quantized_output(graph, contract.output_dtype)
     _name(graph)
@@ -39,6 +42,24 @@ def package(flatbuffer: bytes, contract: Contract) -> tuple[bytes, Contract]:
     sealed = parse_artifact(data).contract
     assert sealed is not None
     return data, sealed
+
+
+def _end_at(graph: Graph, name: str) -> None:
+    """Make the graph answer the DEQUANTIZE of one int8 tensor, and drop what is behind it."""
+    index = next(i for i in range(len(graph.subgraph.tensors)) if graph.tensor_name(i) == name)
+    reader = next((op for op in graph.consumers(index) if graph.operator_name(op) == "DEQUANTIZE"), None)
+    if reader is None:
+        raise ConversionError(
+            "the raw embedding is not quantized in this model, so the normalization cannot be left to the runtime. "
+            "Use --output-type float32."
+        )
+    graph.subgraph.outputs = [int(reader.outputs[0])]
+    needed, kept = {int(reader.outputs[0])}, list[Any]()
+    for operator in reversed(graph.operators):
+        if needed.intersection(int(i) for i in operator.outputs):
+            kept.insert(0, operator)
+            needed.update(graph.inputs(operator))
+    graph.subgraph.operators = kept
 
 
 def _quantized_input(graph: Graph, dtype: str) -> None:

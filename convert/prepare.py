@@ -19,6 +19,7 @@ class FloatGraph:
         flatbuffer: the float graph.
         spec: the normalization that ends the encoder.
         keep_float: operators that stay float in int8, by the name of their first output tensor.
+        raw_name: name of the raw embedding that ``spec`` normalizes; None without a normalization.
         input_name: name of the input tensor.
         output_shape: shape of one embedding, without the batch axis.
         decisions: what was decided on the user's behalf.
@@ -27,6 +28,7 @@ class FloatGraph:
     flatbuffer: bytes
     spec: NormalizationSpec
     keep_float: tuple[str, ...]
+    raw_name: str | None
     input_name: str
     output_shape: tuple[int, ...]
     decisions: tuple[str, ...]
@@ -39,6 +41,7 @@ def prepare(flatbuffer: bytes) -> FloatGraph:
     last = final_normalization(graph, found)
     island = [operator for item in found for operator in item.operators] + float_tail(graph)
     keep_float = dict.fromkeys(graph.tensor_name(int(operator.outputs[0])) for operator in island)
+    raw = None if last is None else graph.tensor_name(last.source)
     # A guard may have replaced operators; what they wrote is never computed now and has no range.
     drop_unused_tensors(graph)
     shape = graph.shape(int(graph.subgraph.outputs[0]))
@@ -46,6 +49,7 @@ def prepare(flatbuffer: bytes) -> FloatGraph:
         flatbuffer=graph.to_bytes(),
         spec=NormalizationSpec() if last is None else last.spec,
         keep_float=tuple(keep_float),
+        raw_name=raw,
         input_name=graph.tensor_name(int(graph.subgraph.inputs[0])),
         output_shape=shape[1:] if shape[0] == 1 else shape,
         decisions=() if last is None else _decisions(last.spec),

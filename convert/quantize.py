@@ -66,8 +66,9 @@ def float_tail(graph: Graph) -> list[Any]:
             continue
         if all(any(reader is member for member in tail) for reader in readers):
             tail.insert(0, operator)
-    if all(graph.operator_name(operator) in _RESHAPING for operator in tail):
-        return []
+    # Reshapes in front of the arithmetic are as exact in int8, and the raw embedding is then an int8 tensor.
+    while tail and graph.operator_name(tail[0]) in _RESHAPING:
+        del tail[0]
     return tail
 
 

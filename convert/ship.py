@@ -40,8 +40,11 @@ def _for_integer_only(files: Sequence[ExportedFile]) -> str:
     if file is None:
         return "NPU or microcontroller: needs an int8 file; pass --calibration-data and -q int8."
     text = f"NPU or microcontroller: ship {file.path.name} (8-bit integers throughout"
-    if file.contract["normalization"]["kind"] != "none":
-        text += " but for the normalization, which stays float"
+    normalization = file.contract["normalization"]
+    if normalization["kind"] != "none" and normalization["placement"] == "graph":
+        text += (
+            " but for the normalization, which stays float; --input-type int8 --output-type int8 leaves it to Encoder"
+        )
     if file.drift is not None:
         text += f"; {_text_sqnr(file)}"
     text += ")." if _passes(file) else "), but mind that it fails the default drift gates."

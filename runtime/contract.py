@@ -107,7 +107,8 @@ class NormalizationSpec:
         divisor: for ``minmax``, ``shifted`` (maximum of x - min x) or ``input`` (maximum of x).
         epsilon: the guard against division by zero; 0 where the model has none.
         epsilon_mode: ``none``, ``add`` (divisor + epsilon) or ``max`` (never below epsilon).
-        placement: ``graph`` (float operators in the file).
+        placement: ``graph`` (float operators in the file), or ``runtime`` (the file ends at the raw embedding and
+            ``Encoder`` normalizes it).
     """
 
     kind: str = "none"

@@ -20,6 +20,7 @@ from .contract import INPUT_DTYPES, Contract, InputContract, NormalizationSpec
 from .errors import EncoderClosedError, InterpreterFailedError, RequestError, UnsupportedModelError
 from .flatbuffer import ModelInfo, TensorInfo
 from .interpreters import Runtime, available_threads, find_runtime, open_interpreter
+from .normalize import normalize_quantized
 from .preprocess import check_batch, check_one, dequantize, model_ready, quantize, to_pixels
 
 
@@ -221,7 +222,10 @@ class _Session:
                 f"{self._runtime.name} {self._runtime.version} failed while running the model: {str(error).strip()}. "
                 "Update the interpreter, or export the model in another mode."
             ) from error
-        if values.dtype != np.float32:
+        spec = self._contract.normalization
+        if spec.placement == "runtime":
+            values = normalize_quantized(values, self._output_scale, self._output_zero_point, spec)
+        elif values.dtype != np.float32:
             values = dequantize(values, self._output_scale, self._output_zero_point)
         return np.asarray(values, np.float32).reshape(self._contract.output_shape)
 

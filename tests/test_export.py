@@ -178,6 +178,29 @@ def test_input_and_output_types_change_the_file_but_not_the_embedding(
         np.testing.assert_allclose(second.embed(ready), first.embed(images[:8]), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("ending", ["min-max per sample", "min-max per channel, input", "L2"])
+def test_an_integer_output_leaves_the_normalization_to_the_runtime(ending: str, photos: Path, tmp_path: Path) -> None:
+    model, images = small_encoder(ENDINGS[ending]()), images_of(photos)
+    files = []
+    for name, types in (("graph", {}), ("runtime", {"input_type": "int8", "output_type": "int8"})):
+        result = export(
+            model,
+            tmp_path / name,
+            quantize=["int8"],
+            calibration_data=images[:30],
+            test_data=images[30:],
+            **types,
+        )
+        assert all(verdict.ok for verdict in result.files[0].verified), result.files[0].verified
+        files.append(result.files[0])
+    names = {operator.name for operator in read_artifact(files[1].path).info.operators}
+    assert names <= {"CONV_2D", "RESHAPE", "RELU"}
+    assert files[1].contract["normalization"]["placement"] == "runtime"
+    with Encoder(files[0].path) as graph, Encoder(files[1].path) as runtime:
+        # The same integers, normalized by float operators in the file and by integer arithmetic behind it.
+        np.testing.assert_allclose(runtime.embed(images[30:]), graph.embed(images[30:]), atol=1e-5)
+
+
 def test_every_pixel_value_has_an_int8_step_of_its_own(exported: Path) -> None:
     graph = Graph(read_artifact(exported / "small.int8.tflite").flatbuffer)
     quantization = graph.tensor(int(graph.operators[0].outputs[0])).quantization

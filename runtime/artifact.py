@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .contract import Contract
-from .errors import DamagedModelError, UnreadableDataError
+from .errors import DamagedModelError, ModelFileError, UnreadableDataError
 from .files import sha256
 from .flatbuffer import ModelInfo, read_flatbuffer
 
@@ -64,7 +64,7 @@ def read_artifact(path: str | Path) -> Artifact:
         ) from error
     try:
         return parse_artifact(data)
-    except (DamagedModelError, UnreadableDataError) as error:
+    except ModelFileError as error:
         raise type(error)(f"{path}: {error}") from error
 
 

@@ -47,6 +47,8 @@ class InputContract:
     resampler: str = "bilinear"
 
     def __post_init__(self) -> None:
+        if len(self.shape) != 3 or not all(type(size) is int and size > 0 for size in self.shape):
+            raise RequestError(f"the input shape is {self.shape}. Use three whole numbers: height, width, channels.")
         channels = self.shape[2]
         orders = COLOR_ORDERS.get(channels, ("none",))
         if not self.color_order:
@@ -118,6 +120,18 @@ class NormalizationSpec:
     epsilon_mode: str = "none"
     placement: str = "graph"
 
+    def __post_init__(self) -> None:
+        for value, known in (
+            (self.kind, ("none", "minmax", "l2")),
+            (self.divisor, ("shifted", "input")),
+            (self.epsilon_mode, ("none", "add", "max")),
+            (self.placement, ("graph", "runtime")),
+        ):
+            if value not in known:
+                raise RequestError(f"a normalization cannot be {value!r} here. Use one of: {', '.join(known)}.")
+        if not (math.isfinite(self.epsilon) and self.epsilon >= 0):
+            raise RequestError(f"epsilon is {self.epsilon}. It must be finite and not negative.")
+
 
 @dataclass(frozen=True)
 class Contract:
@@ -173,6 +187,10 @@ class Contract:
             normalization = value["normalization"]
             fields["normalization"] = NormalizationSpec(**{**normalization, "axes": tuple(normalization["axes"])})
             fields["output_shape"] = tuple(value["output_shape"])
+            if not all(type(size) is int and size > 0 for size in fields["output_shape"]):
+                raise TypeError(f"output_shape {value['output_shape']}")
+            if not isinstance(value["calibration"], dict | None):
+                raise TypeError(f"calibration {value['calibration']}")
             return cls(**fields)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RequestError) as error:
             raise DamagedModelError(

@@ -16,6 +16,7 @@ With r the reference and c the candidate, both (N, D), over the rows where both 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ _BLOCK_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Drift:
-    """The metrics of the report; None where a metric is unbounded or undefined for these rows.
+    """The metrics of the report; None where a metric has no value for these rows, infinite where it is unbounded.
 
     Attributes:
         count: rows compared.
@@ -117,7 +118,7 @@ def measure_drift(
         cosine_mean=float(measured.mean()),
         cosine_p1=float(np.percentile(measured, 1)),
         cosine_min=float(measured.min()),
-        sqnr_db=10 * float(np.log10(signal_power / noise_power)) if signal_power > 0 < noise_power else None,
+        sqnr_db=_sqnr_db(signal_power, noise_power),
         max_abs=float(np.abs(noise).max()),
         bias_max_sigma=_bias_max_sigma(noise, r),
         norm_ratio_mean=_norm_ratio_mean(c, r),
@@ -184,12 +185,18 @@ def _invalid_rows(c: NDArray[np.float64], r: NDArray[np.float64]) -> NDArray[np.
     return invalid
 
 
+def _sqnr_db(signal_power: float, noise_power: float) -> float | None:
+    if noise_power == 0:
+        return None
+    return 10 * float(np.log10(signal_power / noise_power)) if signal_power > 0 else -math.inf
+
+
 def _bias_max_sigma(noise: NDArray[np.float64], r: NDArray[np.float64]) -> float | None:
     bias, sigma = np.abs(noise.mean(axis=0)), r.std(axis=0)
     # A dimension that is dead in the reference has no spread of its own; the typical one stands in.
     typical = float(np.sqrt((sigma * sigma).mean()))
     if typical == 0:
-        return None if bias.any() else 0.0
+        return math.inf if bias.any() else 0.0
     return float((bias / np.where(sigma > 0, sigma, typical)).max())
 
 
@@ -197,5 +204,5 @@ def _norm_ratio_mean(c: NDArray[np.float64], r: NDArray[np.float64]) -> float | 
     norms = np.linalg.norm(r, axis=1)
     positive = norms > 0
     if not positive.any():
-        return None
+        return math.inf if c.any() else None
     return float((np.linalg.norm(c[positive], axis=1) / norms[positive]).mean())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
+import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,19 +30,30 @@ def check_writable(paths: Sequence[Path], *, force: bool) -> None:
         OutputError: a parent folder is missing, is no folder, or cannot be written to.
     """
     for path in paths:
-        if path.is_dir():
-            raise OutputError(f"cannot write {path}: it is a folder. Name a file.")
-        if path.exists() and not force:
-            raise OutputExistsError(f"{path} exists and was kept. Pass --force to replace it, or name another output.")
-        if not path.parent.is_dir():
-            raise OutputError(f"cannot write {path}: there is no folder {path.parent}. Create it first.")
         try:
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
-                pass
+            _check_destination(path, force=force)
         except OSError as error:
             raise OutputError(
                 f"cannot write {path}: {error.strerror or error}. Choose a folder that can be written to."
             ) from error
+
+
+def _check_destination(path: Path, *, force: bool) -> None:
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder. Name a file.")
+    if _is_special(path):
+        return
+    if path.exists() and not force:
+        raise OutputExistsError(f"{path} exists and was kept. Pass --force to replace it, or name another output.")
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write {path}: there is no folder {path.parent}. Create it first.")
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
+
+
+def _is_special(path: Path) -> bool:
+    """A device or a pipe, such as /dev/null: it is written to, never replaced."""
+    return path.exists() and not path.is_file()
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
@@ -50,22 +63,28 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
     all are there are they renamed. An error or an interrupt before the renames leaves nothing behind.
 
     Raises:
-        OutputError: the disk refused (full, read-only, no permission).
+        OutputError: the disk refused (full, read-only, no permission), or a destination is a folder.
     """
     staged: list[tuple[Path, Path]] = []
     path = Path()
     try:
+        for path in contents:
+            # A rename over a folder would fail only after others had succeeded.
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         for path, data in contents.items():
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-            staged.append((Path(name), path))
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            # mkstemp makes files that only their owner can read; a result is an ordinary file.
-            Path(name).chmod(0o666 & ~_umask())
+            if not _is_special(path):
+                temporary = path.parent / f".embedlite-{secrets.token_hex(8)}.tmp"
+                staged.append((temporary, path))
+                with temporary.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
         for temporary, path in staged:
             temporary.replace(path)
+        for path, data in contents.items():
+            if _is_special(path):
+                path.write_bytes(data)
     except OSError as error:
         raise OutputError(
             f"cannot write {path}: {error.strerror or error}. Nothing was written; free some space or choose "
@@ -84,7 +103,9 @@ def write_file(path: Path, data: bytes) -> None:
 
 def json_bytes(value: Any) -> bytes:
     """``value`` as UTF-8 JSON, indented, with every NaN and infinity turned into null."""
-    return (json.dumps(finite_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    text = json.dumps(finite_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # A file name that is no UTF-8 has surrogates; a backslash escape of them is JSON's own spelling.
+    return text.encode(errors="backslashreplace")
 
 
 def finite_json(value: Any) -> Any:
@@ -96,10 +117,3 @@ def finite_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _umask() -> int:
-    # The umask can only be read by setting it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

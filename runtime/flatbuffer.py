@@ -41,6 +41,10 @@ TENSOR_TYPES = [
     "uint16",
     "int4",
     "bfloat16",
+    "int2",
+    "uint4",
+    "float8_e4m3fn",
+    "float8_e5m2",
 ]
 """Names of the schema's TensorType, by value."""
 
@@ -111,6 +115,11 @@ class _Table:
         self.vtable, self.vtable_size = vtable, self._unpack("<H", vtable)
         if self.vtable_size < 4 or self.vtable_size % 2:
             raise IndexError(f"vtable of {self.vtable_size} bytes")
+        # Every field lies within the table and the table within the file, whether this module reads it or not.
+        size = self._unpack("<H", vtable + 2)
+        fields = struct.unpack_from(f"<{self.vtable_size // 2 - 2}H", data, vtable + 4)
+        if size < 4 or position + size > len(data) or any(field >= size for field in fields):
+            raise IndexError(f"table of {size} bytes at {position}")
 
     def _unpack(self, code: str, position: int) -> int:
         if position < 0:
@@ -183,7 +192,50 @@ class _Table:
         return [read(_Table(self.data, position + self._unpack("<I", position))) for position in positions]
 
 
+# What the tables of the schema hold beside plain numbers, by field: "text", ":" and a vector's number type, the name of
+# a table, or [name] for a vector of tables. Operator options are a union; those with a vector are told by their type.
+_LAYOUT: dict[str, dict[int, str]] = {
+    "Model": {
+        **{1: "[OperatorCode]", 2: "[SubGraph]", 3: "text", 4: "[Buffer]", 5: ":i", 6: "[Metadata]"},
+        7: "[SignatureDef]",
+    },
+    "OperatorCode": {1: "text"},
+    "SubGraph": {0: "[Tensor]", 1: ":i", 2: ":i", 3: "[Operator]", 4: "text"},
+    "Tensor": {0: ":i", 3: "text", 4: "Quantization", 6: "Sparsity", 7: ":i", 9: "[VariantSubType]"},
+    "Quantization": {0: ":f", 1: ":f", 2: ":f", 3: ":q"},
+    "Sparsity": {0: ":i", 1: ":i", 2: "[DimensionMetadata]"},
+    "DimensionMetadata": {},
+    "VariantSubType": {0: ":i"},
+    "Operator": {1: ":i", 2: ":i", 5: ":B", 7: ":?", 8: ":i", 4: "Options", 11: "Options"},
+    "Options": {},
+    "Buffer": {0: ":B"},
+    "Metadata": {0: "text"},
+    "SignatureDef": {0: "[TensorMap]", 1: "[TensorMap]", 2: "text"},
+    "TensorMap": {0: "text"},
+}
+_VECTOR_OPTIONS = {17: "Reshape", 30: "Squeeze"}
+
+
+def _check(table: _Table, name: str) -> None:
+    """Walk a table and everything below it, so that every offset is followed once."""
+    for number, kind in _LAYOUT[name].items():
+        if kind == "text":
+            table.text(number)
+        elif kind == ":B":
+            table.check_raw(number)
+        elif kind.startswith(":"):
+            table.vector(number, kind[1:])
+        elif kind.startswith("["):
+            for item in table.tables(number, lambda item: item):
+                _check(item, kind[1:-1])
+        elif (inner := table.table(number)) is not None:
+            _check(inner, kind)
+    if name == "Operator" and table.scalar(3, "<B", 0) in _VECTOR_OPTIONS and (options := table.table(4)) is not None:
+        options.vector(0, "i")
+
+
 def _read_model(model: _Table) -> ModelInfo:
+    _check(model, "Model")
     schema = model.scalar(0, "<I", 0)
     if schema != 3:
         raise IndexError(f"schema version {schema} instead of 3")
@@ -207,6 +259,12 @@ def _read_model(model: _Table) -> ModelInfo:
         signatures=tuple(model.tables(7, lambda signature: signature.text(2))),
         metadata=metadata,
     )
+
+
+def _dtype(number: int) -> str:
+    if not 0 <= number < len(TENSOR_TYPES):
+        raise IndexError(f"tensor type {number}")
+    return TENSOR_TYPES[number]
 
 
 def _read_operator_code(code: _Table) -> OperatorInfo:
@@ -241,7 +299,7 @@ def _read_graph(graph: _Table, codes: list[OperatorInfo], buffer_sizes: list[int
         return TensorInfo(
             name=table.text(3),
             shape=table.integers(0, "i"),
-            dtype=TENSOR_TYPES[table.scalar(1, "<b", 0)],
+            dtype=_dtype(table.scalar(1, "<b", 0)),
             scale=quantization.vector(2, "f") if quantization else (),
             zero_point=quantization.integers(3, "q") if quantization else (),
             constant=size > 0,
@@ -249,15 +307,16 @@ def _read_graph(graph: _Table, codes: list[OperatorInfo], buffer_sizes: list[int
 
     tensors = tuple(graph.tables(0, read_tensor))
 
-    def check(indices: tuple[int, ...]) -> tuple[int, ...]:
+    def check(indices: tuple[int, ...], lowest: int = 0) -> tuple[int, ...]:
         for index in indices:
-            if not -1 <= index < len(tensors):
+            if not lowest <= index < len(tensors):
                 raise IndexError(f"tensor {index} of {len(tensors)}")
         return indices
 
     def read_operator(operator: _Table) -> OperatorInfo:
         code = operator.scalar(0, "<I", 0)
-        check(operator.integers(1, "i"))
+        # -1 stands for an optional input that is absent.
+        check(operator.integers(1, "i"), lowest=-1)
         check(operator.integers(2, "i"))
         return codes[code]
 

@@ -77,4 +77,7 @@ def apply_gates(drift: Drift, gates: Mapping[str, float]) -> tuple[Gate, ...]:
 def _holds(name: str, value: float | None, limit: float, nothing_valid: bool) -> bool:
     if value is None:
         return not nothing_valid
+    if not math.isfinite(value):
+        # An unbounded difference holds no limit, whichever side the limit is on.
+        return False
     return value <= limit if name in AT_MOST else value >= limit

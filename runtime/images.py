@@ -37,7 +37,8 @@ def load_image(path: Path, contract: InputContract) -> NDArray[np.uint8]:
         )
     height, width, _ = contract.shape
     try:
-        with image_module.open(path) as opened:
+        # An open file: by name, Pillow maps plain TIFFs into memory, and gets the size of rotated ones wrong.
+        with path.open("rb") as file, image_module.open(file) as opened:
             opened.load()
             image = ops.exif_transpose(opened)
     except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
@@ -66,6 +67,9 @@ def _to_mode(image: Any, mode: str, path: Path, image_module: Any) -> Any:
         image = image_module.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode == mode:
         return image
+    if image.mode == "P" and "transparency" in image.info:
+        # Pillow's documented way to drop a palette's transparency; it warns about any other.
+        image = image.convert("RGBA")
     if mode == "L" and image.mode not in ("1", "LA"):
         # Palettes and CMYK have no direct way to gray that goes over the visible colours.
         image = image.convert("RGB")

@@ -34,9 +34,10 @@ def normalize(values: NDArray[Any], spec: NormalizationSpec) -> NDArray[np.float
     Returns:
         An array of the same shape, float32; all zeros where the divisor is zero.
     """
-    x = values.astype(np.float32)
+    # In double, where neither a difference nor a square of float32 leaves the range.
+    x = values.astype(np.float64)
     if spec.kind == "none":
-        return x
+        return values.astype(np.float32)
     axes = spec.axes
     if spec.kind == "l2":
         numerator = x
@@ -45,11 +46,13 @@ def normalize(values: NDArray[Any], spec: NormalizationSpec) -> NDArray[np.float
         numerator = x - x.min(axis=axes, keepdims=True)
         divisor = (numerator if spec.divisor == "shifted" else x).max(axis=axes, keepdims=True)
     if spec.epsilon_mode == "max":
-        divisor = np.maximum(divisor, np.float32(spec.epsilon))
+        divisor = np.maximum(divisor, spec.epsilon)
     elif spec.epsilon_mode == "add":
-        divisor = divisor + np.float32(spec.epsilon)
+        divisor = divisor + spec.epsilon
     # Where the divisor is zero the answer is zero, whatever stands above it.
-    return np.divide(numerator, divisor, out=np.zeros_like(x), where=divisor != 0)
+    quotient = np.divide(numerator, divisor, out=np.zeros_like(x), where=divisor != 0)
+    rounded: NDArray[np.float32] = quotient.astype(np.float32)
+    return rounded
 
 
 def normalize_quantized(
@@ -99,7 +102,8 @@ def _divide_exactly(
         guarded = bottom + epsilon if mode == "add" else max(Fraction(bottom), epsilon)
         if guarded != 0:
             results[index] = round_to_float32(top / guarded)
-    return results[place.ravel()].reshape(numerator.shape)
+    exact: NDArray[np.float32] = results[place.ravel()].reshape(numerator.shape)
+    return exact
 
 
 def round_to_float32(value: Fraction) -> np.float32:

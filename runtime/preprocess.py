@@ -25,22 +25,15 @@ def check_batch(inputs: Any, contract: InputContract) -> NDArray[Any]:
         InputShapeError: another rank or size.
         InputTypeError: int8 (nobody means it), bool, complex, text or objects.
     """
-    try:
-        array = inputs if isinstance(inputs, np.ndarray) else np.asarray(inputs)
-    except ValueError as error:
-        raise InputShapeError(
-            f"the inputs do not form one array ({error}). Pass images of one size as an array (N, H, W, C)."
-        ) from error
-    _check_dtype(array.dtype)
-    if array.shape[1:] != contract.shape or array.ndim != 4:
+    array = _as_array(inputs)
+    if array.shape[1:] != contract.shape:
         raise InputShapeError(_shape_message(array.shape, contract.shape))
     return array
 
 
 def check_one(image: Any, contract: InputContract) -> NDArray[Any]:
     """One image of shape (H, W, C); see :func:`check_batch`."""
-    array = image if isinstance(image, np.ndarray) else np.asarray(image)
-    _check_dtype(array.dtype)
+    array = _as_array(image)
     if array.shape != contract.shape:
         raise InputShapeError(_shape_message(array.shape, contract.shape))
     return array
@@ -58,9 +51,9 @@ def model_ready(image: NDArray[Any], contract: InputContract, name: str = "") ->
         InputValueError: NaN or infinity among floats, or integers outside 0-255.
     """
     if image.dtype.kind == "f":
-        ready = image.astype(np.float32, copy=False)
         # A sum is one pass and is non-finite as soon as any value is; only then is the culprit looked for.
         with np.errstate(over="ignore", invalid="ignore"):
+            ready = image.astype(np.float32, copy=False)
             total = float(ready.sum(dtype=np.float64))
         if not np.isfinite(total):
             bad = np.argwhere(~np.isfinite(ready))
@@ -84,7 +77,7 @@ def to_pixels(image: NDArray[Any], name: str = "") -> NDArray[np.uint8]:
     """
     if image.dtype == np.uint8:
         return image
-    if image.dtype == np.uint16:
+    if image.dtype.kind == "u" and image.dtype.itemsize == 2:
         return ((image.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     low, high = int(image.min()), int(image.max())
     if low < 0 or high > 255:
@@ -98,7 +91,8 @@ def to_pixels(image: NDArray[Any], name: str = "") -> NDArray[np.uint8]:
 def quantize(values: NDArray[np.float32], scale: float, zero_point: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """``round(values / scale) + zero_point``, clipped to the dtype (TFLite's 8-bit quantization specification)."""
     limits = np.iinfo(dtype)
-    steps = np.round(values / np.float32(scale)) + np.float32(zero_point)
+    with np.errstate(over="ignore"):
+        steps = np.round(values / np.float32(scale)) + np.float32(zero_point)
     quantized: NDArray[Any] = np.clip(steps, limits.min, limits.max).astype(dtype)
     return quantized
 
@@ -106,6 +100,17 @@ def quantize(values: NDArray[np.float32], scale: float, zero_point: int, dtype: 
 def dequantize(values: NDArray[Any], scale: float, zero_point: int) -> NDArray[np.float32]:
     """``(values - zero_point) * scale`` as float32."""
     return (values.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+
+
+def _as_array(inputs: Any) -> NDArray[Any]:
+    try:
+        array = inputs if isinstance(inputs, np.ndarray) else np.asarray(inputs)
+    except ValueError as error:
+        raise InputShapeError(
+            f"the inputs do not form one array ({error}). Pass images of one size as an array (N, H, W, C)."
+        ) from error
+    _check_dtype(array.dtype)
+    return array
 
 
 def _check_dtype(dtype: np.dtype[Any]) -> None:

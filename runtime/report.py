@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .drift import DEFAULT_K, Drift, measure_drift
+from .files import finite_json
 from .gates import AT_MOST, Gate, apply_gates
 
 SCHEMA = 1
@@ -34,7 +35,7 @@ class DriftReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as the JSON object that scripts rely on."""
-        return {
+        value = {
             "schema": SCHEMA,
             "verdict": "pass" if self.passed else "fail",
             "candidate": dict(self.candidate),
@@ -44,6 +45,8 @@ class DriftReport:
             "gates": [asdict(gate) for gate in self.gates],
             "worst": [{"id": name, "cosine": cosine} for name, cosine in self.worst],
         }
+        finite: dict[str, Any] = finite_json(value)
+        return finite
 
 
 def build_report(

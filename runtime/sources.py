@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from .contract import InputContract
 from .errors import EmptyDataError, InputError, RequestError, UnreadableDataError
 from .images import IMAGE_SUFFIXES, load_image
+from .numpy_files import load_npy, load_npz, texts
 from .preprocess import check_batch, model_ready
 
 _IMAGE_KEYS = ("images", "image", "x")
@@ -85,7 +85,7 @@ class Source:
         """SHA-256 over ids and stored content of every image, in order."""
         total = hashlib.sha256()
         for index, name in enumerate(self.ids):
-            total.update(f"{name}\0".encode() + self.digest(index))
+            total.update(f"{name}\0".encode(errors="surrogateescape") + self.digest(index))
         return total.hexdigest()
 
 
@@ -105,15 +105,16 @@ def open_source(data: str | Path | NDArray[Any], contract: InputContract) -> Sou
     if isinstance(data, np.ndarray):
         return _array_source("the array", data, None, contract)
     path = Path(data)
-    if path.is_dir():
+    try:
+        folder, missing = path.is_dir(), not path.exists()
+    except OSError as error:
+        raise UnreadableDataError(f"cannot look for {path}: {error.strerror or error}. Check the path.") from error
+    if folder:
         return _folder_source(path, contract)
-    if not path.exists():
+    if missing:
         raise UnreadableDataError(f"there is no {path}. Pass a folder of images, an image file, .npy or .npz.")
     if path.suffix == ".npy":
-        array = _load_numpy(path)
-        if not isinstance(array, np.ndarray):
-            raise UnreadableDataError(f"{path} is a .npz archive called .npy. Rename it.")
-        return _array_source(str(path), array, None, contract)
+        return _array_source(str(path), load_npy(path), None, contract)
     if path.suffix == ".npz":
         return _npz_source(path, contract)
     if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -126,7 +127,7 @@ def open_source(data: str | Path | NDArray[Any], contract: InputContract) -> Sou
 
 def _folder_source(folder: Path, contract: InputContract) -> Source:
     found = []
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
@@ -141,12 +142,27 @@ def _folder_source(folder: Path, contract: InputContract) -> Source:
     return _image_source(str(folder), [name for name, _ in found], [path for _, path in found], contract)
 
 
+def _refuse(error: OSError) -> None:
+    raise UnreadableDataError(
+        f"cannot look into {error.filename}: {error.strerror}. Make it readable, or move it away."
+    ) from error
+
+
+def _file_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableDataError(
+            f"cannot read the image {path}: {error.strerror or error}. Remove or replace the file."
+        ) from error
+
+
 def _image_source(name: str, ids: list[str], paths: list[Path], contract: InputContract) -> Source:
     return Source(
         name,
         ids,
         lambda index: load_image(paths[index], contract),
-        lambda index: paths[index].read_bytes(),
+        lambda index: _file_bytes(paths[index]),
         contract,
         pixels=True,
     )
@@ -170,39 +186,22 @@ def _array_source(name: str, array: NDArray[Any], ids: Sequence[str] | None, con
 
 
 def _npz_source(path: Path, contract: InputContract) -> Source:
-    archive = _load_numpy(path)
-    if isinstance(archive, np.ndarray):
-        raise UnreadableDataError(f"{path} is a .npy array called .npz. Rename it.")
-    with archive:
-        names = [name for name in archive.files if name != "ids"]
-        chosen = next((name for name in _IMAGE_KEYS if name in names), None)
-        if chosen is None and len(names) == 1:
-            chosen = names[0]
-        if chosen is None:
-            raise RequestError(
-                f"cannot tell which array of {path} holds the images: it has {', '.join(names) or 'none'}. "
-                f"Call it {_IMAGE_KEYS[0]!r}."
+    arrays = load_npz(path)
+    stored_ids = arrays.pop("ids", None)
+    chosen = next((name for name in _IMAGE_KEYS if name in arrays), None)
+    if chosen is None and len(arrays) == 1:
+        chosen = next(iter(arrays))
+    if chosen is None:
+        raise RequestError(
+            f"cannot tell which array of {path} holds the images: it has {', '.join(arrays) or 'none'}. "
+            f"Call it {_IMAGE_KEYS[0]!r}."
+        )
+    array, ids = arrays[chosen], None
+    if stored_ids is not None:
+        ids = texts(stored_ids, path)
+        if array.ndim == 0 or len(ids) != len(array) or len(set(ids)) != len(ids):
+            raise UnreadableDataError(
+                f"{path} has images of shape {array.shape} and {len(ids)} ids, {len(set(ids))} of them different. "
+                "Every image needs an id of its own."
             )
-        array, ids = read_member(archive, chosen, path), None
-        if "ids" in archive.files:
-            ids = [str(value) for value in read_member(archive, "ids", path)]
-            if len(ids) != len(array):
-                raise UnreadableDataError(f"{path} has {len(array)} images but {len(ids)} ids. Make them match.")
     return _array_source(str(path), array, ids, contract)
-
-
-def read_member(archive: Any, name: str, path: Path) -> NDArray[Any]:
-    """One array of an open ``.npz``; pickled objects are refused, never loaded."""
-    try:
-        return np.asarray(archive[name])
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UnreadableDataError(f"cannot read the array {name!r} of {path}: {error}. Save it again.") from error
-
-
-def _load_numpy(path: Path) -> Any:
-    try:
-        return np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UnreadableDataError(
-            f"cannot read {path} as {path.suffix}: {error}. Save it again with numpy.save or numpy.savez."
-        ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DataError, EmptyDataError, UnreadableDataError
-from .sources import read_member
+from .numpy_files import load_npy, load_npz, texts
 
 
 @dataclass(frozen=True)
@@ -50,27 +49,20 @@ def load_embeddings(path: Path) -> StoredEmbeddings:
         EmptyDataError: no rows.
         DataError: ids that repeat or do not match the rows, or an array that is no list of vectors.
     """
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UnreadableDataError(
-            f"cannot read the embeddings {path}: {error}. Make them again with embed-tflite."
-        ) from error
     ids, model = None, ""
-    if isinstance(loaded, np.ndarray):
-        embeddings = loaded
+    if path.suffix == ".npy":
+        embeddings = load_npy(path)
     else:
-        with loaded:
-            if "embeddings" not in loaded.files:
-                raise UnreadableDataError(
-                    f"{path} has no array 'embeddings', only {', '.join(loaded.files) or 'nothing'}. "
-                    "Make it with embed-tflite."
-                )
-            embeddings = read_member(loaded, "embeddings", path)
-            if "ids" in loaded.files:
-                ids = tuple(str(value) for value in read_member(loaded, "ids", path))
-            if "model_sha256" in loaded.files:
-                model = str(read_member(loaded, "model_sha256", path))
+        arrays = load_npz(path)
+        if "embeddings" not in arrays:
+            raise UnreadableDataError(
+                f"{path} has no array 'embeddings', only {', '.join(arrays) or 'nothing'}. Make it with embed-tflite."
+            )
+        embeddings = arrays["embeddings"]
+        if "ids" in arrays:
+            ids = tuple(texts(arrays["ids"], path))
+        if "model_sha256" in arrays:
+            model = str(arrays["model_sha256"])
     if embeddings.ndim < 2 or embeddings.dtype.kind != "f":
         raise DataError(
             f"{path} holds {embeddings.dtype} of shape {embeddings.shape}; embeddings are floats of shape (N, D)."
@@ -84,7 +76,9 @@ def load_embeddings(path: Path) -> StoredEmbeddings:
             + (f" (repeated: {', '.join(repeated)})" if repeated else "")
             + ". Every row needs an id of its own."
         )
-    return StoredEmbeddings(np.asarray(embeddings, np.float32), ids, model)
+    with np.errstate(over="ignore"):
+        # A double beyond float32 becomes infinite here, and an invalid row in the report.
+        return StoredEmbeddings(np.asarray(embeddings, np.float32), ids, model)
 
 
 def match_rows(

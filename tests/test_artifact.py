@@ -212,7 +212,6 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         read_artifact(path)
 
 
-@pytest.mark.xfail(strict=True, reason="only damaged files are named, and two .tflite may be given to one command")
 @pytest.mark.parametrize(
     ("data", "error"),
     [
@@ -302,7 +301,6 @@ def test_a_contract_with_a_wrong_value_is_damage(part: str | None, key: str, val
         Contract.from_json(wrong)
 
 
-@pytest.mark.xfail(strict=True, reason="these values are believed, and fail later or are read as something else")
 @pytest.mark.parametrize(
     ("part", "key", "value"),
     [

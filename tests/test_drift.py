@@ -115,8 +115,7 @@ def test_metrics_stay_in_their_ranges(data: st.DataObject, reference: np.ndarray
     drift, cosines = measure_drift(candidate, reference, k=2)
     assert drift.count == len(reference) == len(cosines)
     assert drift.invalid == np.isnan(cosines).sum()
-    for value in asdict(drift).values():
-        assert value is None or np.isfinite(value)
+    assert not any(value is not None and np.isnan(value) for value in asdict(drift).values())
     measured = cosines[~np.isnan(cosines)]
     assert ((measured >= -1) & (measured <= 1)).all()
     for share in (drift.knn_overlap_self, drift.knn_overlap_cross):
@@ -317,7 +316,6 @@ def test_every_metric_can_be_gated_and_its_limit_is_inclusive(name: str) -> None
         assert apply_gates(drift, {name: limit}) == (Gate(name, value, limit, passed),)
 
 
-@pytest.mark.xfail(strict=True, reason="an unbounded difference has no value, which counts as no difference")
 @pytest.mark.parametrize(
     ("name", "limit", "reference", "candidate"),
     [

@@ -124,7 +124,6 @@ def test_the_scale_of_the_embedding_does_not_matter(values: np.ndarray, power: i
     np.testing.assert_array_equal(normalize(values * np.float32(2.0**power), bare), normalize(values, bare))
 
 
-@pytest.mark.xfail(strict=True, reason="differences and squares leave float32's range on the way")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize(
     ("kind", "values"),

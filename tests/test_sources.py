@@ -130,18 +130,16 @@ def test_the_ids_of_a_npz_are_kept(tmp_path: Path) -> None:
 
 def test_a_npz_with_too_few_ids_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", images=PIXELS, ids=NAMES[:5])
-    with pytest.raises(UnreadableDataError, match=r"data\.npz has 6 images but 5 ids"):
+    with pytest.raises(UnreadableDataError, match=r"6, 4, 4, 1.* and 5 ids"):
         open_source(tmp_path / "data.npz", CONTRACT)
 
 
-@pytest.mark.xfail(strict=True, reason="embed-tflite stores what drift-report then refuses to read")
 def test_a_npz_with_repeated_ids_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", images=PIXELS, ids=np.array(list("abcdea")))
     with pytest.raises(DataError, match="a"):
         open_source(tmp_path / "data.npz", CONTRACT)
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="a scalar has no length and no items")
 @pytest.mark.parametrize("arrays", [{"images": PIXELS, "ids": "abcdef"}, {"images": np.uint8(3), "ids": NAMES}])
 def test_a_npz_with_a_scalar_is_refused(arrays: dict[str, Any], tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", **arrays)
@@ -149,7 +147,6 @@ def test_a_npz_with_a_scalar_is_refused(arrays: dict[str, Any], tmp_path: Path) 
         open_source(tmp_path / "data.npz", CONTRACT)
 
 
-@pytest.mark.xfail(strict=True, reason="they become \"b'a'\"")
 def test_ids_of_bytes_are_text(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", images=PIXELS, ids=NAMES.astype("S"))
     assert open_source(tmp_path / "data.npz", CONTRACT).ids == tuple(NAMES)
@@ -223,8 +220,6 @@ def test_pickled_objects_are_never_loaded(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
-# numpy leaves a file that is no archive open until it is collected.
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("name", ["data.npy", "data.npz"])
 @pytest.mark.parametrize("content", [b"", b"just some text", b"\x93NUMPY\x01\x00", b"PK\x03\x04"])
 def test_a_file_that_is_no_array_is_named(name: str, content: bytes, tmp_path: Path) -> None:
@@ -233,8 +228,6 @@ def test_a_file_that_is_no_array_is_named(name: str, content: bytes, tmp_path: P
         open_source(tmp_path / name, CONTRACT)
 
 
-# numpy leaves a file that is no archive open until it is collected.
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("name", ["data.npy", "data.npz"])
 def test_every_truncated_array_is_refused(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / name, PIXELS)
@@ -245,7 +238,6 @@ def test_every_truncated_array_is_refused(name: str, tmp_path: Path) -> None:
             open_source(path, CONTRACT)
 
 
-@pytest.mark.xfail(strict=True, reason="the errors of tokenize, zlib and zipfile come through")
 @pytest.mark.parametrize(
     ("name", "before", "distance", "value"),
     [
@@ -273,7 +265,7 @@ def test_a_npy_called_npz_and_the_other_way_round_are_told_apart(tmp_path: Path)
     with pytest.raises(UnreadableDataError, match=r"b\.npz is a \.npy array called \.npz\. Rename it"):
         open_source(tmp_path / "b.npz", CONTRACT)
     write(tmp_path / "a.npz", PIXELS).rename(tmp_path / "b.npy")
-    with pytest.raises(UnreadableDataError, match=r"b\.npy is a \.npz archive called \.npy\. Rename it"):
+    with pytest.raises(UnreadableDataError, match=r"b\.npy is no \.npy file: .* Rename it"):
         open_source(tmp_path / "b.npy", CONTRACT)
 
 
@@ -283,7 +275,6 @@ def test_a_path_that_does_not_exist_is_named(name: str, tmp_path: Path) -> None:
         open_source(tmp_path / name, CONTRACT)
 
 
-@pytest.mark.xfail(strict=True, raises=OSError, reason="the system's own error comes through")
 def test_a_path_that_is_too_long_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnreadableDataError):
         open_source(tmp_path / f"{'x' * 300}.npy", CONTRACT)
@@ -362,14 +353,12 @@ def test_the_fingerprint_needs_no_decoding(folder: Path) -> None:
     assert len(open_source(folder, CONTRACT).fingerprint()) == 64
 
 
-@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="the system's own error comes through")
 def test_the_fingerprint_of_a_link_to_nothing_is_an_error_that_names_it(folder: Path) -> None:
     (folder / "gone.png").symlink_to(folder / "nowhere.png")
     with pytest.raises(UnreadableDataError, match=r"gone\.png"):
         open_source(folder, CONTRACT).fingerprint()
 
 
-@pytest.mark.xfail(strict=True, raises=UnicodeEncodeError, reason="such a name has no UTF-8 spelling")
 def test_the_fingerprint_of_a_name_that_is_no_utf8(folder: Path) -> None:
     Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png")).write_bytes((folder / "b.png").read_bytes())
     source = open_source(folder, CONTRACT)

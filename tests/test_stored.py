@@ -123,20 +123,17 @@ def test_many_repeated_ids_are_refused_too(tmp_path: Path) -> None:
         load_embeddings(path)
 
 
-# numpy leaves a file that is no archive open until it is collected.
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("name", ["vectors.npz", "vectors.npy"])
 @pytest.mark.parametrize("content", [None, b"", b"just some text", b"PK\x03\x04", b"\x93NUMPY\x01\x00"])
 def test_a_file_that_is_no_array_is_named(content: bytes | None, name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UnreadableDataError, match=f"cannot read the embeddings {path}.*embed-tflite"):
+    with pytest.raises(UnreadableDataError, match=f"{path}.*embed-tflite"):
         load_embeddings(path)
 
 
 # See above.
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_every_truncated_file_is_refused(tmp_path: Path) -> None:
     path, packed = tmp_path / "vectors.npz", pack_embeddings(ROWS, IDS, "ab")
     for end in range(len(packed)):
@@ -152,7 +149,6 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
             load_embeddings(store(tmp_path, **arrays))
 
 
-@pytest.mark.xfail(strict=True, reason="the errors of zlib and zipfile come through")
 @pytest.mark.parametrize(
     ("before", "distance", "value"),
     [
@@ -171,18 +167,15 @@ def test_one_damaged_byte_is_refused(before: bytes, distance: int, value: int, t
         load_embeddings(path)
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="a scalar has no items")
 def test_one_id_for_all_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EmbedliteError, match=r"vectors\.npz"):
         load_embeddings(store(tmp_path, embeddings=ROWS, ids="a.png"))
 
 
-@pytest.mark.xfail(strict=True, reason="they become \"b'b.png'\"")
 def test_ids_of_bytes_are_text(tmp_path: Path) -> None:
     assert load_embeddings(store(tmp_path, embeddings=ROWS[:2], ids=np.array([b"a", b"b"]))).ids == ("a", "b")
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeWarning, reason="numpy's own warning comes through")
 def test_doubles_beyond_float32_are_read_quietly(tmp_path: Path) -> None:
     read = load_embeddings(store(tmp_path, embeddings=np.array([[1e300, 1.0]])))
     assert read.embeddings.shape == (1, 2)

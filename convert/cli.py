@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..runtime.contract import InputOptions
 from ..runtime.terminal import check_json_path, common_options, emit_result, input_options, run_command
 from .export import export
 from .table import render_result
@@ -62,11 +63,7 @@ def export_tflite(
     output_type: str,
     equalize: bool,
     force: bool,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-    color_order: str | None,
-    resampler: str | None,
-    verbose: bool,
+    inputs: InputOptions,
     threads: int | None,
     json_path: str | None,
 ) -> None:
@@ -82,10 +79,7 @@ def export_tflite(
         calibration_data=calibration_data,
         test_data=test_data,
         input_shape=input_shape,
-        mean=mean,
-        std=std,
-        color_order=color_order,
-        resampler=resampler,
+        **vars(inputs),
         input_type=input_type,
         output_type=output_type,
         num_samples=num_samples,

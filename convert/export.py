@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..calibration.split import hold_out
-from ..runtime.contract import Contract, InputContract
+from ..runtime.contract import Contract, InputContract, InputOptions
 from ..runtime.drift import DEFAULT_K, Drift, measure_drift
 from ..runtime.errors import RequestError
 from ..runtime.files import json_bytes, sha256, write_files
@@ -126,9 +126,7 @@ def export(
         else load_model(path, input_shape)
     )
     check_outputs(request, force=force)
-    contract = InputContract.from_options(
-        loaded.input_shape, mean=mean, std=std, color_order=color_order, resampler=resampler
-    )
+    contract = InputOptions(mean, std, color_order, resampler).for_shape(loaded.input_shape)
     source = {"path": str(path), "sha256": None if in_memory else sha256(path.read_bytes())}
     return _Export(request, contract, source).run(loaded)
 

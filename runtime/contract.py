@@ -72,31 +72,25 @@ class InputContract:
             raise RequestError(f"std has the values {list(self.std)}. Every one must be greater than zero.")
 
     @classmethod
-    def from_options(
-        cls,
-        shape: tuple[int, int, int],
-        *,
-        mean: tuple[float, ...] | None = None,
-        std: tuple[float, ...] | None = None,
-        color_order: str | None = None,
-        resampler: str | None = None,
-    ) -> InputContract:
-        """The contract of a float32 input, with the defaults for whatever is None."""
-        default = cls(shape)
-        return cls(
-            shape,
-            mean=default.mean if mean is None else mean,
-            std=default.std if std is None else std,
-            color_order=default.color_order if color_order is None else color_order,
-            resampler=default.resampler if resampler is None else resampler,
-        )
-
-    @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> InputContract:
         """The contract from its JSON object, whose lists become tuples."""
         height, width, channels = value["shape"]
         lists = {"shape": (height, width, channels), "mean": tuple(value["mean"]), "std": tuple(value["std"])}
         return cls(**{**value, **lists})
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """What a caller says of an input; None stands for the default of :class:`InputContract`."""
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    color_order: str | None = None
+    resampler: str | None = None
+
+    def for_shape(self, shape: tuple[int, int, int]) -> InputContract:
+        """The contract of a float32 input of this (height, width, channels)."""
+        return InputContract(shape, **{name: value for name, value in vars(self).items() if value is not None})
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .artifact import Artifact, read_artifact
-from .contract import InputContract
+from .contract import InputContract, InputOptions
 from .drift import DEFAULT_K
 from .encoder import Encoder, input_contract_from_options
 from .errors import RequestError
@@ -50,11 +50,7 @@ def drift_report(
     k: int,
     num_samples: int | None,
     seed: int,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-    color_order: str | None,
-    resampler: str | None,
-    verbose: bool,
+    inputs: InputOptions,
     threads: int | None,
     json_path: str | None,
 ) -> int:
@@ -67,7 +63,7 @@ def drift_report(
     check_json_path(json_path)
     contract = None
     if not is_stored(candidate):
-        contract = input_contract_from_options(candidate, mean, std, color_order, resampler)
+        contract = input_contract_from_options(candidate, inputs)
     sides = _embed_sides(candidate, reference, data, contract, num_samples, seed, threads)
     report = build_report(sides.candidate, sides.reference, sides.ids, sides.description, limits, k=k)
     emit_result(report.to_json(), render_report(report), json_path)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from .contract import InputOptions
 from .encoder import Encoder, input_contract_from_options
 from .files import check_writable, write_file
 from .sources import open_source
@@ -28,11 +29,7 @@ def embed(
     output: Path,
     force: bool,
     delegate: str | None,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-    color_order: str | None,
-    resampler: str | None,
-    verbose: bool,
+    inputs: InputOptions,
     threads: int | None,
     json_path: str | None,
 ) -> None:
@@ -44,7 +41,7 @@ def embed(
         raise click.UsageError(f"-o {output}: the output holds vectors with ids, so its name ends in .npz")
     check_writable([output], force=force)
     check_json_path(json_path)
-    contract = input_contract_from_options(model, mean, std, color_order, resampler)
+    contract = input_contract_from_options(model, inputs)
     with Encoder(model, threads, delegate, input_contract=contract) as encoder:
         source = open_source(data, encoder.contract.input)
         embeddings = np.stack(list(progress(encoder.embed_iter(source), len(source), "embedding")))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .artifact import Artifact, read_artifact
-from .contract import INPUT_DTYPES, Contract, InputContract, NormalizationSpec
+from .contract import INPUT_DTYPES, Contract, InputContract, InputOptions, NormalizationSpec
 from .errors import EncoderClosedError, InterpreterFailedError, RequestError, UnsupportedModelError
 from .flatbuffer import ModelInfo, TensorInfo
 from .interpreters import Runtime, available_threads, find_runtime, open_interpreter
@@ -283,17 +283,9 @@ def _image_input(path: str | Path, info: ModelInfo) -> TensorInfo:
     return source
 
 
-def input_contract_from_options(
-    path: str | Path,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-    color_order: str | None,
-    resampler: str | None,
-) -> InputContract | None:
+def input_contract_from_options(path: str | Path, options: InputOptions) -> InputContract | None:
     """What the options ``--mean --std --color-order --resampler`` say of a plain file; None if none was given."""
-    if all(option is None for option in (mean, std, color_order, resampler)):
+    if options == InputOptions():
         return None
-    info = read_artifact(path).info
-    source = _image_input(path, info)
-    shape = (source.shape[1], source.shape[2], source.shape[3])
-    return InputContract.from_options(shape, mean=mean, std=std, color_order=color_order, resampler=resampler)
+    source = _image_input(path, read_artifact(path).info)
+    return options.for_shape((source.shape[1], source.shape[2], source.shape[3]))

@@ -17,7 +17,7 @@ from .terminal import check_json_path, common_options, emit_result, run_command
 @click.command(name="inspect-tflite")
 @click.argument("model", type=click.Path(path_type=Path))
 @common_options
-def inspect(model: Path, verbose: bool, threads: int | None, json_path: str | None) -> None:
+def inspect(model: Path, threads: int | None, json_path: str | None) -> None:
     """Print the contract, the operators and their versions, and the tensors of MODEL (.tflite)."""
     check_json_path(json_path)
     result = _describe(model, read_artifact(model))

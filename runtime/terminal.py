@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 the answer is bad (a gate failed); 2 the request or the en
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import sys
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 
 import click
 
+from .contract import InputOptions
 from .errors import EmbedliteError
 from .files import check_writable, json_bytes, write_file
 from .version import __version__
@@ -45,7 +47,7 @@ def common_options(function: _F) -> _F:
     for option in (
         click.option("--json", "json_path", metavar="FILE", help="Write the result as JSON; - is stdout."),
         click.option("--threads", type=click.IntRange(min=1), help="Processors to use.  [default: all]"),
-        click.option("-v", "--verbose", is_flag=True, help="Show what the libraries print."),
+        click.option("-v", "--verbose", is_flag=True, expose_value=False, help="Show what the libraries print."),
         click.version_option(__version__, message="%(prog)s (embedlite) %(version)s"),
         click.help_option("-h", "--help"),
     ):
@@ -54,7 +56,19 @@ def common_options(function: _F) -> _F:
 
 
 def input_options(function: _F) -> _F:
-    """Adds the options that describe the input of a model without a contract."""
+    """Adds the options that describe a model's input; the command receives them as one ``inputs``."""
+
+    @functools.wraps(function)
+    def gathered(
+        mean: tuple[float, ...] | None,
+        std: tuple[float, ...] | None,
+        color_order: str | None,
+        resampler: str | None,
+        **others: Any,
+    ) -> Any:
+        return function(inputs=InputOptions(mean, std, color_order, resampler), **others)
+
+    command: Any = gathered
     for option in (
         click.option("--resampler", help="How image files are stretched to the model's size.  [default: bilinear]"),
         click.option("--color-order", help="rgb, bgr, gray or rgba.  [default: by the number of channels]"),
@@ -68,8 +82,9 @@ def input_options(function: _F) -> _F:
             "--mean", callback=_numbers, metavar="X[,X...]", help="Subtracted from pixels, likewise.  [default: 0]"
         ),
     ):
-        function = option(function)
-    return function
+        command = option(command)
+    gathered_command: _F = command
+    return gathered_command
 
 
 def run_command(command: click.Command) -> None:

@@ -325,13 +325,13 @@ def test_a_contract_with_a_value_that_means_nothing_is_damage(part: str | None, 
 def test_the_colour_order_follows_from_the_channels(channels: int, order: str) -> None:
     inputs = InputContract((8, 8, channels))
     assert inputs.color_order == order
-    assert InputContract.from_options((8, 8, channels)) == inputs
+    assert InputOptions().for_shape((8, 8, channels)) == inputs
 
 
 def test_options_replace_only_the_defaults_that_they_name() -> None:
-    given_all = InputContract.from_options((8, 8, 3), mean=(1.0,), std=(2.0,), color_order="bgr", resampler="box")
+    given_all = InputOptions((1.0,), (2.0,), "bgr", "box").for_shape((8, 8, 3))
     assert given_all == InputContract((8, 8, 3), "float32", "bgr", (1.0,), (2.0,), "box")
-    assert InputContract.from_options((8, 8, 3), std=(2.0,)) == InputContract((8, 8, 3), std=(2.0,))
+    assert InputOptions(std=(2.0,)).for_shape((8, 8, 3)) == InputContract((8, 8, 3), std=(2.0,))
 
 
 @pytest.mark.parametrize(

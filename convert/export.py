@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,11 @@ from .verify import installed_runtimes, judge, probe
 
 _AGREEMENT_IMAGES = 4
 """Images on which the second interpreter is compared with the first; it may be slow."""
+
+_SYNTHETIC_FRAMES = 4
+
+_MOST_TEST_IMAGES = 512
+"""Drift is measured on no more; drift-report measures any number."""
 
 
 def export(
@@ -156,7 +161,14 @@ class _Export:
     def _open_data(self) -> tuple[Source | None, Source | None]:
         """The images that set the ranges, and those that judge the result."""
         request = self.request
-        test = None if request.test_data is None else open_source(request.test_data, self.contract)
+        test = None
+        if request.test_data is not None:
+            given = open_source(request.test_data, self.contract)
+            test = given.sample(_MOST_TEST_IMAGES, request.seed)
+            if len(test) < len(given):
+                self.decisions.append(
+                    f"drift is measured on {len(test)} of the {len(given)} test images; drift-report measures all."
+                )
         if request.calibration_data is None:
             return None, test
         calibration = open_source(request.calibration_data, self.contract).sample(request.num_samples, request.seed)
@@ -228,33 +240,40 @@ class _Export:
     ) -> tuple[ExportedFile, ...]:
         """Run every file on every interpreter, and compare with Keras on the test images."""
         request = self.request
-        if test is None:
-            inputs, reference = _synthetic(self.contract), None
-        else:
-            inputs = np.stack([test.ready(index) for index in range(len(test))])
-            shown = progress(inputs, len(inputs), "Keras reference")
-            reference = np.stack([lowered.reference(image) for image in shown])
         files = []
         with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
+            images = _synthetic(self.contract) if test is None else (test.ready(i) for i in range(len(test)))
+            count = _SYNTHETIC_FRAMES if test is None else len(test)
+            inputs = Path(folder, "inputs.npy")
+            # On disk, because every interpreter's process reads them and they may not fit in memory.
+            open_memmap: Any = np.lib.format.open_memmap
+            stored = open_memmap(inputs, "w+", np.float32, (count, *self.contract.shape))
+            reference = []
+            for index, image in enumerate(progress(images, count, "Keras reference")):
+                stored[index] = image
+                if test is not None:
+                    reference.append(lowered.reference(image))
+            stored.flush()
             for mode, (data, contract) in progress(contents.items(), len(contents), "verifying"):
                 path = Path(folder, request.path(mode).name)
                 path.write_bytes(data)
-                latency, embeddings, verdicts = self._run_everywhere(path, mode, inputs)
-                drift = None if reference is None or embeddings is None else _drift(embeddings, reference)
+                latency, embeddings, verdicts = self._run_everywhere(path, mode, inputs, count)
+                drift = _drift(embeddings, np.stack(reference)) if reference and embeddings is not None else None
                 files.append(_describe(request, mode, data, contract, drift, latency, verdicts))
         return tuple(files)
 
     def _run_everywhere(
-        self, path: Path, mode: str, inputs: NDArray[np.float32]
+        self, path: Path, mode: str, inputs: Path, count: int
     ) -> tuple[float | None, NDArray[np.float32] | None, tuple[Verdict, ...]]:
         threads = self.request.threads or available_threads()
         first, *others = installed_runtimes()
-        result = probe(path, first, inputs, threads=threads, timed=True)
+        result = probe(path, first, inputs, count, threads=threads, timed=True)
         verdicts = [judge(result, None, mode)]
-        few = inputs[:_AGREEMENT_IMAGES]
-        agreed = None if result.embeddings is None else result.embeddings[: len(few)]
+        few = min(count, _AGREEMENT_IMAGES)
+        agreed = None if result.embeddings is None else result.embeddings[:few]
         for runtime in others:
-            verdicts.append(judge(probe(path, runtime, few, threads=threads, timed=False), agreed, mode))
+            again = probe(path, runtime, inputs, few, threads=threads, timed=False)
+            verdicts.append(judge(again, agreed, mode))
         return result.latency_us, result.embeddings, tuple(verdicts)
 
 
@@ -290,15 +309,15 @@ def _check_raw_pixels(contract: InputContract) -> None:
         )
 
 
-def _synthetic(contract: InputContract) -> NDArray[np.float32]:
+def _synthetic(contract: InputContract) -> Iterator[NDArray[np.float32]]:
     """A few frames for files that have no images to be verified on: noise, a ramp, and flat gray."""
     height, width, channels = contract.shape
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (2, height, width, channels))
     ramp = np.broadcast_to(np.linspace(0, 255, width)[:, None], contract.shape)
     gray = np.full(contract.shape, 128)
-    pixels = np.stack([*noise, ramp, gray]).astype(np.uint8)
-    return np.stack([model_ready(frame, contract) for frame in pixels])
+    for frame in (*noise, ramp, gray):
+        yield model_ready(frame.astype(np.uint8), contract)
 
 
 def _tools() -> dict[str, str]:

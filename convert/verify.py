@@ -47,20 +47,20 @@ def installed_runtimes() -> list[str]:
     return [name for name in RUNTIMES if _installed(name)]
 
 
-def probe(model: Path, runtime: str, inputs: NDArray[np.float32], *, threads: int, timed: bool) -> ProbeResult:
+def probe(model: Path, runtime: str, inputs: Path, count: int, *, threads: int, timed: bool) -> ProbeResult:
     """Run a file on one interpreter, in a process of its own.
 
     Args:
         model: the ``.tflite``.
         runtime: ``ai-edge-litert`` or ``tflite-runtime``.
-        inputs: (N, H, W, C) float32, model-ready.
+        inputs: a ``.npy`` of model-ready images, (N, H, W, C) float32.
+        count: how many of them to embed.
         threads: processors that one inference may use.
         timed: whether to measure the latency too.
     """
     with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
-        source, result = Path(folder, "inputs.npy"), Path(folder, "embeddings.npy")
-        np.save(source, inputs)
-        request = ProbeRequest(str(model), runtime, threads, str(source), str(result), timed)
+        result = Path(folder, "embeddings.npy")
+        request = ProbeRequest(str(model), runtime, threads, str(inputs), count, str(result), timed)
         try:
             process = subprocess.run(
                 [sys.executable, "-m", "embedlite.runtime.probe"],

@@ -32,6 +32,7 @@ class ProbeRequest:
         runtime: ``ai-edge-litert`` or ``tflite-runtime``.
         threads: processors that one inference may use.
         inputs: path of a ``.npy`` with model-ready images (N, H, W, C) float32.
+        count: how many of them to embed.
         result: path for the embeddings.
         timed: whether to measure the latency too.
     """
@@ -40,6 +41,7 @@ class ProbeRequest:
     runtime: str
     threads: int
     inputs: str
+    count: int
     result: str
     timed: bool
 
@@ -59,7 +61,7 @@ def main() -> None:
 
 
 def _run(request: ProbeRequest) -> dict[str, Any]:
-    inputs = np.load(request.inputs, mmap_mode="r")
+    inputs = np.load(request.inputs, mmap_mode="r")[: request.count]
     with Encoder(request.model, request.threads, runtime=request.runtime) as encoder:
         np.save(Path(request.result), np.stack([encoder.embed_one(image) for image in inputs]))
         latency = _median_latency_us(encoder, np.array(inputs[0])) if request.timed else None

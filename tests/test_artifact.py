@@ -24,6 +24,7 @@ from embedlite.runtime.contract import (
     SCHEMA,
     Contract,
     InputContract,
+    InputOptions,
     NormalizationSpec,
 )
 from embedlite.runtime.errors import (

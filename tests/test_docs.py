@@ -34,6 +34,19 @@ def test_console_blocks_run(document: Path, digits: Digits, run: Run, tmp_path: 
     assert commands
 
 
+def test_python_blocks_of_the_readme_run(digits: Digits, run: Run, tmp_path: Path) -> None:
+    shutil.copytree(digits.calibration, tmp_path / "photos")
+    for path in (digits.model, digits.int8):
+        shutil.copy(path, tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 2
+    given = "import numpy as np\nimages = np.arange(2048, dtype=np.uint8).reshape(2, 32, 32, 1)\n"
+    done = run("python", "-c", given + "\n".join(blocks) + "print(vectors.shape)\n", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "(2, 128)"
+    assert "CPU: ship" in done.stdout
+
+
 def test_the_readme_shows_the_form_of_the_real_output(digits: Digits, run: Run) -> None:
     """Figures differ from machine to machine and training to training; names, rows and columns do not."""
     readme = (ROOT / "README.md").read_text()

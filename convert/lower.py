@@ -50,18 +50,20 @@ def lower(loaded: LoadedModel) -> LoweredModel:
     signature = tf.function(lambda image: {OUTPUT_NAME: frozen(image)[0]}, autograph=False).get_concrete_function(spec)
     module = tf.Module()
     module.frozen = frozen
+    # Gradients (swish has one of its own) are of no use on a device, and saving them fails on a frozen function.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
-        tf.saved_model.save(module, folder, signatures={"serving_default": signature})
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         try:
+            tf.saved_model.save(module, folder, {"serving_default": signature}, options)
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
             flatbuffer = bytes(converter.convert())
         except Exception as error:
             # ConverterError derives from Exception directly, and its first line is the useful one.
             reason = str(error).strip().splitlines()
             raise ConversionError(
                 f"TensorFlow cannot convert the model: {reason[0] if reason else type(error).__name__}. "
-                "Replace the operation that is named there by one that TFLite has."
+                "Replace the operation that is named there by one that TFLite has; -v shows all that TensorFlow says."
             ) from error
     return LoweredModel(flatbuffer, keras_reference(traced))
 
@@ -93,7 +95,8 @@ def trace(loaded: LoadedModel) -> tuple[Any, Any]:
     if len(shape) not in (2, 3) or None in shape or outputs[0].dtype != tf.float32:
         raise ModelShapeError(
             f"the model's output is {outputs[0].dtype.name} of shape {tuple(shape)}, which is no embedding: expected "
-            "float32 (1, D) or (1, rows, D). Flatten or pool it in the model."
+            "float32 (1, D) or (1, rows, D). Flatten or pool it in the model"
+            + (", and give its layers the dtype float32." if outputs[0].dtype != tf.float32 else ".")
         )
     return traced, spec
 

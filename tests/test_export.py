@@ -220,6 +220,20 @@ def test_a_model_built_by_a_first_call_needs_its_shape_only_if_it_is_lost(tmp_pa
     np.testing.assert_allclose(got, np.asarray(model(images / np.float32(255))), atol=1e-5)
 
 
+@pytest.mark.parametrize("activation", ["swish", "gelu", "hard_swish", "leaky_relu", "elu", "tanh"])
+def test_every_usual_activation_converts(activation: str, photos: Path, tmp_path: Path) -> None:
+    """Swish has a gradient of its own, which TensorFlow cannot save with a frozen function."""
+    keras.utils.set_random_seed(0)
+    body = [layers.Conv2D(8, 3, strides=2, activation=activation), layers.GlobalAveragePooling2D(), layers.Dense(8)]
+    model = keras.Sequential([keras.Input((24, 24, 3)), *body, L2Normalization()], name="activated")
+    images = images_of(photos)
+    result = export(model, tmp_path, calibration_data=images, measure=False)
+    wanted = np.asarray(model(images[:4] / np.float32(255)))
+    for file, tolerance in zip(result.files, (1e-5, 0.1), strict=True):
+        with Encoder(file.path) as encoder:
+            np.testing.assert_allclose(encoder.embed(images[:4]), wanted, atol=tolerance)
+
+
 def test_export_json_says_what_the_result_says(exported: Path) -> None:
     value = json.loads((exported / "small.export.json").read_text())
     assert value["schema"] == 1

@@ -9,6 +9,7 @@ import click
 from ..runtime.contract import InputOptions
 from ..runtime.terminal import check_json_path, common_options, emit_result, input_options, run_command
 from .export import export
+from .quantize import MODES
 from .table import render_result
 
 
@@ -42,7 +43,7 @@ def _shape(_: click.Context, parameter: click.Parameter, value: str | None) -> t
     metavar="N",
     help="Use N calibration images, chosen at random.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of every random choice.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every random choice.")
 @click.option("--input-shape", callback=_shape, metavar="H,W,C", help="For a model whose fixed shape is lost.")
 @click.option("--input-type", default="float32", show_default=True, help="float32, uint8, int8; of the int8 file.")
 @click.option("--output-type", default="float32", show_default=True, help="float32, uint8, int8; of the int8 file.")
@@ -71,7 +72,9 @@ def export_tflite(
 
     Writes STEM.MODE.tflite for each mode and STEM.export.json; prints a table and which file to ship where.
     """
-    check_json_path(json_path)
+    folder = output_dir or model.parent
+    written = [folder / f"{model.stem}.{kind}" for kind in (*(f"{mode}.tflite" for mode in MODES), "export.json")]
+    check_json_path(json_path, model, calibration_data, test_data, *written)
     result = export(
         model,
         output_dir,

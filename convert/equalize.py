@@ -57,7 +57,10 @@ def equalizable_pairs(graph: Graph) -> list[Pair]:
         allowed = (schema.ActivationFunctionType.NONE, schema.ActivationFunctionType.RELU)
         if graph.operator_name(second) not in _CONVOLUTIONS or activation not in allowed:
             continue
-        if graph.operator_name(second) == "DEPTHWISE_CONV_2D" and second.builtinOptions.depthMultiplier != 1:
+        # A grouped convolution's weights have fewer input channels than its input, and a depthwise one with a
+        # multiplier has more.
+        channels = graph.shape(int(second.inputs[1]))[_INPUT_AXIS[graph.operator_name(second)]]
+        if channels != graph.shape(between)[-1]:
             continue
         if all(graph.constant(int(op.inputs[1])) is not None for op in (first, second)):
             pairs.append(Pair(first, second, between))

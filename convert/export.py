@@ -12,6 +12,7 @@ write     all files, or none
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,7 @@ from .package import package
 from .plan import Int8Plan, plan_int8
 from .prepare import FloatGraph, prepare
 from .quantize import quantize
-from .request import Data, Request, check_outputs, check_types, choose_modes
+from .request import Data, Request, check_outputs, check_seed, check_types, choose_modes
 from .results import ExportedFile, ExportResult, Verdict
 from .ship import recommend
 from .verify import installed_runtimes, judge, probe
@@ -111,6 +112,7 @@ def export(
     path = Path(f"{model.name}.keras" if in_memory else model)
     modes = choose_modes(quantize, calibrated=calibration_data is not None)
     check_types(modes, input_type, output_type)
+    check_seed(seed)
     request = Request(
         stem=path.stem,
         output_dir=Path(output_dir) if output_dir is not None else path.parent,
@@ -130,10 +132,17 @@ def export(
         if in_memory
         else load_model(path, input_shape)
     )
-    check_outputs(request, force=force)
     contract = InputOptions(mean, std, color_order, resampler).for_shape(loaded.input_shape)
     source = {"path": str(path), "sha256": None if in_memory else sha256(path.read_bytes())}
-    return _Export(request, contract, source).run(loaded)
+    made = not request.output_dir.exists()
+    check_outputs(request, force=force)
+    try:
+        return _Export(request, contract, source).run(loaded)
+    except BaseException:
+        if made:
+            with contextlib.suppress(OSError):
+                request.output_dir.rmdir()
+        raise
 
 
 class _Export:
@@ -254,26 +263,29 @@ class _Export:
                 if test is not None:
                     reference.append(lowered.reference(image))
             stored.flush()
+            # Images that are alike, or a model that answers the same to all, are not the file's fault.
+            few = reference[:_AGREEMENT_IMAGES]
+            varied = not few or any((row != few[0]).any() for row in few[1:])
             for mode, (data, contract) in progress(contents.items(), len(contents), "verifying"):
                 path = Path(folder, request.path(mode).name)
                 path.write_bytes(data)
-                latency, embeddings, verdicts = self._run_everywhere(path, mode, inputs, count)
+                latency, embeddings, verdicts = self._run_everywhere(path, mode, inputs, count, varied)
                 drift = _drift(embeddings, np.stack(reference)) if reference and embeddings is not None else None
                 files.append(_describe(request, mode, data, contract, drift, latency, verdicts))
         return tuple(files)
 
     def _run_everywhere(
-        self, path: Path, mode: str, inputs: Path, count: int
+        self, path: Path, mode: str, inputs: Path, count: int, varied: bool
     ) -> tuple[float | None, NDArray[np.float32] | None, tuple[Verdict, ...]]:
         threads = self.request.threads or available_threads()
         first, *others = installed_runtimes()
         result = probe(path, first, inputs, count, threads=threads, timed=True)
-        verdicts = [judge(result, None, mode)]
+        verdicts = [judge(result, None, mode, varied)]
         few = min(count, _AGREEMENT_IMAGES)
         agreed = None if result.embeddings is None else result.embeddings[:few]
         for runtime in others:
             again = probe(path, runtime, inputs, few, threads=threads, timed=False)
-            verdicts.append(judge(again, agreed, mode))
+            verdicts.append(judge(again, agreed, mode, varied))
         return result.latency_us, result.embeddings, tuple(verdicts)
 
 

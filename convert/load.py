@@ -85,7 +85,7 @@ def resolve_input_shape(model: Any, name: str, wanted: tuple[int, int, int] | No
     shape = tuple(known[1:]) if known is not None else (None, None, None)
     if wanted is not None:
         if any(size is not None and size != given for size, given in zip(shape, wanted, strict=True)):
-            raise ModelShapeError(f"--input-shape is {wanted}, but {name} takes {shape}. Leave it out, or correct it.")
+            raise ModelShapeError(f"the input shape {wanted} was asked for, but {name} takes {shape}. Use that shape.")
         return wanted
     if None in shape:
         text = "unknown" if known is None else str(shape)
@@ -146,6 +146,8 @@ def _custom_layers(path: Path) -> list[str]:
                     function = settings.get("function")
                     detail = function.get("config") if isinstance(function, dict) else function
                     needed.append(f"the Lambda layer {name!r} wants the function {_short(detail)}")
+                elif str(value["class_name"]).startswith("__"):
+                    pass  # Keras' own wrappers of tensors and functions
                 elif not module.startswith("keras") and not str(value.get("registered_name")).startswith("embedlite>"):
                     needed.append(f"the layer {name!r} is of the custom class {value['class_name']!r}")
             for item in value.values():

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ConversionError, ModelShapeError
+from .graph import Graph
 from .load import LoadedModel
 
 INPUT_NAME = "image"
@@ -65,7 +66,19 @@ def lower(loaded: LoadedModel) -> LoweredModel:
                 f"TensorFlow cannot convert the model: {reason[0] if reason else type(error).__name__}. "
                 "Replace the operation that is named there by one that TFLite has; -v shows all that TensorFlow says."
             ) from error
+    _check_graph(flatbuffer)
     return LoweredModel(flatbuffer, keras_reference(traced))
+
+
+def _check_graph(flatbuffer: bytes) -> None:
+    """Refuse what is no plain feed-forward graph: loops, branches and state, as recurrent layers have them."""
+    graph = Graph(flatbuffer)
+    stateful = [graph.tensor_name(i) for i, tensor in enumerate(graph.subgraph.tensors) if tensor.isVariable]
+    if len(graph.model.subgraphs) > 1 or stateful:
+        raise ConversionError(
+            "the model has loops, branches or state (a recurrent layer, for instance), and an image encoder here is "
+            "one feed-forward graph. Export the part of it that is."
+        )
 
 
 def trace(loaded: LoadedModel) -> tuple[Any, Any]:

@@ -65,6 +65,16 @@ def choose_modes(asked: Sequence[str], *, calibrated: bool) -> tuple[str, ...]:
     return tuple(mode for mode in MODES if mode in asked)
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed that numpy's generator does not take.
+
+    Raises:
+        RequestError: it is negative.
+    """
+    if seed < 0:
+        raise RequestError(f"the seed is {seed}. Use a whole number that is not negative.")
+
+
 def check_types(modes: Sequence[str], input_type: str, output_type: str) -> None:
     """Refuse tensor types that no file of this export could have.
 

@@ -29,6 +29,9 @@ def _for_cpu(files: Sequence[ExportedFile]) -> str:
     reason = f"{best.latency_us:,.0f} µs"
     if best.drift is not None:
         reason += f", {_text_sqnr(best)}"
+    refused = [verdict.runtime for verdict in best.verified if not verdict.ok]
+    if refused:
+        reason += f"; not on {', '.join(refused)}"
     for other in usable:
         if other.mode in ("int8", "dynamic") and other is not best and best.latency_us and other.latency_us:
             reason += f"; {other.mode}: {other.latency_us:,.0f} µs" + (f", {_text_sqnr(other)}" if other.drift else "")

@@ -80,20 +80,21 @@ def probe(model: Path, runtime: str, inputs: Path, count: int, *, threads: int, 
         return ProbeResult(runtime, answer["version"], np.load(result), answer["latency_us"], "")
 
 
-def judge(result: ProbeResult, agreed: NDArray[np.float32] | None, mode: str) -> Verdict:
+def judge(result: ProbeResult, agreed: NDArray[np.float32] | None, mode: str, varied: bool) -> Verdict:
     """Whether an interpreter runs a file rightly.
 
     Args:
         result: what it made of the file.
         agreed: what the first interpreter made of the same file; None if this is the first.
         mode: the file's quantization mode.
+        varied: whether the Keras model gives these images different embeddings.
     """
     ok, detail = True, "runs"
     if result.embeddings is None:
         ok, detail = False, result.error
     elif not np.isfinite(result.embeddings).all():
         ok, detail = False, "answers NaN or infinity"
-    elif len(result.embeddings) > 1 and (result.embeddings == result.embeddings[0]).all():
+    elif varied and len(result.embeddings) > 1 and (result.embeddings == result.embeddings[0]).all():
         ok, detail = False, "answers the same embedding for every image"
     elif agreed is not None:
         ok, detail = _agreement(result.embeddings, agreed, mode)

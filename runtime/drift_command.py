@@ -39,7 +39,7 @@ from .terminal import (
 @click.option("--gate", "gates", multiple=True, metavar="NAME=VALUE", help="A limit; repeatable, replaces the default.")
 @click.option("--k", default=DEFAULT_K, show_default=True, help="Neighbours that are compared.")
 @click.option("--num-samples", type=click.IntRange(min=1), help="Use a random part of the data.  [default: all]")
-@click.option("--seed", default=0, show_default=True, help="For --num-samples.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For --num-samples.")
 @input_options
 @common_options
 def drift_report(
@@ -60,7 +60,7 @@ def drift_report(
     TensorFlow), a .tflite file, or stored embeddings. Exit code 1 says that a gate failed.
     """
     limits = parse_gates(gates)
-    check_json_path(json_path)
+    check_json_path(json_path, candidate, reference, data)
     contract = None
     if not is_stored(candidate):
         contract = input_contract_from_options(candidate, inputs)
@@ -92,6 +92,10 @@ def _embed_sides(
             raise RequestError(
                 f"{candidate} holds stored embeddings, so the reference must be stored too. Embed the same images with "
                 f"{reference} first: embed-tflite."
+            )
+        if data is not None or num_samples is not None:
+            raise RequestError(
+                "both sides are stored embeddings, so there is nothing to embed. Leave out --data and --num-samples."
             )
         return _match(load_embeddings(candidate), {"path": str(candidate), "kind": "stored"}, reference, None)
     if data is None:

@@ -12,7 +12,7 @@ from .encoder import Encoder, input_contract_from_options
 from .files import check_writable, write_file
 from .sources import open_source
 from .stored import pack_embeddings
-from .terminal import check_json_path, common_options, emit_result, input_options, progress, run_command
+from .terminal import check_distinct, check_json_path, common_options, emit_result, input_options, progress, run_command
 
 
 @click.command(name="embed-tflite")
@@ -40,7 +40,8 @@ def embed(
     if output.suffix != ".npz":
         raise click.UsageError(f"-o {output}: the output holds vectors with ids, so its name ends in .npz")
     check_writable([output], force=force)
-    check_json_path(json_path)
+    check_distinct(output, model, data)
+    check_json_path(json_path, output, model, data)
     contract = input_contract_from_options(model, inputs)
     with Encoder(model, threads, delegate, input_contract=contract) as encoder:
         source = open_source(data, encoder.contract.input)

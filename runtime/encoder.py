@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .artifact import Artifact, read_artifact
 from .contract import INPUT_DTYPES, Contract, InputContract, InputOptions, NormalizationSpec
-from .errors import EncoderClosedError, InterpreterFailedError, RequestError, UnsupportedModelError
+from .errors import EmbedliteWarning, EncoderClosedError, InterpreterFailedError, RequestError, UnsupportedModelError
 from .flatbuffer import ModelInfo, TensorInfo
 from .interpreters import Runtime, available_threads, find_runtime, open_interpreter
 from .normalize import normalize_quantized
@@ -255,6 +255,7 @@ def _resolve_contract(path: str | Path, artifact: Artifact, given: InputContract
         warnings.warn(
             f"{path} carries no contract: pixels are taken as (pixel - 0) / 255, {given.color_order}, "
             f"{given.resampler}. Say otherwise with mean, std, color order and resampler.",
+            EmbedliteWarning,
             stacklevel=3,
         )
     rows = target.shape[1:] if len(target.shape) > 1 and target.shape[0] == 1 else target.shape

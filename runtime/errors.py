@@ -32,6 +32,10 @@ Messages have three parts: what was wrong, what was received, what to do next.
 from __future__ import annotations
 
 
+class EmbedliteWarning(UserWarning):
+    """Something was assumed that the caller may want to say."""
+
+
 class EmbedliteError(Exception):
     """Base class: catching it catches everything that embedlite raises on purpose."""
 

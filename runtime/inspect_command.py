@@ -19,7 +19,7 @@ from .terminal import check_json_path, common_options, emit_result, run_command
 @common_options
 def inspect(model: Path, threads: int | None, json_path: str | None) -> None:
     """Print the contract, the operators and their versions, and the tensors of MODEL (.tflite)."""
-    check_json_path(json_path)
+    check_json_path(json_path, model)
     result = _describe(model, read_artifact(model))
     emit_result(result, _render(result), json_path)
 

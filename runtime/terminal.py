@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any, TypeVar
 import click
 
 from .contract import InputOptions
-from .errors import EmbedliteError
+from .errors import EmbedliteError, EmbedliteWarning, RequestError
 from .files import check_writable, json_bytes, write_file
 from .version import __version__
 
@@ -113,6 +114,11 @@ def _run(command: click.Command) -> int:
         # Whoever read our output is gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception:
+        # Exit code 1 is an answer, so an error that nobody foresaw must not end with it, as Python's own would.
+        traceback.print_exc()
+        click.echo("error: this is a bug in embedlite; please report it with the lines above.", err=True)
+        return EmbedliteError.exit_code
 
 
 @contextlib.contextmanager
@@ -144,10 +150,22 @@ def quiet_libraries() -> Iterator[None]:
             # The copy stays open: an exception on its way out is still printed through it.
 
 
-def check_json_path(json_path: str | None, *, force: bool = True) -> None:
-    """Refuse early what ``--json`` could not write later."""
+def check_json_path(json_path: str | None, *others: Path | None) -> None:
+    """Refuse early what ``--json`` could not write later, or would write over: the command's other files."""
     if json_path and json_path != "-":
-        check_writable([Path(json_path)], force=force)
+        check_distinct(Path(json_path), *others)
+        check_writable([Path(json_path)], force=True)
+
+
+def check_distinct(output: Path, *others: Path | None) -> None:
+    """Refuse an output that is one of the command's inputs or other outputs.
+
+    Raises:
+        RequestError: it is.
+    """
+    for other in others:
+        if other is not None and output.resolve() == other.resolve():
+            raise RequestError(f"{output} is named twice, and one use would destroy the other. Name another output.")
 
 
 def emit_result(result: Any, text: str, json_path: str | None) -> None:
@@ -180,5 +198,5 @@ def progress(items: Iterable[_T], total: int, label: str) -> Iterator[_T]:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    if issubclass(category, UserWarning):
+    if issubclass(category, EmbedliteWarning):
         click.echo(f"note: {message}", err=True)

@@ -221,6 +221,23 @@ ERRORS = {
         ["drift-report", "INT8", "--reference", "text.tflite", "--data", "images"],
         "not a TFLite file",
     ),
+    "a result over its own model": (["inspect-tflite", "cut.tflite", "--json", "cut.tflite"], "named twice"),
+    "a result over the vectors": (
+        ["embed-tflite", "INT8", "images", "-o", "v.npz", "--json", "v.npz"],
+        "named twice",
+    ),
+    "vectors over their own images": (
+        ["embed-tflite", "INT8", "taken.npz", "-o", "taken.npz", "--force"],
+        "named twice",
+    ),
+    "data for stored vectors": (
+        ["drift-report", "other.npz", "--reference", "other.npz", "--data", "images"],
+        "nothing to embed",
+    ),
+    "a seed that is none": (
+        ["drift-report", "INT8", "--reference", "FLOAT32", "--data", "images", "--seed", "-1"],
+        "--seed",
+    ),
     "a keras reference that is none": (
         ["drift-report", "INT8", "--reference", "missing.keras", "--data", "images"],
         "there is no",

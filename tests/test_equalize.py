@@ -25,6 +25,9 @@ def convolutions(kind: str) -> keras.Model:
     if kind == "depthwise":
         x = layers.DepthwiseConv2D(3, activation="relu", use_bias=False)(x)
         x = layers.Conv2D(12, 1, activation="relu")(x)
+    elif kind == "grouped":
+        x = layers.Conv2D(8, 3, groups=4)(x)
+        x = layers.ReLU(max_value=6)(x)
     elif kind == "residual":
         x = layers.Add()([x, layers.Conv2D(8, 3, padding="same")(x)])
     return keras.Model(image, layers.Flatten()(layers.Conv2D(6, 5, strides=4)(x)), name=kind)
@@ -65,7 +68,7 @@ def test_the_float_function_stays_and_the_ranges_follow(kind: str, pairs: int) -
     assert any(ranges.limits[name] != collect_ranges(flatbuffer, images).limits[name] for name in names)
 
 
-@pytest.mark.parametrize("kind", ["relu6", "residual"])
+@pytest.mark.parametrize("kind", ["relu6", "residual", "grouped"])
 def test_what_cannot_be_equalized_exactly_is_left_alone(kind: str) -> None:
     assert equalizable_pairs(Graph(float_graph(kind))) == []
 

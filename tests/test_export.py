@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras import layers
 
 from embedlite.convert import export
+from embedlite.convert.errors import ConversionError
 from embedlite.convert.graph import Graph
 from embedlite.convert.layers import L2Normalization, MinMaxNormalization
 from embedlite.convert.quantize import MODES
@@ -234,6 +235,20 @@ def test_every_usual_activation_converts(activation: str, photos: Path, tmp_path
             np.testing.assert_allclose(encoder.embed(images[:4]), wanted, atol=tolerance)
 
 
+def test_images_that_are_alike_are_not_the_files_fault(tmp_path: Path) -> None:
+    images = np.full((12, 24, 24, 3), 90, np.uint8)
+    result = export(small_encoder(ENDINGS["L2"]()), tmp_path, calibration_data=images)
+    assert all(verdict.ok for file in result.files for verdict in file.verified)
+
+
+def test_a_recurrent_model_is_refused_in_plain_words(tmp_path: Path) -> None:
+    rows = [layers.Reshape((24, 72)), layers.LSTM(8)]
+    model = keras.Sequential([keras.Input((24, 24, 3)), *rows], name="recurrent")
+    with pytest.raises(ConversionError, match="recurrent layer"):
+        export(model, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_export_json_says_what_the_result_says(exported: Path) -> None:
     value = json.loads((exported / "small.export.json").read_text())
     assert value["schema"] == 1
@@ -279,6 +294,7 @@ def test_existing_files_are_kept_unless_forced(exported: Path) -> None:
         ({"std": (0.0,)}, "greater than zero"),
         ({"color_order": "gray"}, "rgb, bgr"),
         ({"resampler": "best"}, "bilinear"),
+        ({"seed": -1}, "not negative"),
     ],
 )
 def test_requests_that_cannot_be_met_say_why(exported: Path, tmp_path: Path, options: dict, message: str) -> None:

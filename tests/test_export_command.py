@@ -109,6 +109,7 @@ ERRORS = {
     "another input shape": (["MODEL", "--input-shape", "32,32,3"], "takes (24, 24, 3)"),
     "an output folder that cannot be": (["MODEL", "-o", "/proc/embedlite"], "cannot make the output folder"),
     "an output folder that is a file": (["MODEL", "-o", "text.keras"], "cannot make the output folder"),
+    "a json file over the model": (["MODEL", "--json", "MODEL"], "named twice"),
     "a json file in no folder": (["MODEL", "--json", "nowhere/x.json"], "there is no folder"),
 }
 
@@ -165,6 +166,20 @@ def test_a_lambda_without_its_function_says_which_layer_and_what_to_do(tmp_path:
     message = error_line(run("export-tflite", "lambda.keras", cwd=tmp_path))
     assert "'scale' wants the function 'norm'" in message
     assert "embedlite.convert.layers" in message
+
+
+def test_a_lambda_in_a_functional_model_is_the_only_layer_named(tmp_path: Path, run: Run) -> None:
+    code = (
+        "import keras\n"
+        "def norm(x):\n"
+        "    return x - keras.ops.min(x)\n"
+        "image = keras.Input((8, 8, 3))\n"
+        "x = keras.layers.Flatten()(image)\n"
+        "keras.Model(image, keras.layers.Lambda(norm, name='scale')(x)).save('functional.keras')\n"
+    )
+    assert run("python", "-c", code, cwd=tmp_path).returncode == 0
+    message = error_line(run("export-tflite", "functional.keras", cwd=tmp_path))
+    assert "'scale' wants the function 'norm'. Replace" in message
 
 
 def test_a_model_saved_before_it_was_built_is_refused(tmp_path: Path, run: Run) -> None:

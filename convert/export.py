@@ -31,7 +31,7 @@ from ..runtime.files import json_bytes, sha256, write_files
 from ..runtime.interpreters import available_threads
 from ..runtime.preprocess import model_ready
 from ..runtime.sources import Source, open_source
-from ..runtime.terminal import progress
+from ..runtime.terminal import progress, stage
 from ..runtime.version import __version__
 from .load import LoadedModel, load_model, resolve_input_shape
 from .lower import LoweredModel, lower
@@ -127,11 +127,12 @@ def export(
         threads=threads,
         measure=measure,
     )
-    loaded = (
-        LoadedModel(model, resolve_input_shape(model, model.name, input_shape))
-        if in_memory
-        else load_model(path, input_shape)
-    )
+    with stage("loading the model"):
+        loaded = (
+            LoadedModel(model, resolve_input_shape(model, model.name, input_shape))
+            if in_memory
+            else load_model(path, input_shape)
+        )
     contract = InputOptions(mean, std, color_order, resampler).for_shape(loaded.input_shape)
     source = {"path": str(path), "sha256": None if in_memory else sha256(path.read_bytes())}
     made = not request.output_dir.exists()
@@ -156,7 +157,8 @@ class _Export:
 
     def run(self, loaded: LoadedModel) -> ExportResult:
         calibration, test = self._open_data()
-        lowered = lower(loaded)
+        with stage("converting"):
+            lowered = lower(loaded)
         graph = prepare(lowered.flatbuffer)
         self.decisions += graph.decisions
         plan = self._plan(graph, calibration)

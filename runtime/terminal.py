@@ -178,6 +178,19 @@ def emit_result(result: Any, text: str, json_path: str | None) -> None:
         write_file(Path(json_path), json_bytes(result))
 
 
+@contextlib.contextmanager
+def stage(label: str) -> Iterator[None]:
+    """Say on stderr what is being done while it lasts; for work that cannot be counted. Silent without a terminal."""
+    terminal = sys.stderr.isatty()
+    if terminal:
+        sys.stderr.write(f"{label} ...")
+    try:
+        yield
+    finally:
+        if terminal:
+            sys.stderr.write("\r\033[K")
+
+
 def progress(items: Iterable[_T], total: int, label: str) -> Iterator[_T]:
     """Yield ``items`` and say on stderr how far along they are, once it takes more than a second.
 

@@ -20,7 +20,7 @@ from .contract import INPUT_DTYPES, Contract, InputContract, InputOptions, Norma
 from .errors import EmbedliteWarning, EncoderClosedError, InterpreterFailedError, RequestError, UnsupportedModelError
 from .flatbuffer import ModelInfo, TensorInfo
 from .interpreters import Runtime, available_threads, find_runtime, open_interpreter
-from .normalize import normalize_quantized
+from .normalize import normalize, normalize_quantized
 from .preprocess import check_batch, check_one, dequantize, model_ready, quantize, to_pixels
 
 
@@ -223,7 +223,9 @@ class _Session:
                 "Update the interpreter, or export the model in another mode."
             ) from error
         spec = self._contract.normalization
-        if spec.placement == "runtime":
+        if spec.placement == "runtime" and values.dtype == np.float32:
+            values = normalize(values, spec)
+        elif spec.placement == "runtime":
             values = normalize_quantized(values, self._output_scale, self._output_zero_point, spec)
         elif values.dtype != np.float32:
             values = dequantize(values, self._output_scale, self._output_zero_point)

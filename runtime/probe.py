@@ -1,7 +1,8 @@
 """Running one file on one interpreter in a process of its own: ``python -m embedlite.runtime.probe``.
 
 A crash in C++ then is an answer about the file instead of the end of the caller. The request comes as JSON on
-stdin; the answer is one JSON line on stdout, the embeddings a ``.npy``.
+stdin; the answer is one JSON line on stdout, the embeddings a ``.npy``. The answer's keys are ``version``,
+``latency_us`` (null if it was not asked for) and ``arena_bytes`` (null but on TFLite Micro), or ``error`` alone.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class ProbeRequest:
 
     Attributes:
         model: path of the ``.tflite``.
-        runtime: ``ai-edge-litert`` or ``tflite-runtime``.
+        runtime: ``ai-edge-litert``, ``tflite-runtime`` or ``tflite-micro``.
         threads: processors that one inference may use.
         inputs: path of a ``.npy`` with model-ready images (N, H, W, C) float32.
         count: how many of them to embed.
@@ -65,7 +66,7 @@ def _run(request: ProbeRequest) -> dict[str, Any]:
     with Encoder(request.model, request.threads, runtime=request.runtime) as encoder:
         np.save(Path(request.result), np.stack([encoder.embed_one(image) for image in inputs]))
         latency = _median_latency_us(encoder, np.array(inputs[0])) if request.timed else None
-        return {"version": encoder.runtime.version, "latency_us": latency}
+        return {"version": encoder.runtime.version, "latency_us": latency, "arena_bytes": encoder.arena_bytes}
 
 
 def _median_latency_us(encoder: Encoder, image: np.ndarray[Any, Any]) -> float:

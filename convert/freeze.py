@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from ..calibration import CalibrationDataError
 from ..runtime.contract import NormalizationSpec
-from ..runtime.interpreters import available_threads, find_runtime, open_interpreter
 from ..runtime.normalize import guard_divisor
 from .graph import Graph
 from .recognise import Normalization
 from .repair import drop_unused_tensors
+from .run import tensor_values
 
 _CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
 """Axis of the output channels in the weights of each operator that an affine function folds into."""
@@ -80,7 +80,7 @@ def collect_extremes(
     """
     extremes: dict[str, Extremes] = {}
     specs = dict(found)
-    for values in _raw_values(flatbuffer, list(specs), images):
+    for values in tensor_values(flatbuffer, list(specs), images):
         for name, raw in values.items():
             axes = specs[name].axes
             low, high = raw.min(axis=axes, keepdims=True), raw.max(axis=axes, keepdims=True)
@@ -95,25 +95,12 @@ def share_outside(
 ) -> float:
     """Share of the raw values of images that lie outside the constants."""
     outside = count = 0
-    for values in _raw_values(flatbuffer, [item.source for item in frozen], images):
+    for values in tensor_values(flatbuffer, [item.source for item in frozen], images):
         for item in frozen:
             raw = values[item.source]
             outside += int(((raw < item.minimum) | (raw > item.maximum)).sum())
             count += raw.size
     return outside / max(1, count)
-
-
-def _raw_values(flatbuffer: bytes, names: list[str], images: Iterable[NDArray[np.float32]]) -> Any:
-    graph = Graph(flatbuffer)
-    graph.subgraph.outputs = [graph.index_of(name) for name in names]
-    graph.model.signatureDefs = None
-    interpreter = open_interpreter(find_runtime(), graph.to_bytes(), threads=available_threads())
-    source = interpreter.get_input_details()[0]["index"]
-    outputs = [detail["index"] for detail in interpreter.get_output_details()]
-    for image in images:
-        interpreter.set_tensor(source, image[None])
-        interpreter.invoke()
-        yield dict(zip(names, (interpreter.get_tensor(index) for index in outputs), strict=True))
 
 
 def freeze(

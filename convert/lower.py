@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.interpreters import available_threads, find_runtime, open_interpreter
 from .errors import ConversionError, ModelShapeError
 from .graph import Graph
 from .original import Original, first_line
+from .run import float_runner
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "embedding"
@@ -177,22 +177,7 @@ def _in_batches(original: Original, size: int) -> Callable[[Batch], Batch]:
 
 def _already_lowered(flatbuffer: bytes) -> LoweredModel:
     graph = Graph(flatbuffer)
-    source, result = int(graph.subgraph.inputs[0]), int(graph.subgraph.outputs[0])
+    result = int(graph.subgraph.outputs[0])
     shape = graph.shape(result)
     check_embedding(graph.dtype(result), shape if shape[1:3] != (1, 1) else (shape[0], shape[-1]))
-    interpreter = open_interpreter(find_runtime(), flatbuffer, threads=available_threads())
-
-    def embed(image: Batch) -> Batch:
-        interpreter.set_tensor(source, image[None])
-        interpreter.invoke()
-        values = interpreter.get_tensor(result)
-        return np.asarray(values.reshape(embedding_shape(shape)), np.float32)
-
-    return LoweredModel(flatbuffer, embed, None)
-
-
-def embedding_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of one embedding for an output tensor of batch 1: (1, D) and (1, 1, 1, D) give (D,), (rows, D) stays."""
-    if len(shape) == 4 and shape[:3] == (1, 1, 1):
-        return shape[3:]
-    return shape[1:] if shape[0] == 1 else shape
+    return LoweredModel(flatbuffer, float_runner(flatbuffer), None)

@@ -45,8 +45,11 @@ def package(flatbuffer: bytes, contract: Contract, raw_name: str | None = None) 
 
 
 def _end_at(graph: Graph, name: str) -> None:
-    """Make the graph answer the DEQUANTIZE of one int8 tensor, and drop what is behind it."""
+    """Make the graph answer one tensor, dequantized if it is quantized, and drop what is behind it."""
     index = graph.index_of(name)
+    if graph.dtype(index) == "float32":
+        graph.end_at(index)
+        return
     reader = next((op for op in graph.consumers(index) if graph.operator_name(op) == "DEQUANTIZE"), None)
     if reader is None:
         raise ConversionError(

@@ -13,10 +13,10 @@ from ..runtime.contract import NormalizationSpec
 from ..runtime.errors import RequestError
 from .freeze import FrozenNormalization, collect_extremes, freeze, frozen_spec
 from .graph import Graph
-from .lower import embedding_shape
 from .quantize import float_tail
 from .recognise import Normalization, final_normalization, find_normalizations, guard_normalization
 from .repair import drop_unused_tensors
+from .run import embedding_shape
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,9 @@ class Target:
     modes: tuple[str, ...]
 
 
+NPU_PACKAGE = "ethos-u-vela"
+"""The compiler that stands for the NPU."""
+
 TARGETS = {
     target.name: target
     for target in (
@@ -32,7 +35,7 @@ TARGETS = {
         Target("tflite-runtime", "tflite-runtime", MODES),
         # TFLite Micro has no kernels for float16 weights and none for int8 weights with float activations.
         Target("micro", "tflite-micro", ("float32", "int8", "int16x8")),
-        Target("ethos-u", "ethos-u-vela", ("int8", "int16x8")),
+        Target("ethos-u", NPU_PACKAGE, ("int8", "int16x8")),
     )
 }
 

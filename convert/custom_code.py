@@ -1,8 +1,8 @@
 """Code that a Keras file needs and does not hold: what it is, and the user's two ways to bring it.
 
-A model file never brings code that runs by itself: not the bytecode of a Lambda, which Keras 2 stores for every Lambda
-and once ran on loading whatever ``safe_mode`` said (CVE-2025-9905), and not a class of the user's. Either the user hands
-over a Python file (``--custom-objects``), which is code that they trust, or a Lambda is replaced by one of our layers
+A model file never brings code that runs by itself: not the bytecode of a Lambda, which Keras 2 stores for every one and
+once ran on loading whatever ``safe_mode`` said (CVE-2025-9905), and not a class of the user's. Either the user hands over
+a Python file (``--custom-objects``), which is code that they trust, or a Lambda is replaced by one of our layers
 (``--replace-lambda``), and then no foreign code runs at all.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import runpy
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ REPLACEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """The layers that ``--replace-lambda LAYER=KIND`` can put in a Lambda's place: class name and arguments."""
 
+_TENSORFLOW_CALLS = ("TFOpLambda", "SlicingOpLambda")
 _LAMBDA_FUNCTIONS = ("function", "output_shape", "mask")
 _KERAS_2_LAMBDA = ("function_type", "module", "output_shape_type", "output_shape_module")
 
@@ -126,6 +128,8 @@ def _object_need(layer: str, value: dict[str, Any]) -> Need | None:
 def _is_keras_class(name: str) -> bool:
     import keras
 
+    if name == "Functional":
+        return True  # what keras.Model becomes when it is made of layers' outputs; it has no public name
     homes = (keras, keras.layers, keras.initializers, keras.regularizers, keras.constraints, keras.dtype_policies)
     return any(isinstance(getattr(home, name, None), type) for home in homes)
 
@@ -149,7 +153,10 @@ def load_custom_objects(path: Path) -> dict[str, Any]:
         RequestError: there is no such file, or it fails.
     """
     if not path.is_file():
-        raise RequestError(f"--custom-objects: there is no file {path}. Pass a Python file that defines what is needed.")
+        raise RequestError(
+            f"--custom-objects: there is no file {path}. Pass a Python file that defines what is needed."
+        )
+    sys.path.insert(0, str(path.resolve().parent))
     try:
         values = runpy.run_path(str(path), run_name="custom_objects")
     except BaseException as error:
@@ -159,6 +166,8 @@ def load_custom_objects(path: Path) -> dict[str, Any]:
             f"--custom-objects: {path} fails when it is run: {type(error).__name__}: {error}. It should only define "
             "classes and functions."
         ) from error
+    finally:
+        sys.path.pop(0)
     return {name: value for name, value in values.items() if callable(value) and not name.startswith("__")}
 
 
@@ -181,7 +190,9 @@ def parse_replacements(texts: tuple[str, ...]) -> dict[str, str]:
     return replacements
 
 
-def bring_code(path: Path, needs: list[Need], offered: Mapping[str, Any], replaced: Mapping[str, str]) -> dict[str, Any]:
+def bring_code(
+    path: Path, needs: list[Need], offered: Mapping[str, Any], replaced: Mapping[str, str]
+) -> dict[str, Any]:
     """Satisfy every need, editing the configuration in place, or say all that is missing.
 
     Args:
@@ -271,6 +282,11 @@ def _registered(name: str) -> bool:
 def _missing_message(path: Path, missing: list[Need]) -> str:
     text = f"{path} needs code that is not in the file: {'; '.join(str(need) for need in missing)}. "
     names = dict.fromkeys(need.wanted[-1 if need.kind == "class" else 0] for need in missing)
+    if any(need.wanted[0] in _TENSORFLOW_CALLS for need in missing):
+        return (
+            f"{text}TFOpLambda and SlicingOpLambda are calls of TensorFlow that only Keras 2 can replay. Open the file "
+            "there (pip install tf_keras), save it with tf.saved_model.save(model, 'folder'), and pass that folder."
+        )
     text += f"Either pass --custom-objects FILE.py, a file you trust that defines {', '.join(names)}"
     lambdas = [need.layer for need in missing if need.kind == "Lambda"]
     if lambdas:
@@ -279,5 +295,3 @@ def _missing_message(path: Path, missing: list[Need]) -> str:
             f"{' '.join(f'--replace-lambda {layer}=KIND' for layer in lambdas)}, KIND one of {', '.join(REPLACEMENTS)}."
         )
     return f"{text}; or build the model from layers of Keras or embedlite.convert.layers and save it again."
-
-

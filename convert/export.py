@@ -110,13 +110,14 @@ def export(
         test_data: images that the drift is measured on; default a seeded fifth of the calibration data (at most 64),
             which then sets no ranges.
         input_shape: (height, width, channels), for a model whose fixed shape is lost.
-        layer: the encoder ends at this layer (for a SavedModel of TensorFlow 1 an operation, for a ``.tflite`` a tensor).
+        layer: the encoder ends at this layer (in a SavedModel of TensorFlow 1 an operation, in a ``.tflite`` a
+            tensor).
         output: which of several outputs is the embedding.
         custom_objects: a Python file that defines what a Keras file needs; it is executed.
         replace_lambda: ``LAYER=KIND``, a known layer in a Lambda's place; see
             :data:`embedlite.convert.custom_code.REPLACEMENTS`.
-        normalization: where it is computed: ``graph`` (float operators in the file), ``runtime`` (``Encoder`` applies it),
-            ``frozen`` (min-max with constants from the calibration data), or ``auto``: ``graph``, except ``runtime``
+        normalization: where it is computed: ``graph`` (float operators in the file), ``runtime`` (``Encoder`` applies
+            it), ``frozen`` (min-max with constants from the calibration data), or ``auto``: ``graph``, except ``runtime``
             where the output is an integer or a target computes with integers only.
         targets: runtimes that must run the files: ``litert``, ``tflite-runtime``, ``micro``, ``ethos-u``.
         c_array: write the smallest file that a microcontroller can run as C, too.
@@ -345,7 +346,11 @@ class _Export:
                 "file ends at the raw embedding, and an integer one is normalized in exact integer arithmetic."
             )
         if "ethos-u" in self.request.targets:
-            types = [f"{item.contract.input.dtype} in, {item.contract.output_dtype} out" for item in made if item.mode == "int8"]
+            types = [
+                f"{item.contract.input.dtype} in, {item.contract.output_dtype} out"
+                for item in made
+                if item.mode == "int8"
+            ]
             decisions += [f"for ethos-u the int8 file takes and gives integers ({text})." for text in types]
         if "tflite-runtime" in self.request.targets and "dynamic" in places:
             decisions.append(
@@ -364,7 +369,9 @@ class _Export:
                 "the files give zeros there, and are compared with zeros."
             )
         count = int((~frames.edge).sum())
-        images = [np.array(image) for image in np.load(frames.ready, mmap_mode="r")[: min(count, self.request.batch_size)]]
+        images = [
+            np.array(image) for image in np.load(frames.ready, mmap_mode="r")[: min(count, self.request.batch_size)]
+        ]
         coupling = measure_coupling(lowered, images, frames.reference[: len(images)], self.request.batch_size)
         if coupling is None:
             self.decisions.append("the model takes one image at a time, so batch coupling could not be measured.")
@@ -417,9 +424,7 @@ class _Export:
             kept.append(replace(file, path=file.path.with_name(file.path.name + REJECTED)) if reasons else file)
         return tuple(kept), tuple(failed)
 
-    def _extras(
-        self, made: list[Made], measured: Measured, files: tuple[ExportedFile, ...]
-    ) -> dict[Path, bytes]:
+    def _extras(self, made: list[Made], measured: Measured, files: tuple[ExportedFile, ...]) -> dict[Path, bytes]:
         """C source, and what the NPU's compiler made."""
         request, extras = self.request, dict[Path, bytes]()
         for item, file in zip(made, files, strict=True):

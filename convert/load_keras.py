@@ -1,4 +1,4 @@
-"""Loading ``.keras`` and ``.h5`` files without running any code that is not Keras', ours, or handed over by the user."""
+"""Loading ``.keras`` and ``.h5`` files; no code runs that is not Keras', ours, or handed over by the user."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def _image(path: Path, key: str, signature: Any) -> tuple[str, Any]:
     if len(signature.inputs) != 1:
         raise ModelShapeError(
             f"the signature {key!r} of {path} has {len(signature.inputs)} inputs "
-            f"({', '.join(sorted(signature.inputs))}); an encoder takes one image. Save it with a signature of one input."
+            f"({', '.join(sorted(signature.inputs))}); an encoder takes one image. Save it with one input."
         )
     name, spec = next(iter(signature.inputs.items()))
     dtype = tf.dtypes.as_dtype(spec.dtype)
@@ -174,8 +174,8 @@ def _cut(path: Path, loaded: Any, input_tensor: str, layer: str) -> Any:
     """The part of a TensorFlow 1 graph up to an operation, or to the last one in a scope, of that name."""
     if not hasattr(loaded, "prune"):
         raise ModelShapeError(
-            f"--layer cannot cut {path}: a TensorFlow 2 SavedModel does not keep its layers' names. Cut the Keras model "
-            "and save that: keras.Model(model.inputs, model.get_layer(name).output)."
+            f"--layer cannot cut {path}: a TensorFlow 2 SavedModel does not keep its layers' names. Cut the Keras "
+            "model and save that: keras.Model(model.inputs, model.get_layer(name).output)."
         )
     operations = {operation.name: operation for operation in loaded.graph.get_operations()}
     found = operations.get(layer) or _last_of_scope(operations.values(), layer)

@@ -49,7 +49,7 @@ def load_tflite(path: Path, options: LoadOptions) -> Original:
     source = int(graph.subgraph.inputs[0])
     if artifact.info.inputs[0].dtype != "float32":
         raise ModelShapeError(
-            f"{path} takes {artifact.info.inputs[0].dtype}; an encoder takes float32 images. Export it with that input."
+            f"{path} takes {artifact.info.inputs[0].dtype}; an encoder takes float32. Export it with that input."
         )
     _fix_batch(path, graph, source)
     shape = check_image_shape(str(path), graph.shape(source), options.input_shape)
@@ -74,8 +74,8 @@ def _check_float(path: Path, info: ModelInfo) -> None:
     custom = sorted({operator.name for operator in info.operators if operator.name.startswith("CUSTOM")})
     if custom:
         raise ModelLoadError(
-            f"{path} uses {', '.join(custom)}, which no interpreter here has. Convert the model again with TFLite's own "
-            "operators only."
+            f"{path} uses {', '.join(custom)}, which no interpreter here has. Convert the model again with TFLite's "
+            "own operators only."
         )
     for tensor in info.tensors:
         if tensor.dtype in _QUANTIZED and tensor.scale:

@@ -63,7 +63,6 @@ def _convert(traced: Any, spec: Any) -> bytes:
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    traced, spec = trace(loaded)
     frozen = convert_variables_to_constants_v2(traced)
     signature = tf.function(lambda image: {OUTPUT_NAME: frozen(image)[0]}, autograph=False).get_concrete_function(spec)
     module = tf.Module()

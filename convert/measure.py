@@ -122,7 +122,9 @@ def measure_files(request: Request, made: list[Made], frames: Frames, *, drift: 
         )
     # Nothing is timed from here on, so the runtimes may share the processors.
     jobs = [(item, name) for item in made for name in runtimes[1:] if item.mode in target_of(name).modes]
-    jobs += [(item, NPU_PACKAGE) for item in made if item.mode in target_of(NPU_PACKAGE).modes and installed(NPU_PACKAGE)]
+    jobs += [
+        (item, NPU_PACKAGE) for item in made if item.mode in target_of(NPU_PACKAGE).modes and installed(NPU_PACKAGE)
+    ]
 
     def run(job: tuple[Made, str]) -> ProbeResult | NpuCompilation:
         path, runtime = paths[job[0].mode], job[1]
@@ -144,9 +146,7 @@ def measure_files(request: Request, made: list[Made], frames: Frames, *, drift: 
                 verdicts.append(npu_verdict(answer))
             elif other is item and isinstance(answer, ProbeResult):
                 rows = order.few
-                verdicts.append(
-                    judge(answer, item.mode, frames.reference[rows], frames.edge[rows], first.embeddings)
-                )
+                verdicts.append(judge(answer, item.mode, frames.reference[rows], frames.edge[rows], first.embeddings))
         moved = None
         if drift and first.embeddings is not None:
             place, images = order.images(len(first.embeddings))

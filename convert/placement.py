@@ -40,7 +40,9 @@ def choose_ends(request: Request, mode: str, graph: FloatGraph) -> Ends:
     integer_only = mode in CALIBRATED and bool(INTEGER_ONLY.intersection(request.targets))
     types = ["float32", "float32"]
     if mode == "int8":
-        types = [given or ("int8" if integer_only else "float32") for given in (request.input_type, request.output_type)]
+        types = [
+            given or ("int8" if integer_only else "float32") for given in (request.input_type, request.output_type)
+        ]
     placement = request.normalization
     if placement == "auto":
         wanted = graph.raw_name is not None and (types[1] != "float32" or integer_only)

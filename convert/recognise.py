@@ -1,9 +1,9 @@
 """Finding normalizations in the float graph by what they compute, not by what they were called in Keras.
 
 A match is only a guess until it is proved: the matched operators are cut out as a graph of their own and run against
-:func:`embedlite.runtime.normalize.normalize` with the guessed specification, on random vectors, on edge cases (flat, one
-value that stands out, all negative, huge, tiny), and on what the encoder makes of the user's own images. What disagrees
-is left alone. Only where the divisor is exactly zero may they differ: there the graph may answer NaN, and is guarded.
+:func:`embedlite.runtime.normalize.normalize` with the guessed specification, on random vectors, on edge cases (flat,
+one value that stands out, all negative, huge, tiny), and on what the encoder makes of the user's own images. What
+disagrees is left alone. Only where the divisor is exactly zero may they differ: there a graph may answer NaN.
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ def find_normalizations(graph: Graph, samples: Iterable[NDArray[np.float32]] = (
     guesses = [match for match in matches if match is not None]
     names = list(dict.fromkeys(graph.tensor_name(match.source) for match in guesses))
     seen = list(tensor_values(graph.to_bytes(), names, samples)) if guesses else []
-    return [
-        match for match in guesses if _proved(graph, match, [values[graph.tensor_name(match.source)] for values in seen])
-    ]
+    return [match for match in guesses if _proved(graph, match, [v[graph.tensor_name(match.source)] for v in seen])]
 
 
 def final_normalization(graph: Graph, found: list[Normalization]) -> Normalization | None:
@@ -252,16 +250,12 @@ def _trial_vectors(shape: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
 
 
 def _divided_by_zero(raw: NDArray[np.float32], spec: NormalizationSpec) -> NDArray[np.bool_]:
-    """Where the specification divides by exactly zero; it answers zeros there, and a graph what it likes."""
-    if spec.epsilon > 0 and spec.epsilon_mode != "none" and not (spec.kind == "minmax" and spec.divisor == "input"):
-        return np.zeros(raw.shape, bool)
+    """Where the divisor is exactly zero but for its guard: zeros by specification, and a graph may answer NaN."""
     if spec.kind == "l2":
-        divisor = np.abs(raw).max(axis=spec.axes, keepdims=True)
-    else:
-        divisor = raw.max(axis=spec.axes, keepdims=True).astype(np.float64)
-        divisor = divisor - raw.min(axis=spec.axes, keepdims=True) if spec.divisor == "shifted" else divisor
-        divisor = guard_divisor(divisor, spec)
-    return np.broadcast_to(divisor == 0, raw.shape)
+        return np.broadcast_to(np.abs(raw).max(axis=spec.axes, keepdims=True) == 0, raw.shape)
+    low, high = raw.min(axis=spec.axes, keepdims=True), raw.max(axis=spec.axes, keepdims=True)
+    divisor = high.astype(np.float64) - low if spec.divisor == "shifted" else high.astype(np.float64)
+    return np.broadcast_to(guard_divisor(divisor, spec) == 0, raw.shape)
 
 
 def _reading_behind(graph: Graph, match: Normalization, before: set[int]) -> Graph:

@@ -166,9 +166,7 @@ def judge(
     return Verdict(result.runtime, result.version, ok, detail, arena_bytes=result.arena_bytes)
 
 
-def _sound(
-    mine: NDArray[np.float32], reference: NDArray[np.float32], edge: NDArray[np.bool_]
-) -> tuple[bool, str]:
+def _sound(mine: NDArray[np.float32], reference: NDArray[np.float32], edge: NDArray[np.bool_]) -> tuple[bool, str]:
     finite = np.isfinite(mine.reshape(len(mine), -1)).all(axis=1)
     if not finite.all():
         where = "an edge frame" if edge[~finite].all() else "an image"

@@ -194,7 +194,7 @@ class Contract:
             if not isinstance(value["calibration"], dict | None):
                 raise TypeError(f"calibration {value['calibration']}")
             return cls(**fields)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RequestError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, IndexError, RequestError) as error:
             raise DamagedModelError(
                 f"the file's contract cannot be read ({type(error).__name__}: {error}). "
                 "Export the model again; contracts are not meant to be edited."

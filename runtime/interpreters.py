@@ -19,6 +19,7 @@ import numpy as np
 
 from . import micro
 from .errors import InterpreterFailedError, NoInterpreterError, RequestError
+from .flatbuffer import NPU_OPERATOR, read_flatbuffer
 
 RUNTIMES = {"ai-edge-litert": "ai_edge_litert.interpreter", "tflite-runtime": "tflite_runtime.interpreter"}
 """Distribution name to module, in the order in which they are tried."""
@@ -135,10 +136,17 @@ def open_interpreter(
             interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         raise InterpreterFailedError(
-            f"{runtime.name} {runtime.version} refuses the model: {str(error).strip()}. "
-            "Update the interpreter, or export the model in another mode (float32 runs everywhere)."
+            f"{runtime.name} {runtime.version} refuses the model: {str(error).strip().rstrip('.')}. {_way_out(model)}"
         ) from error
     return interpreter
+
+
+def _way_out(model: bytes) -> str:
+    if any(operator.name == NPU_OPERATOR for operator in read_flatbuffer(model).operators):
+        return (
+            "The file was compiled for an Arm Ethos-U NPU: run it there, or use the .tflite that it was compiled from."
+        )
+    return "Update the interpreter, or export the model in another mode (float32 runs everywhere)."
 
 
 def available_threads() -> int:

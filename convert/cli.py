@@ -1,4 +1,4 @@
-"""``export-tflite``: a Keras encoder as measured TFLite files."""
+"""``export-tflite``: an encoder as measured TFLite files."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ from pathlib import Path
 import click
 
 from ..runtime.contract import InputOptions
-from ..runtime.terminal import check_json_path, common_options, emit_result, input_options, run_command
+from ..runtime.terminal import (
+    EXIT_BAD_ANSWER,
+    check_json_path,
+    common_options,
+    emit_result,
+    input_options,
+    run_command,
+)
+from .custom_code import REPLACEMENTS
 from .export import export
 from .quantize import MODES
 from .table import render_result
+from .targets import TARGETS
 
 
 def _shape(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int, int] | None:
@@ -31,7 +40,7 @@ def _shape(_: click.Context, parameter: click.Parameter, value: str | None) -> t
     "modes",
     multiple=True,
     metavar="MODE",
-    help="float32, float16, dynamic, int8, all; repeatable.",
+    help="float32, float16, dynamic, int8, int16x8, all; repeatable.",
 )
 @click.option(
     "--calibration-data", type=click.Path(path_type=Path), metavar="PATH", help="Images that set int8 ranges."
@@ -45,8 +54,44 @@ def _shape(_: click.Context, parameter: click.Parameter, value: str | None) -> t
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every random choice.")
 @click.option("--input-shape", callback=_shape, metavar="H,W,C", help="For a model whose fixed shape is lost.")
-@click.option("--input-type", default="float32", show_default=True, help="float32, uint8, int8; of the int8 file.")
-@click.option("--output-type", default="float32", show_default=True, help="float32, uint8, int8; of the int8 file.")
+@click.option("--layer", metavar="NAME", help="The encoder ends at this layer.")
+@click.option("--output", metavar="NAME", help="Which of several outputs is the embedding.")
+@click.option(
+    "--custom-objects",
+    type=click.Path(path_type=Path),
+    metavar="FILE.py",
+    help="Python that you trust: the classes and functions a Keras file needs. It is executed.",
+)
+@click.option(
+    "--replace-lambda",
+    multiple=True,
+    metavar="LAYER=KIND",
+    help=f"A known layer in a Lambda's place; KIND: {', '.join(REPLACEMENTS)}. Repeatable.",
+)
+@click.option(
+    "--normalization",
+    default="auto",
+    show_default=True,
+    metavar="PLACE",
+    help="Where it is computed: auto, graph, runtime, frozen.",
+)
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="NAME",
+    help=f"A runtime that must run the files: {', '.join(TARGETS)}; repeatable.",
+)
+@click.option("--c-array", is_flag=True, help="Write the file for microcontrollers as C, too.")
+@click.option("--input-type", help="float32, uint8, int8; of the int8 file.  [default: float32]")
+@click.option("--output-type", help="float32, uint8, int8; of the int8 file.  [default: float32]")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=2),
+    default=32,
+    show_default=True,
+    help="Of training: batch coupling is measured with it.",
+)
 @click.option("--equalize/--no-equalize", default=True, help="Equalize convolutions for int8 where it helps.")
 @click.option("--force", is_flag=True, help="Replace existing files.")
 @input_options
@@ -60,21 +105,31 @@ def export_tflite(
     num_samples: int | None,
     seed: int,
     input_shape: tuple[int, int, int] | None,
-    input_type: str,
-    output_type: str,
+    layer: str | None,
+    output: str | None,
+    custom_objects: Path | None,
+    replace_lambda: tuple[str, ...],
+    normalization: str,
+    targets: tuple[str, ...],
+    c_array: bool,
+    input_type: str | None,
+    output_type: str | None,
+    batch_size: int,
     equalize: bool,
     force: bool,
     inputs: InputOptions,
     threads: int | None,
     json_path: str | None,
-) -> None:
-    """Export MODEL (.keras), normalization included, and measure what each file costs in drift and time.
+) -> int:
+    """Export MODEL, normalization included, and measure what each file costs in drift and time.
 
-    Writes STEM.MODE.tflite for each mode and STEM.export.json; prints a table and which file to ship where.
+    MODEL is a .keras, .h5 or .hdf5 file, a SavedModel folder (TensorFlow 2, or 1 with a signature), or a float .tflite.
+    Writes STEM.MODE.tflite for each mode and STEM.export.json; prints a table and which file to ship where. Exit code 1
+    says that a required target does not run a file, which is then named .rejected.
     """
     folder = output_dir or model.parent
     written = [folder / f"{model.stem}.{kind}" for kind in (*(f"{mode}.tflite" for mode in MODES), "export.json")]
-    check_json_path(json_path, model, calibration_data, test_data, *written)
+    check_json_path(json_path, model, calibration_data, test_data, custom_objects, *written)
     result = export(
         model,
         output_dir,
@@ -82,16 +137,25 @@ def export_tflite(
         calibration_data=calibration_data,
         test_data=test_data,
         input_shape=input_shape,
+        layer=layer,
+        output=output,
+        custom_objects=custom_objects,
+        replace_lambda=replace_lambda,
+        normalization=normalization,
+        targets=targets,
+        c_array=c_array,
         **vars(inputs),
         input_type=input_type,
         output_type=output_type,
         num_samples=num_samples,
+        batch_size=batch_size,
         seed=seed,
         equalize=equalize,
         threads=threads,
         force=force,
     )
     emit_result(result.to_json(), render_result(result), json_path)
+    return EXIT_BAD_ANSWER if result.failed_targets else 0
 
 
 def main() -> None:

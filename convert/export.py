@@ -1,12 +1,13 @@
-"""The export, from a Keras model to measured files; each step is a module of its own.
+"""The export, from the user's model to measured files; each step is a module of its own.
 
-load      the Keras model, no foreign code                       load.py
+load      the user's model, no foreign code                      load.py, load_*.py
 lower     once through TensorFlow: the float graph               lower.py
-find      the normalization, proved and guarded                  recognise.py
-collect   activation ranges from the calibration images          ../calibration
+find      the normalization, proved, guarded or frozen           recognise.py, freeze.py, prepare.py
+collect   activation ranges from the calibration images          ../calibration, plan.py
 quantize  each mode from the float graph                         quantize.py
+place     the normalization, and the types at the file's ends    placement.py
 package   repair, names, types, contract                         repair.py, package.py
-verify    every installed interpreter, drift, latency            verify.py
+measure   every installed runtime, drift, latency, the batch     measure.py, verify.py, vela.py, coupling.py
 write     all files, or none
 """
 
@@ -15,42 +16,56 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..calibration.split import hold_out
+from ..runtime.artifact import sidecar
 from ..runtime.contract import Contract, InputContract, InputOptions
-from ..runtime.drift import DEFAULT_K, Drift, measure_drift
 from ..runtime.errors import RequestError
 from ..runtime.files import json_bytes, sha256, write_files
-from ..runtime.interpreters import available_threads
-from ..runtime.preprocess import model_ready
-from ..runtime.sources import Source, open_source
-from ..runtime.terminal import progress, stage
+from ..runtime.sources import Source
+from ..runtime.terminal import stage
 from ..runtime.version import __version__
-from .load import LoadedModel, load_model, resolve_input_shape
+from .c_source import c_names, c_source
+from .coupling import BatchCoupling, measure_coupling
+from .data import ExportData, open_data
+from .errors import ConversionError
+from .freeze import share_outside
+from .load import load_original
+from .load_keras import from_keras
 from .lower import LoweredModel, lower
+from .measure import Made, Measured, collect_frames, describe, drift_of, measure_files
+from .original import LoadOptions, Original
 from .package import package
+from .placement import Ends, choose_ends
 from .plan import Int8Plan, plan_int8
 from .prepare import FloatGraph, prepare
-from .quantize import quantize
-from .request import Data, Request, check_outputs, check_seed, check_types, choose_modes
-from .results import ExportedFile, ExportResult, Verdict
+from .quantize import CALIBRATED, quantize
+from .request import (
+    Data,
+    Request,
+    check_normalization,
+    check_numbers,
+    check_outputs,
+    check_types,
+    choose_modes,
+)
+from .results import ExportedFile, ExportResult, NormalizationReport
+from .run import float_runner
 from .ship import recommend
-from .verify import installed_runtimes, judge, probe
+from .targets import TARGETS, check_targets, missing_runtimes
+from .verify import Frames
 
-_AGREEMENT_IMAGES = 4
-"""Images on which the second interpreter is compared with the first; it may be slow."""
+_PROOF_IMAGES = 4
+"""Calibration images whose raw embeddings a recognised normalization is proved on, besides random and edge vectors."""
 
-_SYNTHETIC_FRAMES = 4
-
-_MOST_TEST_IMAGES = 512
-"""Drift is measured on no more; drift-report measures any number."""
+REJECTED = ".rejected"
+"""Added to the name of a file that a required target does not run."""
 
 
 def export(
@@ -61,38 +76,60 @@ def export(
     calibration_data: Data | None = None,
     test_data: Data | None = None,
     input_shape: tuple[int, int, int] | None = None,
+    layer: str | None = None,
+    output: str | None = None,
+    custom_objects: str | Path | None = None,
+    replace_lambda: Sequence[str] = (),
+    normalization: str = "auto",
+    targets: Sequence[str] = (),
+    c_array: bool = False,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     color_order: str | None = None,
     resampler: str | None = None,
-    input_type: str = "float32",
-    output_type: str = "float32",
+    input_type: str | None = None,
+    output_type: str | None = None,
     num_samples: int | None = None,
+    batch_size: int = 32,
     seed: int = 0,
     equalize: bool = True,
     threads: int | None = None,
     measure: bool = True,
     force: bool = False,
 ) -> ExportResult:
-    """Export a Keras encoder, normalization included, to TFLite files that carry their contract.
+    """Export an encoder, normalization included, to TFLite files that carry their contract.
 
     Args:
-        model: path of a ``.keras`` file, or a ``keras.Model`` in memory.
+        model: path of a ``.keras``, ``.h5`` or ``.hdf5`` file, of a SavedModel's folder or of a float ``.tflite``; or a
+            ``keras.Model`` in memory.
         output_dir: where the files go; default beside the model file.
-        quantize: modes: ``float32``, ``float16``, ``dynamic``, ``int8``, ``all``. Default float32, and int8 too
-            when there is calibration data.
+        quantize: modes: ``float32``, ``float16``, ``dynamic``, ``int8``, ``int16x8``, ``all``. Default float32, and
+            int8 too when there is calibration data.
         calibration_data: images that set the ranges for int8: a folder, ``.npy``, ``.npz`` or an array (N, H, W, C).
             Integers are pixels, floats are model-ready.
         test_data: images that the drift is measured on; default a seeded fifth of the calibration data (at most 64),
             which then sets no ranges.
         input_shape: (height, width, channels), for a model whose fixed shape is lost.
+        layer: the encoder ends at this layer (in a SavedModel of TensorFlow 1 an operation, in a ``.tflite`` a
+            tensor).
+        output: which of several outputs is the embedding.
+        custom_objects: a Python file that defines what a Keras file needs; it is executed.
+        replace_lambda: ``LAYER=KIND``, a known layer in a Lambda's place; see
+            :data:`embedlite.convert.custom_code.REPLACEMENTS`.
+        normalization: where it is computed: ``graph`` (float operators in the file), ``runtime`` (``Encoder`` applies
+            it), ``frozen`` (min-max with constants from the calibration data), or ``auto``: ``graph``, except ``runtime``
+            where the output is an integer or a target computes with integers only.
+        targets: runtimes that must run the files: ``litert``, ``tflite-runtime``, ``micro``, ``ethos-u``.
+        c_array: write the smallest file that a microcontroller can run as C, too.
         mean: subtracted from pixels, one value or one a channel; default 0.
         std: divides pixels, likewise; default 255.
         color_order: ``rgb``, ``bgr``, ``gray`` or ``rgba``; default by the number of channels.
         resampler: how image files are stretched to the model's size; default ``bilinear`` (Pillow's).
-        input_type: ``float32``, ``uint8`` (raw pixels) or ``int8``, of the int8 file.
+        input_type: ``float32``, ``uint8`` (raw pixels) or ``int8``, of the int8 file; default float32, or int8 for a
+            target that computes with integers only.
         output_type: likewise; with an integer type the file ends at the raw embedding, and ``Encoder`` normalizes.
         num_samples: use a seeded random part of the calibration data.
+        batch_size: of training; how far an image's embedding moves between batches of one and of this size is measured.
         seed: of every random choice.
         equalize: whether the int8 file may be made from equalized convolutions, where that lowers its drift.
         threads: processors; default all.
@@ -112,38 +149,86 @@ def export(
     path = Path(f"{model.name}.keras" if in_memory else model)
     modes = choose_modes(quantize, calibrated=calibration_data is not None)
     check_types(modes, input_type, output_type)
-    check_seed(seed)
+    check_normalization(normalization, calibrated=calibration_data is not None)
+    check_numbers(seed=seed, batch_size=batch_size)
+    required = check_targets(targets, modes)
+    if required and not measure:
+        raise RequestError("targets are checked by running the files, and measure is False. Leave one of them out.")
     request = Request(
-        stem=path.stem,
-        output_dir=Path(output_dir) if output_dir is not None else path.parent,
+        stem=path.resolve().name if path.is_dir() else path.stem,
+        output_dir=Path(output_dir) if output_dir is not None else path.resolve().parent,
         modes=modes,
         calibration_data=calibration_data,
         test_data=test_data,
+        normalization=normalization,
         input_type=input_type,
         output_type=output_type,
+        targets=required,
+        c_array=c_array,
         num_samples=num_samples,
+        batch_size=batch_size,
         seed=seed,
         equalize=equalize,
         threads=threads,
         measure=measure,
     )
+    options = LoadOptions(
+        input_shape, layer, output, None if custom_objects is None else Path(custom_objects), tuple(replace_lambda)
+    )
     with stage("loading the model"):
-        loaded = (
-            LoadedModel(model, resolve_input_shape(model, model.name, input_shape))
-            if in_memory
-            else load_model(path, input_shape)
-        )
-    contract = InputOptions(mean, std, color_order, resampler).for_shape(loaded.input_shape)
-    source = {"path": str(path), "sha256": None if in_memory else sha256(path.read_bytes())}
+        original = from_keras(model, model.name, options) if in_memory else load_original(path, options)
+    contract = _input_contract(original, InputOptions(mean, std, color_order, resampler))
+    source = {"path": str(path), "sha256": None if in_memory else _digest(path)}
     made = not request.output_dir.exists()
-    check_outputs(request, force=force)
+    check_outputs(request, _extra_paths(request), force=force)
     try:
-        return _Export(request, contract, source).run(loaded)
+        return _Export(request, contract, source).run(original)
     except BaseException:
         if made:
             with contextlib.suppress(OSError):
                 request.output_dir.rmdir()
         raise
+
+
+def _input_contract(original: Original, given: InputOptions) -> InputContract:
+    """What the caller says of the input, filled up with what the file itself says."""
+    said = {key: value for key, value in vars(given).items() if value is not None}
+    known = {} if original.inputs is None else vars(original.inputs)
+    return InputOptions(**{**known, **said}).for_shape(original.input_shape)
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's files with their names."""
+    if path.is_file():
+        return sha256(path.read_bytes())
+    files = sorted(item for item in path.rglob("*") if item.is_file())
+    return sha256("\n".join(f"{item.relative_to(path)} {sha256(item.read_bytes())}" for item in files).encode())
+
+
+def _c_mode(request: Request) -> str:
+    """The mode that is written as C: the smallest that a microcontroller runs."""
+    return next(mode for mode in ("int8", "int16x8", "float32") if mode in request.modes)
+
+
+def _npu_paths(request: Request, mode: str) -> tuple[Path, Path]:
+    """The file that the NPU's compiler made, and the contract beside it."""
+    compiled = request.output_dir / f"{request.stem}.{mode}.vela.tflite"
+    return compiled, compiled.with_name(f"{compiled.name}.embedlite.json")
+
+
+def _extra_paths(request: Request) -> list[Path]:
+    paths = []
+    if request.c_array:
+        if not set(request.modes).intersection(TARGETS["micro"].modes):
+            raise RequestError(
+                f"--c-array is for microcontrollers, which run {', '.join(TARGETS['micro'].modes)} files, but "
+                f"{', '.join(request.modes)} was asked for. Add -q int8."
+            )
+        paths += [request.output_dir / name for name in c_names(f"{request.stem}.{_c_mode(request)}")]
+    if "ethos-u" in request.targets:
+        modes = [mode for mode in request.modes if mode in TARGETS["ethos-u"].modes]
+        paths += [path for mode in modes for path in _npu_paths(request, mode)]
+    return paths
 
 
 class _Export:
@@ -152,53 +237,56 @@ class _Export:
     def __init__(self, request: Request, contract: InputContract, source: dict[str, Any]) -> None:
         self.request, self.contract, self.source = request, contract, source
         self.decisions: list[str] = []
-        if request.input_type == "uint8":
-            _check_raw_pixels(contract)
 
-    def run(self, loaded: LoadedModel) -> ExportResult:
-        calibration, test = self._open_data()
+    def run(self, original: Original) -> ExportResult:
+        """Make, measure and write everything."""
+        request = self.request
+        self.decisions += original.decisions
+        data = open_data(request, self.contract)
+        self.decisions += data.decisions
         with stage("converting"):
-            lowered = lower(loaded)
-        graph = prepare(lowered.flatbuffer)
-        self.decisions += graph.decisions
-        plan = self._plan(graph, calibration)
-        contents = {mode: self._make(mode, graph, plan, calibration) for mode in self.request.modes}
-        files = self._measure(contents, lowered, test) if self.request.measure else _unmeasured(self.request, contents)
-        result = ExportResult(self.source, files, tuple(self.decisions), recommend(files))
-        written = {self.request.path(mode): data for mode, (data, _) in contents.items()}
-        write_files({**written, self.request.result_path: json_bytes(result.to_json())})
+            lowered = lower(original)
+        graph = self._prepare(lowered, data)
+        plan = self._plan(graph, data.calibration)
+        made = [self._make(mode, graph, plan, data.calibration) for mode in request.modes]
+        self._explain(graph, made)
+        report, coupling = NormalizationReport(graph.spec.kind, request.normalization), None
+        measured = Measured(tuple(describe(request, item, None, None, ()) for item in made), {})
+        if request.measure:
+            with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
+                frames, coupling = self._reference(lowered, graph, data.test, Path(folder))
+                report = self._judge_frozen(report, graph, lowered, data.test, frames)
+                measured = measure_files(request, made, frames, drift=data.test is not None, folder=Path(folder))
+        files, failed = self._reject(measured.files)
+        result = ExportResult(
+            source=self.source,
+            normalization=report,
+            batch_coupling=coupling,
+            not_checked=missing_runtimes(),
+            failed_targets=failed,
+            files=files,
+            decisions=tuple(self.decisions),
+            ship=recommend(tuple(file for file in files if file.path.suffix != REJECTED)),
+        )
+        contents = {file.path: item.data for file, item in zip(files, made, strict=True)}
+        contents |= self._extras(made, measured, files)
+        write_files({**contents, request.result_path: json_bytes(result.to_json())})
         return result
 
-    def _open_data(self) -> tuple[Source | None, Source | None]:
-        """The images that set the ranges, and those that judge the result."""
-        request = self.request
-        test = None
-        if request.test_data is not None:
-            given = open_source(request.test_data, self.contract)
-            test = given.sample(_MOST_TEST_IMAGES, request.seed)
-            if len(test) < len(given):
-                self.decisions.append(
-                    f"drift is measured on {len(test)} of the {len(given)} test images; drift-report measures all."
-                )
-        if request.calibration_data is None:
-            return None, test
-        calibration = open_source(request.calibration_data, self.contract).sample(request.num_samples, request.seed)
-        if test is None:
-            kept, held = hold_out(len(calibration), request.seed)
-            if held:
-                calibration, test = calibration.subset(kept), calibration.subset(held)
-                self.decisions.append(
-                    f"{len(held)} of the {len(kept) + len(held)} calibration images set no ranges: drift is measured "
-                    "on them. Pass --test-data to use all for calibration."
-                )
-            else:
-                self.decisions.append(
-                    f"no drift was measured: {len(calibration)} calibration image(s) are too few to set some aside."
-                )
-        return calibration, test
+    def _prepare(self, lowered: LoweredModel, data: ExportData) -> FloatGraph:
+        calibration = data.calibration
+        if calibration is None:
+            return prepare(lowered.flatbuffer)
+        images = (calibration.ready(index) for index in range(len(calibration)))
+        if self.request.normalization == "frozen":
+            graph = prepare(lowered.flatbuffer, freeze_with=images)
+        else:
+            graph = prepare(lowered.flatbuffer, islice(images, _PROOF_IMAGES))
+        self.decisions += graph.decisions
+        return graph
 
     def _plan(self, graph: FloatGraph, calibration: Source | None) -> Int8Plan | None:
-        if "int8" not in self.request.modes or calibration is None:
+        if calibration is None or not set(CALIBRATED).intersection(self.request.modes):
             return None
         plan = plan_int8(
             graph,
@@ -211,127 +299,150 @@ class _Export:
         self.decisions += plan.decisions
         return plan
 
-    def _make(
-        self, mode: str, graph: FloatGraph, plan: Int8Plan | None, calibration: Source | None
-    ) -> tuple[bytes, Contract]:
+    def _make(self, mode: str, graph: FloatGraph, plan: Int8Plan | None, calibration: Source | None) -> Made:
         """One mode's file and its contract."""
+        ends = choose_ends(self.request, mode, graph)
         contract = Contract(
-            input=self.contract,
+            input=replace(self.contract, dtype=ends.input_type),
             output_shape=graph.output_shape,
-            output_dtype="float32",
-            normalization=graph.spec,
+            output_dtype=ends.output_type,
+            normalization=replace(graph.spec, placement=ends.placement),
             mode=mode,
             calibration=None,
             tools=_tools(),
         )
-        if mode != "int8" or plan is None or calibration is None:
-            return package(quantize(graph.flatbuffer, mode, None, ()), contract)
-        spec = graph.spec
-        if self.request.output_type != "float32" and graph.raw_name is not None:
-            spec = replace(spec, placement="runtime")
-            self.decisions.append(
-                f"the {self.request.output_type} output of the int8 file is the raw embedding; Encoder normalizes it, "
-                "exactly, after the file has run."
+        if mode not in CALIBRATED or plan is None or calibration is None:
+            per_tensor = mode == "dynamic" and "tflite-runtime" in self.request.targets
+            flatbuffer = quantize(graph.flatbuffer, mode, None, (), dense_per_tensor=per_tensor)
+            return Made(mode, *package(flatbuffer, contract, graph.raw_name))
+        facts = {"method": "minmax", "samples": plan.ranges.samples, "fingerprint": calibration.fingerprint()}
+        contract = replace(contract, calibration=facts)
+        flatbuffer = quantize(plan.flatbuffer, mode, plan.ranges, graph.keep_float)
+        return self._package(mode, flatbuffer, contract, ends, graph)
+
+    def _package(self, mode: str, flatbuffer: bytes, contract: Contract, ends: Ends, graph: FloatGraph) -> Made:
+        try:
+            return Made(mode, *package(flatbuffer, contract, graph.raw_name))
+        except ConversionError:
+            if ends.output_chosen or ends.output_type == "float32":
+                raise
+        self.decisions.append("the encoder ends in float operators, so the output of the int8 file stays float32.")
+        return Made(mode, *package(flatbuffer, replace(contract, output_dtype="float32"), graph.raw_name))
+
+    def _explain(self, graph: FloatGraph, made: list[Made]) -> None:
+        """Say where the normalization went and what was chosen for a target."""
+        spec, decisions = graph.spec, self.decisions
+        places = {item.mode: item.contract.normalization.placement for item in made}
+        inside = [mode for mode, place in places.items() if place == "graph"]
+        left = [mode for mode, place in places.items() if place == "runtime"]
+        if spec.kind != "none" and inside:
+            decisions.append(
+                f"the normalization ({spec.kind}, axes {list(spec.axes)}) stays in the file as float operators"
+                + (f" ({', '.join(inside)})." if left else ".")
             )
-        contract = replace(
-            contract,
-            input=replace(self.contract, dtype=self.request.input_type),
-            output_dtype=self.request.output_type,
-            normalization=spec,
-            calibration={
-                "method": "minmax",
-                "samples": plan.ranges.samples,
-                "fingerprint": calibration.fingerprint(),
-            },
+        if left:
+            decisions.append(
+                f"the normalization ({spec.kind}, axes {list(spec.axes)}) is left to Encoder ({', '.join(left)}): the "
+                "file ends at the raw embedding, and an integer one is normalized in exact integer arithmetic."
+            )
+        if "ethos-u" in self.request.targets:
+            types = [
+                f"{item.contract.input.dtype} in, {item.contract.output_dtype} out"
+                for item in made
+                if item.mode == "int8"
+            ]
+            decisions += [f"for ethos-u the int8 file takes and gives integers ({text})." for text in types]
+        if "tflite-runtime" in self.request.targets and "dynamic" in places:
+            decisions.append(
+                "for tflite-runtime a dense layer's weights share one scale in the dynamic file: its interpreter knows "
+                "no other, and the drift is somewhat larger."
+            )
+
+    def _reference(
+        self, lowered: LoweredModel, graph: FloatGraph, test: Source | None, folder: Path
+    ) -> tuple[Frames, BatchCoupling | None]:
+        """The original's answers, and whether they depend on the batch."""
+        frames, broken = collect_frames(self.contract, test, lowered.reference, folder)
+        if broken:
+            self.decisions.append(
+                f"the original answers NaN or infinity for {broken} of {len(frames.edge)} frames (a flat embedding); "
+                "the files give zeros there, and are compared with zeros."
+            )
+        count = int((~frames.edge).sum())
+        images = [
+            np.array(image) for image in np.load(frames.ready, mmap_mode="r")[: min(count, self.request.batch_size)]
+        ]
+        coupling = measure_coupling(lowered, images, frames.reference[: len(images)], self.request.batch_size)
+        if coupling is None:
+            self.decisions.append("the model takes one image at a time, so batch coupling could not be measured.")
+        elif coupling.coupled:
+            self.decisions.append(
+                f"an image's embedding depends on its batch: in batches of {coupling.batch_size} the same images move by "
+                f"up to {coupling.max_abs:.3g} from a batch of one, which is what a device has. Ways out: normalize each "
+                "sample in the model and train it so; --normalization frozen; or embed the gallery one image at a time."
+            )
+        return frames, coupling
+
+    def _judge_frozen(
+        self, report: NormalizationReport, graph: FloatGraph, lowered: LoweredModel, test: Source | None, frames: Frames
+    ) -> NormalizationReport:
+        """For a frozen normalization: compare files with the frozen float graph, and that with the original."""
+        if graph.frozen is None:
+            return report
+        original = frames.reference.copy()
+        run = float_runner(graph.frozen.reference)
+        ready = np.load(frames.ready, mmap_mode="r")
+        for index in range(len(original)):
+            frames.reference[index] = run(np.array(ready[index]))
+        images = np.flatnonzero(~frames.edge)
+        if test is None:
+            return report
+        outside = share_outside(
+            graph.frozen.unfrozen, graph.frozen.constants, (np.array(ready[index]) for index in images)
         )
-        return package(quantize(plan.flatbuffer, mode, plan.ranges, graph.keep_float), contract, graph.raw_name)
-
-    def _measure(
-        self, contents: dict[str, tuple[bytes, Contract]], lowered: LoweredModel, test: Source | None
-    ) -> tuple[ExportedFile, ...]:
-        """Run every file on every interpreter, and compare with Keras on the test images."""
-        request = self.request
-        files = []
-        with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
-            images = _synthetic(self.contract) if test is None else (test.ready(i) for i in range(len(test)))
-            count = _SYNTHETIC_FRAMES if test is None else len(test)
-            inputs = Path(folder, "inputs.npy")
-            # On disk, because every interpreter's process reads them and they may not fit in memory.
-            open_memmap: Any = np.lib.format.open_memmap
-            stored = open_memmap(inputs, "w+", np.float32, (count, *self.contract.shape))
-            reference = []
-            for index, image in enumerate(progress(images, count, "Keras reference")):
-                stored[index] = image
-                if test is not None:
-                    reference.append(lowered.reference(image))
-            stored.flush()
-            # Images that are alike, or a model that answers the same to all, are not the file's fault.
-            few = reference[:_AGREEMENT_IMAGES]
-            varied = not few or any((row != few[0]).any() for row in few[1:])
-            for mode, (data, contract) in progress(contents.items(), len(contents), "verifying"):
-                path = Path(folder, request.path(mode).name)
-                path.write_bytes(data)
-                latency, embeddings, verdicts = self._run_everywhere(path, mode, inputs, count, varied)
-                drift = _drift(embeddings, np.stack(reference)) if reference and embeddings is not None else None
-                files.append(_describe(request, mode, data, contract, drift, latency, verdicts))
-        return tuple(files)
-
-    def _run_everywhere(
-        self, path: Path, mode: str, inputs: Path, count: int, varied: bool
-    ) -> tuple[float | None, NDArray[np.float32] | None, tuple[Verdict, ...]]:
-        threads = self.request.threads or available_threads()
-        first, *others = installed_runtimes()
-        result = probe(path, first, inputs, count, threads=threads, timed=True)
-        verdicts = [judge(result, None, mode, varied)]
-        few = min(count, _AGREEMENT_IMAGES)
-        agreed = None if result.embeddings is None else result.embeddings[:few]
-        for runtime in others:
-            again = probe(path, runtime, inputs, few, threads=threads, timed=False)
-            verdicts.append(judge(again, agreed, mode, varied))
-        return result.latency_us, result.embeddings, tuple(verdicts)
-
-
-def _drift(embeddings: NDArray[np.float32], reference: NDArray[np.float32]) -> Drift:
-    return measure_drift(embeddings, reference, k=DEFAULT_K if len(reference) > DEFAULT_K else None)[0]
-
-
-def _unmeasured(request: Request, contents: dict[str, tuple[bytes, Contract]]) -> tuple[ExportedFile, ...]:
-    return tuple(
-        _describe(request, mode, data, contract, None, None, ()) for mode, (data, contract) in contents.items()
-    )
-
-
-def _describe(
-    request: Request,
-    mode: str,
-    data: bytes,
-    contract: Contract,
-    drift: Drift | None,
-    latency: float | None,
-    verdicts: tuple[Verdict, ...],
-) -> ExportedFile:
-    return ExportedFile(mode, request.path(mode), len(data), sha256(data), asdict(contract), drift, latency, verdicts)
-
-
-def _check_raw_pixels(contract: InputContract) -> None:
-    """uint8 input holds pixels as they are, which only one step size and one whole zero point can say."""
-    mean, std = set(contract.mean), set(contract.std)
-    if len(mean) > 1 or len(std) > 1 or not next(iter(mean)).is_integer() or not 0 <= next(iter(mean)) <= 255:
-        raise RequestError(
-            f"--input-type uint8 needs one std and one whole mean between 0 and 255 for all channels, but mean is "
-            f"{list(contract.mean)} and std {list(contract.std)}. Use --input-type float32 or int8."
+        moved = drift_of(frames.reference[images], original[images])
+        unfrozen = float_runner(graph.frozen.unfrozen)
+        agrees = drift_of(np.stack([unfrozen(np.array(ready[index])) for index in images]), original[images])
+        self.decisions.append(
+            f"drift of the files is measured against the float graph with the same constants: {outside:.2%} of the "
+            f"held-out raw values lie outside them, and freezing alone moves the embeddings from the original's to "
+            f"{_db(moved.sqnr_db)} (the float graph before freezing: {_db(agrees.sqnr_db)})."
         )
+        return replace(report, outside=outside, from_original=moved)
+
+    def _reject(self, files: tuple[ExportedFile, ...]) -> tuple[tuple[ExportedFile, ...], tuple[str, ...]]:
+        """Files that a required target does not run get a name that no tool takes for a model's."""
+        kept, failed = [], []
+        for file in files:
+            reasons = [
+                f"{name} does not run the {file.mode} file: {verdict.detail}"
+                for name in self.request.targets
+                for verdict in file.verified
+                if verdict.runtime == TARGETS[name].package and not verdict.ok
+            ]
+            failed += reasons
+            kept.append(replace(file, path=file.path.with_name(file.path.name + REJECTED)) if reasons else file)
+        return tuple(kept), tuple(failed)
+
+    def _extras(self, made: list[Made], measured: Measured, files: tuple[ExportedFile, ...]) -> dict[Path, bytes]:
+        """C source, and what the NPU's compiler made."""
+        request, extras = self.request, dict[Path, bytes]()
+        for item, file in zip(made, files, strict=True):
+            if file.path.suffix == REJECTED:
+                continue
+            if request.c_array and item.mode == _c_mode(request):
+                flatbuffer = item.data[: item.contract.flatbuffer_bytes]
+                sources = c_source(f"{request.stem}.{item.mode}", flatbuffer, item.contract)
+                extras |= {request.output_dir / name: content for name, content in sources.items()}
+            compiled = measured.compiled.get(item.mode)
+            if "ethos-u" in request.targets and compiled is not None and compiled.flatbuffer is not None:
+                target, beside = _npu_paths(request, item.mode)
+                extras |= {target: compiled.flatbuffer, beside: sidecar(compiled.flatbuffer, item.contract)}
+        return extras
 
 
-def _synthetic(contract: InputContract) -> Iterator[NDArray[np.float32]]:
-    """A few frames for files that have no images to be verified on: noise, a ramp, and flat gray."""
-    height, width, channels = contract.shape
-    rng = np.random.default_rng(0)
-    noise = rng.integers(0, 256, (2, height, width, channels))
-    ramp = np.broadcast_to(np.linspace(0, 255, width)[:, None], contract.shape)
-    gray = np.full(contract.shape, 128)
-    for frame in (*noise, ramp, gray):
-        yield model_ready(frame.astype(np.uint8), contract)
+def _db(value: float | None) -> str:
+    return "no difference" if value is None else f"{value:.1f} dB"
 
 
 def _tools() -> dict[str, str]:

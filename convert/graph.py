@@ -13,6 +13,7 @@ _OPERATOR_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).i
 _NUMPY_TYPES = {
     schema.TensorType.FLOAT32: np.float32,
     schema.TensorType.FLOAT16: np.float16,
+    schema.TensorType.INT16: np.int16,
     schema.TensorType.INT32: np.int32,
     schema.TensorType.INT64: np.int64,
     schema.TensorType.INT8: np.int8,
@@ -52,6 +53,10 @@ class Graph:
         """Shape of a tensor."""
         shape = self.tensor(index).shape
         return () if shape is None else tuple(int(size) for size in shape)
+
+    def dtype(self, index: int) -> str:
+        """``float32`` and so on."""
+        return np.dtype(_NUMPY_TYPES[self.tensor(index).type]).name
 
     def tensor_name(self, index: int) -> str:
         """Name of a tensor."""
@@ -93,8 +98,7 @@ class Graph:
     def add_constant(self, name: str, values: NDArray[Any]) -> int:
         """Add a constant tensor and return its index."""
         index = self.add_tensor(name, values.shape, values.dtype)
-        self.model.buffers.append(_AlignedBuffer(np.frombuffer(values.tobytes(), np.uint8)))
-        self.tensor(index).buffer = len(self.model.buffers) - 1
+        self.make_constant(index, values)
         return index
 
     def make_operator(self, name: str, inputs: list[int], outputs: list[int], options: Any = None) -> Any:
@@ -106,6 +110,29 @@ class Graph:
             operator.builtinOptions = options
             operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
         return operator
+
+    def make_constant(self, index: int, values: NDArray[Any]) -> None:
+        """Turn an activation into a constant; whatever computed it is to be removed by the caller."""
+        self.model.buffers.append(_AlignedBuffer(np.frombuffer(values.tobytes(), np.uint8)))
+        self.tensor(index).buffer = len(self.model.buffers) - 1
+        self.tensor(index).shape = list(values.shape)
+
+    def end_at(self, index: int) -> None:
+        """Make one tensor the only output, and drop the operators that do not lead to it."""
+        needed, kept = {index}, list[Any]()
+        for operator in reversed(self.operators):
+            if needed.intersection(int(i) for i in operator.outputs):
+                kept.insert(0, operator)
+                needed.update(self.inputs(operator))
+        self.subgraph.outputs, self.subgraph.operators = [index], kept
+
+    def drop_dead_operators(self) -> None:
+        """Drop the operators that do not lead to the output."""
+        self.end_at(int(self.subgraph.outputs[0]))
+
+    def index_of(self, name: str) -> int:
+        """Index of the tensor with a name."""
+        return next(i for i in range(len(self.subgraph.tensors)) if self.tensor_name(i) == name)
 
     def operator_code(self, builtin: int, version: int) -> int:
         """Index of an operator code with this version, added if it is new."""

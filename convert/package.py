@@ -45,21 +45,18 @@ def package(flatbuffer: bytes, contract: Contract, raw_name: str | None = None) 
 
 
 def _end_at(graph: Graph, name: str) -> None:
-    """Make the graph answer the DEQUANTIZE of one int8 tensor, and drop what is behind it."""
-    index = next(i for i in range(len(graph.subgraph.tensors)) if graph.tensor_name(i) == name)
+    """Make the graph answer one tensor, dequantized if it is quantized, and drop what is behind it."""
+    index = graph.index_of(name)
+    if graph.dtype(index) == "float32":
+        graph.end_at(index)
+        return
     reader = next((op for op in graph.consumers(index) if graph.operator_name(op) == "DEQUANTIZE"), None)
     if reader is None:
         raise ConversionError(
             "the raw embedding is not quantized in this model, so the normalization cannot be left to the runtime. "
             "Use --output-type float32."
         )
-    graph.subgraph.outputs = [int(reader.outputs[0])]
-    needed, kept = {int(reader.outputs[0])}, list[Any]()
-    for operator in reversed(graph.operators):
-        if needed.intersection(int(i) for i in operator.outputs):
-            kept.insert(0, operator)
-            needed.update(graph.inputs(operator))
-    graph.subgraph.operators = kept
+    graph.end_at(int(reader.outputs[0]))
 
 
 def _quantized_input(graph: Graph, dtype: str) -> None:

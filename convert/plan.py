@@ -13,7 +13,6 @@ from ..calibration import Ranges, collect_ranges
 from ..calibration.split import hold_out
 from ..runtime.contract import InputContract
 from ..runtime.drift import measure_drift
-from ..runtime.interpreters import available_threads, find_runtime, open_interpreter
 from ..runtime.sources import Source
 from ..runtime.terminal import progress
 from .equalize import equalizable_pairs, equalize
@@ -21,6 +20,7 @@ from .graph import Graph
 from .prepare import FloatGraph
 from .quantize import quantize
 from .repair import repair
+from .run import float_runner
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,14 @@ def _trial(
 
     On images that are not in the ranges: those that are show no clipping, which equalization helps with most.
     """
-    reference = _run(graph.flatbuffer, images, threads)
+
+    def embed(flatbuffer: bytes) -> NDArray[np.float32]:
+        run = float_runner(flatbuffer, threads)
+        return np.stack([run(image).ravel() for image in images])
+
+    reference = embed(graph.flatbuffer)
     plain, other = (
-        _sqnr(_run(_int8(flatbuffer, limits, graph), images, threads), reference)
+        _sqnr(embed(_int8(flatbuffer, limits, graph)), reference)
         for flatbuffer, limits in ((graph.flatbuffer, ranges), equalize(graph.flatbuffer, ranges))
     )
     return plain, other
@@ -113,17 +118,6 @@ def _int8(flatbuffer: bytes, ranges: Ranges, graph: FloatGraph) -> bytes:
     repaired = Graph(quantize(flatbuffer, "int8", ranges, graph.keep_float))
     repair(repaired)
     return repaired.to_bytes()
-
-
-def _run(flatbuffer: bytes, images: list[NDArray[np.float32]], threads: int | None) -> NDArray[np.float32]:
-    interpreter = open_interpreter(find_runtime(), flatbuffer, threads=threads or available_threads())
-    source, target = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
-    rows = []
-    for image in images:
-        interpreter.set_tensor(source, image[None])
-        interpreter.invoke()
-        rows.append(interpreter.get_tensor(target).reshape(1, -1))
-    return np.concatenate(rows)
 
 
 def _sqnr(embeddings: NDArray[np.float32], reference: NDArray[np.float32]) -> float:

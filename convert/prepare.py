@@ -1,14 +1,37 @@
-"""The float graph made ready for every mode: normalization found, proved, guarded, and named as what stays float."""
+"""The float graph made ready for every mode: normalizations found, proved, guarded or frozen, and what stays float."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..runtime.contract import NormalizationSpec
+from ..runtime.errors import RequestError
+from .freeze import FrozenNormalization, collect_extremes, freeze, frozen_spec
 from .graph import Graph
 from .quantize import float_tail
-from .recognise import final_normalization, find_normalizations, guard_normalization
+from .recognise import Normalization, final_normalization, find_normalizations, guard_normalization
 from .repair import drop_unused_tensors
+from .run import embedding_shape
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What a frozen normalization is judged by.
+
+    Attributes:
+        constants: of every min-max normalization in the graph.
+        unfrozen: the graph that they were taken from.
+        reference: the same graph with the constants in it and nothing folded.
+    """
+
+    constants: tuple[FrozenNormalization, ...]
+    unfrozen: bytes
+    reference: bytes
 
 
 @dataclass(frozen=True)
@@ -19,9 +42,10 @@ class FloatGraph:
         flatbuffer: the float graph.
         spec: the normalization that ends the encoder.
         keep_float: operators that stay float in int8, by the name of their first output tensor.
-        raw_name: name of the raw embedding that ``spec`` normalizes; None without a normalization.
+        raw_name: name of the raw embedding that ``spec`` normalizes; None without a normalization, or a frozen one.
         input_name: name of the input tensor.
         output_shape: shape of one embedding, without the batch axis.
+        frozen: for a frozen normalization, what it is judged by.
         decisions: what was decided on the user's behalf.
     """
 
@@ -31,37 +55,70 @@ class FloatGraph:
     raw_name: str | None
     input_name: str
     output_shape: tuple[int, ...]
+    frozen: Frozen | None
     decisions: tuple[str, ...]
 
 
-def prepare(flatbuffer: bytes) -> FloatGraph:
-    """Prepare the converter's float graph."""
+def prepare(
+    flatbuffer: bytes, samples: Iterable[NDArray[np.float32]] = (), freeze_with: Iterable[NDArray[np.float32]] = ()
+) -> FloatGraph:
+    """Prepare the converter's float graph.
+
+    Args:
+        flatbuffer: the float graph.
+        samples: a few model-ready images (H, W, C); recognition is proved on what the encoder makes of them, too.
+        freeze_with: the calibration images, model-ready; if there are any, min-max normalizations are frozen.
+
+    Raises:
+        RequestError: a frozen normalization was asked for, and there is no min-max in the graph.
+        CalibrationDataError: the images give no constants.
+    """
     graph = Graph(flatbuffer)
-    found = [guard_normalization(graph, item) for item in find_normalizations(graph)]
-    last = final_normalization(graph, found)
-    island = [operator for item in found for operator in item.operators] + float_tail(graph)
-    keep_float = dict.fromkeys(graph.tensor_name(int(operator.outputs[0])) for operator in island)
+    found = find_normalizations(graph, samples)
+    freezing = list(freeze_with)
+    if freezing:
+        return _frozen(graph, found, freezing)
+    guarded = [guard_normalization(graph, item) for item in found]
+    last = final_normalization(graph, guarded)
+    island = [operator for item in guarded for operator in item.operators] + float_tail(graph)
     raw = None if last is None else graph.tensor_name(last.source)
+    return _describe(graph, island, NormalizationSpec() if last is None else last.spec, raw)
+
+
+def _frozen(graph: Graph, found: list[Normalization], images: list[NDArray[np.float32]]) -> FloatGraph:
+    reducing = [item for item in found if item.spec.kind == "minmax"]
+    if not reducing:
+        raise RequestError(
+            "--normalization frozen: there is no min-max normalization in this model whose extremes could be frozen. "
+            "Leave the option out."
+        )
+    unfrozen = graph.to_bytes()
+    named = [(graph.tensor_name(item.source), item.spec) for item in reducing]
+    constants = collect_extremes(unfrozen, named, images)
+    reference, _ = freeze(unfrozen, reducing, constants, fold=False)
+    folded, count = freeze(unfrozen, reducing, constants, fold=True)
+    last = final_normalization(graph, reducing)
+    spec = NormalizationSpec() if last is None else frozen_spec(constants[reducing.index(last)])
+    result = Graph(folded)
+    others = [guard_normalization(result, item) for item in find_normalizations(result)]
+    ready = _describe(result, [operator for item in others for operator in item.operators], spec, None)
+    text = f"the minimum and maximum of {len(reducing)} normalization(s) are constants from the calibration images"
+    text += f", folded into the layer before in {count}." if count else ", left as one multiplication and one addition."
+    decisions = (text, *ready.decisions)
+    return replace(ready, frozen=Frozen(tuple(constants), unfrozen, reference), decisions=decisions)
+
+
+def _describe(graph: Graph, island: list[Any], spec: NormalizationSpec, raw: str | None) -> FloatGraph:
+    keep_float = dict.fromkeys(graph.tensor_name(int(operator.outputs[0])) for operator in island)
     # A guard may have replaced operators; what they wrote is never computed now and has no range.
     drop_unused_tensors(graph)
-    shape = graph.shape(int(graph.subgraph.outputs[0]))
     return FloatGraph(
         flatbuffer=graph.to_bytes(),
-        spec=NormalizationSpec() if last is None else last.spec,
+        spec=spec,
         keep_float=tuple(keep_float),
         raw_name=raw,
         input_name=graph.tensor_name(int(graph.subgraph.inputs[0])),
-        output_shape=shape[1:] if shape[0] == 1 else shape,
-        decisions=() if last is None else _decisions(last.spec),
+        output_shape=embedding_shape(graph.shape(int(graph.subgraph.outputs[0]))),
+        frozen=None,
+        decisions=(),
     )
-
-
-def _decisions(spec: NormalizationSpec) -> tuple[str, ...]:
-    stays = f"the normalization ({spec.kind}, axes {list(spec.axes)}) stays in the file as float operators."
-    if 0 in spec.axes and spec.kind == "minmax":
-        return (
-            stays,
-            "the normalization reduces over the batch: on the device the batch is one, so an image's embedding differs "
-            "from the one it got in a larger batch. Normalize over each sample to avoid that.",
-        )
-    return (stays,)

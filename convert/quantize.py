@@ -13,21 +13,27 @@ from ..calibration import Ranges
 from .errors import ConversionError
 from .graph import Graph
 
-MODES = ("float32", "float16", "dynamic", "int8")
+MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
 """Quantization modes, in the order of the table."""
+
+CALIBRATED = ("int8", "int16x8")
+"""The modes that need ranges: 8-bit weights with 8-bit or 16-bit activations."""
 
 _HEAVY = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL"})
 _RESHAPING = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
 
 
-def quantize(flatbuffer: bytes, mode: str, ranges: Ranges | None, keep_float: Sequence[str]) -> bytes:
+def quantize(
+    flatbuffer: bytes, mode: str, ranges: Ranges | None, keep_float: Sequence[str], *, dense_per_tensor: bool = False
+) -> bytes:
     """One mode's flatbuffer from the float one; inputs and outputs stay float32.
 
     Args:
         flatbuffer: the float graph.
         mode: one of :data:`MODES`.
-        ranges: for ``int8``: the range of every activation.
+        ranges: for ``int8`` and ``int16x8``: the range of every activation.
         keep_float: operators that stay float, by the name of their first output tensor.
+        dense_per_tensor: for ``dynamic``: one scale for all weights of a dense layer, as tflite-runtime 2.14 needs it.
 
     Raises:
         ConversionError: litert-quantizer refused.
@@ -36,8 +42,8 @@ def quantize(flatbuffer: bytes, mode: str, ranges: Ranges | None, keep_float: Se
         return flatbuffer
     from litert_quantizer import quantizer
 
-    engine = quantizer.Quantizer(flatbuffer, _recipe(mode, keep_float))
-    statistics = _statistics(flatbuffer, ranges) if ranges is not None and mode == "int8" else None
+    engine = quantizer.Quantizer(flatbuffer, _recipe(mode, keep_float, dense_per_tensor))
+    statistics = _statistics(flatbuffer, ranges) if ranges is not None and mode in CALIBRATED else None
     try:
         with warnings.catch_warnings():
             # It opens an interpreter that keeps its tensors, and LiteRT warns about that.
@@ -72,14 +78,14 @@ def float_tail(graph: Graph) -> list[Any]:
     return tail
 
 
-def _recipe(mode: str, keep_float: Sequence[str]) -> Any:
+def _recipe(mode: str, keep_float: Sequence[str], dense_per_tensor: bool) -> Any:
     from litert_quantizer import qtyping, recipe_manager
     from litert_quantizer.algorithm_manager import AlgorithmName
 
     every = qtyping.TFLOperationName.ALL_SUPPORTED
     recipe = recipe_manager.RecipeManager()
-    if mode == "int8":
-        recipe.add_static_config(".*", every, activation_num_bits=8, weight_num_bits=8)
+    if mode in CALIBRATED:
+        recipe.add_static_config(".*", every, activation_num_bits=8 if mode == "int8" else 16, weight_num_bits=8)
         for boundary in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
             recipe.add_quantization_config(".*", boundary, algorithm_key=AlgorithmName.NO_QUANTIZE)
         # tflite-runtime 2.14 refuses a quantized DIV, and LiteRT rounds small divisors to zero.
@@ -88,6 +94,9 @@ def _recipe(mode: str, keep_float: Sequence[str]) -> Any:
             recipe.add_quantization_config(f"^{re.escape(name)}(;|$)", every, algorithm_key=AlgorithmName.NO_QUANTIZE)
     elif mode == "dynamic":
         recipe.add_dynamic_config(".*", every, num_bits=8)
+        if dense_per_tensor:
+            dense = qtyping.TFLOperationName.FULLY_CONNECTED
+            recipe.add_dynamic_config(".*", dense, num_bits=8, granularity=qtyping.QuantGranularity.TENSORWISE)
     else:
         half = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
         config = qtyping.OpQuantizationConfig(

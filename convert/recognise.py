@@ -1,12 +1,14 @@
 """Finding normalizations in the float graph by what they compute, not by what they were called in Keras.
 
-A match is only a guess until it is proved: the matched operators are cut out as a graph of their own and run on
-random and degenerate vectors against :func:`embedlite.runtime.normalize.normalize` with the guessed specification.
-What disagrees is left alone.
+A match is only a guess until it is proved: the matched operators are cut out as a graph of their own and run against
+:func:`embedlite.runtime.normalize.normalize` with the guessed specification, on random vectors, on edge cases (flat,
+one value that stands out, all negative, huge, tiny), and on what the encoder makes of the user's own images. What
+disagrees is left alone. Only where the divisor is exactly zero may they differ: there a graph may answer NaN.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +17,9 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from ..runtime.contract import NormalizationSpec
-from ..runtime.interpreters import find_runtime, open_interpreter
-from ..runtime.normalize import normalize
+from ..runtime.normalize import guard_divisor, normalize
 from .graph import Graph
+from .run import island_runner, tensor_values
 
 L2_OPERATOR_EPSILON = 1e-6
 """TFLite's L2_NORMALIZATION never divides by less than this."""
@@ -45,14 +47,18 @@ class Normalization:
     guarded: bool
 
 
-def find_normalizations(graph: Graph) -> list[Normalization]:
-    """Every min-max and L2 normalization of a float graph, in execution order, each proved."""
-    found = []
-    for operator in graph.operators:
-        match = _match_minmax(graph, operator) or _match_l2(graph, operator)
-        if match is not None and _proved(graph, match):
-            found.append(match)
-    return found
+def find_normalizations(graph: Graph, samples: Iterable[NDArray[np.float32]] = ()) -> list[Normalization]:
+    """Every min-max and L2 normalization of a float graph, in execution order, each proved.
+
+    Args:
+        graph: a float graph.
+        samples: a few model-ready (H, W, C) images, on whose raw embeddings the matches are proved, too.
+    """
+    matches = [_match_minmax(graph, operator) or _match_l2(graph, operator) for operator in graph.operators]
+    guesses = [match for match in matches if match is not None]
+    names = list(dict.fromkeys(graph.tensor_name(match.source) for match in guesses))
+    seen = list(tensor_values(graph.to_bytes(), names, samples)) if guesses else []
+    return [match for match in guesses if _proved(graph, match, [v[graph.tensor_name(match.source)] for v in seen])]
 
 
 def final_normalization(graph: Graph, found: list[Normalization]) -> Normalization | None:
@@ -120,14 +126,28 @@ class _Trail:
 
 
 def _reduction(graph: Graph, operator: Any | None, source: int) -> tuple[int, ...] | None:
-    """Axes of a reduction over ``source``, None if it is something else."""
-    if operator is None or int(operator.inputs[0]) != source:
+    """Axes of a reduction over ``source``, None if it is something else.
+
+    A reduction over everything may be taken before a reshape: it is the same number.
+    """
+    if operator is None:
         return None
     axes = graph.constant(int(operator.inputs[1]))
     if axes is None:
         return None
-    rank = len(graph.shape(source))
-    return tuple(sorted(int(axis) % rank for axis in axes.ravel()))
+    index, rank = int(operator.inputs[0]), len(graph.shape(source))
+    if index == source:
+        return tuple(sorted(int(axis) % rank for axis in axes.ravel()))
+    reduced = {int(axis) % max(1, len(graph.shape(index))) for axis in axes.ravel()}
+    kept = [size for axis, size in enumerate(graph.shape(index)) if axis not in reduced and size != 1]
+    return tuple(range(rank)) if not kept and _unshaped(graph, index) == _unshaped(graph, source) else None
+
+
+def _unshaped(graph: Graph, index: int) -> int:
+    """The tensor in front of all reshapes."""
+    while (operator := graph.producer(index)) is not None and graph.operator_name(operator) == "RESHAPE":
+        index = int(operator.inputs[0])
+    return index
 
 
 def _match_minmax(graph: Graph, last: Any) -> Normalization | None:
@@ -192,45 +212,65 @@ def _match_l2(graph: Graph, last: Any) -> Normalization | None:
     return Normalization(spec, source, int(last.outputs[0]), trail.in_order(), name == "DIV" and mode == "max")
 
 
-def _proved(graph: Graph, match: Normalization) -> bool:
+def _proved(graph: Graph, match: Normalization, seen: list[NDArray[np.float32]]) -> bool:
     """Whether the operators compute what the specification says, on vectors that the encoder may produce."""
     shape = graph.shape(match.source)
     outsiders = {int(i) for op in match.operators for i in graph.inputs(op)}
     outsiders -= {int(i) for op in match.operators for i in op.outputs}
-    if outsiders != {match.source} or graph.shape(match.result) != shape:
+    # A reduction may read the raw tensor from in front of a reshape; cut out, it has to read it from behind.
+    before = {index for index in outsiders if _unshaped(graph, index) == _unshaped(graph, match.source)}
+    if outsiders != before or graph.shape(match.result) != shape:
         return False
-    run = _island_runner(graph, match)
+    run = island_runner(_reading_behind(graph, match, before), match.source, match.result, _positions(graph, match))
+    for raw in (*_trial_vectors(shape), *seen):
+        wanted, got = normalize(raw, match.spec), run(raw)
+        close = np.isclose(got, wanted, rtol=PROOF_TOLERANCE, atol=PROOF_TOLERANCE * float(np.abs(wanted).max()))
+        if not (close | _divided_by_zero(raw, match.spec)).all():
+            return False
+    return True
+
+
+def _trial_vectors(shape: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
     rng = np.random.default_rng(0)
+    hot = np.zeros(shape)
+    hot.flat[hot.size // 2] = 3
     for values in (
         rng.normal(0, 1, shape),
         rng.normal(5, 0.01, shape),
         rng.uniform(-9, -1, shape),
         rng.normal(0, 1e3, shape),
+        rng.uniform(0, 1e-3, shape),
+        np.maximum(rng.normal(0, 1, shape), 0),
+        hot,
+        -hot,
+        np.zeros(shape),
+        np.full(shape, -2.5),
     ):
-        raw = values.astype(np.float32)
-        wanted, got = normalize(raw, match.spec), run(raw)
-        if not np.allclose(got, wanted, rtol=PROOF_TOLERANCE, atol=PROOF_TOLERANCE * float(np.abs(wanted).max())):
-            return False
-    return True
+        yield values.astype(np.float32)
 
 
-def _island_runner(graph: Graph, match: Normalization) -> Any:
-    """The matched operators as a graph of their own: raw tensor in, normalized tensor out."""
-    island = Graph(graph.to_bytes())
-    island.subgraph.operators = [island.operators[_position(graph, op)] for op in match.operators]
-    island.subgraph.inputs, island.subgraph.outputs = [match.source], [match.result]
-    island.model.signatureDefs = None
-    interpreter = open_interpreter(find_runtime(), island.to_bytes(), threads=1)
-    input_index = interpreter.get_input_details()[0]["index"]
-    output_index = interpreter.get_output_details()[0]["index"]
+def _divided_by_zero(raw: NDArray[np.float32], spec: NormalizationSpec) -> NDArray[np.bool_]:
+    """Where the divisor is exactly zero but for its guard: zeros by specification, and a graph may answer NaN."""
+    if spec.kind == "l2":
+        return np.broadcast_to(np.abs(raw).max(axis=spec.axes, keepdims=True) == 0, raw.shape)
+    low, high = raw.min(axis=spec.axes, keepdims=True), raw.max(axis=spec.axes, keepdims=True)
+    divisor = high.astype(np.float64) - low if spec.divisor == "shifted" else high.astype(np.float64)
+    return np.broadcast_to(guard_divisor(divisor, spec) == 0, raw.shape)
 
-    def run(raw: NDArray[np.float32]) -> NDArray[np.float32]:
-        interpreter.set_tensor(input_index, raw)
-        interpreter.invoke()
-        values: NDArray[np.float32] = interpreter.get_tensor(output_index)
-        return values
 
-    return run
+def _reading_behind(graph: Graph, match: Normalization, before: set[int]) -> Graph:
+    """A copy of the graph in which the matched operators read the raw tensor itself."""
+    copy = Graph(graph.to_bytes())
+    for position in _positions(graph, match):
+        operator = copy.operators[position]
+        if before.intersection(int(i) for i in operator.inputs) - {match.source}:
+            axes = np.arange(len(graph.shape(match.source)), dtype=np.int32)
+            operator.inputs = [match.source, copy.add_constant("every axis", axes)]
+    return copy
+
+
+def _positions(graph: Graph, match: Normalization) -> list[int]:
+    return [_position(graph, operator) for operator in match.operators]
 
 
 def _position(graph: Graph, operator: Any) -> int:

@@ -16,8 +16,9 @@ from ..runtime.contract import InputContract
 from ..runtime.errors import EmbedliteError
 from ..runtime.sources import open_source
 from ..runtime.terminal import progress, quiet_libraries
-from .load import load_model
+from .load import load_original
 from .lower import keras_reference, trace
+from .original import LoadOptions
 
 
 def main() -> None:
@@ -32,8 +33,8 @@ def main() -> None:
 
 def _embed(request: dict[str, Any]) -> None:
     contract = InputContract.from_json(request["contract"])
-    loaded = load_model(Path(request["model"]), contract.shape)
-    traced, _ = trace(loaded)
+    original = load_original(Path(request["model"]), LoadOptions(contract.shape))
+    traced, _ = trace(original)
     embed = keras_reference(traced)
     source = open_source(request["data"], contract)
     place = {name: index for index, name in enumerate(source.ids)}

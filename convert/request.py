@@ -9,10 +9,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..runtime.contract import INPUT_DTYPES
+from ..runtime.contract import INPUT_DTYPES, PLACEMENTS
 from ..runtime.errors import OutputError, RequestError
 from ..runtime.files import check_writable
-from .quantize import MODES
+from .quantize import CALIBRATED, MODES
 
 Data = str | Path | NDArray[Any]
 
@@ -26,9 +26,13 @@ class Request:
     modes: tuple[str, ...]
     calibration_data: Data | None
     test_data: Data | None
-    input_type: str
-    output_type: str
+    normalization: str
+    input_type: str | None
+    output_type: str | None
+    targets: tuple[str, ...]
+    c_array: bool
     num_samples: int | None
+    batch_size: int
     seed: int
     equalize: bool
     threads: int | None
@@ -48,7 +52,7 @@ def choose_modes(asked: Sequence[str], *, calibrated: bool) -> tuple[str, ...]:
     """The modes to make, in the order of the table.
 
     Raises:
-        RequestError: a mode does not exist, or int8 was asked for without calibration data.
+        RequestError: a mode does not exist, or one that needs ranges was asked for without calibration data.
     """
     for mode in asked:
         if mode not in (*MODES, "all"):
@@ -57,38 +61,55 @@ def choose_modes(asked: Sequence[str], *, calibrated: bool) -> tuple[str, ...]:
         asked = MODES
     if not asked:
         asked = ("float32", "int8") if calibrated else ("float32",)
-    if "int8" in asked and not calibrated:
-        raise RequestError(
-            "int8 needs calibration data to know the range of every activation. Pass --calibration-data with a folder "
-            "of some hundred images like those the encoder will see, or ask for dynamic, which needs none."
-        )
+    for mode in CALIBRATED:
+        if mode in asked and not calibrated:
+            raise RequestError(
+                f"{mode} needs calibration data to know the range of every activation. Pass --calibration-data with a "
+                "folder of some hundred images like those the encoder will see, or ask for dynamic, which needs none."
+            )
     return tuple(mode for mode in MODES if mode in asked)
 
 
-def check_seed(seed: int) -> None:
-    """Refuse a seed that numpy's generator does not take.
+def check_numbers(*, seed: int, batch_size: int) -> None:
+    """Refuse a seed that numpy's generator does not take, and a batch without neighbours.
 
     Raises:
-        RequestError: it is negative.
+        RequestError: the seed is negative, or the batch is smaller than two.
     """
     if seed < 0:
         raise RequestError(f"the seed is {seed}. Use a whole number that is not negative.")
+    if batch_size < 2:
+        raise RequestError(f"the batch size is {batch_size}. Name the one the encoder was trained with, 2 or more.")
 
 
-def check_types(modes: Sequence[str], input_type: str, output_type: str) -> None:
+def check_types(modes: Sequence[str], input_type: str | None, output_type: str | None) -> None:
     """Refuse tensor types that no file of this export could have.
 
     Raises:
         RequestError: an unknown type, or an integer type without an int8 file.
     """
     for option, value in (("--input-type", input_type), ("--output-type", output_type)):
-        if value not in INPUT_DTYPES:
+        if value is not None and value not in INPUT_DTYPES:
             raise RequestError(f"{option} is {value!r}. Use one of: {', '.join(INPUT_DTYPES)}.")
-        if value != "float32" and "int8" not in modes:
+        if value not in (None, "float32") and "int8" not in modes:
             raise RequestError(f"{option} {value} is for the int8 file, which was not asked for. Add -q int8.")
 
 
-def check_outputs(request: Request, *, force: bool) -> None:
+def check_normalization(normalization: str, *, calibrated: bool) -> None:
+    """Refuse a placement that does not exist, or whose constants would come from nowhere.
+
+    Raises:
+        RequestError: unknown, or ``frozen`` without calibration data.
+    """
+    if normalization not in ("auto", *PLACEMENTS):
+        raise RequestError(f"unknown normalization {normalization!r}. Use one of: auto, {', '.join(PLACEMENTS)}.")
+    if normalization == "frozen" and not calibrated:
+        raise RequestError(
+            "--normalization frozen takes its constants from calibration images. Pass --calibration-data."
+        )
+
+
+def check_outputs(request: Request, others: Sequence[Path], *, force: bool) -> None:
     """Refuse what could not be written at the end.
 
     Raises:
@@ -101,4 +122,4 @@ def check_outputs(request: Request, *, force: bool) -> None:
         raise OutputError(
             f"cannot make the output folder {request.output_dir}: {error.strerror or error}. Name another one with -o."
         ) from error
-    check_writable([*(request.path(mode) for mode in request.modes), request.result_path], force=force)
+    check_writable([*(request.path(mode) for mode in request.modes), *others, request.result_path], force=force)

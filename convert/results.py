@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.drift import Drift
+from .coupling import BatchCoupling
 
 SCHEMA = 1
 
@@ -17,16 +18,22 @@ class Verdict:
     """One interpreter's answer about one file.
 
     Attributes:
-        runtime: ``ai-edge-litert`` or ``tflite-runtime``.
+        runtime: ``ai-edge-litert``, ``tflite-runtime``, ``tflite-micro`` or ``ethos-u-vela``.
         version: its version; empty if it did not get so far.
         ok: whether it runs the file and agrees with the float graph within the mode's bounds.
         detail: what was found, in a few words.
+        arena_bytes: memory that TFLite Micro needs for the file; None for the others.
+        npu_operators: operators that the compiler placed on the NPU; None for interpreters.
+        cpu_operators: name to count of those it left to the CPU; None for interpreters.
     """
 
     runtime: str
     version: str
     ok: bool
     detail: str
+    arena_bytes: int | None = None
+    npu_operators: int | None = None
+    cpu_operators: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class ExportedFile:
     """One written file.
 
     Attributes:
-        mode: ``float32``, ``float16``, ``dynamic`` or ``int8``.
+        mode: ``float32``, ``float16``, ``dynamic``, ``int8`` or ``int16x8``.
         path: where it is.
         bytes: its size.
         sha256: of the whole file.
@@ -55,11 +62,33 @@ class ExportedFile:
 
 
 @dataclass(frozen=True)
+class NormalizationReport:
+    """What became of the normalization.
+
+    Attributes:
+        kind: of the one that ends the encoder: ``minmax``, ``l2`` or ``none``.
+        asked: what was asked for: ``auto``, ``graph``, ``runtime`` or ``frozen``.
+        outside: for ``frozen``, the share of held-out raw values beyond the constants; else None.
+        from_original: for ``frozen``, the drift of the frozen float encoder from the original on held-out images.
+    """
+
+    kind: str
+    asked: str
+    outside: float | None = None
+    from_original: Drift | None = None
+
+
+@dataclass(frozen=True)
 class ExportResult:
     """A finished export.
 
     Attributes:
         source: path and SHA-256 of the model, and the data that were used.
+        normalization: where it was placed, and for ``frozen`` what that costs; see :class:`NormalizationReport`.
+        batch_coupling: how far the same images move between batches; None if that could not be measured.
+        not_checked: runtimes that are not installed here, so that no file was run on them.
+        failed_targets: one sentence for each file that a required target does not run; their files end in
+            ``.rejected``.
         files: the written files, float32 first.
         decisions: what was decided on the user's behalf, one sentence each.
         ship: which file to ship where, one sentence each.
@@ -67,6 +96,10 @@ class ExportResult:
     """
 
     source: Mapping[str, Any]
+    normalization: NormalizationReport
+    batch_coupling: BatchCoupling | None
+    not_checked: tuple[str, ...]
+    failed_targets: tuple[str, ...]
     files: tuple[ExportedFile, ...]
     decisions: tuple[str, ...]
     ship: tuple[str, ...]

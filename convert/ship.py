@@ -13,6 +13,8 @@ NEARLY_AS_FAST = 1.25
 
 def recommend(files: Sequence[ExportedFile]) -> tuple[str, ...]:
     """One sentence for a CPU and one for an NPU or microcontroller."""
+    if not files:
+        return ("nothing to ship: a required target runs none of these files.",)
     return (_for_cpu(files), _for_integer_only(files))
 
 
@@ -50,7 +52,20 @@ def _for_integer_only(files: Sequence[ExportedFile]) -> str:
         )
     if file.drift is not None:
         text += f"; {_text_sqnr(file)}"
+    text += _facts(file)
     text += ")." if _passes(file) else "), but mind that it fails the default drift gates."
+    return text
+
+
+def _facts(file: ExportedFile) -> str:
+    """What the compiler and TFLite Micro said of the file."""
+    text = ""
+    for verdict in file.verified:
+        if verdict.npu_operators is not None and verdict.ok:
+            left = sum((verdict.cpu_operators or {}).values())
+            text += f"; Ethos-U runs {verdict.npu_operators} of {verdict.npu_operators + left} operators"
+        if verdict.arena_bytes is not None:
+            text += f"; TFLite Micro needs an arena of {verdict.arena_bytes:,} bytes"
     return text
 
 

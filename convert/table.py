@@ -9,16 +9,38 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .results import ExportedFile, ExportResult
+from .results import ExportedFile, ExportResult, Verdict
 
 _WIDTH = 200
 
 
 def render_result(result: ExportResult) -> str:
     """An export's result as text: the table, which file to ship where, and what was decided."""
-    lines = [_table(result.files).rstrip(), "", *result.ship, "", "Decided for you:"]
+    lines = [_table(result.files).rstrip()]
+    coupling = result.batch_coupling
+    if coupling is not None and coupling.coupled:
+        cosine = "" if coupling.cosine_min is None else f", cosine down to {coupling.cosine_min:.5f}"
+        lines.append(
+            f"batch coupling: in batches of {coupling.batch_size} the original moves an image by up to "
+            f"{coupling.max_abs:.3g}{cosine}; a device has batches of one"
+        )
+    if result.not_checked and any(file.verified for file in result.files):
+        lines.append(f"not checked on {', '.join(result.not_checked)}: pip install 'embedlite[verify]'")
+    lines += ["", *result.ship, "", "Decided for you:"]
     lines += [f"  - {decision}" for decision in result.decisions]
+    if result.failed_targets:
+        lines += ["", *(f"FAILED: {reason}" for reason in result.failed_targets)]
     return "\n".join(lines)
+
+
+def _cell(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return "-"
+    if not verdict.ok:
+        return "FAILS"
+    if verdict.npu_operators is not None:
+        return f"{verdict.npu_operators}/{verdict.npu_operators + sum((verdict.cpu_operators or {}).values())} on NPU"
+    return "ok" if verdict.arena_bytes is None else f"ok, {-(-verdict.arena_bytes // 1024):,} KiB"
 
 
 def _table(files: Sequence[ExportedFile]) -> str:
@@ -43,7 +65,7 @@ def _table(files: Sequence[ExportedFile]) -> str:
             "" if drift is None or drift.cosine_p1 is None else f"{drift.cosine_p1:.5f}",
             "" if drift is None or drift.knn_overlap_cross is None else f"{drift.knn_overlap_cross:.3f}",
             "" if file.latency_us is None else f"{file.latency_us:,.0f}",
-            *(("ok" if verdicts[r].ok else "FAILS") if r in verdicts else "" for r in runtimes),
+            *(_cell(verdicts.get(runtime)) for runtime in runtimes),
         )
     failures = [
         f"{file.mode} on {verdict.runtime} {verdict.version}: {verdict.detail}"

@@ -25,6 +25,9 @@ COLOR_ORDERS = {1: ("gray",), 3: ("rgb", "bgr"), 4: ("rgba",)}
 
 INPUT_DTYPES = ("float32", "uint8", "int8")
 
+PLACEMENTS = ("graph", "runtime", "frozen")
+"""Where a normalization is computed; see :class:`NormalizationSpec`."""
+
 
 @dataclass(frozen=True)
 class InputContract:
@@ -103,8 +106,10 @@ class NormalizationSpec:
         divisor: for ``minmax``, ``shifted`` (maximum of x - min x) or ``input`` (maximum of x).
         epsilon: the guard against division by zero; 0 where the model has none.
         epsilon_mode: ``none``, ``add`` (divisor + epsilon) or ``max`` (never below epsilon).
-        placement: ``graph`` (float operators in the file), or ``runtime`` (the file ends at the raw embedding and
-            ``Encoder`` normalizes it).
+        placement: ``graph`` (float operators in the file), ``runtime`` (the file ends at the raw embedding and
+            ``Encoder`` normalizes it), or ``frozen`` (the file computes it with constants).
+        minimum: the constants of placement ``frozen``: one, or one for each place that ``axes`` leave; else empty.
+        maximum: likewise.
     """
 
     kind: str = "none"
@@ -113,13 +118,15 @@ class NormalizationSpec:
     epsilon: float = 0.0
     epsilon_mode: str = "none"
     placement: str = "graph"
+    minimum: tuple[float, ...] = ()
+    maximum: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for value, known in (
             (self.kind, ("none", "minmax", "l2")),
             (self.divisor, ("shifted", "input")),
             (self.epsilon_mode, ("none", "add", "max")),
-            (self.placement, ("graph", "runtime")),
+            (self.placement, PLACEMENTS),
         ):
             if value not in known:
                 raise RequestError(f"a normalization cannot be {value!r} here. Use one of: {', '.join(known)}.")
@@ -179,14 +186,15 @@ class Contract:
             fields = dict(value)
             fields["input"] = InputContract.from_json(value["input"])
             normalization = value["normalization"]
-            fields["normalization"] = NormalizationSpec(**{**normalization, "axes": tuple(normalization["axes"])})
+            lists = {key: tuple(normalization[key]) for key in ("axes", "minimum", "maximum")}
+            fields["normalization"] = NormalizationSpec(**{**normalization, **lists})
             fields["output_shape"] = tuple(value["output_shape"])
             if not all(type(size) is int and size > 0 for size in fields["output_shape"]):
                 raise TypeError(f"output_shape {value['output_shape']}")
             if not isinstance(value["calibration"], dict | None):
                 raise TypeError(f"calibration {value['calibration']}")
             return cls(**fields)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RequestError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, IndexError, RequestError) as error:
             raise DamagedModelError(
                 f"the file's contract cannot be read ({type(error).__name__}: {error}). "
                 "Export the model again; contracts are not meant to be edited."

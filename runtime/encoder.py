@@ -19,8 +19,8 @@ from .artifact import Artifact, read_artifact
 from .contract import INPUT_DTYPES, Contract, InputContract, InputOptions, NormalizationSpec
 from .errors import EmbedliteWarning, EncoderClosedError, InterpreterFailedError, RequestError, UnsupportedModelError
 from .flatbuffer import ModelInfo, TensorInfo
-from .interpreters import Runtime, available_threads, find_runtime, open_interpreter
-from .normalize import normalize_quantized
+from .interpreters import MICRO_RUNTIME, Runtime, available_threads, find_runtime, open_interpreter
+from .normalize import normalize, normalize_quantized
 from .preprocess import check_batch, check_one, dequantize, model_ready, quantize, to_pixels
 
 
@@ -39,12 +39,13 @@ class Encoder:
         threads: processors to use; default all that this process may use.
         delegate: path of a TFLite delegate's shared library.
         input_contract: replaces mean, std, colour order and resampler of a plain ``.tflite`` that carries none.
-        runtime: ``ai-edge-litert`` or ``tflite-runtime``; default the first that works.
+        runtime: ``ai-edge-litert``, ``tflite-runtime`` or ``tflite-micro``; default the first of the first two that
+            works.
 
     Raises:
         ModelFileError: not a TFLite file, damaged, from a newer version, or no encoder.
         NoInterpreterError: no interpreter is installed.
-        RequestError: ``input_contract`` for a file that brings its own.
+        RequestError: ``input_contract`` for a file that brings its own, or a delegate for ``tflite-micro``.
     """
 
     def __init__(
@@ -82,6 +83,12 @@ class Encoder:
     def runtime(self) -> Runtime:
         """The interpreter package that runs the file."""
         return self._runtime
+
+    @property
+    def arena_bytes(self) -> int | None:
+        """Bytes of tensor arena that the file needs on TFLite Micro; None on the other interpreters."""
+        with self._lock:
+            return self._check_open().arena_bytes
 
     @property
     def embedding_shape(self) -> tuple[int, ...]:
@@ -211,6 +218,11 @@ class _Session:
         self._input_scale, self._input_zero_point = source["quantization"]
         self._output_scale, self._output_zero_point = target["quantization"]
 
+    @property
+    def arena_bytes(self) -> int | None:
+        """See :attr:`Encoder.arena_bytes`."""
+        return self._interpreter.arena_bytes if self._runtime.name == MICRO_RUNTIME else None
+
     def run(self, image: NDArray[Any]) -> NDArray[np.float32]:
         """The embedding of one checked image, shaped as the contract says."""
         try:
@@ -223,7 +235,9 @@ class _Session:
                 "Update the interpreter, or export the model in another mode."
             ) from error
         spec = self._contract.normalization
-        if spec.placement == "runtime":
+        if spec.placement == "runtime" and values.dtype == np.float32:
+            values = normalize(values, spec)
+        elif spec.placement == "runtime":
             values = normalize_quantized(values, self._output_scale, self._output_zero_point, spec)
         elif values.dtype != np.float32:
             values = dequantize(values, self._output_scale, self._output_zero_point)

@@ -48,6 +48,9 @@ TENSOR_TYPES = [
 ]
 """Names of the schema's TensorType, by value."""
 
+NPU_OPERATOR = "CUSTOM:ethos-u"
+"""What the compiler Vela puts in place of the operators that an Arm Ethos-U NPU runs."""
+
 
 @dataclass(frozen=True)
 class TensorInfo:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from .artifact import Artifact, read_artifact
-from .flatbuffer import TensorInfo
+from .flatbuffer import NPU_OPERATOR, TensorInfo
 from .terminal import check_json_path, common_options, emit_result, run_command
 
 
@@ -69,7 +69,8 @@ def _render(result: dict[str, Any]) -> str:
             lines.append(f"  {name}: {json.dumps(contract[name], sort_keys=True)}")
     lines.append("operators")
     for operator in result["operators"]:
-        lines.append(f"  {operator['count']:>4} x {operator['name']} version {operator['version']}")
+        note = " (compiled for an Arm Ethos-U NPU)" if operator["name"] == NPU_OPERATOR else ""
+        lines.append(f"  {operator['count']:>4} x {operator['name']} version {operator['version']}{note}")
     return "\n".join(lines)
 
 

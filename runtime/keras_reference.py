@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from .contract import InputContract
 from .errors import EmbedliteError, MissingPackageError
 
-KERAS_SUFFIXES = (".keras",)
+KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 
 
 class KerasReferenceError(EmbedliteError):
@@ -29,15 +29,15 @@ class KerasReferenceError(EmbedliteError):
 
 
 def is_keras_model(path: Path) -> bool:
-    """Whether a reference has to be run by Keras."""
-    return path.suffix in KERAS_SUFFIXES
+    """Whether a reference has to be run by TensorFlow: a Keras file or a SavedModel's folder."""
+    return path.suffix.lower() in KERAS_SUFFIXES or path.is_dir()
 
 
 def embed_with_keras(model: Path, data: Path, ids: Sequence[str], contract: InputContract) -> NDArray[np.float32]:
     """Embed images with a Keras model, one at a time (batch 1, as on the device).
 
     Args:
-        model: a ``.keras`` file.
+        model: a ``.keras`` or ``.h5`` file, or a SavedModel's folder.
         data: where the images are; see :func:`embedlite.runtime.sources.open_source`.
         ids: which of them, in this order.
         contract: how they are preprocessed: the candidate's.

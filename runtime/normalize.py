@@ -45,14 +45,18 @@ def normalize(values: NDArray[Any], spec: NormalizationSpec) -> NDArray[np.float
     else:
         numerator = x - x.min(axis=axes, keepdims=True)
         divisor = (numerator if spec.divisor == "shifted" else x).max(axis=axes, keepdims=True)
-    if spec.epsilon_mode == "max":
-        divisor = np.maximum(divisor, spec.epsilon)
-    elif spec.epsilon_mode == "add":
-        divisor = divisor + spec.epsilon
+    divisor = guard_divisor(divisor, spec)
     # Where the divisor is zero the answer is zero, whatever stands above it.
     quotient = np.divide(numerator, divisor, out=np.zeros_like(x), where=divisor != 0)
     rounded: NDArray[np.float32] = quotient.astype(np.float32)
     return rounded
+
+
+def guard_divisor(divisor: NDArray[np.float64], spec: NormalizationSpec) -> NDArray[np.float64]:
+    """The divisor as the normalization's epsilon guards it."""
+    if spec.epsilon_mode == "max":
+        return np.maximum(divisor, spec.epsilon)
+    return divisor + spec.epsilon if spec.epsilon_mode == "add" else divisor
 
 
 def normalize_quantized(

@@ -1,7 +1,8 @@
 """Running one file on one interpreter in a process of its own: ``python -m embedlite.runtime.probe``.
 
 A crash in C++ then is an answer about the file instead of the end of the caller. The request comes as JSON on
-stdin; the answer is one JSON line on stdout, the embeddings a ``.npy``.
+stdin; the answer is one JSON line on stdout, the embeddings a ``.npy``. The answer's keys are ``version``,
+``latency_us`` (null if it was not asked for) and ``arena_bytes`` (null but on TFLite Micro), or ``error`` alone.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .encoder import Encoder
 from .errors import EmbedliteError
 
 TIMED_SECONDS = 0.4
 TIMED_RUNS = 200
+LEAST_ROWS = 2
 
 
 @dataclass(frozen=True)
@@ -29,21 +33,23 @@ class ProbeRequest:
 
     Attributes:
         model: path of the ``.tflite``.
-        runtime: ``ai-edge-litert`` or ``tflite-runtime``.
+        runtime: ``ai-edge-litert``, ``tflite-runtime`` or ``tflite-micro``.
         threads: processors that one inference may use.
         inputs: path of a ``.npy`` with model-ready images (N, H, W, C) float32.
-        count: how many of them to embed.
-        result: path for the embeddings.
+        rows: which of them to embed, in this order.
+        result: path for the embeddings; fewer than ``rows`` if time ran out.
         timed: whether to measure the latency too.
+        seconds: after this time no further image is begun, once there are two.
     """
 
     model: str
     runtime: str
     threads: int
     inputs: str
-    count: int
+    rows: list[int]
     result: str
     timed: bool
+    seconds: float
 
 
 def main() -> None:
@@ -61,11 +67,19 @@ def main() -> None:
 
 
 def _run(request: ProbeRequest) -> dict[str, Any]:
-    inputs = np.load(request.inputs, mmap_mode="r")[: request.count]
+    inputs = np.load(request.inputs, mmap_mode="r")
     with Encoder(request.model, request.threads, runtime=request.runtime) as encoder:
-        np.save(Path(request.result), np.stack([encoder.embed_one(image) for image in inputs]))
-        latency = _median_latency_us(encoder, np.array(inputs[0])) if request.timed else None
-        return {"version": encoder.runtime.version, "latency_us": latency}
+        np.save(Path(request.result), np.stack(list(_embed(encoder, inputs, request))))
+        latency = _median_latency_us(encoder, np.array(inputs[request.rows[0]])) if request.timed else None
+        return {"version": encoder.runtime.version, "latency_us": latency, "arena_bytes": encoder.arena_bytes}
+
+
+def _embed(encoder: Encoder, inputs: Any, request: ProbeRequest) -> Iterator[NDArray[np.float32]]:
+    end = time.monotonic() + request.seconds
+    for done, row in enumerate(request.rows):
+        if done >= LEAST_ROWS and time.monotonic() > end:
+            return
+        yield encoder.embed_one(np.array(inputs[row]))
 
 
 def _median_latency_us(encoder: Encoder, image: np.ndarray[Any, Any]) -> float:

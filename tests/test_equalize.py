@@ -9,8 +9,9 @@ from embedlite.calibration import collect_ranges
 from embedlite.convert import export
 from embedlite.convert.equalize import equalizable_pairs, equalize
 from embedlite.convert.graph import Graph
-from embedlite.convert.load import LoadedModel
+from embedlite.convert.load_keras import from_keras
 from embedlite.convert.lower import lower
+from embedlite.convert.original import LoadOptions
 from embedlite.runtime import InputContract
 from embedlite.runtime.interpreters import find_runtime, open_interpreter
 from embedlite.runtime.sources import Source, open_source
@@ -34,7 +35,7 @@ def convolutions(kind: str) -> keras.Model:
 
 
 def float_graph(kind: str) -> bytes:
-    return lower(LoadedModel(convolutions(kind), SHAPE)).flatbuffer
+    return lower(from_keras(convolutions(kind), kind, LoadOptions())).flatbuffer
 
 
 def source() -> Source:

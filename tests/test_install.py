@@ -120,6 +120,7 @@ def test_a_device_goes_from_nothing_to_vectors(device: Device, digits: Digits, t
 
 HEAVY = (
     *("tensorflow", "keras", "PIL", "click", "rich", "litert_quantizer", "ai_edge_litert", "tflite_runtime"),
+    *("tflite_micro", "ethosu"),
     *("embedlite.convert", "embedlite.calibration"),
 )
 

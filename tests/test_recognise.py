@@ -10,8 +10,9 @@ from keras import layers, ops
 
 from embedlite.convert.graph import Graph
 from embedlite.convert.layers import L2Normalization, MinMaxNormalization
-from embedlite.convert.load import LoadedModel
+from embedlite.convert.load_keras import from_keras
 from embedlite.convert.lower import lower
+from embedlite.convert.original import LoadOptions
 from embedlite.convert.recognise import find_normalizations, guard_normalization
 from embedlite.runtime.interpreters import find_runtime, open_interpreter
 
@@ -84,7 +85,7 @@ SPELLINGS = {
 
 def float_graph(ending: list[Callable[[], keras.layers.Layer]]) -> Graph:
     model = small_encoder([*(make() for make in ending), layers.Flatten()])
-    return Graph(lower(LoadedModel(model, (24, 24, 3))).flatbuffer)
+    return Graph(lower(from_keras(model, "small", LoadOptions())).flatbuffer)
 
 
 @pytest.mark.parametrize("name", SPELLINGS)

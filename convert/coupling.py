@@ -1,0 +1,65 @@
+"""Batch coupling: whether an image's embedding depends on the other images in its batch.
+
+A normalization that reduces over the batch gives the same image another embedding in another batch. On the device the
+batch is one, so a gallery made in batches was made by another function. Nothing in the graph of batch 1 shows this for
+certain; running the original both ways does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..runtime.drift import measure_drift
+from .lower import LoweredModel
+
+TOLERANCE = 1e-4
+"""Largest difference, relative to the largest value, that another batch size may make by rounding alone."""
+
+
+@dataclass(frozen=True)
+class BatchCoupling:
+    """How far the same images move between a batch of one and a larger batch.
+
+    Attributes:
+        batch_size: images in the larger batch.
+        coupled: whether they move by more than rounding.
+        max_abs: largest difference of a value.
+        cosine_mean: mean cosine of the rows; None if a row is zero throughout.
+        cosine_min: smallest cosine.
+    """
+
+    batch_size: int
+    coupled: bool
+    max_abs: float
+    cosine_mean: float | None
+    cosine_min: float | None
+
+
+def measure_coupling(
+    lowered: LoweredModel, images: list[NDArray[np.float32]], single: NDArray[np.float32], batch_size: int
+) -> BatchCoupling | None:
+    """Run the original on a whole batch and compare with its answers for one image at a time.
+
+    Args:
+        lowered: the original.
+        images: model-ready (H, W, C) images; repeated until they fill the batch.
+        single: the original's embedding of each by itself, (N, ...).
+        batch_size: as in training.
+
+    Returns:
+        None if the original takes one image at a time.
+    """
+    if lowered.in_batches is None:
+        return None
+    places = [index % len(images) for index in range(batch_size)]
+    together = lowered.in_batches(batch_size)(np.stack([images[index] for index in places]))
+    count = min(batch_size, len(images))
+    alone, batched = single[:count], together[:count].reshape(single[:count].shape)
+    drift, _ = measure_drift(batched, alone, k=None)
+    usable = np.isfinite(alone) & np.isfinite(batched)
+    largest = float(np.abs(batched - alone, where=usable, out=np.zeros_like(alone)).max())
+    reach = float(np.abs(alone, where=usable, out=np.zeros_like(alone)).max())
+    return BatchCoupling(batch_size, largest > TOLERANCE * reach, largest, drift.cosine_mean, drift.cosine_min)

@@ -1,0 +1,217 @@
+"""Running what was made: drift from the original, latency, and every runtime's verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..runtime.contract import Contract, InputContract
+from ..runtime.drift import DEFAULT_K, Drift, measure_drift
+from ..runtime.files import sha256
+from ..runtime.interpreters import available_threads
+from ..runtime.preprocess import model_ready
+from ..runtime.sources import Source
+from ..runtime.terminal import progress
+from .request import Request
+from .results import ExportedFile, Verdict
+from .targets import NPU_PACKAGE, target_of
+from .vela import NpuCompilation, compile_for_npu
+from .verify import Frames, ProbeResult, edge_frames, installed, installed_runtimes, judge, probe
+
+_AGREEMENT_IMAGES = 4
+"""Images on which further runtimes are compared with the first one; they may be slow."""
+
+_DRIFT_SECONDS = 60.0
+_AGREEMENT_SECONDS = 6.0
+
+Reference = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Made:
+    """One mode's file before it is written.
+
+    Attributes:
+        mode: its quantization mode.
+        data: its bytes.
+        contract: what it carries.
+    """
+
+    mode: str
+    data: bytes
+    contract: Contract
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What running the files gave.
+
+    Attributes:
+        files: one entry a file, in the order of the modes.
+        compiled: what the NPU's compiler made of each file, by mode, where it could be tried.
+    """
+
+    files: tuple[ExportedFile, ...]
+    compiled: Mapping[str, NpuCompilation]
+
+
+def collect_frames(
+    contract: InputContract, test: Source | None, reference: Reference, folder: Path
+) -> tuple[Frames, int]:
+    """Lay out what every file is run on, with the original's answers: images first, edge frames behind them.
+
+    On disk, because every interpreter's process reads them and they may not fit in memory.
+
+    Args:
+        contract: the input's.
+        test: the images; None makes a few synthetic frames instead.
+        reference: the original at batch 1.
+        folder: where the frames go.
+
+    Returns:
+        The frames, and for how many of them the original answered NaN or infinity; zeros stand there instead.
+    """
+    images = list(_synthetic(contract)) if test is None else None
+    count = len(images) if images is not None else len(test or ())
+    ready = folder / "frames.npy"
+    edges = list(edge_frames(contract))
+    open_memmap: Any = np.lib.format.open_memmap
+    stored = open_memmap(ready, "w+", np.float32, (count + len(edges), *contract.shape))
+    rows = []
+    source: Any = images if images is not None else (test.ready(index) for index in range(count) if test is not None)
+    for index, image in enumerate(progress(_chain(source, edges), len(stored), "reference")):
+        stored[index] = image
+        rows.append(reference(image))
+    stored.flush()
+    answers = np.stack(rows)
+    broken = ~np.isfinite(answers.reshape(len(answers), -1)).all(axis=1)
+    answers[broken] = 0
+    return Frames(ready, answers, np.arange(len(answers)) >= count), int(broken.sum())
+
+
+def _chain(*parts: Any) -> Iterator[NDArray[np.float32]]:
+    for part in parts:
+        yield from part
+
+
+def measure_files(request: Request, made: list[Made], frames: Frames, *, drift: bool, folder: Path) -> Measured:
+    """Run every file on every runtime that can run its mode.
+
+    Args:
+        request: paths and threads.
+        made: the files.
+        frames: from :func:`collect_frames`.
+        drift: whether the frames are images that drift can be measured on.
+        folder: where the files are written to be run.
+    """
+    order = _Order(frames.edge)
+    threads = request.threads or available_threads()
+    runtimes = installed_runtimes()
+    paths = {item.mode: folder / request.path(item.mode).name for item in made}
+    firsts: dict[str, ProbeResult] = {}
+    for item in progress(made, len(made), "measuring"):
+        paths[item.mode].write_bytes(item.data)
+        firsts[item.mode] = probe(
+            paths[item.mode], runtimes[0], frames.ready, order.all, threads=threads, timed=True, seconds=_DRIFT_SECONDS
+        )
+    # Nothing is timed from here on, so the runtimes may share the processors.
+    jobs = [(item, name) for item in made for name in runtimes[1:] if item.mode in target_of(name).modes]
+    jobs += [
+        (item, NPU_PACKAGE) for item in made if item.mode in target_of(NPU_PACKAGE).modes and installed(NPU_PACKAGE)
+    ]
+
+    def run(job: tuple[Made, str]) -> ProbeResult | NpuCompilation:
+        path, runtime = paths[job[0].mode], job[1]
+        if runtime == NPU_PACKAGE:
+            working = folder / f"{job[0].mode}.npu"
+            working.mkdir()
+            return compile_for_npu(path, working)
+        return probe(path, runtime, frames.ready, order.few, threads=1, timed=False, seconds=_AGREEMENT_SECONDS)
+
+    with ThreadPoolExecutor(threads) as pool:
+        answers = list(progress(pool.map(run, jobs), len(jobs), "verifying"))
+    files, compiled = [], {}
+    for item in made:
+        first = firsts[item.mode]
+        verdicts = [judge(first, item.mode, frames.reference[order.all], frames.edge[order.all], None)]
+        for (other, _), answer in zip(jobs, answers, strict=True):
+            if other is item and isinstance(answer, NpuCompilation):
+                compiled[item.mode] = answer
+                verdicts.append(npu_verdict(answer))
+            elif other is item and isinstance(answer, ProbeResult):
+                rows = order.few
+                verdicts.append(judge(answer, item.mode, frames.reference[rows], frames.edge[rows], first.embeddings))
+        moved = None
+        if drift and first.embeddings is not None:
+            place, images = order.images(len(first.embeddings))
+            moved = drift_of(first.embeddings[place], frames.reference[images])
+        files.append(describe(request, item, moved, first.latency_us, tuple(verdicts)))
+    return Measured(tuple(files), compiled)
+
+
+class _Order:
+    """The order in which frames are run: two images, the edge frames, the other images; slow runtimes stop early."""
+
+    def __init__(self, edge: NDArray[np.bool_]) -> None:
+        images, edges = np.flatnonzero(~edge).tolist(), np.flatnonzero(edge).tolist()
+        self.all: list[int] = [*images[:2], *edges, *images[2:]]
+        self.few = self.all[: len(edges) + min(_AGREEMENT_IMAGES, len(images))]
+        self._edge = edge
+
+    def images(self, count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Of the first ``count`` rows that were run, those of images: their places among them, and which they are.
+
+        In the order of the images, because neighbours leave out the row itself by its place.
+        """
+        ran = np.array(self.all[:count])
+        places = np.flatnonzero(~self._edge[ran])
+        places = places[np.argsort(ran[places])]
+        return places, ran[places]
+
+
+def npu_verdict(compiled: NpuCompilation) -> Verdict:
+    """The NPU compiler's answer as a verdict: it compiles, and the NPU has something to do."""
+    placed, left = sum(compiled.npu.values()), sum(compiled.cpu.values())
+    detail = compiled.error or f"{placed} of {placed + left} operators on the NPU"
+    if left:
+        detail += f"; on the CPU: {', '.join(f'{count} {name}' for name, count in sorted(compiled.cpu.items()))}"
+    ok = compiled.flatbuffer is not None and placed > 0
+    return Verdict(NPU_PACKAGE, compiled.version, ok, detail, npu_operators=placed, cpu_operators=dict(compiled.cpu))
+
+
+def drift_of(embeddings: NDArray[np.float32], reference: NDArray[np.float32]) -> Drift:
+    """Drift with neighbours where there are rows enough."""
+    return measure_drift(embeddings, reference, k=DEFAULT_K if len(reference) > DEFAULT_K else None)[0]
+
+
+def describe(
+    request: Request, item: Made, drift: Drift | None, latency: float | None, verdicts: tuple[Verdict, ...]
+) -> ExportedFile:
+    """The file's entry in export.json."""
+    return ExportedFile(
+        item.mode,
+        request.path(item.mode),
+        len(item.data),
+        sha256(item.data),
+        asdict(item.contract),
+        drift,
+        latency,
+        verdicts,
+    )
+
+
+def _synthetic(contract: InputContract) -> Iterator[NDArray[np.float32]]:
+    """A few frames for files that have no images to be verified on: noise, a ramp, and flat gray."""
+    height, width, channels = contract.shape
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (2, height, width, channels))
+    ramp = np.broadcast_to(np.linspace(0, 255, width)[:, None], contract.shape)
+    gray = np.full(contract.shape, 128)
+    for frame in (*noise, ramp, gray):
+        yield model_ready(frame.astype(np.uint8), contract)

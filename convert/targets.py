@@ -1,0 +1,78 @@
+"""The runtimes that ``--target`` can require, and which modes each can run at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ..runtime.errors import MissingPackageError, RequestError
+from .quantize import MODES
+from .verify import installed
+
+
+@dataclass(frozen=True)
+class Target:
+    """A runtime to run on.
+
+    Attributes:
+        name: what ``--target`` calls it.
+        package: the package that stands for it here, and its name in verdicts.
+        modes: the modes it can run at all.
+    """
+
+    name: str
+    package: str
+    modes: tuple[str, ...]
+
+
+NPU_PACKAGE = "ethos-u-vela"
+"""The compiler that stands for the NPU."""
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("litert", "ai-edge-litert", MODES),
+        Target("tflite-runtime", "tflite-runtime", MODES),
+        # TFLite Micro has no kernels for float16 weights and none for int8 weights with float activations.
+        Target("micro", "tflite-micro", ("float32", "int8", "int16x8")),
+        Target("ethos-u", NPU_PACKAGE, ("int8", "int16x8")),
+    )
+}
+
+INTEGER_ONLY = frozenset({"ethos-u"})
+"""Targets that compute with integers only: their files end at the raw embedding."""
+
+
+def target_of(package: str) -> Target:
+    """The target that a package stands for."""
+    return next(target for target in TARGETS.values() if target.package == package)
+
+
+def missing_runtimes() -> tuple[str, ...]:
+    """Packages that would verify files here and are not installed."""
+    return tuple(target.package for target in TARGETS.values() if not installed(target.package))
+
+
+def check_targets(names: Iterable[str], modes: Sequence[str]) -> tuple[str, ...]:
+    """The required targets, once each.
+
+    Raises:
+        RequestError: an unknown target, or one that can run none of the modes.
+        MissingPackageError: the package that stands for it is not installed.
+    """
+    chosen = tuple(dict.fromkeys(names))
+    for name in chosen:
+        if name not in TARGETS:
+            raise RequestError(f"unknown target {name!r}. Use one of: {', '.join(TARGETS)}.")
+        target = TARGETS[name]
+        if not set(target.modes).intersection(modes):
+            raise RequestError(
+                f"--target {name} runs {', '.join(target.modes)} files, but {', '.join(modes)} was asked for. "
+                f"Add -q {target.modes[-2]} and --calibration-data."
+            )
+        if not installed(target.package):
+            raise MissingPackageError(
+                f"--target {name} needs {target.package} to check the files, and it is not installed. "
+                "Run: pip install 'embedlite[verify]'."
+            )
+    return chosen

@@ -1,0 +1,60 @@
+"""Crops of scikit-image's photos, and what an original model answers to them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from skimage import data
+
+PHOTOS = ("astronaut", "coffee", "chelsea", "rocket")
+BATCH = 8
+"""Images in the batch that shows what a batch-wide normalization does."""
+
+
+def save_crops(folder: Path, size: int, calibration: int, test: int) -> tuple[np.ndarray, np.ndarray]:
+    """Write ``calibration.npy`` and ``test.npy``, uint8 (N, size, size, 3); returns both as the float models take them.
+
+    The crops are cut at random places, a third to a whole of the photo's height, and stretched to ``size``.
+    """
+    rng = np.random.default_rng(0)
+    crops = []
+    for index in range(calibration + test):
+        photo = getattr(data, PHOTOS[index % len(PHOTOS)])()
+        side = int(rng.integers(photo.shape[0] // 3, photo.shape[0] + 1))
+        top, left = (int(rng.integers(0, length - side + 1)) for length in photo.shape[:2])
+        crop = Image.fromarray(photo[top : top + side, left : left + side])
+        crops.append(np.asarray(crop.resize((size, size), Image.Resampling.BILINEAR)))
+    images = np.stack(crops)
+    np.save(folder / "calibration.npy", images[:calibration])
+    np.save(folder / "test.npy", images[calibration:])
+    ready = images.astype(np.float32) / 255
+    return ready[:calibration], ready[calibration:]
+
+
+Model = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+def save_reference(folder: Path, images: np.ndarray, model: Model) -> None:
+    """Write ``reference.npz``: the original's answers, one image at a time and several at once.
+
+    Args:
+        folder: where to.
+        images: (N, H, W, 3) float32.
+        model: a batch of images to ``embeddings``, and ``raw`` where a normalization ends the encoder.
+
+    ``embeddings`` and ``raw`` have a row an image (of several rows, where an image has several); ``batch`` is what the
+    first images answer when they come in one batch.
+    """
+    each = [model(image[None]) for image in images]
+    results = {name: np.stack([np.asarray(answers[name]) for answers in each]) for name in each[0]}
+    results = {name: rows[:, 0] if rows.shape[1] == 1 else rows for name, rows in results.items()}
+    batch = np.asarray(model(images[:BATCH])["embeddings"])
+    results["batch"] = batch.reshape(BATCH, *results["embeddings"].shape[1:])
+    for name, values in results.items():
+        flat = values.reshape(len(values), -1)
+        spread = float(flat.std(axis=0).mean() / flat.std())
+        if not np.isfinite(flat).all() or spread < 0.1:
+            # A seed that answers the same to every image could not show any mistake.
+            raise SystemExit(f"{folder.name}: {name} is degenerate: it varies over the images by {spread:.3f} only")
+    np.savez(folder / "reference.npz", **results)

@@ -90,12 +90,10 @@ def from_keras(model: Any, name: str, options: LoadOptions) -> Original:
     if options.layer is not None:
         model = _cut(model, name, options.layer, shape)
     call, decisions = _choose_output(model, name, options.output)
-    known = _known_shape(model)
     return Original(
         name=name,
         input_shape=shape,
         call=call,
-        batch=None if known is None else known[0],
         rows=bool(options.replace_lambda),
         decisions=decisions,
     )

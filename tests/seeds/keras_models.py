@@ -44,7 +44,7 @@ def settle(blocks: list[keras.Sequential], filters: tuple[int, ...], images: np.
         for layer in (layer for block in blocks for layer in block.layers):
             if isinstance(layer, layers.BatchNormalization):
                 layer.gamma.assign(rng.uniform(0.5, 1.5, layer.gamma.shape))
-                layer.beta.assign(rng.normal(0, 0.3, layer.beta.shape))
+                layer.beta.assign(rng.normal(1, 0.3, layer.beta.shape))
         for _ in range(10):
             x = images
             for block in blocks:

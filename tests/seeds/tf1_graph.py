@@ -63,7 +63,7 @@ def batch_norm(x: tf.Tensor, averages: list[tf.Operation] | None) -> tf.Tensor:
         return v1.get_variable(name, (x.shape[-1],), initializer=initializer, use_resource=False)
 
     gamma = variable("gamma", v1.random_uniform_initializer(0.5, 1.5, seed=x.shape[-1]))
-    beta = variable("beta", v1.random_normal_initializer(0.0, 0.3, seed=x.shape[-1]))
+    beta = variable("beta", v1.random_normal_initializer(1.0, 0.3, seed=x.shape[-1]))
     moving_mean = variable("moving_mean", v1.zeros_initializer())
     moving_variance = variable("moving_variance", v1.ones_initializer())
     if averages is None:

@@ -52,6 +52,7 @@ from .request import (
     check_normalization,
     check_numbers,
     check_outputs,
+    check_raw_pixels,
     check_types,
     choose_modes,
 )
@@ -178,6 +179,8 @@ def export(
     with stage("loading the model"):
         original = from_keras(model, model.name, options) if in_memory else load_original(path, options)
     contract = _input_contract(original, InputOptions(mean, std, color_order, resampler))
+    if input_type == "uint8":
+        check_raw_pixels(contract)
     source = {"path": str(path), "sha256": None if in_memory else _digest(path)}
     made = not request.output_dir.exists()
     check_outputs(request, _extra_paths(request), force=force)

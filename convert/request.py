@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..runtime.contract import INPUT_DTYPES, PLACEMENTS
+from ..runtime.contract import INPUT_DTYPES, PLACEMENTS, InputContract
 from ..runtime.errors import OutputError, RequestError
 from ..runtime.files import check_writable
 from .quantize import CALIBRATED, MODES
@@ -123,3 +123,17 @@ def check_outputs(request: Request, others: Sequence[Path], *, force: bool) -> N
             f"cannot make the output folder {request.output_dir}: {error.strerror or error}. Name another one with -o."
         ) from error
     check_writable([*(request.path(mode) for mode in request.modes), *others, request.result_path], force=force)
+
+
+def check_raw_pixels(contract: InputContract) -> None:
+    """Refuse raw pixels in the file where one step size and one whole zero point cannot say mean and std.
+
+    Raises:
+        RequestError: mean or std differ by channel, or the mean is no whole number from 0 to 255.
+    """
+    mean, std = set(contract.mean), set(contract.std)
+    if len(mean) > 1 or len(std) > 1 or not next(iter(mean)).is_integer() or not 0 <= next(iter(mean)) <= 255:
+        raise RequestError(
+            f"--input-type uint8 needs one std and one whole mean between 0 and 255 for all channels, but mean is "
+            f"{list(contract.mean)} and std {list(contract.std)}. Use --input-type float32 or int8."
+        )

@@ -30,14 +30,14 @@ from ..runtime.probe import ProbeRequest
 from .results import Verdict
 
 PROBE_SECONDS = 300
-FLOAT_TOLERANCE = {"float32": 1e-4, "float16": 3e-2}
-"""Largest difference from the original or between two interpreters on one float file, relative to the largest value."""
+FLOAT_TOLERANCE = 1e-4
+"""Largest difference of two runs in float, relative to the largest value: only the order of additions differs."""
 
 QUANTIZED_SQNR_DB = 15.0
 """Two interpreters on one quantized file must agree at least this well."""
 
 BROKEN_SQNR_DB = 3.0
-"""A quantized file further than this from the original on ordinary images is not merely drifting."""
+"""A file of rounded weights further than this from the original on ordinary images is not merely drifting."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,17 @@ class Frames:
         ready: path of a ``.npy`` with model-ready frames, (N, H, W, C) float32.
         reference: the original's embedding of each, (N, ...) float32, finite.
         edge: which of them are edge frames, (N,) bool.
+        firm: on which of them the original does not jump when the frame changes by rounding, (N,) bool.
     """
 
     ready: Path
     reference: NDArray[np.float32]
     edge: NDArray[np.bool_]
+    firm: NDArray[np.bool_]
+
+    def part(self, rows: Sequence[int]) -> Frames:
+        """Some of the frames, in this order."""
+        return Frames(self.ready, self.reference[rows], self.edge[rows], self.firm[rows])
 
 
 def edge_frames(contract: InputContract) -> Iterator[NDArray[np.float32]]:
@@ -136,42 +142,37 @@ def probe(
         return ProbeResult(runtime, answer["version"], np.load(result), **facts)
 
 
-def judge(
-    result: ProbeResult,
-    mode: str,
-    reference: NDArray[np.float32],
-    edge: NDArray[np.bool_],
-    first: NDArray[np.float32] | None,
-) -> Verdict:
+def judge(result: ProbeResult, mode: str, frames: Frames, first: NDArray[np.float32] | None) -> Verdict:
     """Whether an interpreter runs a file rightly.
 
     Args:
         result: what it made of the file.
         mode: the file's quantization mode.
-        reference: the original's embeddings of the same frames, (N, ...).
-        edge: which frames are edge frames, (N,).
+        frames: what it was run on; it may have stopped before the last of them.
         first: what the first interpreter made of them; None if this is the first.
     """
     mine = result.embeddings
     if mine is None:
         return Verdict(result.runtime, result.version, False, result.error)
-    reference, edge = reference[: len(mine)], edge[: len(mine)]
-    ok, detail = _sound(mine, reference, edge)
+    ran = frames.part(range(len(mine)))
+    ok, detail = _sound(mine, ran)
     if ok:
-        ok, detail = _like(mine, reference, edge, mode, "the original", BROKEN_SQNR_DB)
+        least = None if mode == "float32" else BROKEN_SQNR_DB
+        ok, detail = _like(mine, ran.reference, ran, "the original", least)
     if ok and first is not None:
-        ok, detail = _like(mine, first[: len(mine)], edge, mode, "LiteRT", QUANTIZED_SQNR_DB)
-    if result.arena_bytes is not None:
-        detail += f"; arena {result.arena_bytes:,} bytes"
+        common = range(min(len(mine), len(first)))
+        least = None if mode in ("float32", "float16") else QUANTIZED_SQNR_DB
+        ok, detail = _like(mine[common], first[common], ran.part(common), "LiteRT", least)
     return Verdict(result.runtime, result.version, ok, detail, arena_bytes=result.arena_bytes)
 
 
-def _sound(mine: NDArray[np.float32], reference: NDArray[np.float32], edge: NDArray[np.bool_]) -> tuple[bool, str]:
+def _sound(mine: NDArray[np.float32], frames: Frames) -> tuple[bool, str]:
+    edge = frames.edge
     finite = np.isfinite(mine.reshape(len(mine), -1)).all(axis=1)
     if not finite.all():
         where = "an edge frame" if edge[~finite].all() else "an image"
         return False, f"answers NaN or infinity for {where}"
-    images, wanted = mine[~edge], reference[~edge]
+    images, wanted = mine[~edge], frames.reference[~edge]
     # Images that are alike, or a model that answers the same to all, are not the file's fault.
     if len(images) > 1 and (wanted != wanted[0]).any() and (images == images[0]).all():
         return False, "answers the same embedding for every image"
@@ -179,23 +180,20 @@ def _sound(mine: NDArray[np.float32], reference: NDArray[np.float32], edge: NDAr
 
 
 def _like(
-    mine: NDArray[np.float32],
-    other: NDArray[np.float32],
-    edge: NDArray[np.bool_],
-    mode: str,
-    name: str,
-    least_db: float,
+    mine: NDArray[np.float32], other: NDArray[np.float32], frames: Frames, name: str, least_db: float | None
 ) -> tuple[bool, str]:
-    if mode in FLOAT_TOLERANCE:
-        distance, reach = float(np.abs(mine - other).max()), float(np.abs(other).max())
-        ok = distance <= FLOAT_TOLERANCE[mode] * reach
+    """Whether two runs agree: closely where no ``least_db`` is given, else to that many decibels."""
+    if least_db is None:
+        firm = frames.firm
+        distance, reach = float(np.abs(mine - other)[firm].max()), float(np.abs(other).max())
+        ok = distance <= FLOAT_TOLERANCE * reach
         return ok, f"{'agrees' if ok else 'disagrees'} with {name} to {distance:.1e}"
     # Quantized files saturate on edge frames, and some runtimes sooner than others: only images are compared.
-    images = ~edge if (~edge).any() else edge
+    images = ~frames.edge if (~frames.edge).any() else frames.edge
     drift, _ = measure_drift(mine[images], other[images], k=None)
-    ok = drift.invalid == 0 and (drift.sqnr_db is None or drift.sqnr_db >= least_db)
     if drift.invalid:
         return False, f"{drift.invalid} embedding(s) are zero or constant where {name}'s are not"
+    ok = drift.sqnr_db is None or drift.sqnr_db >= least_db
     figure = "exactly" if drift.sqnr_db is None else f"to {drift.sqnr_db:.1f} dB"
     return ok, f"{'agrees' if ok else 'disagrees'} with {name} {figure}"
 

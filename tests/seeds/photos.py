@@ -35,21 +35,22 @@ def save_crops(folder: Path, size: int, calibration: int, test: int) -> tuple[np
 Model = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
-def save_reference(folder: Path, images: np.ndarray, model: Model) -> None:
+def save_reference(folder: Path, calibration: np.ndarray, test: np.ndarray, model: Model) -> None:
     """Write ``reference.npz``: the original's answers, one image at a time and several at once.
 
     Args:
         folder: where to.
-        images: (N, H, W, 3) float32.
+        calibration: (N, H, W, 3) float32, the images whose extremes a frozen normalization takes.
+        test: (N, H, W, 3) float32, the images to answer.
         model: a batch of images to ``embeddings``, and ``raw`` where a normalization ends the encoder.
 
-    ``embeddings`` and ``raw`` have a row an image (of several rows, where an image has several); ``batch`` is what the
-    first images answer when they come in one batch.
+    ``embeddings`` and ``raw`` have a row an image (of several rows, where an image has several), ``batch`` is what the
+    first images answer when they come in one batch, and ``limits`` are the extremes of ``raw`` over ``calibration``.
     """
-    each = [model(image[None]) for image in images]
+    each = [model(image[None]) for image in test]
     results = {name: np.stack([np.asarray(answers[name]) for answers in each]) for name in each[0]}
     results = {name: rows[:, 0] if rows.shape[1] == 1 else rows for name, rows in results.items()}
-    batch = np.asarray(model(images[:BATCH])["embeddings"])
+    batch = np.asarray(model(test[:BATCH])["embeddings"])
     results["batch"] = batch.reshape(BATCH, *results["embeddings"].shape[1:])
     for name, values in results.items():
         flat = values.reshape(len(values), -1)
@@ -57,4 +58,8 @@ def save_reference(folder: Path, images: np.ndarray, model: Model) -> None:
         if not np.isfinite(flat).all() or spread < 0.1:
             # A seed that answers the same to every image could not show any mistake.
             raise SystemExit(f"{folder.name}: {name} is degenerate: it varies over the images by {spread:.3f} only")
+    if "raw" in results:
+        # The raw embedding of an image does not depend on its batch.
+        raw = np.asarray(model(calibration)["raw"])
+        results["limits"] = np.array([raw.min(), raw.max()])
     np.savez(folder / "reference.npz", **results)

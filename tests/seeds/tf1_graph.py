@@ -30,7 +30,8 @@ def save(folder: Path, size: int, calibration: int = 40, test: int = 24) -> None
         session.run(v1.global_variables_initializer())
         session.run(averages, {images: calibration_images})
 
-        save_reference(folder, test_images, lambda batch: session.run({"embeddings": z, "raw": raw}, {images: batch}))
+        answers = {"embeddings": z, "raw": raw}
+        save_reference(folder, calibration_images, test_images, lambda batch: session.run(answers, {images: batch}))
         v1.saved_model.simple_save(session, str(folder / "model"), {"images": images}, {"z": z})
 
 

@@ -40,13 +40,18 @@ def load_saved_model(path: Path, options: LoadOptions) -> Original:
     input_name, spec = _image(path, key, signature)
     _check_operators(path, meta_graph.graph_def)
     shape = check_image_shape(str(path), _shape_of(spec), options.input_shape)
+    batch = (_shape_of(spec) or (None,))[0]
+    if batch not in (None, 1):
+        raise ModelShapeError(
+            f"{path} takes {batch} images at a time, no more and no fewer, and a device takes one. Save it with an open "
+            "batch (None) or a batch of 1."
+        )
     output, decisions = _choose_output(path, signature, options.output)
     # TensorFlow 2 describes its objects beside the graph; TensorFlow 1 has the graph alone.
     if meta_graph.object_graph_def.nodes:
         call = _load_objects(path, key, input_name, output, options.layer)
     else:
         call = _load_graph(path, spec.name, signature.outputs[output].name, options.layer)
-    batch = (_shape_of(spec) or (None,))[0]
     return Original(name=str(path), input_shape=shape, call=call, batch=batch, decisions=decisions)
 
 

@@ -176,7 +176,8 @@ def test_other_spellings_and_placements(
     folder, model, options = CALLS[name]
     seed = open_seed(seeds / folder)
     monkeypatch.chdir(seed.folder)
-    result = export(model, tmp_path, quantize=MODES, calibration_data=seed.calibration, measure=False, **options)
+    data = {"calibration_data": seed.calibration, "test_data": seed.test}
+    result = export(model, tmp_path, quantize=MODES, measure=False, **data, **options)
     images = np.load(seed.test)
     for file in result.files:
         spec = file.contract["normalization"]
@@ -232,7 +233,7 @@ REFUSED: dict[str, tuple[str, str, type[Exception], str]] = {
     "a layer without its code": ("s3", "model.keras", CustomCodeError, "EmbeddingHead"),
     "a function without its code": ("s4", "model.keras", CustomCodeError, "norm_original=KIND"),
     "bytecode": ("s4-bytecode", "model.keras", CustomCodeError, "bytecode"),
-    "a SavedModel for eight images": ("formats", "eight", ModelShapeError, "batch of one"),
+    "a SavedModel for eight images": ("formats", "eight", ModelShapeError, "8 images at a time"),
     "a folder that holds no model": ("formats", ".", ModelLoadError, "no SavedModel"),
 }
 

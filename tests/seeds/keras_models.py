@@ -166,9 +166,10 @@ def formats(folder: Path) -> None:
     module.model = model
     tf.saved_model.save(module, str(folder / "signature"), signatures={"embed": served})
 
-    # Built by a call on a batch of eight, so the SavedModel takes eight images and no other number.
+    # Built by a call on a batch of eight, so the SavedModel declares eight images and no other number.
     by_call = keras.Sequential([layers.Conv2D(8, SIZE), layers.Flatten()])
     by_call(np.zeros((8, SIZE, SIZE, 3), np.float32))
+    by_call.save(folder / "eight.keras")
     by_call.export(folder / "eight", verbose=False)
 
     Path(folder, "float.tflite").write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())

@@ -3,4 +3,4 @@ def c_names(stem):
 
 
 def c_source(stem, flatbuffer, contract):
-    return {name: b"" for name in c_names(stem)}
+    return dict.fromkeys(c_names(stem), b"")

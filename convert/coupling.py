@@ -52,10 +52,13 @@ def measure_coupling(
     Returns:
         None if the original takes one image at a time.
     """
-    if lowered.in_batches is None:
+    run = None if lowered.in_batches is None else lowered.in_batches(batch_size)
+    if run is None:
         return None
     places = [index % len(images) for index in range(batch_size)]
-    together = lowered.in_batches(batch_size)(np.stack([images[index] for index in places]))
+    together = run(np.stack([images[index] for index in places]))
+    if together.size != batch_size * single[0].size:
+        return None
     count = min(batch_size, len(images))
     alone, batched = single[:count], together[:count].reshape(single[:count].shape)
     drift, _ = measure_drift(batched, alone, k=None)

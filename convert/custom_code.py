@@ -1,9 +1,9 @@
 """Code that a Keras file needs and does not hold: what it is, and the user's two ways to bring it.
 
-A model file never brings code that runs by itself: not the bytecode of a Lambda, which Keras 2 stores for every one and
-once ran on loading whatever ``safe_mode`` said (CVE-2025-9905), and not a class of the user's. Either the user hands over
-a Python file (``--custom-objects``), which is code that they trust, or a Lambda is replaced by one of our layers
-(``--replace-lambda``), and then no foreign code runs at all.
+A model file never brings code that runs by itself: not the bytecode of a Lambda, which Keras 2 stores for every one
+and once ran on loading whatever ``safe_mode`` said (CVE-2025-9905), and not a class of the user's. Either the user
+hands over a Python file (``--custom-objects``), which is code that they trust, or a Lambda is replaced by one of our
+layers (``--replace-lambda``), and then no foreign code runs at all.
 """
 
 from __future__ import annotations

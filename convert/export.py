@@ -28,6 +28,7 @@ from ..runtime.artifact import sidecar
 from ..runtime.contract import Contract, InputContract, InputOptions
 from ..runtime.errors import RequestError
 from ..runtime.files import json_bytes, sha256, write_files
+from ..runtime.flatbuffer import read_flatbuffer
 from ..runtime.sources import Source
 from ..runtime.terminal import stage
 from ..runtime.version import __version__
@@ -118,8 +119,8 @@ def export(
         replace_lambda: ``LAYER=KIND``, a known layer in a Lambda's place; see
             :data:`embedlite.convert.custom_code.REPLACEMENTS`.
         normalization: where it is computed: ``graph`` (float operators in the file), ``runtime`` (``Encoder`` applies
-            it), ``frozen`` (min-max with constants from the calibration data), or ``auto``: ``graph``, except ``runtime``
-            where the output is an integer or a target computes with integers only.
+            it), ``frozen`` (min-max with constants from the calibration data), or ``auto``: ``graph``, except
+            ``runtime`` where the output is an integer or a target computes with integers only.
         targets: runtimes that must run the files: ``litert``, ``tflite-runtime``, ``micro``, ``ethos-u``.
         c_array: write the smallest file that a microcontroller can run as C, too.
         mean: subtracted from pixels, one value or one a channel; default 0.
@@ -355,7 +356,8 @@ class _Export:
                 if item.mode == "int8"
             ]
             decisions += [f"for ethos-u the int8 file takes and gives integers ({text})." for text in types]
-        if "tflite-runtime" in self.request.targets and "dynamic" in places:
+        dense = any(op.name == "FULLY_CONNECTED" for op in read_flatbuffer(graph.flatbuffer).operators)
+        if "tflite-runtime" in self.request.targets and "dynamic" in places and dense:
             decisions.append(
                 "for tflite-runtime a dense layer's weights share one scale in the dynamic file: its interpreter knows "
                 "no other, and the drift is somewhat larger."
@@ -380,9 +382,10 @@ class _Export:
             self.decisions.append("the model takes one image at a time, so batch coupling could not be measured.")
         elif coupling.coupled:
             self.decisions.append(
-                f"an image's embedding depends on its batch: in batches of {coupling.batch_size} the same images move by "
-                f"up to {coupling.max_abs:.3g} from a batch of one, which is what a device has. Ways out: normalize each "
-                "sample in the model and train it so; --normalization frozen; or embed the gallery one image at a time."
+                f"an image's embedding depends on its batch: in batches of {coupling.batch_size} the same images move "
+                f"by up to {coupling.max_abs:.3g} from a batch of one, which is what a device has. Ways out: normalize "
+                "each sample in the model and train it so; --normalization frozen; or embed the gallery one image at a "
+                "time."
             )
         return frames, coupling
 

@@ -125,6 +125,16 @@ class Graph:
                 kept.insert(0, operator)
                 needed.update(self.inputs(operator))
         self.subgraph.outputs, self.subgraph.operators = [index], kept
+        # The old one may name tensors that are gone now.
+        self.model.signatureDefs = []
+
+    def sign(self, input_name: str, output_name: str) -> None:
+        """Give the graph one signature, ``serving_default``, with these names for its input and output."""
+        signature = schema.SignatureDefT()
+        signature.signatureKey, signature.subgraphIndex = "serving_default", 0
+        signature.inputs = [_entry(input_name, int(self.subgraph.inputs[0]))]
+        signature.outputs = [_entry(output_name, int(self.subgraph.outputs[0]))]
+        self.model.signatureDefs = [signature]
 
     def drop_dead_operators(self) -> None:
         """Drop the operators that do not lead to the output."""
@@ -151,6 +161,12 @@ class Graph:
         builder = flatbuffers.Builder(1 << 20)
         builder.Finish(self.model.Pack(builder), file_identifier=b"TFL3")
         return bytes(builder.Output())
+
+
+def _entry(name: str, index: int) -> Any:
+    entry = schema.TensorMapT()
+    entry.name, entry.tensorIndex = name, index
+    return entry
 
 
 class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]  # generated code has no types

@@ -90,12 +90,10 @@ def from_keras(model: Any, name: str, options: LoadOptions) -> Original:
     if options.layer is not None:
         model = _cut(model, name, options.layer, shape)
     call, decisions = _choose_output(model, name, options.output)
-    known = _known_shape(model)
     return Original(
         name=name,
         input_shape=shape,
         call=call,
-        batch=None if known is None else known[0],
         rows=bool(options.replace_lambda),
         decisions=decisions,
     )
@@ -165,10 +163,10 @@ def _follow(model: Any, inputs: Any, layer: str) -> Any | None:
         return None
     owner = next((member for member in model.layers if member.name == layer), None)
     if owner is not None:
-        return keras.Model(model.inputs, owner.output)(inputs, training=False)
+        return keras.Model(model.inputs[0], owner.output)(inputs, training=False)
     for member in model.layers:
         if _is_model(member) and layer in _layer_names(member):
-            before = keras.Model(model.inputs, member.input)(inputs, training=False)
+            before = keras.Model(model.inputs[0], member.input)(inputs, training=False)
             return _follow(member, before, layer)
     return None
 

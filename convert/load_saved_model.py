@@ -6,7 +6,6 @@ What the folder says is read from its protocol buffer before TensorFlow loads (a
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from .errors import ModelLoadError, ModelShapeError
 from .original import LoadOptions, Original, check_image_shape, first_line
 
 SAVED_MODEL_NAME = "saved_model.pb"
+TAG = "serve"
 DEFAULT_SIGNATURE = "serving_default"
 
 _BOOKKEEPING = ("__saved_model_init_op", "__saved_model_train_op")
@@ -34,39 +34,84 @@ def load_saved_model(path: Path, options: LoadOptions) -> Original:
         ModelLoadError: it is damaged, has no usable signature, or needs operators that TensorFlow does not have.
         ModelShapeError: its signature is not one image in and one embedding out.
     """
-    graph, signatures = _read(path)
+    meta_graph, signatures = _read(path)
     key = _choose_signature(path, signatures)
     signature = signatures[key]
     input_name, spec = _image(path, key, signature)
-    _check_operators(path, graph)
+    _check_operators(path, meta_graph.graph_def)
     shape = check_image_shape(str(path), _shape_of(spec), options.input_shape)
     output, decisions = _choose_output(path, signature, options.output)
+    # TensorFlow 2 describes its objects beside the graph; TensorFlow 1 has the graph alone.
+    if meta_graph.object_graph_def.nodes:
+        call = _load_objects(path, key, input_name, output, options.layer)
+    else:
+        call = _load_graph(path, spec.name, signature.outputs[output].name, options.layer)
+    batch = (_shape_of(spec) or (None,))[0]
+    return Original(name=str(path), input_shape=shape, call=call, batch=batch, decisions=decisions)
+
+
+def _load_objects(path: Path, key: str, input_name: str, output: str, layer: str | None) -> Any:
+    """A SavedModel of TensorFlow 2, through its signature."""
+    if layer is not None:
+        raise ModelShapeError(
+            f"--layer cannot cut {path}: a TensorFlow 2 SavedModel does not keep its layers' names. Cut the Keras "
+            "model and save that: keras.Model(model.inputs, model.get_layer(name).output)."
+        )
     import tensorflow as tf
 
     try:
-        loaded = tf.saved_model.load(str(path), tags=["serve"])
+        loaded = tf.saved_model.load(str(path), tags=[TAG])
         function = loaded.signatures[key]
     except Exception as error:
-        # tf.errors, OSError, KeyError, ValueError: it depends on what is missing.
-        raise ModelLoadError(
-            f"{path} cannot be loaded by TensorFlow {tf.__version__}: {first_line(error)}. Save it again, or copy the "
-            "whole folder with its variables."
-        ) from error
+        raise _load_error(path, error) from error
 
     def call(image: Any) -> Any:
         return function(**{input_name: image})[output]
 
-    if options.layer is not None:
-        call = _cut(path, loaded, spec.name, options.layer)
     # The function alone does not keep the loaded object alive, and its variables go with that.
     call.loaded = loaded  # type: ignore[attr-defined]
-    return Original(
-        name=str(path), input_shape=shape, call=call, batch=(_shape_of(spec) or (None,))[0], decisions=decisions
+    return call
+
+
+def _load_graph(path: Path, input_tensor: str, output_tensor: str, layer: str | None) -> Any:
+    """A SavedModel of TensorFlow 1: its variables are frozen in a session, as reference variables have to be."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    try:
+        with v1.Graph().as_default() as graph, v1.Session(graph=graph) as session:
+            v1.saved_model.load(session, [TAG], str(path))
+            if layer is not None:
+                output_tensor = _find_layer(path, graph, input_tensor, output_tensor, layer)
+            frozen = v1.graph_util.convert_variables_to_constants(
+                session, graph.as_graph_def(), [output_tensor.partition(":")[0]]
+            )
+    except ModelShapeError:
+        raise
+    except Exception as error:
+        raise _load_error(path, error) from error
+    imported = v1.wrap_function(lambda: tf.import_graph_def(frozen, name=""), [])
+    try:
+        return imported.prune(input_tensor, output_tensor)
+    except (KeyError, ValueError) as error:
+        raise ModelShapeError(
+            f"in {path}, {output_tensor!r} does not depend on the input {input_tensor!r} ({first_line(error)}). "
+            "Name another layer or output."
+        ) from error
+
+
+def _load_error(path: Path, error: Exception) -> ModelLoadError:
+    """tf.errors, OSError, KeyError, ValueError: which it is depends on what is missing."""
+    import tensorflow as tf
+
+    return ModelLoadError(
+        f"{path} cannot be loaded by TensorFlow {tf.__version__}: {first_line(error)}. Save it again, or copy the "
+        "whole folder with its variables."
     )
 
 
 def _read(path: Path) -> tuple[Any, dict[str, Any]]:
-    """The graph and the signatures of the part of the folder that is for serving."""
+    """The meta graph that is for serving, and its signatures."""
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -78,15 +123,15 @@ def _read(path: Path) -> tuple[Any, dict[str, Any]]:
             f"{path / SAVED_MODEL_NAME} cannot be read ({first_line(error)}): it was cut short or is something else. "
             "Copy the folder again."
         ) from error
-    graphs = [graph for graph in model.meta_graphs if "serve" in graph.meta_info_def.tags]
+    graphs = [graph for graph in model.meta_graphs if TAG in graph.meta_info_def.tags]
     if not graphs:
         tags = sorted({tag for graph in model.meta_graphs for tag in graph.meta_info_def.tags})
         raise ModelLoadError(
-            f"{path} has no graph for serving (tag 'serve'); its tags are: {', '.join(tags) or 'none'}. "
+            f"{path} has no graph for serving (tag {TAG!r}); its tags are: {', '.join(tags) or 'none'}. "
             "Save it with tf.saved_model.save, or with tag_constants.SERVING in TensorFlow 1."
         )
     signatures = {key: value for key, value in graphs[0].signature_def.items() if key not in _BOOKKEEPING}
-    return graphs[0].graph_def, signatures
+    return graphs[0], signatures
 
 
 def _choose_signature(path: Path, signatures: dict[str, Any]) -> str:
@@ -170,33 +215,31 @@ def _check_operators(path: Path, graph: Any) -> None:
         )
 
 
-def _cut(path: Path, loaded: Any, input_tensor: str, layer: str) -> Any:
-    """The part of a TensorFlow 1 graph up to an operation, or to the last one in a scope, of that name."""
-    if not hasattr(loaded, "prune"):
-        raise ModelShapeError(
-            f"--layer cannot cut {path}: a TensorFlow 2 SavedModel does not keep its layers' names. Cut the Keras "
-            "model and save that: keras.Model(model.inputs, model.get_layer(name).output)."
-        )
-    operations = {operation.name: operation for operation in loaded.graph.get_operations()}
-    found = operations.get(layer) or _last_of_scope(operations.values(), layer)
-    if found is None:
-        scopes = {name.partition("/")[0] for name in operations}
-        near = difflib.get_close_matches(layer, sorted({*operations, *scopes}), n=4, cutoff=0.4) or sorted(scopes)[:8]
+def _find_layer(path: Path, graph: Any, input_tensor: str, output_tensor: str, layer: str) -> str:
+    """Name of the tensor that an operation, or the last one in a scope, of that name gives on the way to the output."""
+    between = _operations_between(graph, input_tensor, output_tensor)
+    exact = [operation for operation in between if operation.name == layer]
+    inside = [operation for operation in between if f"/{layer}/" in f"/{operation.name}/"]
+    if not (exact or inside):
+        scopes = dict.fromkeys(scope for operation in between for scope in operation.name.split("/"))
+        near = difflib.get_close_matches(layer, scopes, n=4, cutoff=0.4) or list(scopes)[-8:]
         raise ModelShapeError(f"{path} has no operation {layer!r} to end at. Near ones: {', '.join(near)}.")
-    # The name a signature's tensor has in the file is the one in the loaded graph.
-    return loaded.prune(input_tensor, found.outputs[0].name)
+    name: str = (exact or inside)[-1].outputs[0].name
+    return name
 
 
-def _last_of_scope(operations: Iterable[Any], scope: str) -> Any | None:
-    """The last floating-point result in a name scope that something computes from the image."""
-    import tensorflow as tf
-
-    passive = {"Const", "VarHandleOp", "VariableV2", "Variable", "Identity", "ReadVariableOp", "Placeholder"}
-    inside = [
-        operation
-        for operation in operations
-        if operation.name.startswith(f"{scope}/") and operation.type not in passive
-        if len(operation.outputs) == 1 and operation.outputs[0].dtype == tf.float32
-        if not any(part in operation.name for part in ("Initializer", "/Assign", "/read"))
-    ]
-    return inside[-1] if inside else None
+def _operations_between(graph: Any, input_tensor: str, output_tensor: str) -> list[Any]:
+    """The operations that depend on the input and lead to the output, in the graph's order."""
+    leading, open_ends = set(), [graph.get_tensor_by_name(output_tensor).op]
+    while open_ends:
+        operation = open_ends.pop()
+        if operation not in leading:
+            leading.add(operation)
+            open_ends += [tensor.op for tensor in operation.inputs]
+    depending = {graph.get_tensor_by_name(input_tensor).op}
+    between = []
+    for operation in graph.get_operations():  # TensorFlow 1 adds an operation after those it reads
+        if operation in leading and any(tensor.op in depending for tensor in operation.inputs):
+            depending.add(operation)
+            between.append(operation)
+    return between

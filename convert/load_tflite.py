@@ -110,7 +110,7 @@ def _choose_output(path: Path, graph: Graph, options: LoadOptions) -> tuple[str,
         if found is None:
             near = difflib.get_close_matches(options.layer, made, n=4, cutoff=0.3) or list(made)[-4:]
             raise ModelShapeError(f"{path} has no tensor {options.layer!r} to end at. Near ones: {', '.join(near)}.")
-        _end_at(graph, found)
+        graph.end_at(found)
         return ()
     names = _output_names(graph, outputs)
     if options.output is not None and options.output not in names:
@@ -122,7 +122,7 @@ def _choose_output(path: Path, graph: Graph, options: LoadOptions) -> tuple[str,
         )
     if options.output is None or len(outputs) == 1:
         return ()
-    _end_at(graph, outputs[names.index(options.output)])
+    graph.end_at(outputs[names.index(options.output)])
     return (f"the embedding is the output {options.output!r} of {len(outputs)}.",)
 
 
@@ -134,11 +134,6 @@ def _output_names(graph: Graph, outputs: list[int]) -> list[str]:
             name = entry.name.decode() if isinstance(entry.name, bytes) else str(entry.name)
             names[int(entry.tensorIndex)] = name
     return [names[index] for index in outputs]
-
-
-def _end_at(graph: Graph, index: int) -> None:
-    graph.model.signatureDefs = None
-    graph.end_at(index)
 
 
 def _fold_shapes(graph: Graph) -> None:

@@ -34,12 +34,12 @@ class LoweredModel:
         flatbuffer: a TFLite file with batch 1, one input and one output.
         reference: the original at batch 1: (H, W, C) float32 to the output without the batch axis.
         in_batches: the original at a batch size: a function of (N, H, W, C) for that N only, whose rows are what
-            ``reference`` gives for one image; None if the original takes one image at a time.
+            ``reference`` gives for one image. None, or a None from it, if the original takes one image at a time.
     """
 
     flatbuffer: bytes
     reference: Callable[[Batch], Batch]
-    in_batches: Callable[[int], Callable[[Batch], Batch]] | None
+    in_batches: Callable[[int], Callable[[Batch], Batch] | None] | None
 
 
 def lower(original: Original) -> LoweredModel:
@@ -162,8 +162,11 @@ def keras_reference(traced: Any) -> Callable[[Batch], Batch]:
     return embed
 
 
-def _in_batches(original: Original, size: int) -> Callable[[Batch], Batch]:
-    traced, _ = trace(original, size)
+def _in_batches(original: Original, size: int) -> Callable[[Batch], Batch] | None:
+    try:
+        traced, _ = trace(original, size)
+    except ModelShapeError:
+        return None  # built for one image at a time, and it insists
     import tensorflow as tf
 
     def embed(images: Batch) -> Batch:

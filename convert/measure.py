@@ -18,6 +18,8 @@ from ..runtime.interpreters import available_threads
 from ..runtime.preprocess import model_ready
 from ..runtime.sources import Source
 from ..runtime.terminal import progress
+from .graph import Graph
+from .quantize import CALIBRATED
 from .request import Request
 from .results import ExportedFile, Verdict
 from .targets import NPU_PACKAGE, target_of
@@ -216,10 +218,23 @@ def describe(
         len(item.data),
         sha256(item.data),
         asdict(item.contract),
+        _float_operators(item),
         drift,
         latency,
         verdicts,
     )
+
+
+def _float_operators(item: Made) -> tuple[str, ...]:
+    if item.mode not in CALIBRATED:
+        return ()
+    graph = Graph(item.data[: item.contract.flatbuffer_bytes])
+    names = (
+        graph.operator_name(operator)
+        for operator in graph.operators
+        if graph.dtype(int(operator.outputs[0])) == "float32" and graph.operator_name(operator) != "DEQUANTIZE"
+    )
+    return tuple(dict.fromkeys(names))
 
 
 def _synthetic(contract: InputContract) -> Iterator[NDArray[np.float32]]:

@@ -39,7 +39,7 @@ class Original:
         input_shape: (height, width, channels).
         call: (N, H, W, C) float32 tensor to one output tensor; None for a ``.tflite``.
         flatbuffer: the float ``.tflite``; None for what TensorFlow runs.
-        batch: the batch size that the model insists on; None if it takes any.
+        batch: the batch size that the model declares; None if it takes any, or may.
         rows: whether a 4-D result is to be read as rows of its channels.
         inputs: what the file itself says of its preprocessing; only our own ``.tflite`` files do.
         decisions: what was decided on the user's behalf while loading.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
@@ -112,14 +110,5 @@ def _name(graph: Graph) -> None:
     """One signature, and tensors that carry the names people see in other tools."""
     source, result = int(graph.subgraph.inputs[0]), int(graph.subgraph.outputs[0])
     graph.tensor(source).name, graph.tensor(result).name = INPUT_NAME, OUTPUT_NAME
-    signature = schema.SignatureDefT()
-    signature.signatureKey, signature.subgraphIndex = "serving_default", 0
-    signature.inputs, signature.outputs = [_entry(INPUT_NAME, source)], [_entry(OUTPUT_NAME, result)]
-    graph.model.signatureDefs = [signature]
+    graph.sign(INPUT_NAME, OUTPUT_NAME)
     graph.model.description = "embedlite"
-
-
-def _entry(name: str, index: int) -> Any:
-    entry = schema.TensorMapT()
-    entry.name, entry.tensorIndex = name, index
-    return entry

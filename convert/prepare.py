@@ -13,6 +13,7 @@ from ..runtime.contract import NormalizationSpec
 from ..runtime.errors import RequestError
 from .freeze import FrozenNormalization, collect_extremes, freeze, frozen_spec
 from .graph import Graph
+from .lower import INPUT_NAME, OUTPUT_NAME
 from .quantize import float_tail
 from .recognise import Normalization, final_normalization, find_normalizations, guard_normalization
 from .repair import drop_unused_tensors
@@ -112,6 +113,8 @@ def _describe(graph: Graph, island: list[Any], spec: NormalizationSpec, raw: str
     keep_float = dict.fromkeys(graph.tensor_name(int(operator.outputs[0])) for operator in island)
     # A guard may have replaced operators; what they wrote is never computed now and has no range.
     drop_unused_tensors(graph)
+    # litert-quantizer insists on a signature, and a .tflite from elsewhere may have none.
+    graph.sign(INPUT_NAME, OUTPUT_NAME)
     return FloatGraph(
         flatbuffer=graph.to_bytes(),
         spec=spec,

@@ -73,9 +73,13 @@ def float_tail(graph: Graph) -> list[Any]:
         if all(any(reader is member for member in tail) for reader in readers):
             tail.insert(0, operator)
     # Reshapes in front of the arithmetic are as exact in int8, and the raw embedding is then an int8 tensor.
-    while tail and graph.operator_name(tail[0]) in _RESHAPING:
-        del tail[0]
-    return tail
+    arithmetic: list[Any] = []
+    for operator in tail:
+        producers = [graph.producer(index) for index in graph.inputs(operator)]
+        behind = any(producer is member for producer in producers for member in arithmetic)
+        if behind or graph.operator_name(operator) not in _RESHAPING:
+            arithmetic.append(operator)
+    return arithmetic
 
 
 def _recipe(mode: str, keep_float: Sequence[str], dense_per_tensor: bool) -> Any:

@@ -46,6 +46,7 @@ class ExportedFile:
         bytes: its size.
         sha256: of the whole file.
         contract: the content of its ``embedlite.json``.
+        float_operators: of a file with integer activations, the operators that still compute in float, once each.
         drift: against the Keras model on images that set no ranges; None without such images.
         latency_us: median microseconds per inference on this machine; None if nothing was measured.
         verified: one verdict per interpreter that was tried.
@@ -56,6 +57,7 @@ class ExportedFile:
     bytes: int
     sha256: str
     contract: Mapping[str, Any]
+    float_operators: tuple[str, ...]
     drift: Drift | None
     latency_us: float | None
     verified: tuple[Verdict, ...]

@@ -30,7 +30,7 @@ def tensor_values(flatbuffer: bytes, names: Sequence[str], images: Iterable[Valu
     """The values of some tensors of a float graph for each (H, W, C) float32 image, by name."""
     graph = Graph(flatbuffer)
     graph.subgraph.outputs = [graph.index_of(name) for name in names]
-    graph.model.signatureDefs = None
+    graph.model.signatureDefs = []
     run = _runner(graph.to_bytes())
     for image in images:
         yield dict(zip(names, run(image[None]), strict=True))
@@ -48,7 +48,7 @@ def island_runner(graph: Graph, source: int, result: int, positions: Sequence[in
     island = Graph(graph.to_bytes())
     island.subgraph.operators = [island.operators[position] for position in positions]
     island.subgraph.inputs, island.subgraph.outputs = [source], [result]
-    island.model.signatureDefs = None
+    island.model.signatureDefs = []
     run = _runner(island.to_bytes(), threads=1)
     return lambda values: run(values)[0]
 

@@ -45,11 +45,11 @@ def _for_integer_only(files: Sequence[ExportedFile]) -> str:
     if file is None:
         return "NPU or microcontroller: needs an int8 file; pass --calibration-data and -q int8."
     text = f"NPU or microcontroller: ship {file.path.name} (8-bit integers throughout"
-    normalization = file.contract["normalization"]
-    if normalization["kind"] != "none" and normalization["placement"] == "graph":
-        text += (
-            " but for the normalization, which stays float; --input-type int8 --output-type int8 leaves it to Encoder"
-        )
+    if file.float_operators:
+        text += f" but for {', '.join(file.float_operators)} in float"
+        normalization = file.contract["normalization"]
+        if normalization["kind"] != "none" and normalization["placement"] == "graph":
+            text += ", the normalization; --input-type int8 --output-type int8 leaves it to Encoder"
     if file.drift is not None:
         text += f"; {_text_sqnr(file)}"
     text += _facts(file)

@@ -24,6 +24,7 @@ def render_result(result: ExportResult) -> str:
             f"batch coupling: in batches of {coupling.batch_size} the original moves an image by up to "
             f"{coupling.max_abs:.3g}{cosine}; a device has batches of one"
         )
+    lines += _slow(result.files)
     if result.not_checked and any(file.verified for file in result.files):
         lines.append(f"not checked on {', '.join(result.not_checked)}: pip install 'embedlite[verify]'")
     lines += ["", *result.ship, "", "Decided for you:"]
@@ -31,6 +32,15 @@ def render_result(result: ExportResult) -> str:
     if result.failed_targets:
         lines += ["", *(f"FAILED: {reason}" for reason in result.failed_targets)]
     return "\n".join(lines)
+
+
+def _slow(files: Sequence[ExportedFile]) -> list[str]:
+    latencies = {file.mode: file.latency_us for file in files}
+    slow, fast = latencies.get("int16x8"), latencies.get("int8") or latencies.get("float32")
+    if not slow or not fast:
+        return []
+    times = f"{slow / fast:.0f} times slower"
+    return [f"int16x8 is for NPUs and microcontrollers: a CPU runs it on reference kernels, here {times}"]
 
 
 def _cell(verdict: Verdict | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import logging
 import os
 import sys
 import tempfile
@@ -28,6 +29,9 @@ from .version import __version__
 
 EXIT_BAD_ANSWER = 1
 EXIT_INTERRUPTED = 130
+
+_TALKATIVE = ("tensorflow", "absl")
+"""Loggers of libraries that warn of their own deprecations."""
 
 _T = TypeVar("_T")
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -128,6 +132,8 @@ def quiet_libraries() -> Iterator[None]:
     They write to file descriptor 2 directly, so the descriptor is pointed at a temporary file and
     ``sys.stderr`` at a copy of the original. If Python itself fails unexpectedly, the file is shown.
     """
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     original = sys.stderr
     try:
         original.flush()

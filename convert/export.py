@@ -438,7 +438,8 @@ class _Export:
                 continue
             if request.c_array and item.mode == _c_mode(request):
                 flatbuffer = item.data[: item.contract.flatbuffer_bytes]
-                sources = c_source(f"{request.stem}.{item.mode}", flatbuffer, item.contract)
+                arena = next((v.arena_bytes for v in file.verified if v.arena_bytes is not None), None)
+                sources = c_source(f"{request.stem}.{item.mode}", flatbuffer, item.contract, arena)
                 extras |= {request.output_dir / name: content for name, content in sources.items()}
             compiled = measured.compiled.get(item.mode)
             if "ethos-u" in request.targets and compiled is not None and compiled.flatbuffer is not None:

@@ -142,9 +142,7 @@ def test_a_fused_activation_is_folded_only_where_it_commutes() -> None:
 
 
 def test_channels_that_a_reshape_mixes_are_not_folded() -> None:
-    mixing = encoder(
-        [layers.Conv2D(6, 3), layers.Reshape((-1, 3))], [MinMaxNormalization("channel"), layers.Flatten()]
-    )
+    mixing = encoder([layers.Conv2D(6, 3), layers.Reshape((-1, 3))], [MinMaxNormalization("channel"), layers.Flatten()])
     assert frozen_graphs(mixing)[3] == 0
 
 

@@ -14,18 +14,19 @@ import numpy as np
 import pytest
 
 from embedlite.convert import export
-from embedlite.convert.errors import CustomCodeError, ModelLoadError, ModelShapeError
+from embedlite.convert.errors import CustomCodeError, ModelLoadError
 from embedlite.runtime import Encoder
 
 from conftest import ROOT, Run, error_line
 
 MODES = ("float32", "dynamic", "int8")
-FLOOR = 20.0
+FLOOR = 24.0
 """dB: the least signal-to-noise ratio of a file with eight-bit weights on these encoders, which are not trained."""
+FULL_SIZE_FLOOR = 20.0
 
 SEEDS = (
     *("s1", "s2", "s2-open", "s2-minmax", "unbuilt", "s3", "s3-registered", "s4", "s4-bytecode", "s5", "s6-max"),
-    *("s6-average", "l2-layer", "l2-ops", "l2-tf", "layernorm", "formats"),
+    *("s6-average", "l2-ops", "l2-tf", "layernorm", "formats"),
 )
 
 
@@ -64,7 +65,7 @@ def sqnr(got: np.ndarray, wanted: np.ndarray) -> float:
     return 10 * np.log10(float((wanted.astype(np.float64) ** 2).sum()) / max(noise, 1e-30))
 
 
-def check_file(mode: str, path: Path, images: np.ndarray, wanted: np.ndarray) -> float:
+def check_file(mode: str, path: Path, images: np.ndarray, wanted: np.ndarray, floor: float = FLOOR) -> float:
     """A file's embeddings of uint8 images against the original's; returns the signal-to-noise ratio in dB."""
     with Encoder(path) as encoder:
         got = encoder.embed(images)
@@ -74,7 +75,7 @@ def check_file(mode: str, path: Path, images: np.ndarray, wanted: np.ndarray) ->
     if mode == "float32":
         assert np.abs(got - wanted).max() <= 1e-5 * max(1.0, float(np.abs(wanted).max()))
     ratio = sqnr(got, wanted)
-    assert ratio >= FLOOR, f"{mode}: {ratio:.1f} dB"
+    assert ratio >= floor, f"{mode}: {ratio:.1f} dB"
     return ratio
 
 
@@ -95,14 +96,9 @@ OWN_FUNCTIONS = ("--custom-objects", "user_functions.py")
 COMMANDS = {
     "S1, a TensorFlow 1 graph": Case("s1", "model", (), "minmax", True),
     "S2, built by its first batch": Case("s2"),
-    "S2, min-max in a layer": Case("s2-minmax", options=OWN_LAYERS, kind="minmax", coupled=True),
     "S3, a layer that holds it all": Case("s3", options=OWN_LAYERS, kind="minmax", coupled=True),
     "S4, a Lambda over the map": Case("s4", options=OWN_FUNCTIONS, kind="minmax", coupled=True),
     "S5, a Lambda, then dense": Case("s5", options=("--replace-lambda", "norm=minmax-channel:input"), coupled=True),
-    "S6, a Lambda, then pooling": Case("s6-max", options=OWN_FUNCTIONS, coupled=True),
-    "L2 by keras.ops": Case("l2-ops", options=OWN_FUNCTIONS, kind="l2"),
-    "LayerNormalization": Case("layernorm"),
-    "legacy .h5": Case("formats", "legacy.h5", kind="l2"),
 }
 
 
@@ -150,6 +146,7 @@ CALLS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "S1, runtime": ("s1", "model", RUNTIME),
     "S1, frozen": ("s1", "model", FROZEN),
     "S2, any size": ("s2-open", "model.keras", {"input_shape": (64, 64, 3)}),
+    "S2, min-max in a layer": ("s2-minmax", "model.keras", custom("user_layers.py")),
     "S2, min-max in a layer, integers": ("s2-minmax", "model.keras", {**custom("user_layers.py"), **INTEGERS}),
     "S3, registered, runtime": ("s3-registered", "model.keras", {**custom("user_layers.py"), **RUNTIME}),
     "S3, registered, frozen": ("s3-registered", "model.keras", {**custom("user_layers.py"), **FROZEN}),
@@ -158,11 +155,15 @@ CALLS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "S4, integers": ("s4", "model.keras", {**custom("user_functions.py"), **INTEGERS}),
     "S4, frozen": ("s4", "model.keras", {**custom("user_functions.py"), **FROZEN}),
     "S5, the user's function": ("s5", "model.keras", custom("user_functions.py")),
+    "S6, maximum": ("s6-max", "model.keras", custom("user_functions.py")),
     "S6, mean": ("s6-average", "model.keras", replaced("norm=minmax-channel:input")),
-    "L2, Keras' layer": ("l2-layer", "model.keras", {}),
-    "L2, Keras' layer, integers": ("l2-layer", "model.keras", INTEGERS),
+    "L2, Keras' layer": ("formats", "model.keras", {}),
+    "L2, Keras' layer, integers": ("formats", "model.keras", INTEGERS),
+    "L2, keras.ops": ("l2-ops", "model.keras", custom("user_functions.py")),
     "L2, spelled out": ("l2-tf", "model.keras", replaced("unit_tf=l2")),
     "L2, spelled out, runtime": ("l2-tf", "model.keras", {**custom("user_functions.py"), **RUNTIME}),
+    "LayerNormalization": ("layernorm", "model.keras", {}),
+    "L2, legacy .h5": ("formats", "legacy.h5", {}),
     "L2, exported by Keras": ("formats", "exported", {}),
     "L2, a signature of its own": ("formats", "signature", {}),
     "L2, a float .tflite": ("formats", "float.tflite", {}),
@@ -176,6 +177,7 @@ def test_other_spellings_and_placements(
     folder, model, options = CALLS[name]
     seed = open_seed(seeds / folder)
     monkeypatch.chdir(seed.folder)
+    # With test data, all calibration images set ranges and the constants of a frozen normalization.
     data = {"calibration_data": seed.calibration, "test_data": seed.test}
     result = export(model, tmp_path, quantize=MODES, measure=False, **data, **options)
     images = np.load(seed.test)
@@ -193,6 +195,7 @@ def test_other_spellings_and_placements(
         asked = options.get("normalization", "graph")
         integers = file.mode == "int8" and "output_type" in options
         assert spec["placement"] == ("runtime" if integers else asked)
+        assert file.contract["input"]["dtype"] == ("int8" if integers else "float32")
 
 
 def test_a_replaced_lambda_is_the_users_function(seeds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,16 +214,27 @@ def test_a_replaced_lambda_is_the_users_function(seeds: Path, tmp_path: Path, mo
     np.testing.assert_array_equal(*answers)
 
 
+def test_a_model_that_was_built_for_eight_images_takes_one(seeds: Path, tmp_path: Path) -> None:
+    """A first call on a batch builds for that batch; neither the .keras nor its SavedModel may hold us to it."""
+    folder = seeds / "formats"
+    answers = []
+    for model in ("eight.keras", "eight"):
+        export(folder / model, tmp_path / model, quantize=["float32"], measure=False)
+        with Encoder(tmp_path / model / "eight.float32.tflite") as encoder:
+            answers.append(encoder.embed(np.load(folder / "test.npy")))
+    assert answers[0].std() > 0.01
+    np.testing.assert_array_equal(*answers)
+
+
 def test_the_raw_embedding_of_a_session_can_be_asked_for(seeds: Path, tmp_path: Path) -> None:
     """The evaluation graph's convolution; the program built the encoder twice, for training first."""
     seed = open_seed(seeds / "s1")
-    layer = "encoder_1/embedding/add"
-    export(seed.folder / "model", tmp_path, quantize=["float32"], layer=layer, measure=False)
+    export(seed.folder / "model", tmp_path, quantize=["float32"], layer="embedding", measure=False)
     check_file("float32", tmp_path / "model.float32.tflite", np.load(seed.test), seed.reference["raw"])
 
 
-def test_a_frozen_normalization_does_not_move_with_the_batch(seeds: Path) -> None:
-    """Nor could per-sample min-max be mistaken for it: the two differ on these seeds."""
+def test_frozen_answers_of_these_seeds_cannot_be_mistaken_for_the_originals(seeds: Path) -> None:
+    """Or the placements above could not be told apart."""
     for name in ("s1", "s3-registered", "s4"):
         reference = open_seed(seeds / name).reference
         low, high = reference["limits"]
@@ -229,11 +243,10 @@ def test_a_frozen_normalization_does_not_move_with_the_batch(seeds: Path) -> Non
 
 
 REFUSED: dict[str, tuple[str, str, type[Exception], str]] = {
-    "never built": ("unbuilt", "model.keras", ModelShapeError, "before it was ever built"),
     "a layer without its code": ("s3", "model.keras", CustomCodeError, "EmbeddingHead"),
     "a function without its code": ("s4", "model.keras", CustomCodeError, "norm_original=KIND"),
     "bytecode": ("s4-bytecode", "model.keras", CustomCodeError, "bytecode"),
-    "a SavedModel for eight images": ("formats", "eight", ModelShapeError, "8 images at a time"),
+    "a SavedModel for eight images": ("formats", "only-eight", ModelShapeError, "8 images at a time"),
     "a folder that holds no model": ("formats", ".", ModelLoadError, "no SavedModel"),
 }
 
@@ -256,10 +269,9 @@ def test_s1_at_full_size(run: Run, tmp_path: Path) -> None:
     done = run("python", ROOT / "tests" / "seeds", "s1-512", tmp_path)
     assert done.returncode == 0, done.stderr
     seed = open_seed(tmp_path / "s1-512")
-    export(
-        seed.folder / "model", tmp_path, quantize=["float32", "int8"], calibration_data=seed.calibration, measure=False
-    )
+    data = {"calibration_data": seed.calibration, "test_data": seed.test}
+    export(seed.folder / "model", tmp_path, quantize=["float32", "int8"], measure=False, **data)
     images = np.load(seed.test)
     assert images.shape[1:] == (512, 512, 3)
     for mode in ("float32", "int8"):
-        check_file(mode, tmp_path / f"model.{mode}.tflite", images, seed.reference["embeddings"])
+        check_file(mode, tmp_path / f"model.{mode}.tflite", images, seed.reference["embeddings"], FULL_SIZE_FLOOR)

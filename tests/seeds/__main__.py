@@ -33,7 +33,6 @@ SEEDS = {
     "s5": keras_models.s5,
     "s6-max": partial(keras_models.s6, pooling=layers.GlobalMaxPool2D),
     "s6-average": partial(keras_models.s6, pooling=layers.GlobalAveragePooling2D),
-    "l2-layer": partial(keras_models.normalized, make=layers.UnitNormalization),
     "l2-ops": partial(keras_models.by_function, name="unit"),
     "l2-tf": partial(keras_models.by_function, name="unit_tf"),
     "layernorm": partial(keras_models.normalized, make=layers.LayerNormalization),

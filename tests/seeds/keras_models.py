@@ -168,7 +168,13 @@ def formats(folder: Path) -> None:
 
     eight = tf.TensorSpec((8, SIZE, SIZE, 3), tf.float32, "photos")
     fixed = tf.function(lambda photos: {"vectors": model(photos, training=False)}, input_signature=[eight])
-    tf.saved_model.save(module, str(folder / "eight"), signatures={"embed": fixed})
+    tf.saved_model.save(module, str(folder / "only-eight"), signatures={"embed": fixed})
+
+    # Built by a call on a batch of eight, so the SavedModel declares eight images and no other number.
+    by_call = keras.Sequential([layers.Conv2D(8, SIZE), layers.Flatten()])
+    by_call(np.zeros((8, SIZE, SIZE, 3), np.float32))
+    by_call.save(folder / "eight.keras")
+    by_call.export(folder / "eight", verbose=False)
 
     Path(folder, "float.tflite").write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
 

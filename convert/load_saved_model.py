@@ -43,8 +43,8 @@ def load_saved_model(path: Path, options: LoadOptions) -> Original:
     batch = (_shape_of(spec) or (None,))[0]
     if batch not in (None, 1):
         raise ModelShapeError(
-            f"{path} takes {batch} images at a time, no more and no fewer, and a device takes one. Save it with an open "
-            "batch (None) or a batch of 1."
+            f"{path} takes {batch} images at a time, no more and no fewer, and a device takes one. Save it with an "
+            "open batch (None) or a batch of 1."
         )
     output, decisions = _choose_output(path, signature, options.output)
     # TensorFlow 2 describes its objects beside the graph; TensorFlow 1 has the graph alone.

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from embedlite.convert import export
-from embedlite.convert.errors import CustomCodeError, ModelLoadError
+from embedlite.convert.errors import CustomCodeError, ModelLoadError, ModelShapeError
 from embedlite.runtime import Encoder
 
 from conftest import ROOT, Run, error_line

@@ -46,8 +46,8 @@ def test(arguments: list[str]) -> int:
             return code
     with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
         # Made once for all of pytest's workers: each would train the example for itself.
-        code = in_environment("examples/digits.py", folder)
-        return code or in_environment("-m", "pytest", "-n", "auto", "--dist", "loadfile", "--digits", folder, *arguments)
+        shared = ("-n", "auto", "--dist", "loadfile", "--digits", folder)
+        return in_environment("examples/digits.py", folder) or in_environment("-m", "pytest", *shared, *arguments)
 
 
 def in_environment(*command: str) -> int:

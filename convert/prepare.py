@@ -61,14 +61,16 @@ class FloatGraph:
 
 
 def prepare(
-    flatbuffer: bytes, samples: Iterable[NDArray[np.float32]] = (), freeze_with: Iterable[NDArray[np.float32]] = ()
+    flatbuffer: bytes,
+    samples: Iterable[NDArray[np.float32]] = (),
+    freeze_with: Iterable[NDArray[np.float32]] | None = None,
 ) -> FloatGraph:
     """Prepare the converter's float graph.
 
     Args:
         flatbuffer: the float graph.
         samples: a few model-ready images (H, W, C); recognition is proved on what the encoder makes of them, too.
-        freeze_with: the calibration images, model-ready; if there are any, min-max normalizations are frozen.
+        freeze_with: the calibration images, model-ready, read once; if given, min-max normalizations are frozen.
 
     Raises:
         RequestError: a frozen normalization was asked for, and there is no min-max in the graph.
@@ -76,9 +78,8 @@ def prepare(
     """
     graph = Graph(flatbuffer)
     found = find_normalizations(graph, samples)
-    freezing = list(freeze_with)
-    if freezing:
-        return _frozen(graph, found, freezing)
+    if freeze_with is not None:
+        return _frozen(graph, found, freeze_with)
     guarded = [guard_normalization(graph, item) for item in found]
     last = final_normalization(graph, guarded)
     island = [operator for item in guarded for operator in item.operators] + float_tail(graph)
@@ -86,7 +87,7 @@ def prepare(
     return _describe(graph, island, NormalizationSpec() if last is None else last.spec, raw)
 
 
-def _frozen(graph: Graph, found: list[Normalization], images: list[NDArray[np.float32]]) -> FloatGraph:
+def _frozen(graph: Graph, found: list[Normalization], images: Iterable[NDArray[np.float32]]) -> FloatGraph:
     reducing = [item for item in found if item.spec.kind == "minmax"]
     if not reducing:
         raise RequestError(

@@ -10,8 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..runtime.contract import INPUT_DTYPES, PLACEMENTS, InputContract
-from ..runtime.errors import OutputError, RequestError
-from ..runtime.files import check_writable
+from ..runtime.errors import RequestError
 from .quantize import CALIBRATED, MODES
 
 Data = str | Path | NDArray[Any]
@@ -107,22 +106,6 @@ def check_normalization(normalization: str, *, calibrated: bool) -> None:
         raise RequestError(
             "--normalization frozen takes its constants from calibration images. Pass --calibration-data."
         )
-
-
-def check_outputs(request: Request, others: Sequence[Path], *, force: bool) -> None:
-    """Refuse what could not be written at the end.
-
-    Raises:
-        OutputExistsError: a file is there and ``force`` is false.
-        OutputError: the folder cannot be made or written to.
-    """
-    try:
-        request.output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot make the output folder {request.output_dir}: {error.strerror or error}. Name another one with -o."
-        ) from error
-    check_writable([*(request.path(mode) for mode in request.modes), *others, request.result_path], force=force)
 
 
 def check_raw_pixels(contract: InputContract) -> None:

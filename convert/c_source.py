@@ -72,9 +72,14 @@ def c_source(stem: str, flatbuffer: bytes, contract: Contract, arena_bytes: int 
         normalize = normalize_function(name, contract.normalization, raw, types["output_type"])
     functions = [function for function in (preprocess, normalize) if function is not None]
     header, source = c_names(stem)
-    words = {
-        **{"name": name, "NAME": name.upper(), "header": header, "source": source, "bytes": str(len(flatbuffer))},
-        **{"version": __version__, "sha256": sha256(flatbuffer), **types},
+    words = types | {
+        "name": name,
+        "NAME": name.upper(),
+        "header": header,
+        "source": source,
+        "version": __version__,
+        "sha256": sha256(flatbuffer),
+        "bytes": str(len(flatbuffer)),
     }
     before, after = _input_usage(image, contract.input), _output_usage(raw, contract, normalize)
     usage = [*_setup_usage(info, arena_bytes), *before, "interpreter.Invoke();", *after]

@@ -28,6 +28,7 @@ from embedlite.runtime.interpreters import find_runtime, open_interpreter
 from embedlite.runtime.normalize import normalize, normalize_quantized
 from embedlite.runtime.preprocess import model_ready, quantize
 
+from conftest import ROOT
 from encoders import small_encoder
 
 STRICT = ["-Wall", "-Wextra", "-Werror", "-pedantic", "-O2"]
@@ -137,7 +138,26 @@ def test_the_array_is_the_flatbuffer(
     length = ctypes.c_uint.in_dll(loaded, "small_int8_model_len").value
     array = (ctypes.c_ubyte * length).in_dll(loaded, "small_int8_model")
     assert bytes(array) == artifact.flatbuffer
-    assert ctypes.addressof(array) % 16 == 0
+
+
+ALIGNMENT = """
+#include "small.int8.c"
+int32_t alignment = (int32_t)__alignof__(small_int8_model);
+"""
+
+
+@compiled
+@pytest.mark.parametrize(("compiler", "standard"), [("gcc", "c99"), ("gcc", "c11"), ("g++", "c++11")])
+def test_the_array_asks_for_its_alignment(
+    compiler: str, standard: str, exported: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    """As declared: the compiler here aligns any large array, others do not."""
+    for name, content in {**source_of(exported()), "probe.c": ALIGNMENT.encode()}.items():
+        (tmp_path / name).write_bytes(content)
+    language = "c++" if compiler == "g++" else "c"
+    shared = tmp_path / "probe.so"
+    tool(compiler, f"-std={standard}", *STRICT, "-shared", "-fPIC", "-x", language, tmp_path / "probe.c", "-o", shared)
+    assert ctypes.c_int32.in_dll(ctypes.CDLL(str(shared)), "alignment").value == 16
 
 
 PROBE = """
@@ -367,6 +387,7 @@ def test_every_pair_of_integers_is_divided_exactly(
         (THIRD, "max", 96.0, True),
         (SHORT, "add", 64 - 5 * SHORT, True),
         (0.0123, "max", 1.0, False),
+        (2.0, "max", 3.0, False),  # reaches a divisor of 1, not one of 2
         (0.0123, "add", 1e-3, False),
         (0.0123, "add", 1e-30, False),
         (0.25, "add", 2.0, False),  # a divisor of -8 becomes 0
@@ -430,6 +451,13 @@ def test_the_header_says_where_it_came_from_and_what_the_resolver_needs(exported
     assert "resolver.AddConv2D();" in header
     told = c_source("small.int8", artifact.flatbuffer, artifact.contract, arena_bytes=12345)["small.int8.h"]
     assert b"12345" in told
+
+
+def test_the_documentation_names_what_is_there(exported: Callable[..., Artifact]) -> None:
+    named = set(re.findall(r"\b(?:model_int8|MODEL_INT8)_\w+", (ROOT / "docs" / "microcontroller.md").read_text()))
+    assert {"model_int8_model", "model_int8_preprocess", "model_int8_normalize"} <= named
+    header = source_of(exported(), "model.int8")["model.int8.h"].decode()
+    assert named <= set(re.findall(r"\w+", header))
 
 
 def test_the_same_file_gives_the_same_bytes(exported: Callable[..., Artifact]) -> None:

@@ -62,10 +62,10 @@ def main() -> None:
     sides: dict[str, Callable[[Path], object]] = {
         "four TF conversions": lambda folder: four_conversions(model, images, folder),
         "embedlite, four files": lambda folder: export(
-            model, folder, quantize=["all"], calibration_data=images, test_data=images[:1], measure=False
+            model, folder, quantize=MODES, calibration_data=images, test_data=images[:1], measure=False
         ),
         "embedlite, measured too": lambda folder: export(
-            model, folder, quantize=["all"], calibration_data=images, test_data=images[:16]
+            model, folder, quantize=MODES, calibration_data=images, test_data=images[:16]
         ),
     }
     times: dict[str, list[float]] = {name: [] for name in sides}

@@ -15,6 +15,7 @@ every machine.
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -22,6 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .contract import NormalizationSpec
+
+
+_OVERFLOW = Fraction(2**128 - 2**103)
+"""From here on float32 rounds to infinity: the largest is 2^128 - 2^104, and half its step 2^103."""
 
 
 def normalize(values: NDArray[Any], spec: NormalizationSpec) -> NDArray[np.float32]:
@@ -78,7 +83,7 @@ def normalize_quantized(
     q = values.astype(np.int64) - zero_point
     if spec.kind == "l2":
         norm = np.sqrt((q * q).sum(axis=spec.axes, keepdims=True).astype(np.float64)) * np.float64(np.float32(scale))
-        guarded = norm + spec.epsilon if spec.epsilon_mode == "add" else np.maximum(norm, spec.epsilon)
+        guarded = guard_divisor(norm, spec)
         quotient = np.divide(q * np.float64(np.float32(scale)), guarded, out=np.zeros(q.shape), where=guarded != 0)
         rounded: NDArray[np.float32] = quotient.astype(np.float32)
         return rounded
@@ -111,7 +116,16 @@ def _divide_exactly(
 
 
 def round_to_float32(value: Fraction) -> np.float32:
-    """The float32 nearest to a rational number, ties to even: ``float()`` first would round twice."""
+    """The float32 nearest to a rational number, ties to even: ``float()`` first would round twice.
+
+    Beyond the largest float32 and half a step, infinity, as IEEE 754 has it.
+    """
+    if abs(value) >= _OVERFLOW:
+        return np.float32(math.copysign(math.inf, value))
     near = np.float32(float(value))
-    candidates = [near, np.nextafter(near, np.float32(-np.inf)), np.nextafter(near, np.float32(np.inf))]
-    return min(candidates, key=lambda c: (abs(Fraction(float(c)) - value), int(c.view(np.int32)) & 1))
+    with np.errstate(over="ignore"):
+        candidates = [near, np.nextafter(near, np.float32(-np.inf)), np.nextafter(near, np.float32(np.inf))]
+    return min(
+        (c for c in candidates if np.isfinite(c)),
+        key=lambda c: (abs(Fraction(float(c)) - value), int(c.view(np.int32)) & 1),
+    )

@@ -82,3 +82,25 @@ def test_rounding_twice_would_be_wrong() -> None:
     value = Fraction(2**24 + 1, 2**24) + Fraction(1, 2**80)
     assert np.float32(float(value)) == np.float32(1)
     assert round_to_float32(value) == np.nextafter(np.float32(1), np.float32(2))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_rounding_beyond_float32_gives_infinity_and_the_last_finite_value_does_not(sign: int) -> None:
+    largest = Fraction(2**128 - 2**104)
+    assert round_to_float32(sign * largest) == sign * np.finfo(np.float32).max
+    assert round_to_float32(sign * (largest + 2**103 - 1)) == sign * np.finfo(np.float32).max
+    assert round_to_float32(sign * (largest + 2**103)) == sign * np.inf  # a tie goes to the even one, which is infinity
+    assert round_to_float32(sign * Fraction(2**2000)) == sign * np.inf
+
+
+def test_a_divisor_that_is_all_epsilon_may_overflow_but_not_fail() -> None:
+    spec = NormalizationSpec("minmax", (1,), "input", 1e-44, "max", "runtime")
+    result = normalize_quantized(np.array([[-5, 0]], np.int8), 1.0, 0, spec)
+    np.testing.assert_array_equal(result, [[0, np.inf]])
+
+
+def test_l2_without_an_epsilon_mode_ignores_epsilon() -> None:
+    spec = NormalizationSpec("l2", (1,), "shifted", 100.0, "none", "runtime")
+    result = normalize_quantized(np.array([[3, 4]], np.int8), 1.0, 0, spec)
+    np.testing.assert_allclose(result, [[0.6, 0.8]])
+    np.testing.assert_array_equal(normalize(np.array([[3.0, 4.0]]), spec), result)

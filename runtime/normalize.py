@@ -122,10 +122,8 @@ def round_to_float32(value: Fraction) -> np.float32:
     """
     if abs(value) >= _OVERFLOW:
         return np.float32(math.copysign(math.inf, value))
-    near = np.float32(float(value))
     with np.errstate(over="ignore"):
+        near = np.float32(float(value))
         candidates = [near, np.nextafter(near, np.float32(-np.inf)), np.nextafter(near, np.float32(np.inf))]
-    return min(
-        (c for c in candidates if np.isfinite(c)),
-        key=lambda c: (abs(Fraction(float(c)) - value), int(c.view(np.int32)) & 1),
-    )
+    finite = [c for c in candidates if np.isfinite(c)]
+    return min(finite, key=lambda c: (abs(Fraction(float(c)) - value), int(c.view(np.int32)) & 1))

@@ -15,7 +15,6 @@ every machine.
 
 from __future__ import annotations
 
-import math
 from fractions import Fraction
 from typing import Any
 
@@ -23,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .contract import NormalizationSpec
-
 
 _OVERFLOW = Fraction(2**128 - 2**103)
 """From here on float32 rounds to infinity: the largest is 2^128 - 2^104, and half its step 2^103."""
@@ -121,7 +119,7 @@ def round_to_float32(value: Fraction) -> np.float32:
     Beyond the largest float32 and half a step, infinity, as IEEE 754 has it.
     """
     if abs(value) >= _OVERFLOW:
-        return np.float32(math.copysign(math.inf, value))
+        return np.float32(np.inf if value > 0 else -np.inf)
     with np.errstate(over="ignore"):
         near = np.float32(float(value))
         candidates = [near, np.nextafter(near, np.float32(-np.inf)), np.nextafter(near, np.float32(np.inf))]

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ..runtime.contract import InputOptions
+from ..runtime.model_options import ModelOptions, model_options
 from ..runtime.terminal import (
     EXIT_BAD_ANSWER,
     check_json_path,
@@ -15,7 +16,6 @@ from ..runtime.terminal import (
     input_options,
     run_command,
 )
-from .custom_code import REPLACEMENTS
 from .export import export
 from .quantize import MODES
 from .table import render_result
@@ -54,20 +54,6 @@ def _shape(_: click.Context, parameter: click.Parameter, value: str | None) -> t
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every random choice.")
 @click.option("--input-shape", callback=_shape, metavar="H,W,C", help="For a model whose fixed shape is lost.")
-@click.option("--layer", metavar="NAME", help="The encoder ends at this layer.")
-@click.option("--output", metavar="NAME", help="Which of several outputs is the embedding.")
-@click.option(
-    "--custom-objects",
-    type=click.Path(path_type=Path),
-    metavar="FILE.py",
-    help="Python that you trust: the classes and functions a Keras file needs. It is executed.",
-)
-@click.option(
-    "--replace-lambda",
-    multiple=True,
-    metavar="LAYER=KIND",
-    help=f"A known layer in a Lambda's place; KIND: {', '.join(REPLACEMENTS)}. Repeatable.",
-)
 @click.option(
     "--normalization",
     default="auto",
@@ -94,6 +80,7 @@ def _shape(_: click.Context, parameter: click.Parameter, value: str | None) -> t
 )
 @click.option("--equalize/--no-equalize", default=True, help="Equalize convolutions for int8 where it helps.")
 @click.option("--force", is_flag=True, help="Replace existing files.")
+@model_options
 @input_options
 @common_options
 def export_tflite(
@@ -105,10 +92,6 @@ def export_tflite(
     num_samples: int | None,
     seed: int,
     input_shape: tuple[int, int, int] | None,
-    layer: str | None,
-    output: str | None,
-    custom_objects: Path | None,
-    replace_lambda: tuple[str, ...],
     normalization: str,
     targets: tuple[str, ...],
     c_array: bool,
@@ -117,6 +100,7 @@ def export_tflite(
     batch_size: int,
     equalize: bool,
     force: bool,
+    opening: ModelOptions,
     inputs: InputOptions,
     threads: int | None,
     json_path: str | None,
@@ -129,7 +113,7 @@ def export_tflite(
     """
     folder = output_dir or model.parent
     written = [folder / f"{model.stem}.{kind}" for kind in (*(f"{mode}.tflite" for mode in MODES), "export.json")]
-    check_json_path(json_path, model, calibration_data, test_data, custom_objects, *written)
+    check_json_path(json_path, model, calibration_data, test_data, opening.custom_objects, *written)
     result = export(
         model,
         output_dir,
@@ -137,10 +121,7 @@ def export_tflite(
         calibration_data=calibration_data,
         test_data=test_data,
         input_shape=input_shape,
-        layer=layer,
-        output=output,
-        custom_objects=custom_objects,
-        replace_lambda=replace_lambda,
+        **vars(opening),
         normalization=normalization,
         targets=targets,
         c_array=c_array,

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..runtime.contract import InputContract
 from ..runtime.errors import EmbedliteError
+from ..runtime.model_options import ModelOptions
 from ..runtime.sources import open_source
 from ..runtime.terminal import progress, quiet_libraries
 from .load import load_original
@@ -33,7 +34,9 @@ def main() -> None:
 
 def _embed(request: dict[str, Any]) -> None:
     contract = InputContract.from_json(request["contract"])
-    original = load_original(Path(request["model"]), LoadOptions(contract.shape))
+    original = load_original(
+        Path(request["model"]), LoadOptions(contract.shape, **vars(ModelOptions.from_json(request["opening"])))
+    )
     traced, _ = trace(original)
     embed = keras_reference(traced)
     source = open_source(request["data"], contract)

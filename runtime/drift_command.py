@@ -18,6 +18,7 @@ from .encoder import Encoder, input_contract_from_options
 from .errors import RequestError
 from .gates import parse_gates
 from .keras_reference import embed_with_keras, is_keras_model
+from .model_options import ModelOptions, model_options
 from .report import build_report, render_report
 from .sources import Source, open_source
 from .stored import StoredEmbeddings, is_stored, load_embeddings, match_rows
@@ -40,6 +41,7 @@ from .terminal import (
 @click.option("--k", default=DEFAULT_K, show_default=True, help="Neighbours that are compared.")
 @click.option("--num-samples", type=click.IntRange(min=1), help="Use a random part of the data.  [default: all]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For --num-samples.")
+@model_options
 @input_options
 @common_options
 def drift_report(
@@ -50,21 +52,22 @@ def drift_report(
     k: int,
     num_samples: int | None,
     seed: int,
+    opening: ModelOptions,
     inputs: InputOptions,
     threads: int | None,
     json_path: str | None,
 ) -> int:
     """Compare CANDIDATE with a reference on the same images and judge the difference.
 
-    CANDIDATE is a .tflite file or stored embeddings (.npz, .npy). The reference is a Keras model (.keras, needs
-    TensorFlow), a .tflite file, or stored embeddings. Exit code 1 says that a gate failed.
+    CANDIDATE is a .tflite file or stored embeddings (.npz, .npy). The reference is a Keras model or SavedModel
+    (needs TensorFlow), a .tflite file, or stored embeddings. Exit code 1 says that a gate failed.
     """
     limits = parse_gates(gates)
     check_json_path(json_path, candidate, reference, data)
     contract = None
     if not is_stored(candidate):
         contract = input_contract_from_options(candidate, inputs)
-    sides = _embed_sides(candidate, reference, data, contract, num_samples, seed, threads)
+    sides = _embed_sides(candidate, reference, data, contract, num_samples, seed, threads, opening)
     report = build_report(sides.candidate, sides.reference, sides.ids, sides.description, limits, k=k)
     emit_result(report.to_json(), render_report(report), json_path)
     return 0 if report.passed else EXIT_BAD_ANSWER
@@ -86,7 +89,13 @@ def _embed_sides(
     num_samples: int | None,
     seed: int,
     threads: int | None,
+    opening: ModelOptions,
 ) -> _Sides:
+    if opening != ModelOptions() and not is_keras_model(reference):
+        raise RequestError(
+            f"--layer, --output, --custom-objects and --replace-lambda are for a Keras reference, and {reference} is "
+            "none. Leave them out."
+        )
     if is_stored(candidate):
         if not is_stored(reference):
             raise RequestError(
@@ -109,7 +118,7 @@ def _embed_sides(
     if is_stored(reference):
         return _match(mine, described, reference, facts)
     if is_keras_model(reference):
-        theirs = embed_with_keras(reference, data, source.ids, inputs)
+        theirs = embed_with_keras(reference, data, source.ids, inputs, opening)
         other = {"path": str(reference), "kind": "keras"}
     else:
         # The reference sees what the candidate sees: the same contract makes the same floats.

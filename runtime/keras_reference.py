@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from .contract import InputContract
 from .errors import EmbedliteError, MissingPackageError
+from .model_options import ModelOptions
 
 KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 
@@ -33,7 +34,9 @@ def is_keras_model(path: Path) -> bool:
     return path.suffix.lower() in KERAS_SUFFIXES or path.is_dir()
 
 
-def embed_with_keras(model: Path, data: Path, ids: Sequence[str], contract: InputContract) -> NDArray[np.float32]:
+def embed_with_keras(
+    model: Path, data: Path, ids: Sequence[str], contract: InputContract, opening: ModelOptions
+) -> NDArray[np.float32]:
     """Embed images with a Keras model, one at a time (batch 1, as on the device).
 
     Args:
@@ -41,6 +44,7 @@ def embed_with_keras(model: Path, data: Path, ids: Sequence[str], contract: Inpu
         data: where the images are; see :func:`embedlite.runtime.sources.open_source`.
         ids: which of them, in this order.
         contract: how they are preprocessed: the candidate's.
+        opening: what the user says of the model file.
 
     Returns:
         (N, D) float32.
@@ -61,6 +65,7 @@ def embed_with_keras(model: Path, data: Path, ids: Sequence[str], contract: Inpu
             "data": str(data.absolute()),
             "ids": list(ids),
             "contract": asdict(contract),
+            "opening": opening.to_json(),
             "result": str(result),
         }
         process = subprocess.run(

@@ -259,6 +259,40 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(name: str, seeds: Pa
     assert not (tmp_path / "out").exists()
 
 
+REFERENCES = {
+    "a Lambda, with the user's function": ("s5", "model.keras", OWN_FUNCTIONS),
+    "a Lambda, replaced": ("s5", "model.keras", ("--replace-lambda", "norm=minmax-channel:input")),
+    "a TensorFlow 1 graph": ("s1", "model", ()),
+    "a legacy .h5": ("formats", "legacy.h5", ()),
+}
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_the_users_own_model_is_the_reports_reference(name: str, seeds: Path, run: Run, tmp_path: Path) -> None:
+    folder, model, options = REFERENCES[name]
+    seed = open_seed(seeds / folder)
+    stored = tmp_path / "stored.npy"
+    np.save(stored, seed.reference["embeddings"])
+    replaced = {"replace_lambda": ["norm=minmax-channel:input"]} if options else {}
+    export(seed.folder / model, tmp_path, quantize=["float32"], measure=False, **replaced)
+    (file,) = tmp_path.glob("*.tflite")
+    data = ("--data", seed.test, "--json", "-")
+    done = run("drift-report", file, "--reference", model, *data, *options, cwd=seed.folder)
+    assert done.returncode == 0, done.stderr
+    against_model = json.loads(done.stdout)["metrics"]
+    assert against_model["max_abs"] <= 1e-5
+    # What the report computed with the model is what the original framework had answered.
+    done = run("drift-report", file, "--reference", stored, *data)
+    against_original = json.loads(done.stdout)["metrics"]
+    assert against_model["max_abs"] == pytest.approx(against_original["max_abs"], abs=3e-6)
+
+
+def test_options_of_a_keras_file_are_refused_for_another_reference(seeds: Path, run: Run) -> None:
+    file = seeds / "formats" / "float.tflite"
+    arguments = ("--reference", file, "--data", seeds / "formats" / "test.npy", "--layer", "embedding")
+    assert "are for a Keras reference" in error_line(run("drift-report", file, *arguments))
+
+
 def test_a_model_that_was_never_built_is_one_line_to_the_user(seeds: Path, run: Run, tmp_path: Path) -> None:
     done = run("export-tflite", seeds / "unbuilt" / "model.keras", "-o", tmp_path)
     assert "holds no weights" in error_line(done)

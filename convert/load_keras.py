@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,14 @@ from .archive import H5_SUFFIXES, read_config, write_copy
 from .custom_code import bring_code, find_needs, load_custom_objects, parse_replacements, rename_replaced
 from .errors import ModelLoadError, ModelShapeError
 from .original import LoadOptions, Original, check_image_shape, first_line
+
+
+_OLD_SETTINGS: dict[str, dict[str, Any]] = {
+    "DepthwiseConv2D": {"groups": 1},
+    "SeparableConv2D": {"groups": 1, "kernel_regularizer": None, "kernel_constraint": None, "kernel_initializer": ...},
+}
+"""What Keras 2 wrote and Keras 3 refuses, by layer: the value that says what is so anyway, or ``...`` for any value,
+because an initializer means nothing to weights that are loaded."""
 
 
 def load_keras(path: Path, options: LoadOptions) -> Original:
@@ -43,7 +52,10 @@ def _build(path: Path, file: Path, custom: dict[str, Any]) -> Any:
     import keras
 
     try:
-        return keras.saving.load_model(file, custom_objects=custom, compile=False, safe_mode=True)
+        with warnings.catch_warnings():
+            # Keras' advice on how the model might have been written comes too late here.
+            warnings.simplefilter("ignore")
+            return keras.saving.load_model(file, custom_objects=custom, compile=False, safe_mode=True)
     except Exception as error:
         # Keras has no error classes of its own for this: ValueError, TypeError and others, each with pages of text.
         raise ModelLoadError(
@@ -53,11 +65,12 @@ def _build(path: Path, file: Path, custom: dict[str, Any]) -> Any:
 
 
 def _drop_old_settings(config: Any) -> None:
-    """Drop settings that Keras 2 wrote and Keras 3 refuses, where they say what is so anyway."""
-    if isinstance(config, dict):
-        settings = config.get("config")
-        if config.get("class_name") == "DepthwiseConv2D" and isinstance(settings, dict) and settings.get("groups") == 1:
-            del settings["groups"]
+    """Drop the settings of Keras 2 that Keras 3 refuses and that change nothing."""
+    settings = config.get("config") if isinstance(config, dict) else None
+    if isinstance(config, dict) and isinstance(settings, dict):
+        for name, harmless in _OLD_SETTINGS.get(str(config.get("class_name")), {}).items():
+            if name in settings and (harmless is ... or settings[name] == harmless):
+                del settings[name]
     for item in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
         _drop_old_settings(item)
 
@@ -163,11 +176,29 @@ def _follow(model: Any, inputs: Any, layer: str) -> Any | None:
         return None
     owner = next((member for member in model.layers if member.name == layer), None)
     if owner is not None:
-        return keras.Model(model.inputs[0], owner.output)(inputs, training=False)
+        return _apply_until(model, inputs, _tensors(owner, "output_tensors"))
     for member in model.layers:
         if _is_model(member) and layer in _layer_names(member):
-            before = keras.Model(model.inputs[0], member.input)(inputs, training=False)
-            return _follow(member, before, layer)
+            before = _apply_until(model, inputs, _tensors(member, "input_tensors"))
+            return None if before is None else _follow(member, before, layer)
+    return None
+
+
+def _tensors(layer: Any, side: str) -> list[Any]:
+    """What a layer took or gave each time it was called; Keras has no public name for it."""
+    return [getattr(node, side)[0] for node in layer._inbound_nodes]
+
+
+def _apply_until(model: Any, inputs: Any, tensors: list[Any]) -> Any | None:
+    """The part of a functional model up to the first of these tensors that is in it, applied to ``inputs``."""
+    import keras
+
+    for tensor in tensors:
+        try:
+            part = keras.Model(model.inputs[0], tensor)
+        except ValueError:
+            continue  # of another model that shares the layer
+        return part(inputs, training=False)
     return None
 
 

@@ -13,7 +13,6 @@ from .custom_code import bring_code, find_needs, load_custom_objects, parse_repl
 from .errors import ModelLoadError, ModelShapeError
 from .original import LoadOptions, Original, check_image_shape, first_line
 
-
 _OLD_SETTINGS: dict[str, dict[str, Any]] = {
     "DepthwiseConv2D": {"groups": 1},
     "SeparableConv2D": {"groups": 1, "kernel_regularizer": None, "kernel_constraint": None, "kernel_initializer": ...},

@@ -21,25 +21,27 @@ def collect_ranges(
     *,
     threads: int | None = None,
     by_channel: Collection[str] = (),
+    without: Collection[str] = (),
     indices: Iterable[int] | None = None,
 ) -> Ranges:
-    """Exact ranges of every float tensor of a float TFLite graph.
+    """Exact ranges of the float tensors of a float TFLite graph.
 
     Args:
         flatbuffer: the float graph, batch 1, one input.
         source: the images; pixels go through its contract.
         threads: processors to use; default all.
         by_channel: names of the activations whose channels are observed one by one too.
+        without: names of the activations that need no range; they may hold infinity or NaN.
         indices: which images; default all. A generator may report progress between them.
 
     Returns:
-        Ranges by tensor name; constants are not among them.
+        Ranges by tensor name, of all other activations.
 
     Raises:
         CalibrationDataError: there are no images, or a tensor is not finite for one of them.
         InputValueError: an image holds NaN or infinity.
     """
-    observer = _Observer(flatbuffer, threads or available_threads())
+    observer = _Observer(flatbuffer, threads or available_threads(), without)
     ranges = Ranges()
     for index in range(len(source)) if indices is None else indices:
         try:
@@ -54,17 +56,17 @@ def collect_ranges(
 class _Observer:
     """An interpreter that keeps every tensor of the graph readable."""
 
-    def __init__(self, flatbuffer: bytes, threads: int) -> None:
+    def __init__(self, flatbuffer: bytes, threads: int, without: Collection[str]) -> None:
         self._interpreter = open_interpreter(find_runtime(), flatbuffer, threads=threads, keep_all_tensors=True)
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._activations = {
             tensor.name: index
             for index, tensor in enumerate(read_flatbuffer(flatbuffer).tensors)
-            if tensor.dtype == "float32" and not tensor.constant
+            if tensor.dtype == "float32" and not tensor.constant and tensor.name not in without
         }
 
     def tensors(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Views of every activation; they must be gone before the next image is run."""
+        """Views of the activations; they must be gone before the next image is run."""
         self._interpreter.set_tensor(self._input, image[None])
         self._interpreter.invoke()
         # tensor() gives a view; get_tensor() would copy every activation once more.

@@ -2,7 +2,7 @@
 
 load      the user's model, no foreign code                      load.py, load_*.py
 lower     once through TensorFlow: the float graph               lower.py
-find      the normalization, proved, guarded or frozen           recognise.py, freeze.py, prepare.py
+find      the normalization, proved, guarded or frozen           recognise.py, guard.py, freeze.py, prepare.py
 collect   activation ranges from the calibration images          ../calibration, plan.py
 quantize  each mode from the float graph                         quantize.py
 place     the normalization, and the types at the file's ends    placement.py

@@ -127,16 +127,23 @@ def freeze(
 
 
 def _replace(graph: Graph, item: Normalization, scale: NDArray[np.float32], offset: NDArray[np.float32]) -> None:
-    name, shape = graph.tensor_name(item.result), graph.shape(item.source)
+    name, shape = graph.tensor_name(item.result), graph.shape(item.result)
+    raw, added = item.source, []
+    if graph.shape(raw) != shape:
+        # The graph gave the values another shape on the way; only one value reduced from all of them allows that.
+        raw = graph.add_tensor(f"{name}/raw", shape)
+        wanted = graph.add_constant(f"{name}/shape", np.array(shape, np.int32))
+        added = [graph.make_operator("RESHAPE", [item.source, wanted], [raw], schema.ReshapeOptionsT())]
     scaled = graph.add_tensor(f"{name}/scaled", shape)
     factor = graph.add_constant(f"{name}/scale", _trim(scale))
     shift = graph.add_constant(f"{name}/offset", _trim(offset))
     last = graph.producer(item.result)
     assert last is not None
-    graph.operators[graph.operators.index(last) : graph.operators.index(last) + 1] = [
-        graph.make_operator("MUL", [item.source, factor], [scaled], schema.MulOptionsT()),
+    added += [
+        graph.make_operator("MUL", [raw, factor], [scaled], schema.MulOptionsT()),
         graph.make_operator("ADD", [scaled, shift], [item.result], schema.AddOptionsT()),
     ]
+    graph.operators[graph.operators.index(last) : graph.operators.index(last) + 1] = added
     graph.drop_dead_operators()
 
 
@@ -154,7 +161,7 @@ def _fold(graph: Graph, item: Normalization) -> bool:
     scale, offset = graph.constant(int(multiply.inputs[1])), graph.constant(int(add.inputs[1]))
     assert scale is not None
     assert offset is not None
-    index = item.source
+    index = raw = int(multiply.inputs[0])
     while (before := graph.producer(index)) is not None and graph.operator_name(before) == "RESHAPE":
         # A reshape keeps channels apart only if it keeps the last axis.
         keeps = graph.shape(int(before.inputs[0]))[-1:] == graph.shape(index)[-1:]
@@ -170,8 +177,8 @@ def _fold(graph: Graph, item: Normalization) -> bool:
         return False
     _scale_weights(graph, before, axis, scale, offset)
     for reader in graph.consumers(item.result):
-        reader.inputs = [item.source if int(i) == item.result else int(i) for i in reader.inputs]
-    graph.subgraph.outputs = [item.source if int(i) == item.result else int(i) for i in graph.subgraph.outputs]
+        reader.inputs = [raw if int(i) == item.result else int(i) for i in reader.inputs]
+    graph.subgraph.outputs = [raw if int(i) == item.result else int(i) for i in graph.subgraph.outputs]
     graph.drop_dead_operators()
     return True
 

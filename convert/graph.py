@@ -75,6 +75,10 @@ class Graph:
             return None
         return np.frombuffer(bytes(data), _NUMPY_TYPES[self.tensor(index).type]).reshape(self.shape(index))
 
+    def position(self, operator: Any) -> int:
+        """The place of an operator in the order of execution."""
+        return next(place for place, candidate in enumerate(self.operators) if candidate is operator)
+
     def producer(self, index: int) -> Any | None:
         """The operator that writes a tensor, None for inputs and constants."""
         return next((op for op in self.operators if index in list(op.outputs)), None)

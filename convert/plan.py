@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -62,17 +63,22 @@ def plan_int8(
     order = sorted(range(len(calibration)), key=calibration.digest)
     fit, held = ([order[i] for i in indices] for indices in hold_out(len(calibration), seed=0))
     shown = progress([*fit, *held], len(calibration), "calibrating")
-    part = collect_ranges(
-        graph.flatbuffer, calibration, threads=threads, by_channel=between, indices=islice(shown, len(fit))
+    collect = partial(
+        collect_ranges,
+        graph.flatbuffer,
+        calibration,
+        threads=threads,
+        by_channel=between,
+        without=_only_float(original, graph.keep_float),
     )
+    part = collect(indices=islice(shown, len(fit)))
     decisions, pixels = [], None
     if calibration.pixels or raw_pixels:
         pixels = {graph.input_name: _pixel_range(contract)}
         decisions.append("the int8 input covers all pixels 0-255, so that each keeps a step of its own.")
     if not held:
         return Int8Plan(graph.flatbuffer, _with(part, pixels), tuple(decisions))
-    rest = collect_ranges(graph.flatbuffer, calibration, threads=threads, by_channel=between, indices=shown)
-    whole = _with(part.merge(rest), pixels)
+    whole = _with(part.merge(collect(indices=shown)), pixels)
     if pairs:
         images = [calibration.ready(index) for index in held]
         before, after = _trial(graph, _with(part, pixels), images, threads)
@@ -83,6 +89,23 @@ def plan_int8(
             )
             return Int8Plan(*equalize(graph.flatbuffer, whole), tuple(decisions))
     return Int8Plan(graph.flatbuffer, whole, tuple(decisions))
+
+
+def _only_float(graph: Graph, keep_float: Sequence[str]) -> set[str]:
+    """Activations that only operators which stay float write and read, so that they are never quantized.
+
+    A guarded divisor among them is infinite where it was zero, and a quotient may be NaN before zero is chosen instead.
+    The output is not among them: an image for which the model itself answers NaN sets no ranges.
+    """
+    outputs = {int(index) for index in graph.subgraph.outputs}
+    staying = set(keep_float)
+    return {
+        name
+        for operator in graph.operators
+        if (name := graph.tensor_name(index := int(operator.outputs[0]))) in staying
+        and index not in outputs
+        and all(graph.tensor_name(int(reader.outputs[0])) in staying for reader in graph.consumers(index))
+    }
 
 
 def _trial(

@@ -13,9 +13,10 @@ from ..runtime.contract import NormalizationSpec
 from ..runtime.errors import RequestError
 from .freeze import FrozenNormalization, collect_extremes, freeze, frozen_spec
 from .graph import Graph
+from .guard import guard_normalization
 from .lower import INPUT_NAME, OUTPUT_NAME
 from .quantize import float_tail
-from .recognise import Normalization, final_normalization, find_normalizations, guard_normalization
+from .recognise import Normalization, final_normalization, find_normalizations
 from .repair import drop_unused_tensors
 from .run import embedding_shape
 

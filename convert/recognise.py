@@ -9,11 +9,10 @@ disagrees is left alone. Only where the divisor is exactly zero may they differ:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from ..runtime.contract import NormalizationSpec
@@ -35,7 +34,7 @@ class Normalization:
     Attributes:
         spec: what it computes; ``spec.axes`` are axes of the tensor ``source``.
         source: index of the raw tensor.
-        result: index of the normalized tensor.
+        result: index of the normalized tensor; it may have another shape if all of ``source`` is reduced to one value.
         operators: the operators in between, in execution order.
         guarded: whether a zero divisor is already taken care of.
     """
@@ -55,7 +54,7 @@ def find_normalizations(graph: Graph, samples: Iterable[NDArray[np.float32]] = (
         samples: a few model-ready (H, W, C) images, on whose raw embeddings the matches are proved, too.
     """
     matches = [_match_minmax(graph, operator) or _match_l2(graph, operator) for operator in graph.operators]
-    guesses = [match for match in matches if match is not None]
+    guesses = [_with_chosen_zeros(graph, match) for match in matches if match is not None]
     names = list(dict.fromkeys(graph.tensor_name(match.source) for match in guesses))
     seen = list(tensor_values(graph.to_bytes(), names, samples)) if guesses else []
     return [match for match in guesses if _proved(graph, match, [v[graph.tensor_name(match.source)] for v in seen])]
@@ -81,11 +80,14 @@ class _Trail:
         self.graph, self.passed = graph, [last]
 
     def step(self, index: int, *names: str) -> Any | None:
-        """The producer of a tensor if it has one of these names."""
-        operator = self.graph.producer(index)
+        """The producer of a tensor if it has one of these names, looking through what only shapes its result anew."""
+        views = []
+        while (operator := self.graph.producer(index)) is not None and _is_view(self.graph, operator):
+            views.append(operator)
+            index = int(operator.inputs[0])
         if operator is None or self.graph.operator_name(operator) not in names:
             return None
-        self.passed.append(operator)
+        self.passed += [*views, operator]
         return operator
 
     def split(self, operator: Any) -> tuple[int, float] | None:
@@ -143,11 +145,34 @@ def _reduction(graph: Graph, operator: Any | None, source: int) -> tuple[int, ..
     return tuple(range(rank)) if not kept and _unshaped(graph, index) == _unshaped(graph, source) else None
 
 
+def _is_view(graph: Graph, operator: Any) -> bool:
+    """Whether an operator only gives its input another shape; ``x[:, None]`` is a STRIDED_SLICE of everything."""
+    name = graph.operator_name(operator)
+    if name in ("RESHAPE", "SQUEEZE", "EXPAND_DIMS"):
+        return True
+    return name == "STRIDED_SLICE" and _size(graph, int(operator.inputs[0])) == _size(graph, int(operator.outputs[0]))
+
+
+def _size(graph: Graph, index: int) -> int:
+    return int(np.prod(graph.shape(index), dtype=np.int64))
+
+
 def _unshaped(graph: Graph, index: int) -> int:
     """The tensor in front of all reshapes."""
     while (operator := graph.producer(index)) is not None and graph.operator_name(operator) == "RESHAPE":
         index = int(operator.inputs[0])
     return index
+
+
+def _alike(graph: Graph, source: int, first: tuple[int, ...] | None, second: tuple[int, ...] | None) -> bool:
+    """Whether two reductions are over the same axes of ``source``, but for those of length one."""
+    if first is None or second is None:
+        return False
+    return not any(graph.shape(source)[axis] > 1 for axis in set(first) ^ set(second))
+
+
+def _reduces_all(graph: Graph, match: Normalization) -> bool:
+    return _alike(graph, match.source, match.spec.axes, tuple(range(len(graph.shape(match.source)))))
 
 
 def _match_minmax(graph: Graph, last: Any) -> Normalization | None:
@@ -158,13 +183,20 @@ def _match_minmax(graph: Graph, last: Any) -> Normalization | None:
     shift = trail.step(numerator, "SUB")
     if shift is None:
         return None
-    source = int(shift.inputs[0])
+    source, shifted = int(shift.inputs[0]), int(shift.outputs[0])
     lowest = trail.step(int(shift.inputs[1]), "REDUCE_MIN")
     divisor, epsilon, mode, guarded = trail.guard(divisor)
-    highest = trail.step(divisor, "REDUCE_MAX")
     axes = _reduction(graph, lowest, source)
-    for kind, reduced in (("shifted", numerator), ("input", source)):
-        if axes is not None and _reduction(graph, highest, reduced) == axes:
+    if (width := trail.step(divisor, "SUB")) is not None:
+        # max x - min x is max(x - min x), rounding included: the largest x gives the largest difference.
+        highest = trail.step(int(width.inputs[0]), "REDUCE_MAX")
+        again = _reduction(graph, trail.step(int(width.inputs[1]), "REDUCE_MIN"), source)
+        kinds = [("shifted", source)] if _alike(graph, source, axes, again) else []
+    else:
+        highest = trail.step(divisor, "REDUCE_MAX")
+        kinds = [("shifted", shifted), ("input", source)]
+    for kind, reduced in kinds:
+        if axes is not None and _alike(graph, source, axes, _reduction(graph, highest, reduced)):
             spec = NormalizationSpec("minmax", axes, kind, epsilon, mode)
             guarded = guarded if kind == "shifted" or mode == "none" else False
             return Normalization(spec, source, int(last.outputs[0]), trail.in_order(), guarded)
@@ -212,6 +244,22 @@ def _match_l2(graph: Graph, last: Any) -> Normalization | None:
     return Normalization(spec, source, int(last.outputs[0]), trail.in_order(), name == "DIV" and mode == "max")
 
 
+def _with_chosen_zeros(graph: Graph, match: Normalization) -> Normalization:
+    """With the end of ``tf.math.divide_no_nan``: behind the division, zeros are chosen where the divisor is zero."""
+    readers = graph.consumers(match.result)
+    if len(readers) != 1 or graph.operator_name(readers[0]) not in ("SELECT_V2", "SELECT"):
+        return match
+    trail = _Trail(graph, readers[0])
+    condition, chosen, quotient = (int(i) for i in readers[0].inputs)
+    equal, zeros = trail.step(condition, "EQUAL"), graph.constant(chosen)
+    compared = None if equal is None else trail.split(equal)
+    divisor = int(match.operators[-1].inputs[-1])
+    if quotient != match.result or compared != (divisor, 0.0) or zeros is None or zeros.any():
+        return match
+    trail.passed += match.operators
+    return replace(match, result=int(readers[0].outputs[0]), operators=trail.in_order(), guarded=True)
+
+
 def _proved(graph: Graph, match: Normalization, seen: list[NDArray[np.float32]]) -> bool:
     """Whether the operators compute what the specification says, on vectors that the encoder may produce."""
     shape = graph.shape(match.source)
@@ -219,11 +267,11 @@ def _proved(graph: Graph, match: Normalization, seen: list[NDArray[np.float32]])
     outsiders -= {int(i) for op in match.operators for i in op.outputs}
     # A reduction may read the raw tensor from in front of a reshape; cut out, it has to read it from behind.
     before = {index for index in outsiders if _unshaped(graph, index) == _unshaped(graph, match.source)}
-    if outsiders != before or graph.shape(match.result) != shape:
+    if outsiders != before or (graph.shape(match.result) != shape and not _reduces_all(graph, match)):
         return False
     run = island_runner(_reading_behind(graph, match, before), match.source, match.result, _positions(graph, match))
     for raw in (*_trial_vectors(shape), *seen):
-        wanted, got = normalize(raw, match.spec), run(raw)
+        wanted, got = normalize(raw, match.spec), run(raw).reshape(shape)
         close = np.isclose(got, wanted, rtol=PROOF_TOLERANCE, atol=PROOF_TOLERANCE * float(np.abs(wanted).max()))
         if not (close | _divided_by_zero(raw, match.spec)).all():
             return False
@@ -270,57 +318,4 @@ def _reading_behind(graph: Graph, match: Normalization, before: set[int]) -> Gra
 
 
 def _positions(graph: Graph, match: Normalization) -> list[int]:
-    return [_position(graph, operator) for operator in match.operators]
-
-
-def _position(graph: Graph, operator: Any) -> int:
-    return next(index for index, candidate in enumerate(graph.operators) if candidate is operator)
-
-
-def guard_normalization(graph: Graph, found: Normalization) -> Normalization:
-    """Make sure that a zero divisor gives zeros on every runtime, editing the graph where it does not.
-
-    Min-max over the shifted values gets ``MAXIMUM(max, epsilon)``; over the input, whose maximum may be negative,
-    ``SELECT_V2(EQUAL(max, 0), infinity, max)``. L2 becomes the float L2_NORMALIZATION operator where that computes the
-    same, because XNNPACK answers NaN for the spelled-out reciprocal root of zero.
-    """
-    if found.spec.kind == "l2":
-        return found if graph.operator_name(found.operators[-1]) == "L2_NORMALIZATION" else _fuse_l2(graph, found)
-    if found.guarded:
-        return found
-    last = found.operators[-1]
-    divisor = int(last.inputs[1])
-    shape, name = graph.shape(divisor), graph.tensor_name(found.result)
-    guarded = graph.add_tensor(f"{name}/guarded", shape)
-    if found.spec.divisor == "shifted":
-        floor = graph.add_constant(f"{name}/floor", np.array(np.finfo(np.float32).tiny, np.float32))
-        added = [graph.make_operator("MAXIMUM", [divisor, floor], [guarded], schema.MaximumMinimumOptionsT())]
-    else:
-        zero = graph.add_constant(f"{name}/zero", np.array(0, np.float32))
-        infinity = graph.add_constant(f"{name}/infinity", np.array(np.inf, np.float32))
-        is_zero = graph.add_tensor(f"{name}/is_zero", shape, np.bool_)
-        added = [
-            graph.make_operator("EQUAL", [divisor, zero], [is_zero], schema.EqualOptionsT()),
-            graph.make_operator("SELECT_V2", [is_zero, infinity, divisor], [guarded], schema.SelectV2OptionsT()),
-        ]
-    last.inputs = [int(last.inputs[0]), guarded]
-    position = _position(graph, last)
-    graph.operators[position:position] = added
-    operators = (*found.operators[:-1], *added, last)
-    return Normalization(found.spec, found.source, found.result, operators, True)
-
-
-def _fuse_l2(graph: Graph, found: Normalization) -> Normalization:
-    shape = graph.shape(found.source)
-    last_axis = all(shape[axis] == 1 for axis in found.spec.axes if axis != len(shape) - 1)
-    if not last_axis or len(shape) - 1 not in found.spec.axes or found.spec.epsilon > L2_OPERATOR_EPSILON:
-        return found
-    operator = graph.make_operator("L2_NORMALIZATION", [found.source], [found.result], schema.L2NormOptionsT())
-    last = found.operators[-1]
-    graph.operators[_position(graph, last)] = operator
-    # The steps before it are only dropped where nothing else reads them.
-    for dead in reversed(found.operators[:-1]):
-        if not graph.consumers(int(dead.outputs[0])):
-            del graph.operators[_position(graph, dead)]
-    spec = NormalizationSpec("l2", found.spec.axes, "shifted", L2_OPERATOR_EPSILON, "max")
-    return Normalization(spec, found.source, found.result, (operator,), True)
+    return [graph.position(operator) for operator in match.operators]

@@ -110,7 +110,14 @@ def test_the_arena_is_the_smallest_that_works(
 
 
 def probe(model: Path, runtime: str, images: Path, result: Path) -> dict[str, Any]:
-    request = {"model": str(model), "runtime": runtime, "threads": 2, "inputs": str(images), "count": 8}
+    request = {
+        "model": str(model),
+        "runtime": runtime,
+        "threads": 2,
+        "inputs": str(images),
+        "rows": [*range(8)],
+        "seconds": 60,
+    }
     done = subprocess.run(
         [sys.executable, "-m", "embedlite.runtime.probe"],
         input=json.dumps({**request, "result": str(result), "timed": True}),

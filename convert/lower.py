@@ -171,7 +171,7 @@ def _in_batches(original: Original, size: int) -> Callable[[Batch], Batch] | Non
 
     def embed(images: Batch) -> Batch:
         values = np.asarray(traced(tf.constant(images)).numpy(), np.float32)
-        # S4-like encoders return the rows of all images one below the other.
+        # An encoder whose embedding is rows gives those of all images one below the other.
         return values if values.shape[0] == size else values.reshape(size, -1, *values.shape[1:])
 
     return embed

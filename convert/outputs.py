@@ -11,6 +11,9 @@ from .c_source import c_names
 from .request import Request
 from .targets import TARGETS
 
+REJECTED = ".rejected"
+"""Added to the name of a file that a required target does not run."""
+
 
 def check_outputs(request: Request, *, force: bool) -> None:
     """Refuse what could not be written at the end.
@@ -20,7 +23,8 @@ def check_outputs(request: Request, *, force: bool) -> None:
         OutputExistsError: a file is there and ``force`` is false.
         OutputError: the folder cannot be made or written to.
     """
-    paths = [*(request.path(mode) for mode in request.modes), *_extra_paths(request), request.result_path]
+    own = [request.path(mode) for mode in request.modes]
+    paths = [*own, *map(rejected_path, own), *_extra_paths(request), request.result_path]
     try:
         request.output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -28,6 +32,11 @@ def check_outputs(request: Request, *, force: bool) -> None:
             f"cannot make the output folder {request.output_dir}: {error.strerror or error}. Name another one with -o."
         ) from error
     check_writable(paths, force=force)
+
+
+def rejected_path(path: Path) -> Path:
+    """What a file is called that a required target does not run: a name that no tool takes for a model's."""
+    return path.with_name(path.name + REJECTED)
 
 
 def c_mode(request: Request) -> str:

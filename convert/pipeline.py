@@ -26,7 +26,7 @@ from .freeze import share_outside
 from .lower import LoweredModel, lower
 from .measure import Made, Measured, collect_frames, describe, drift_of, measure_files
 from .original import Original
-from .outputs import c_mode, npu_paths
+from .outputs import REJECTED, c_mode, npu_paths, rejected_path
 from .package import package
 from .placement import Ends, choose_ends
 from .plan import Int8Plan, plan_int8
@@ -41,9 +41,6 @@ from .verify import Frames
 
 _PROOF_IMAGES = 4
 """Calibration images whose raw embeddings a recognised normalization is proved on, besides random and edge vectors."""
-
-REJECTED = ".rejected"
-"""Added to the name of a file that a required target does not run."""
 
 
 class Pipeline:
@@ -86,6 +83,10 @@ class Pipeline:
         contents = {file.path: item.data for file, item in zip(files, made, strict=True)}
         contents |= self._extras(made, measured, files)
         write_files({**contents, request.result_path: json_bytes(result.to_json())})
+        # With --force an earlier export may have left the other name of a file; it would contradict export.json.
+        for path in map(request.path, request.modes):
+            for name in {path, rejected_path(path)} - contents.keys():
+                name.unlink(missing_ok=True)
         return result
 
     def _prepare(self, lowered: LoweredModel, data: ExportData) -> FloatGraph:
@@ -192,7 +193,7 @@ class Pipeline:
                 if verdict.runtime == TARGETS[name].package and not verdict.ok
             ]
             failed += reasons
-            kept.append(replace(file, path=file.path.with_name(file.path.name + REJECTED)) if reasons else file)
+            kept.append(replace(file, path=rejected_path(file.path)) if reasons else file)
         return tuple(kept), tuple(failed)
 
     def _extras(self, made: list[Made], measured: Measured, files: tuple[ExportedFile, ...]) -> dict[Path, bytes]:

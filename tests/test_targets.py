@@ -60,11 +60,18 @@ def test_a_file_that_a_required_target_does_not_run_is_rejected(folder: Path, tm
     assert len(result["failed_targets"]) == 1
     assert [file["path"] for file in result["files"]] == ["wide.float32.tflite.rejected", "wide.int8.tflite"]
     assert not any("wide.float32" in sentence for sentence in result["ship"])
-    # Without the target the same verdict is only told.
-    done = run("export-tflite", *arguments[:2], tmp_path / "told", *arguments[3:5], cwd=folder)
-    assert done.returncode == 0
-    assert (tmp_path / "told" / "wide.float32.tflite").exists()
+    # Without the target the same verdict is only told, and what was rejected before is replaced, if that is wanted.
+    again = ("export-tflite", "wide.keras", "-o", tmp_path, "-q", "float32")
+    assert "--force" in error_line(run(*again, cwd=folder))
+    done = run(*again, "--force", cwd=folder)
+    assert done.returncode == 0, done.stderr
     assert "float32 on tflite-runtime 2.14.0:" in done.stdout
+    assert (tmp_path / "wide.float32.tflite").exists()
+    assert not (tmp_path / "wide.float32.tflite.rejected").exists()
+    # And the other way round: a file that looks good must not stay beside the verdict that it is not.
+    done = run(*again, "--force", "--target", "tflite-runtime", cwd=folder)
+    assert done.returncode == 1
+    assert not (tmp_path / "wide.float32.tflite").exists()
 
 
 def test_tflite_runtime_as_a_target_gets_the_dense_weights_it_can_read(folder: Path, tmp_path: Path) -> None:

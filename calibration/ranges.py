@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,32 +57,7 @@ class Ranges:
         return Ranges(limits, channels, self.samples + other.samples)
 
 
-def observe(tensors: Mapping[str, NDArray[Any]], by_channel: Collection[str] = ()) -> Ranges:
-    """The ranges of one inference's tensors.
-
-    Args:
-        tensors: activations by name.
-        by_channel: the names of those whose channels (last axis) are observed one by one.
-
-    Raises:
-        CalibrationDataError: a tensor holds NaN or infinity.
-    """
-    limits, channels = {}, {}
-    for name, values in tensors.items():
-        if name in by_channel:
-            channels[name] = _channel_limits(values)
-            low, high = float(channels[name][0].min()), float(channels[name][1].max())
-        else:
-            low, high = float(values.min()), float(values.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise CalibrationDataError(
-                f"the float model's tensor {name!r} is not finite for this image. Check the model on it with Keras."
-            )
-        limits[name] = (low, high)
-    return Ranges(limits, channels, 1)
-
-
-def _channel_limits(values: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def channel_limits(values: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Minimum and maximum of each channel.
 
     A reduction over rows of a few channels is slow, so as many pixels as make a long row are laid side by side first.

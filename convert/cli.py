@@ -50,7 +50,21 @@ def _shape(_: click.Context, parameter: click.Parameter, value: str | None) -> t
     "--num-samples",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Use N calibration images, chosen at random.",
+    help="Use N calibration images.",
+)
+@click.option("--select", default="random", show_default=True, metavar="HOW", help="Which: random, coverage.")
+@click.option(
+    "--calibrate-method",
+    default="auto",
+    show_default=True,
+    metavar="METHOD",
+    help="How ranges are taken: minmax, percentile:99.99, mse, entropy, auto.",
+)
+@click.option(
+    "--calibration-cache",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Keeps the statistics; a killed run takes up there.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every random choice.")
 @click.option("--input-shape", callback=_shape, metavar="H,W,C", help="For a model whose fixed shape is lost.")
@@ -90,6 +104,9 @@ def export_tflite(
     calibration_data: Path | None,
     test_data: Path | None,
     num_samples: int | None,
+    select: str,
+    calibrate_method: str,
+    calibration_cache: Path | None,
     seed: int,
     input_shape: tuple[int, int, int] | None,
     normalization: str,
@@ -113,7 +130,7 @@ def export_tflite(
     """
     folder = output_dir or model.parent
     written = [folder / f"{model.stem}.{kind}" for kind in (*(f"{mode}.tflite" for mode in MODES), "export.json")]
-    check_json_path(json_path, model, calibration_data, test_data, opening.custom_objects, *written)
+    check_json_path(json_path, model, calibration_data, test_data, calibration_cache, opening.custom_objects, *written)
     result = export(
         model,
         output_dir,
@@ -129,6 +146,9 @@ def export_tflite(
         input_type=input_type,
         output_type=output_type,
         num_samples=num_samples,
+        select=select,
+        calibrate_method=calibrate_method,
+        calibration_cache=calibration_cache,
         batch_size=batch_size,
         seed=seed,
         equalize=equalize,

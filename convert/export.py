@@ -30,6 +30,7 @@ from .pipeline import Pipeline
 from .request import (
     Data,
     Request,
+    check_calibration,
     check_normalization,
     check_numbers,
     check_raw_pixels,
@@ -62,6 +63,9 @@ def export(
     input_type: str | None = None,
     output_type: str | None = None,
     num_samples: int | None = None,
+    select: str = "random",
+    calibrate_method: str = "auto",
+    calibration_cache: str | Path | None = None,
     batch_size: int = 32,
     seed: int = 0,
     equalize: bool = True,
@@ -100,7 +104,12 @@ def export(
         input_type: ``float32``, ``uint8`` (raw pixels) or ``int8``, of the int8 file; default float32, or int8 for a
             target that computes with integers only.
         output_type: likewise; with an integer type the file ends at the raw embedding, and ``Encoder`` normalizes.
-        num_samples: use a seeded random part of the calibration data.
+        num_samples: use so many of the calibration images.
+        select: which: ``random`` (seeded), or ``coverage``: those that cover the encoder's embedding space best.
+        calibrate_method: how ranges are taken: ``minmax``, ``percentile`` or ``percentile:99.9``, ``mse``, ``entropy``,
+            or ``auto``: for each tensor the one that moves the embeddings of held-out calibration images least.
+        calibration_cache: a file that keeps the statistics; a killed run takes up there, and a later one with the same
+            model and images needs no inference.
         batch_size: of training; how far an image's embedding moves between batches of one and of this size is measured.
         seed: of every random choice.
         equalize: whether the int8 file may be made from equalized convolutions, where that lowers its drift.
@@ -122,6 +131,7 @@ def export(
     modes = choose_modes(quantize, calibrated=calibration_data is not None)
     check_types(modes, input_type, output_type)
     check_normalization(normalization, calibrated=calibration_data is not None)
+    check_calibration(select, calibrate_method, calibration_cache, num_samples, calibrated=calibration_data is not None)
     check_numbers(seed=seed, batch_size=batch_size)
     required = check_targets(targets, modes)
     if required and not measure:
@@ -138,6 +148,9 @@ def export(
         targets=required,
         c_array=c_array,
         num_samples=num_samples,
+        select=select,
+        calibrate_method=calibrate_method,
+        calibration_cache=None if calibration_cache is None else Path(calibration_cache),
         batch_size=batch_size,
         seed=seed,
         equalize=equalize,

@@ -29,12 +29,13 @@ from .original import Original
 from .outputs import REJECTED, c_mode, npu_paths, rejected_path
 from .package import package
 from .placement import Ends, choose_ends
-from .plan import Int8Plan, plan_int8
+from .plan import CalibrationOptions, Int8Plan, plan_int8
 from .prepare import FloatGraph, prepare
 from .quantize import CALIBRATED, quantize
 from .request import Request
 from .results import ExportedFile, ExportResult, NormalizationReport
 from .run import float_runner
+from .select_images import select_images
 from .ship import recommend
 from .targets import TARGETS, missing_runtimes
 from .verify import Frames
@@ -58,6 +59,9 @@ class Pipeline:
         self.decisions += data.decisions
         with stage("converting"):
             lowered = lower(original)
+        if request.select == "coverage":
+            data, chosen = select_images(lowered, data, request)
+            self.decisions += chosen
         graph = self._prepare(lowered, data)
         plan = self._plan(graph, data.calibration)
         made = [self._make(mode, graph, plan, data.calibration) for mode in request.modes]
@@ -74,6 +78,7 @@ class Pipeline:
             source=self.source,
             normalization=report,
             batch_coupling=coupling,
+            calibration=None if plan is None else plan.assessment,
             not_checked=missing_runtimes(),
             failed_targets=failed,
             files=files,
@@ -108,9 +113,13 @@ class Pipeline:
             graph,
             calibration,
             self.contract,
-            threads=self.request.threads,
+            CalibrationOptions(
+                self.request.calibrate_method,
+                self.request.calibration_cache,
+                self.request.equalize,
+                self.request.threads,
+            ),
             raw_pixels=self.request.input_type == "uint8",
-            equalized=self.request.equalize,
         )
         self.decisions += plan.decisions
         return plan
@@ -131,7 +140,7 @@ class Pipeline:
             per_tensor = mode == "dynamic" and "tflite-runtime" in self.request.targets
             flatbuffer = quantize(graph.flatbuffer, mode, None, (), dense_per_tensor=per_tensor)
             return Made(mode, *package(flatbuffer, contract, graph.raw_name))
-        facts = {"method": "minmax", "samples": plan.ranges.samples, "fingerprint": calibration.fingerprint()}
+        facts = {"method": plan.method, "samples": plan.ranges.samples, "fingerprint": calibration.fingerprint()}
         contract = replace(contract, calibration=facts)
         flatbuffer = quantize(plan.flatbuffer, mode, plan.ranges, graph.keep_float)
         return self._package(mode, flatbuffer, contract, ends, graph)

@@ -2,149 +2,227 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..calibration import Ranges, collect_ranges
+from ..calibration import (
+    Assessment,
+    CalibrationCache,
+    Method,
+    Ranges,
+    Statistics,
+    assess,
+    choose_ranges,
+    collect_ranges,
+    collect_statistics,
+    merge,
+    parse_method,
+    tensor_groups,
+)
+from ..calibration.assess import check_not_flat
+from ..calibration.auto import AutoChoice, better, choose_methods
+from ..calibration.errors import CalibrationDataError
 from ..calibration.split import hold_out
 from ..runtime.contract import InputContract
-from ..runtime.drift import measure_drift
 from ..runtime.sources import Source
 from ..runtime.terminal import progress
 from .equalize import equalizable_pairs, equalize
 from .graph import Graph
 from .prepare import FloatGraph
-from .quantize import quantize
-from .repair import repair
-from .run import float_runner
+from .trial import Trial, only_float
+
+AUTO = "auto"
+
+_PILOT_IMAGES = 64
+"""Images whose channels decide the equalization: any scale is exact, so a sample does, and memory stays bounded."""
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """How calibration is to be done.
+
+    Attributes:
+        method: ``auto``, or see :func:`embedlite.calibration.parse_method`.
+        cache: where statistics are kept; None keeps none.
+        equalize: whether to try equalization.
+        threads: processors; default all.
+    """
+
+    method: str
+    cache: Path | None
+    equalize: bool
+    threads: int | None
 
 
 @dataclass(frozen=True)
 class Int8Plan:
-    """The float graph that int8 is made from, the ranges of its activations, and what was decided."""
+    """What int8 is made from.
+
+    Attributes:
+        flatbuffer: the float graph.
+        ranges: of its activations.
+        method: how they were taken, ``auto`` included.
+        assessment: whether the images are enough.
+        decisions: what was decided on the user's behalf.
+    """
 
     flatbuffer: bytes
     ranges: Ranges
+    method: str
+    assessment: Assessment
     decisions: tuple[str, ...]
 
 
 def plan_int8(
-    graph: FloatGraph,
-    calibration: Source,
-    contract: InputContract,
-    *,
-    threads: int | None,
-    raw_pixels: bool,
-    equalized: bool,
+    graph: FloatGraph, calibration: Source, contract: InputContract, options: CalibrationOptions, *, raw_pixels: bool
 ) -> Int8Plan:
-    """Collect ranges, and equalize the convolutions if that brings the int8 file closer to the float one.
+    """Choose the float graph and the ranges that bring the int8 file closest to the float one.
 
     Args:
         graph: the prepared float graph.
         calibration: the images that set the ranges.
         contract: mean and std of the input.
-        threads: processors; default all.
+        options: see :class:`CalibrationOptions`.
         raw_pixels: whether the file's input holds pixels, whatever the calibration data are.
-        equalized: whether to try equalization.
 
     Raises:
         CalibrationDataError: the data give no ranges.
     """
-    original = Graph(graph.flatbuffer)
-    pairs = equalizable_pairs(original) if equalized else []
-    between = {original.tensor_name(pair.between) for pair in pairs}
-    # Ranges merge exactly, so one pass over the images gives those of a part and those of all. The parts are chosen by
-    # content, so that the order of the images does not matter.
-    order = sorted(range(len(calibration)), key=calibration.digest)
-    fit, held = ([order[i] for i in indices] for indices in hold_out(len(calibration), seed=0))
-    shown = progress([*fit, *held], len(calibration), "calibrating")
-    collect = partial(
-        collect_ranges,
-        graph.flatbuffer,
-        calibration,
-        threads=threads,
-        by_channel=between,
-        without=_only_float(original, graph.keep_float),
-    )
-    part = collect(indices=islice(shown, len(fit)))
-    decisions, pixels = [], None
-    if calibration.pixels or raw_pixels:
-        pixels = {graph.input_name: _pixel_range(contract)}
-        decisions.append("the int8 input covers all pixels 0-255, so that each keeps a step of its own.")
-    if not held:
-        return Int8Plan(graph.flatbuffer, _with(part, pixels), tuple(decisions))
-    whole = _with(part.merge(collect(indices=shown)), pixels)
-    if pairs:
-        images = [calibration.ready(index) for index in held]
-        before, after = _trial(graph, _with(part, pixels), images, threads)
-        if after > before:
-            decisions.append(
-                f"{len(pairs)} pairs of convolutions were equalized for int8: {before:.1f} -> {after:.1f} dB on "
-                f"{len(held)} calibration images held out for that. --no-equalize leaves them as they are."
+    return _Planner(graph, calibration, contract, options, raw_pixels).plan()
+
+
+class _Planner:
+    """One plan; holds what its steps share."""
+
+    def __init__(
+        self,
+        graph: FloatGraph,
+        calibration: Source,
+        contract: InputContract,
+        options: CalibrationOptions,
+        raw_pixels: bool,
+    ) -> None:
+        self._graph, self._calibration, self._options = graph, calibration, options
+        self._decisions: list[str] = []
+        self._pixels: dict[str, tuple[float, float]] = {}
+        if calibration.pixels or raw_pixels:
+            self._pixels = {graph.input_name: _pixel_range(contract)}
+            self._decisions.append("the int8 input covers all pixels 0-255, so that each keeps a step of its own.")
+        # Parts are chosen by content, so that the order of the images does not matter.
+        digests = [calibration.digest(index) for index in range(len(calibration))]
+        _check_different(calibration, digests)
+        order = sorted(range(len(calibration)), key=digests.__getitem__)
+        self._fit, self._held = ([order[i] for i in part] for part in hold_out(len(calibration), seed=0))
+        self._without = only_float(graph)
+        held = [calibration.ready(index) for index in self._held]
+        self._trial = Trial(graph, held, options.threads) if held else None
+
+    def plan(self) -> Int8Plan:
+        """Equalize if it helps, collect, choose."""
+        flatbuffer = self._graph.flatbuffer
+        if self._options.equalize and self._trial is not None:
+            flatbuffer = self._equalized(self._trial)
+        fit, held = self._collect(flatbuffer)
+        whole = fit if held is None else merge([fit, held])
+        groups = tensor_groups(flatbuffer, self._without)
+        check_not_flat(whole, groups)
+        choice = self._choose(flatbuffer, fit)
+        ranges = self._with_pixels(choose_ranges(whole, groups, choice.method, choice.only))
+        judged = tuple(group for group in groups if not self._pixels.keys() & set(group.members))
+        assessment = assess(fit, held, whole, judged, choice.method, choice.only)
+        return Int8Plan(flatbuffer, ranges, self._options.method, assessment, tuple(self._decisions))
+
+    def _equalized(self, trial: Trial) -> bytes:
+        """The float graph with its convolutions equalized, unless int8 comes closer to float without that."""
+        graph = Graph(self._graph.flatbuffer)
+        pairs = equalizable_pairs(graph)
+        if not pairs:
+            return self._graph.flatbuffer
+        pilot = self._fit[:_PILOT_IMAGES]
+        ranges = self._with_pixels(
+            collect_ranges(
+                self._graph.flatbuffer,
+                self._calibration,
+                by_channel={graph.tensor_name(pair.between) for pair in pairs},
+                threads=self._options.threads,
+                without=self._without,
+                indices=progress(pilot, len(pilot), "equalizing"),
             )
-            return Int8Plan(*equalize(graph.flatbuffer, whole), tuple(decisions))
-    return Int8Plan(graph.flatbuffer, whole, tuple(decisions))
+        )
+        # Equalization changes nothing in float and costs nothing, so only proof against it rules it out. On images that
+        # are not in the ranges: those that are show no clipping, which it helps with most.
+        plain = trial.errors(self._graph.flatbuffer, ranges)
+        flatbuffer, scaled = equalize(self._graph.flatbuffer, ranges)
+        equalized = trial.errors(flatbuffer, scaled)
+        if better(plain, equalized):
+            return self._graph.flatbuffer
+        self._decisions.append(
+            f"{len(pairs)} pairs of convolutions were equalized for int8: {trial.sqnr(plain):.1f} -> "
+            f"{trial.sqnr(equalized):.1f} dB on {len(trial)} calibration images held out for that. --no-equalize "
+            "leaves them as they are."
+        )
+        return flatbuffer
+
+    def _collect(self, flatbuffer: bytes) -> tuple[Statistics, Statistics | None]:
+        options, calibration = self._options, self._calibration
+        shown = progress([*self._fit, *self._held], len(calibration), "calibrating")
+        if options.cache is not None:
+            cache = CalibrationCache(options.cache, flatbuffer, calibration, self._without)
+            fit = cache.collect("fit", self._fit, threads=options.threads, shown=islice(shown, len(self._fit)))
+            if not self._held:
+                return fit, None
+            return fit, cache.collect("held", self._held, threads=options.threads, shown=shown)
+        collect = partial(collect_statistics, flatbuffer, calibration, threads=options.threads, without=self._without)
+        fit = collect(histograms=options.method != "minmax", indices=islice(shown, len(self._fit)))
+        return fit, collect(indices=shown) if self._held else None
+
+    def _choose(self, flatbuffer: bytes, fit: Statistics) -> AutoChoice:
+        """The method of each group, from the images that are not held out."""
+        if self._options.method != AUTO:
+            return AutoChoice(parse_method(self._options.method), {}, 0, 0, 0)
+        trial = self._trial
+        if trial is None:
+            self._decisions.append(
+                f"ranges are minimum and maximum: {len(self._fit)} calibration images are too few to hold some out and "
+                "compare methods on them."
+            )
+            return AutoChoice(Method("minmax"), {}, 0, 0, 0)
+        choice = choose_methods(
+            fit,
+            tensor_groups(flatbuffer, self._without),
+            lambda ranges: trial.errors(flatbuffer, self._with_pixels(ranges)),
+            lambda numbers: progress(numbers, len(list(numbers)), "comparing ranges"),
+        )
+        others = f", and {len(choice.only)} tensor(s) otherwise" if choice.only else ""
+        gained = 10 * np.log10(choice.before / choice.after) if choice.after else np.inf
+        self._decisions.append(
+            f"ranges by {choice.method}{others}: {gained:+.1f} dB over minimum and maximum on {len(trial)} "
+            f"held-out calibration images, the best of {choice.trials} tried."
+        )
+        return choice
+
+    def _with_pixels(self, ranges: Ranges) -> Ranges:
+        return replace(ranges, limits={**ranges.limits, **self._pixels})
 
 
-def _only_float(graph: Graph, keep_float: Sequence[str]) -> set[str]:
-    """Activations that only operators which stay float write and read, so that they are never quantized.
-
-    A guarded divisor among them is infinite where it was zero, and a quotient may be NaN before zero is chosen instead.
-    The output is not among them: an image for which the model itself answers NaN sets no ranges.
-    """
-    outputs = {int(index) for index in graph.subgraph.outputs}
-    staying = set(keep_float)
-    return {
-        name
-        for operator in graph.operators
-        if (name := graph.tensor_name(index := int(operator.outputs[0]))) in staying
-        and index not in outputs
-        and all(graph.tensor_name(int(reader.outputs[0])) in staying for reader in graph.consumers(index))
-    }
-
-
-def _trial(
-    graph: FloatGraph, ranges: Ranges, images: list[NDArray[np.float32]], threads: int | None
-) -> tuple[float, float]:
-    """Signal-to-noise ratio of int8 against the float graph, without and with equalization.
-
-    On images that are not in the ranges: those that are show no clipping, which equalization helps with most.
-    """
-
-    def embed(flatbuffer: bytes) -> NDArray[np.float32]:
-        run = float_runner(flatbuffer, threads)
-        return np.stack([run(image).ravel() for image in images])
-
-    reference = embed(graph.flatbuffer)
-    plain, other = (
-        _sqnr(embed(_int8(flatbuffer, limits, graph)), reference)
-        for flatbuffer, limits in ((graph.flatbuffer, ranges), equalize(graph.flatbuffer, ranges))
-    )
-    return plain, other
-
-
-def _with(ranges: Ranges, more: Mapping[str, tuple[float, float]] | None) -> Ranges:
-    return replace(ranges, limits={**ranges.limits, **(more or {})})
+def _check_different(calibration: Source, digests: Sequence[bytes]) -> None:
+    advice = "Pass some hundred images like those the encoder will see."
+    if len(digests) == 1:
+        raise CalibrationDataError(
+            f"{calibration.name} holds one calibration image, and ranges from it would clip every other. {advice}"
+        )
+    if len(set(digests)) == 1:
+        raise CalibrationDataError(
+            f"all {len(digests)} calibration images of {calibration.name} are the same, and ranges from them would "
+            f"clip every other. {advice}"
+        )
 
 
 def _pixel_range(contract: InputContract) -> tuple[float, float]:
     mean, std = np.asarray(contract.mean), np.asarray(contract.std)
     return float(((0 - mean) / std).min()), float(((255 - mean) / std).max())
-
-
-def _int8(flatbuffer: bytes, ranges: Ranges, graph: FloatGraph) -> bytes:
-    repaired = Graph(quantize(flatbuffer, "int8", ranges, graph.keep_float))
-    repair(repaired)
-    return repaired.to_bytes()
-
-
-def _sqnr(embeddings: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-    drift, _ = measure_drift(embeddings, reference, k=None)
-    if drift.invalid:
-        return -np.inf
-    return np.inf if drift.sqnr_db is None else drift.sqnr_db

@@ -9,9 +9,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ..calibration import parse_method
 from ..runtime.contract import INPUT_DTYPES, PLACEMENTS, InputContract
 from ..runtime.errors import RequestError
+from .plan import AUTO
 from .quantize import CALIBRATED, MODES
+
+SELECTIONS = ("random", "coverage")
+"""How --num-samples images are chosen, the default first."""
 
 Data = str | Path | NDArray[Any]
 
@@ -31,6 +36,9 @@ class Request:
     targets: tuple[str, ...]
     c_array: bool
     num_samples: int | None
+    select: str
+    calibrate_method: str
+    calibration_cache: Path | None
     batch_size: int
     seed: int
     equalize: bool
@@ -79,6 +87,26 @@ def check_numbers(*, seed: int, batch_size: int) -> None:
         raise RequestError(f"the seed is {seed}. Use a whole number that is not negative.")
     if batch_size < 2:
         raise RequestError(f"the batch size is {batch_size}. Name the one the encoder was trained with, 2 or more.")
+
+
+def check_calibration(
+    select: str, method: str, cache: str | Path | None, num_samples: int | None, *, calibrated: bool
+) -> None:
+    """Refuse ways of calibrating that do not exist, and options that would do nothing.
+
+    Raises:
+        RequestError: an unknown method or selection, a cache without calibration data, or coverage of an unknown
+            number of images.
+    """
+    if method != AUTO:
+        parse_method(method)
+    if select not in SELECTIONS:
+        raise RequestError(f"unknown selection {select!r}. Use one of: {', '.join(SELECTIONS)}.")
+    if select == "coverage" and num_samples is None:
+        raise RequestError("--select coverage chooses among the calibration images. Say how many: --num-samples N.")
+    if not calibrated and (cache is not None or select != SELECTIONS[0]):
+        what = "--calibration-cache" if cache is not None else "--select"
+        raise RequestError(f"{what} is about calibration images, and there are none. Pass --calibration-data.")
 
 
 def check_types(modes: Sequence[str], input_type: str | None, output_type: str | None) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..calibration import Assessment
 from ..runtime.drift import Drift
 from .coupling import BatchCoupling
 
@@ -88,6 +89,7 @@ class ExportResult:
         source: path and SHA-256 of the model, and the data that were used.
         normalization: where it was placed, and for ``frozen`` what that costs; see :class:`NormalizationReport`.
         batch_coupling: how far the same images move between batches; None if that could not be measured.
+        calibration: whether the calibration images are enough; None where no ranges were needed.
         not_checked: runtimes that are not installed here, so that no file was run on them.
         failed_targets: one sentence for each file that a required target does not run; their files end in
             ``.rejected``.
@@ -100,6 +102,7 @@ class ExportResult:
     source: Mapping[str, Any]
     normalization: NormalizationReport
     batch_coupling: BatchCoupling | None
+    calibration: Assessment | None
     not_checked: tuple[str, ...]
     failed_targets: tuple[str, ...]
     files: tuple[ExportedFile, ...]

@@ -9,9 +9,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ..calibration import Assessment
+from ..calibration.assess import MOST_GROWTH, MOST_MISSED, short_name
 from .results import ExportedFile, ExportResult, Verdict
 
 _WIDTH = 200
+_LEAST_FIRM = 3
+"""Tensor groups that the table shows; export.json has all of them."""
 
 
 def render_result(result: ExportResult) -> str:
@@ -24,6 +28,8 @@ def render_result(result: ExportResult) -> str:
             f"batch coupling: in batches of {coupling.batch_size} the original moves an image by up to "
             f"{coupling.max_abs:.3g}{cosine}; a device has batches of one"
         )
+    if result.calibration is not None:
+        lines += ["", *_calibration(result.calibration)]
     lines += _slow(result.files)
     if result.not_checked and any(file.verified for file in result.files):
         lines.append(f"not checked on {', '.join(result.not_checked)}: pip install 'embedlite[verify]'")
@@ -32,6 +38,26 @@ def render_result(result: ExportResult) -> str:
     if result.failed_targets:
         lines += ["", *(f"FAILED: {reason}" for reason in result.failed_targets)]
     return "\n".join(lines)
+
+
+def _calibration(assessment: Assessment) -> list[str]:
+    """The verdict on the calibration images, and the tensors whose ranges stand least firmly."""
+    lines = [f"calibration: {assessment.verdict}: {assessment.reason}"]
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("least firm ranges", no_wrap=True)
+    for name in ("low", "high", "method", "held-out clipped", "growth"):
+        table.add_column(name, justify="right", no_wrap=True)
+    groups = sorted(assessment.groups, key=lambda group: -max(group.growth / MOST_GROWTH, group.missed / MOST_MISSED))
+    for group in groups[:_LEAST_FIRM]:
+        table.add_row(
+            short_name(group.name),
+            f"{group.low:.4g}",
+            f"{group.high:.4g}",
+            group.method,
+            "" if group.clipped is None else f"{group.clipped:.3%}",
+            f"{group.growth:.1%}",
+        )
+    return [*lines, *_text(table)]
 
 
 def _slow(files: Sequence[ExportedFile]) -> list[str]:
@@ -83,6 +109,10 @@ def _table(files: Sequence[ExportedFile]) -> str:
         for verdict in file.verified
         if not verdict.ok
     ]
+    return "\n".join([*_text(table), *failures])
+
+
+def _text(table: Table) -> list[str]:
     text = io.StringIO()
     Console(file=text, width=_WIDTH, color_system=None).print(table)
-    return "\n".join([*(line.rstrip() for line in text.getvalue().strip("\n").splitlines()), *failures])
+    return [line.rstrip() for line in text.getvalue().strip("\n").splitlines()]

@@ -30,6 +30,7 @@ class Source:
         name: what the user called it.
         ids: one text for each image: the path within the folder, or the row number.
         pixels: whether the images are pixels (rather than model-ready floats).
+        contract: the preprocessing that :meth:`ready` applies.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Source:
         pixels: bool,
     ) -> None:
         self.name, self.ids, self.pixels = name, tuple(ids), pixels
-        self._load, self._raw, self._contract = load, raw, contract
+        self._load, self._raw, self.contract = load, raw, contract
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,7 +55,7 @@ class Source:
 
     def ready(self, index: int) -> NDArray[np.float32]:
         """Image ``index`` as the float model takes it: (H, W, C) float32."""
-        return model_ready(self._load(index), self._contract, f"{self.name}, image {self.ids[index]!r}")
+        return model_ready(self._load(index), self.contract, f"{self.name}, image {self.ids[index]!r}")
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         return (self._load(index) for index in range(len(self)))
@@ -67,7 +68,7 @@ class Source:
             [self.ids[i] for i in chosen],
             lambda index: self._load(chosen[index]),
             lambda index: self._raw(chosen[index]),
-            self._contract,
+            self.contract,
             pixels=self.pixels,
         )
 
@@ -79,7 +80,12 @@ class Source:
 
     def digest(self, index: int) -> bytes:
         """SHA-256 of image ``index`` as it is stored; nothing is decoded for it."""
-        return hashlib.sha256(self._raw(index)).digest()
+        return self.stored(index)[1]
+
+    def stored(self, index: int) -> tuple[int, bytes]:
+        """Size in bytes and SHA-256 of image ``index`` as it is stored; nothing is decoded for it."""
+        raw = self._raw(index)
+        return len(raw), hashlib.sha256(raw).digest()
 
     def fingerprint(self) -> str:
         """SHA-256 over ids and stored content of every image, in order."""

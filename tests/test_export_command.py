@@ -189,6 +189,8 @@ def test_ctrl_c_during_calibration_leaves_nothing(model: Path, tmp_path: Path) -
     images, out = tmp_path / "many.npy", tmp_path / "out"
     np.save(images, np.random.default_rng(0).integers(0, 256, (60_000, 24, 24, 3), np.uint8))
     leader, follower = pty.openpty()
+    # A shell starts background jobs with the signal ignored, children inherit that, and Python leaves it so.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [
             sys.executable,
@@ -198,9 +200,8 @@ def test_ctrl_c_during_calibration_leaves_nothing(model: Path, tmp_path: Path) -
         ],
         stdout=subprocess.PIPE,
         stderr=follower,
-        # A shell starts background jobs with the signal ignored, and Python leaves it so.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+    signal.signal(signal.SIGINT, before)
     os.close(follower)
     shown = b""
     end = time.monotonic() + 120

@@ -1,0 +1,156 @@
+"""``--calibration-cache``: statistics that survive a killed run, and are refused where they do not belong.
+
+The file holds what the statistics depend on (the float graph's weights, the preprocessing, the versions of what
+computes them, and every image by id, size and hash), and for each part of the images its statistics and how many of its
+images they cover. It is replaced whole, about once a second, so that a run that is killed loses no more.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..runtime.errors import UnreadableDataError
+from ..runtime.files import check_writable
+from ..runtime.interpreters import available_threads, find_runtime
+from ..runtime.sources import Source
+from ..runtime.version import __version__
+from .activations import model_fingerprint
+from .collect import collect_statistics
+from .errors import StatisticsMismatchError
+from .statistics import Statistics, merge
+from .statistics_file import pack_statistics, pack_texts, read_arrays, unpack_statistics, unpack_texts, write_arrays
+
+_SAVE_SECONDS = 1.0
+_CHUNK = 8
+"""Images for each thread between two looks at the clock."""
+
+
+class CalibrationCache:
+    """Statistics of one float graph over one source, on disk while they grow."""
+
+    def __init__(self, path: str | Path, flatbuffer: bytes, source: Source, without: Iterable[str] = ()) -> None:
+        """Open the cache, or begin a new one.
+
+        Raises:
+            StatisticsMismatchError: it is of another model, other images or other settings; the message says which.
+            UnreadableDataError: it is cut short, or no cache.
+            OutputError: it could not be written there.
+        """
+        self.path, self._flatbuffer, self._source = Path(path), flatbuffer, source
+        check_writable([self.path], force=True)
+        self._without = tuple(without)
+        runtime = find_runtime()
+        self._identity: dict[str, Any] = {
+            "model": model_fingerprint(flatbuffer),
+            "input": asdict(source.contract),
+            "tools": {"embedlite": __version__, runtime.name: runtime.version, "Pillow": _pillow_version()},
+        }
+        raws = [source.stored(index) for index in range(len(source))]
+        self._listing: dict[str, NDArray[Any]] = {
+            "ids": pack_texts(list(source.ids)),
+            "sizes": np.array([size for size, _ in raws], np.int64),
+            "hashes": np.frombuffer(b"".join(digest for _, digest in raws), np.uint8).reshape(-1, 32),
+        }
+        self._parts: dict[str, tuple[int, Statistics]] = {}
+        if self.path.exists():
+            self._load()
+
+    def collect(self, part: str, indices: Sequence[int], *, threads: int | None, shown: Iterable[int]) -> Statistics:
+        """Statistics of some of the images, taking up where an earlier run stopped.
+
+        Args:
+            part: a name for these images.
+            indices: which images.
+            threads: processors to use; default all.
+            shown: yields the same indices and may report progress.
+        """
+        done, statistics = self._parts.get(part, (0, None))
+        waiting = islice(shown, done, None)
+        size, saved = _CHUNK * (threads or available_threads()), time.monotonic()
+        while done < len(indices):
+            chunk = list(islice(waiting, size))
+            more = collect_statistics(
+                self._flatbuffer, self._source, threads=threads, without=self._without, indices=chunk
+            )
+            statistics = more if statistics is None else merge([statistics, more])
+            done += len(chunk)
+            self._parts[part] = done, statistics
+            if done == len(indices) or time.monotonic() - saved > _SAVE_SECONDS:
+                self._save()
+                saved = time.monotonic()
+        assert statistics is not None
+        return statistics
+
+    def _save(self) -> None:
+        header = {"kind": "cache", **self._identity, "parts": {name: done for name, (done, _) in self._parts.items()}}
+        arrays = dict(self._listing)
+        for name, (_, statistics) in self._parts.items():
+            arrays |= pack_statistics(f"{name}/", statistics)
+        write_arrays(self.path, header, arrays)
+
+    def _load(self) -> None:
+        header, arrays = read_arrays(self.path, "cache")
+        try:
+            self._compare(header, arrays)
+            self._parts = {
+                name: (int(done), unpack_statistics(self.path, f"{name}/", arrays))
+                for name, done in header["parts"].items()
+            }
+        except (KeyError, ValueError, TypeError, AttributeError, UnicodeDecodeError) as error:
+            raise UnreadableDataError(
+                f"{self.path} is damaged ({type(error).__name__}: {error}). Remove it, or name another cache."
+            ) from error
+
+    def _compare(self, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
+        differences = []
+        if header["model"] != self._identity["model"]:
+            differences.append(f"the model (weights {header['model'][:12]}, now {self._identity['model'][:12]})")
+        for name in ("input", "tools"):
+            # Through JSON tuples become lists.
+            then, now = _plain(header[name]), _plain(self._identity[name])
+            differences += [
+                f"{key} ({then.get(key)}, now {now.get(key)})"
+                for key in sorted({*then, *now})
+                if then.get(key) != now.get(key)
+            ]
+        differences += self._listing_differences(arrays)
+        if differences:
+            raise StatisticsMismatchError(
+                f"the cache {self.path} does not fit this run; different are: {'; '.join(differences)}. Name another "
+                "cache, or remove this one; it was left as it is."
+            )
+
+    def _listing_differences(self, arrays: dict[str, NDArray[Any]]) -> list[str]:
+        if all(np.array_equal(arrays[name], values) for name, values in self._listing.items()):
+            return []
+        names = unpack_texts(arrays["ids"])
+        then = dict(zip(names, map(bytes, arrays["hashes"]), strict=True))
+        now = dict(zip(self._source.ids, map(bytes, self._listing["hashes"]), strict=True))
+        found = {
+            "added": sorted(now.keys() - then.keys()),
+            "removed": sorted(then.keys() - now.keys()),
+            "changed": sorted(name for name in then.keys() & now.keys() if then[name] != now[name]),
+        }
+        told = [f"{len(images)} image(s) {what} ({images[0]!r})" for what, images in found.items() if images]
+        return told or ["the order of the images"]
+
+
+def _pillow_version() -> str | None:
+    """Another Pillow may decode or stretch an image file to other pixels."""
+    try:
+        return importlib.metadata.version("Pillow")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(item) if isinstance(item, tuple) else item for key, item in value.items()}

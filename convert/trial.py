@@ -1,0 +1,81 @@
+"""What int8 with given ranges does to the embeddings of held-out images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..calibration import Ranges
+from .graph import Graph
+from .prepare import FloatGraph
+from .quantize import quantize
+from .repair import repair
+from .run import float_runner
+
+Values = NDArray[np.float32]
+
+
+class Trial:
+    """Some images and the float graph's embeddings of them, to try ranges on."""
+
+    def __init__(self, graph: FloatGraph, images: Sequence[Values], threads: int | None) -> None:
+        """Embed the images with the float graph.
+
+        Args:
+            graph: the prepared float graph.
+            images: model-ready, (H, W, C) float32; at least one.
+            threads: processors; default all.
+        """
+        self._images, self._threads, self._keep_float = images, threads, graph.keep_float
+        self._reference = self._embed(graph.flatbuffer)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def errors(self, flatbuffer: bytes, ranges: Ranges) -> NDArray[np.float64]:
+        """Squared error of each image's embedding by the int8 file with these ranges, (images,).
+
+        Args:
+            flatbuffer: the float graph, or one that computes the same.
+            ranges: of its activations.
+        """
+        quantized = Graph(quantize(flatbuffer, "int8", ranges, self._keep_float))
+        repair(quantized)
+        embeddings = self._embed(quantized.to_bytes())
+        with np.errstate(over="ignore", invalid="ignore"):
+            errors = ((embeddings.astype(np.float64) - self._reference) ** 2).sum(axis=1)
+        # Zeros in place of an embedding are no embedding, however close to it they are.
+        dead = (embeddings == 0).all(axis=1) & (self._reference != 0).any(axis=1)
+        return np.where(np.isfinite(errors) & ~dead, errors, np.inf)
+
+    def sqnr(self, errors: NDArray[np.float64]) -> float:
+        """Signal-to-noise ratio in dB of embeddings with these squared errors; infinite without any."""
+        signal, noise = float((self._reference.astype(np.float64) ** 2).sum()), float(errors.sum())
+        if noise == 0:
+            return math.inf
+        return 10 * math.log10(signal / noise) if signal and math.isfinite(noise) else -math.inf
+
+    def _embed(self, flatbuffer: bytes) -> Values:
+        run = float_runner(flatbuffer, self._threads)
+        return np.stack([run(image).ravel() for image in self._images])
+
+
+def only_float(graph: FloatGraph) -> set[str]:
+    """Activations that only operators which stay float write and read, so that they are never quantized.
+
+    A guarded divisor among them is infinite where it was zero, and a quotient may be NaN before zero is chosen instead.
+    The output is not among them: an image for which the model itself answers NaN sets no ranges.
+    """
+    operators = Graph(graph.flatbuffer)
+    outputs = {int(index) for index in operators.subgraph.outputs}
+    staying = set(graph.keep_float)
+    return {
+        name
+        for operator in operators.operators
+        if (name := operators.tensor_name(index := int(operator.outputs[0]))) in staying
+        and index not in outputs
+        and all(operators.tensor_name(int(reader.outputs[0])) in staying for reader in operators.consumers(index))
+    }

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,19 @@ from numpy.typing import NDArray
 
 from ..runtime.errors import UnreadableDataError
 from ..runtime.files import check_writable
-from ..runtime.interpreters import available_threads, find_runtime
+from ..runtime.interpreters import find_runtime
 from ..runtime.sources import Source
 from ..runtime.version import __version__
 from .activations import model_fingerprint
 from .collect import collect_statistics
 from .errors import StatisticsMismatchError
-from .statistics import Statistics, merge
+from .statistics import Statistics, merge, plain_contract
 from .statistics_file import pack_statistics, pack_texts, read_arrays, unpack_statistics, unpack_texts, write_arrays
 
 _SAVE_SECONDS = 1.0
-_CHUNK = 8
-"""Images for each thread between two looks at the clock."""
+"""Between two saves, about: an interpreter is opened anew after each, and the file written whole."""
+
+_FIRST_CHUNK = 16
 
 
 class CalibrationCache:
@@ -51,7 +51,7 @@ class CalibrationCache:
         runtime = find_runtime()
         self._identity: dict[str, Any] = {
             "model": model_fingerprint(flatbuffer),
-            "input": asdict(source.contract),
+            "input": plain_contract(source.contract),
             "tools": {"embedlite": __version__, runtime.name: runtime.version, "Pillow": _pillow_version()},
         }
         raws = [source.stored(index) for index in range(len(source))]
@@ -75,18 +75,19 @@ class CalibrationCache:
         """
         done, statistics = self._parts.get(part, (0, None))
         waiting = islice(shown, done, None)
-        size, saved = _CHUNK * (threads or available_threads()), time.monotonic()
+        size = _FIRST_CHUNK
         while done < len(indices):
-            chunk = list(islice(waiting, size))
+            started, chunk = time.monotonic(), list(islice(waiting, size))
             more = collect_statistics(
                 self._flatbuffer, self._source, threads=threads, without=self._without, indices=chunk
             )
             statistics = more if statistics is None else merge([statistics, more])
             done += len(chunk)
             self._parts[part] = done, statistics
-            if done == len(indices) or time.monotonic() - saved > _SAVE_SECONDS:
-                self._save()
-                saved = time.monotonic()
+            self._save()
+            # How the images are cut into chunks changes no statistics, so the clock may decide it.
+            if time.monotonic() - started < _SAVE_SECONDS / 2:
+                size *= 2
         assert statistics is not None
         return statistics
 
@@ -115,8 +116,7 @@ class CalibrationCache:
         if header["model"] != self._identity["model"]:
             differences.append(f"the model (weights {header['model'][:12]}, now {self._identity['model'][:12]})")
         for name in ("input", "tools"):
-            # Through JSON tuples become lists.
-            then, now = _plain(header[name]), _plain(self._identity[name])
+            then, now = header[name], self._identity[name]
             differences += [
                 f"{key} ({then.get(key)}, now {now.get(key)})"
                 for key in sorted({*then, *now})
@@ -150,7 +150,3 @@ def _pillow_version() -> str | None:
         return importlib.metadata.version("Pillow")
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    return {key: list(item) if isinstance(item, tuple) else item for key, item in value.items()}

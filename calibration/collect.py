@@ -10,7 +10,6 @@ import hashlib
 import math
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,7 @@ from .statistics import (
     highest_of,
     lowest_of,
     merge,
+    plain_contract,
 )
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -61,7 +61,7 @@ def collect_statistics(
         InputValueError: an image holds NaN or infinity.
     """
     groups = tensor_groups(flatbuffer, without)
-    model, contract = model_fingerprint(flatbuffer), asdict(source.contract)
+    model, contract = model_fingerprint(flatbuffer), plain_contract(source.contract)
 
     def start() -> _StatisticsObserver:
         return _StatisticsObserver(groups, histograms)

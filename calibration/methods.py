@@ -109,8 +109,8 @@ def choose_range(tensor: TensorStatistics, method: Method) -> Limits:
         )
     bins = filled_bins(tensor.counts)
     low, high = _CHOOSERS[method.kind](bins, (tensor.low, tensor.high), method)
-    # Bins are a little wider than what is in them.
-    return max(low, tensor.low), min(high, tensor.high)
+    # Bins are a little wider than what is in them, and a threshold may lie below all there is.
+    return min(max(low, tensor.low), tensor.high), max(min(high, tensor.high), tensor.low)
 
 
 def squared_error(bins: Bins, low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,13 +7,15 @@ numbers, so any order of the images, any split of them over machines and any ord
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.contract import InputContract
 from .errors import CalibrationDataError, StatisticsMismatchError
 
 EXTREMES = 8
@@ -102,6 +104,12 @@ class Statistics:
         tensors = {name: mine.merge(other.tensors[name]) for name, mine in self.tensors.items()}
         images = (self.images + other.images) % MODULUS
         return Statistics(self.model, self.input, tensors, self.samples + other.samples, images)
+
+
+def plain_contract(contract: InputContract) -> dict[str, Any]:
+    """An input contract as it comes back from JSON, where tuples are lists."""
+    value: dict[str, Any] = json.loads(json.dumps(asdict(contract)))
+    return value
 
 
 def merge(parts: Iterable[Statistics]) -> Statistics:

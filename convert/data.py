@@ -44,7 +44,9 @@ def open_data(request: Request, contract: InputContract) -> ExportData:
             )
     if request.calibration_data is None:
         return ExportData(None, test, tuple(decisions))
-    calibration = open_source(request.calibration_data, contract).sample(request.num_samples, request.seed)
+    calibration = open_source(request.calibration_data, contract)
+    if request.select == "random":
+        calibration = calibration.sample(request.num_samples, request.seed)
     if test is None:
         kept, held = hold_out(len(calibration), request.seed)
         if held:

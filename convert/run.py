@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,23 @@ def float_runner(flatbuffer: bytes, threads: int | None = None) -> Callable[[Val
     """A TFLite graph with float32 input and output as a plain function on one (H, W, C) float32 image."""
     run = _runner(flatbuffer, threads)
     return lambda image: _embedding(run(image[None])[0])
+
+
+def float_rows(flatbuffer: bytes, images: Sequence[Values], threads: int | None = None) -> Values:
+    """The flattened output of a TFLite graph for each image: (images, D).
+
+    Images are spread over the threads, an interpreter each: threads within the inference of a small encoder mostly wait
+    for each other.
+    """
+    workers = min(threads or available_threads(), len(images))
+
+    def part(first: int) -> list[Values]:
+        run = float_runner(flatbuffer, threads=1)
+        return [run(image).ravel() for image in images[first::workers]]
+
+    with ThreadPoolExecutor(workers) as pool:
+        parts = list(pool.map(part, range(workers)))
+    return np.stack([parts[place % workers][place // workers] for place in range(len(images))])
 
 
 def tensor_values(flatbuffer: bytes, names: Sequence[str], images: Iterable[Values]) -> Iterator[dict[str, Values]]:

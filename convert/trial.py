@@ -13,7 +13,7 @@ from .graph import Graph
 from .prepare import FloatGraph
 from .quantize import quantize
 from .repair import repair
-from .run import float_runner
+from .run import float_rows
 
 Values = NDArray[np.float32]
 
@@ -30,7 +30,7 @@ class Trial:
             threads: processors; default all.
         """
         self._images, self._threads, self._keep_float = images, threads, graph.keep_float
-        self._reference = self._embed(graph.flatbuffer)
+        self._reference = float_rows(graph.flatbuffer, images, threads)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -44,7 +44,7 @@ class Trial:
         """
         quantized = Graph(quantize(flatbuffer, "int8", ranges, self._keep_float))
         repair(quantized)
-        embeddings = self._embed(quantized.to_bytes())
+        embeddings = float_rows(quantized.to_bytes(), self._images, self._threads)
         with np.errstate(over="ignore", invalid="ignore"):
             errors = ((embeddings.astype(np.float64) - self._reference) ** 2).sum(axis=1)
         # Zeros in place of an embedding are no embedding, however close to it they are.
@@ -57,10 +57,6 @@ class Trial:
         if noise == 0:
             return math.inf
         return 10 * math.log10(signal / noise) if signal and math.isfinite(noise) else -math.inf
-
-    def _embed(self, flatbuffer: bytes) -> Values:
-        run = float_runner(flatbuffer, self._threads)
-        return np.stack([run(image).ravel() for image in self._images])
 
 
 def only_float(graph: FloatGraph) -> set[str]:

@@ -76,6 +76,7 @@ class Pipeline:
             batch_coupling=coupling,
             not_checked=missing_runtimes(),
             failed_targets=failed,
+            skipped=data.skipped,
             files=files,
             decisions=tuple(self.decisions),
             ship=recommend(tuple(file for file in files if file.path.suffix != REJECTED)),

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from ..runtime.contract import INPUT_DTYPES, PLACEMENTS, InputContract
 from ..runtime.errors import RequestError
+from ..runtime.sources import Data
 from .quantize import CALIBRATED, MODES
-
-Data = str | Path | NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -25,6 +21,8 @@ class Request:
     modes: tuple[str, ...]
     calibration_data: Data | None
     test_data: Data | None
+    feature: str | None
+    skip_unreadable: bool
     normalization: str
     input_type: str | None
     output_type: str | None
@@ -79,6 +77,20 @@ def check_numbers(*, seed: int, batch_size: int) -> None:
         raise RequestError(f"the seed is {seed}. Use a whole number that is not negative.")
     if batch_size < 2:
         raise RequestError(f"the batch size is {batch_size}. Name the one the encoder was trained with, 2 or more.")
+
+
+def check_data_options(feature: str | None, *, skip_unreadable: bool, data: bool) -> None:
+    """Refuse what is said of images where there are none.
+
+    Raises:
+        RequestError: neither calibration nor test data were given.
+    """
+    for option, said in (("--feature", feature is not None), ("--skip-unreadable", skip_unreadable)):
+        if said and not data:
+            raise RequestError(
+                f"{option} is for the images, and none were given. Pass --calibration-data or --test-data, or leave "
+                "it out."
+            )
 
 
 def check_types(modes: Sequence[str], input_type: str | None, output_type: str | None) -> None:

@@ -60,7 +60,8 @@ def decode_image(file: BinaryIO, name: str, contract: InputContract, holder: str
         with image_module.open(file) as opened:
             opened.load()
             image = ops.exif_transpose(opened)
-    except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
+    except Exception as error:
+        # Pillow has no common class for damaged files: a wrong byte in EXIF data alone raises TypeError or struct.error.
         reason = "its content is no image" if type(error).__name__ == "UnidentifiedImageError" else str(error)
         raise UnreadableDataError(f"cannot read the image {name}: {reason}. Remove or replace the {holder}.") from error
     image = _to_mode(image, _MODES[contract.color_order], name, image_module)

@@ -226,6 +226,21 @@ def test_a_file_cut_short_is_refused_unless_all_pixels_are_there(suffix: str, tm
     assert max(refused) > 0.95 * len(whole)
 
 
+def test_exif_data_with_a_value_of_the_wrong_type_is_refused(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a text"
+    path = tmp_path / "image.jpg"
+    Image.fromarray(COLOR).save(path, exif=exif)
+    content = path.read_bytes()
+    # The text becomes a resolution, which is a fraction.
+    order = "<" if b"Exif\0\0II" in content else ">"
+    old, new = (struct.pack(order + "HH", tag, 2) for tag in (0x010E, 0x011A))
+    assert content.count(old) == 1
+    path.write_bytes(content.replace(old, new))
+    with pytest.raises(UnreadableDataError, match=r"cannot read the image .*image\.jpg"):
+        load_image(path, InputContract((6, 4, 3)))
+
+
 def test_a_small_file_that_claims_to_be_huge_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     Image.fromarray(GRAY).save(path)

@@ -61,8 +61,9 @@ def decode_image(file: BinaryIO, name: str, contract: InputContract, holder: str
             opened.load()
             image = ops.exif_transpose(opened)
     except Exception as error:
-        # Pillow has no common class for damaged files: a wrong byte in EXIF data alone raises TypeError or struct.error.
-        reason = "its content is no image" if type(error).__name__ == "UnidentifiedImageError" else str(error)
+        # Pillow has no common class for damaged files: a wrong byte in EXIF data may raise TypeError or struct.error.
+        kind = type(error).__name__
+        reason = "its content is no image" if kind == "UnidentifiedImageError" else str(error) or kind
         raise UnreadableDataError(f"cannot read the image {name}: {reason}. Remove or replace the {holder}.") from error
     image = _to_mode(image, _MODES[contract.color_order], name, image_module)
     if image.size != (width, height):

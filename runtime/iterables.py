@@ -50,7 +50,8 @@ class SpooledImages:
         self._kinds, self._starts = array("H"), array("Q", [0])
         names: dict[str, None] = {}
         # The mapping outlives the file, whose room is free again once nobody holds the mapping.
-        with tempfile.TemporaryFile(prefix="embedlite-") as file:
+        # Unbuffered, because a full disk would otherwise be noticed only when the file is closed.
+        with tempfile.TemporaryFile(buffering=0, prefix="embedlite-") as file:
             for name, image in _named(_iterator(images), contract, feature):
                 if name in names:
                     raise DataError(f"two images are called {name!r}. Give every image a name of its own, or none.")
@@ -60,7 +61,6 @@ class SpooledImages:
                 raise EmptyDataError(
                     "the iterable holds no images. Pass at least one; an iterator that was used before is empty."
                 )
-            file.flush()
             self._mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.ids, self.pixels = tuple(names), self._dtypes[0].kind in "iu"
 
@@ -90,7 +90,9 @@ class SpooledImages:
         self._kinds.append(self._dtypes.index(image.dtype))
         self._starts.append(self._starts[-1] + image.nbytes)
         try:
-            file.write(image.tobytes())
+            left = memoryview(image.tobytes())
+            while left:
+                left = left[file.write(left) :]
         except OSError as error:
             raise DataError(
                 f"cannot keep the images in a temporary file in {tempfile.gettempdir()}: {error.strerror or error}, "

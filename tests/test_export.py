@@ -280,7 +280,7 @@ def test_only_one_conversion_runs(exported: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_an_iterable_calibrates_as_its_array_does(exported: Path, tmp_path: Path, photos: Path) -> None:
-    images = np.stack(list(open_source(photos, InputContract((24, 24, 3)))))
+    images = images_of(photos)
 
     def representative_dataset():
         for image in images:

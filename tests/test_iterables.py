@@ -53,7 +53,7 @@ FORMS: dict[str, Callable[[], Any]] = {
     "a tensor": lambda: tf.constant(PIXELS),
     "dicts": lambda: ({"image": image, "label": 3} for image in PIXELS),
     "dicts with one array": lambda: ({"anything": image, "text": "a cat"} for image in PIXELS),
-    "lists of numbers": lambda: PIXELS.tolist(),
+    "lists of numbers": PIXELS.tolist,
     "transposed views": lambda: (image.T.copy().T for image in PIXELS),
 }
 

@@ -309,7 +309,7 @@ def test_ctrl_c_during_calibration_leaves_nothing(model: Path, tmp_path: Path) -
         stdout=subprocess.PIPE,
         stderr=follower,
         # A shell starts background jobs with the signal ignored, and Python leaves it so.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     os.close(follower)
     shown = b""

@@ -13,6 +13,7 @@ from ..runtime.terminal import (
     check_json_path,
     common_options,
     emit_result,
+    feature_option,
     input_options,
     run_command,
 )
@@ -46,6 +47,8 @@ def _shape(_: click.Context, parameter: click.Parameter, value: str | None) -> t
     "--calibration-data", type=click.Path(path_type=Path), metavar="PATH", help="Images that set int8 ranges."
 )
 @click.option("--test-data", type=click.Path(path_type=Path), metavar="PATH", help="Images that drift is measured on.")
+@feature_option
+@click.option("--skip-unreadable", is_flag=True, help="Leave out images that cannot be read, instead of refusing all.")
 @click.option(
     "--num-samples",
     type=click.IntRange(min=1),
@@ -103,6 +106,8 @@ def export_tflite(
     modes: tuple[str, ...],
     calibration_data: Path | None,
     test_data: Path | None,
+    feature: str | None,
+    skip_unreadable: bool,
     num_samples: int | None,
     select: str,
     calibrate_method: str,
@@ -137,6 +142,8 @@ def export_tflite(
         quantize=modes,
         calibration_data=calibration_data,
         test_data=test_data,
+        feature=feature,
+        skip_unreadable=skip_unreadable,
         input_shape=input_shape,
         **vars(opening),
         normalization=normalization,

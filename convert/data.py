@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 from ..calibration.split import hold_out
 from ..runtime.contract import InputContract
-from ..runtime.sources import Source, open_source
+from ..runtime.sources import Data, Skipped, Source, open_source
+from ..runtime.terminal import progress
 from .request import Request
 
 MOST_TEST_IMAGES = 512
 """Drift is measured on no more; drift-report measures any number."""
+
+_MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,13 @@ class ExportData:
         calibration: what sets ranges and constants.
         test: what drift is measured on; none of it is in ``calibration``.
         decisions: what was decided on the user's behalf.
+        skipped: images that were left out because they cannot be read, those for calibration first.
     """
 
     calibration: Source | None
     test: Source | None
     decisions: tuple[str, ...]
+    skipped: tuple[Skipped, ...] = ()
 
 
 def open_data(request: Request, contract: InputContract) -> ExportData:
@@ -35,18 +40,17 @@ def open_data(request: Request, contract: InputContract) -> ExportData:
         DataError: see :func:`embedlite.runtime.sources.open_source`.
     """
     test, decisions = None, []
+    skipped: tuple[Skipped, ...] = ()
     if request.test_data is not None:
-        given = open_source(request.test_data, contract)
-        test = given.sample(MOST_TEST_IMAGES, request.seed)
-        if len(test) < len(given):
-            decisions.append(
-                f"drift is measured on {len(test)} of the {len(given)} test images; drift-report measures all."
-            )
+        test, skipped, given = _open(request.test_data, MOST_TEST_IMAGES, request, contract)
+        if given > MOST_TEST_IMAGES:
+            decisions.append(f"drift is measured on {len(test)} of the {given} test images; drift-report measures all.")
     if request.calibration_data is None:
-        return ExportData(None, test, tuple(decisions))
-    calibration = open_source(request.calibration_data, contract)
-    if request.select == "random":
-        calibration = calibration.sample(request.num_samples, request.seed)
+        return ExportData(None, test, (*decisions, *_explain(skipped)), skipped)
+    # Coverage chooses from all of them, once there is a float graph to embed them with.
+    count = request.num_samples if request.select == "random" else None
+    calibration, others, _ = _open(request.calibration_data, count, request, contract)
+    skipped = others + skipped
     if test is None:
         kept, held = hold_out(len(calibration), request.seed)
         if held:
@@ -59,4 +63,27 @@ def open_data(request: Request, contract: InputContract) -> ExportData:
             decisions.append(
                 f"no drift was measured: {len(calibration)} calibration image(s) are too few to set some aside."
             )
-    return ExportData(calibration, test, tuple(decisions))
+    return ExportData(calibration, test, (*decisions, *_explain(skipped)), skipped)
+
+
+def _open(
+    data: Data, count: int | None, request: Request, contract: InputContract
+) -> tuple[Source, tuple[Skipped, ...], int]:
+    """The images to use, those left out, and how many were given.
+
+    The sample is drawn before it is checked: to check all of a large set for the sake of a few would take longer than
+    the export.
+    """
+    given = open_source(data, contract, request.feature)
+    source = given.sample(count, request.seed)
+    if not request.skip_unreadable:
+        return source, (), len(given)
+    return *source.readable(progress(range(len(source)), len(source), "checking images")), len(given)
+
+
+def _explain(skipped: tuple[Skipped, ...]) -> list[str]:
+    if not skipped:
+        return []
+    named = ", ".join(image.id for image in skipped[:_MOST_NAMED])
+    more = f" and {len(skipped) - _MOST_NAMED} more" if len(skipped) > _MOST_NAMED else ""
+    return [f"{len(skipped)} image(s) that cannot be used were left out: {named}{more}. export.json has the reasons."]

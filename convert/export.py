@@ -21,6 +21,7 @@ from typing import Any
 from ..runtime.contract import InputContract, InputOptions
 from ..runtime.errors import RequestError
 from ..runtime.files import sha256
+from ..runtime.sources import Data
 from ..runtime.terminal import stage
 from .load import load_original
 from .load_keras import from_keras
@@ -28,9 +29,9 @@ from .original import LoadOptions, Original
 from .outputs import check_outputs
 from .pipeline import Pipeline
 from .request import (
-    Data,
     Request,
     check_calibration,
+    check_data_options,
     check_normalization,
     check_numbers,
     check_raw_pixels,
@@ -48,6 +49,8 @@ def export(
     quantize: Sequence[str] = (),
     calibration_data: Data | None = None,
     test_data: Data | None = None,
+    feature: str | None = None,
+    skip_unreadable: bool = False,
     input_shape: tuple[int, int, int] | None = None,
     layer: str | None = None,
     output: str | None = None,
@@ -81,10 +84,14 @@ def export(
         output_dir: where the files go; default beside the model file.
         quantize: modes: ``float32``, ``float16``, ``dynamic``, ``int8``, ``int16x8``, ``all``. Default float32, and
             int8 too when there is calibration data.
-        calibration_data: images that set the ranges for int8: a folder, ``.npy``, ``.npz`` or an array (N, H, W, C).
-            Integers are pixels, floats are model-ready.
+        calibration_data: images that set the ranges for int8: a folder, ``.npy``, ``.npz``, ``.tfrecord``, an array
+            (N, H, W, C), an iterable of images or a function that returns one; see
+            :func:`embedlite.runtime.sources.open_source`. Integers are pixels, floats are model-ready.
         test_data: images that the drift is measured on; default a seeded fifth of the calibration data (at most 64),
             which then sets no ranges.
+        feature: which feature of a ``.tfrecord``, array of a ``.npz`` or key of a dict holds the images.
+        skip_unreadable: leave out images that cannot be read or hold NaN, and name them in the result, instead of
+            refusing all.
         input_shape: (height, width, channels), for a model whose fixed shape is lost.
         layer: the encoder ends at this layer (in a SavedModel of TensorFlow 1 an operation, in a ``.tflite`` a
             tensor).
@@ -133,6 +140,9 @@ def export(
     check_normalization(normalization, calibrated=calibration_data is not None)
     check_calibration(select, calibrate_method, calibration_cache, num_samples, calibrated=calibration_data is not None)
     check_numbers(seed=seed, batch_size=batch_size)
+    check_data_options(
+        feature, skip_unreadable=skip_unreadable, data=calibration_data is not None or test_data is not None
+    )
     required = check_targets(targets, modes)
     if required and not measure:
         raise RequestError("targets are checked by running the files, and measure is False. Leave one of them out.")
@@ -142,6 +152,8 @@ def export(
         modes=modes,
         calibration_data=calibration_data,
         test_data=test_data,
+        feature=feature,
+        skip_unreadable=skip_unreadable,
         normalization=normalization,
         input_type=input_type,
         output_type=output_type,

@@ -81,6 +81,7 @@ class Pipeline:
             calibration=None if plan is None else plan.assessment,
             not_checked=missing_runtimes(),
             failed_targets=failed,
+            skipped=data.skipped,
             files=files,
             decisions=tuple(self.decisions),
             ship=recommend(tuple(file for file in files if file.path.suffix != REJECTED)),

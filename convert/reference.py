@@ -39,7 +39,7 @@ def _embed(request: dict[str, Any]) -> None:
     )
     traced, _ = trace(original)
     embed = keras_reference(traced)
-    source = open_source(request["data"], contract)
+    source = open_source(request["data"], contract, request["feature"])
     place = {name: index for index, name in enumerate(source.ids)}
     images = (source.ready(place[name]) for name in request["ids"])
     total = len(request["ids"])

@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from ..calibration import parse_method
 from ..runtime.contract import INPUT_DTYPES, PLACEMENTS, InputContract
 from ..runtime.errors import RequestError
+from ..runtime.sources import Data
 from .plan import AUTO
 from .quantize import CALIBRATED, MODES
 
 SELECTIONS = ("random", "coverage")
 """How --num-samples images are chosen, the default first."""
-
-Data = str | Path | NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -30,6 +26,8 @@ class Request:
     modes: tuple[str, ...]
     calibration_data: Data | None
     test_data: Data | None
+    feature: str | None
+    skip_unreadable: bool
     normalization: str
     input_type: str | None
     output_type: str | None
@@ -107,6 +105,20 @@ def check_calibration(
     if not calibrated and (cache is not None or select != SELECTIONS[0]):
         what = "--calibration-cache" if cache is not None else "--select"
         raise RequestError(f"{what} is about calibration images, and there are none. Pass --calibration-data.")
+
+
+def check_data_options(feature: str | None, *, skip_unreadable: bool, data: bool) -> None:
+    """Refuse what is said of images where there are none.
+
+    Raises:
+        RequestError: neither calibration nor test data were given.
+    """
+    for option, said in (("--feature", feature is not None), ("--skip-unreadable", skip_unreadable)):
+        if said and not data:
+            raise RequestError(
+                f"{option} is for the images, and none were given. Pass --calibration-data or --test-data, or leave "
+                "it out."
+            )
 
 
 def check_types(modes: Sequence[str], input_type: str | None, output_type: str | None) -> None:

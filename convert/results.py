@@ -9,6 +9,7 @@ from typing import Any
 
 from ..calibration import Assessment
 from ..runtime.drift import Drift
+from ..runtime.sources import Skipped
 from .coupling import BatchCoupling
 
 SCHEMA = 1
@@ -93,6 +94,7 @@ class ExportResult:
         not_checked: runtimes that are not installed here, so that no file was run on them.
         failed_targets: one sentence for each file that a required target does not run; their files end in
             ``.rejected``.
+        skipped: images that ``skip_unreadable`` left out, each with the reason.
         files: the written files, float32 first.
         decisions: what was decided on the user's behalf, one sentence each.
         ship: which file to ship where, one sentence each.
@@ -105,6 +107,7 @@ class ExportResult:
     calibration: Assessment | None
     not_checked: tuple[str, ...]
     failed_targets: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
     files: tuple[ExportedFile, ...]
     decisions: tuple[str, ...]
     ship: tuple[str, ...]

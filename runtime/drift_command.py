@@ -27,6 +27,7 @@ from .terminal import (
     check_json_path,
     common_options,
     emit_result,
+    feature_option,
     input_options,
     progress,
     run_command,
@@ -41,6 +42,7 @@ from .terminal import (
 @click.option("--k", default=DEFAULT_K, show_default=True, help="Neighbours that are compared.")
 @click.option("--num-samples", type=click.IntRange(min=1), help="Use a random part of the data.  [default: all]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For --num-samples.")
+@feature_option
 @model_options
 @input_options
 @common_options
@@ -52,6 +54,7 @@ def drift_report(
     k: int,
     num_samples: int | None,
     seed: int,
+    feature: str | None,
     opening: ModelOptions,
     inputs: InputOptions,
     threads: int | None,
@@ -67,7 +70,7 @@ def drift_report(
     contract = None
     if not is_stored(candidate):
         contract = input_contract_from_options(candidate, inputs)
-    sides = _embed_sides(candidate, reference, data, contract, num_samples, seed, threads, opening)
+    sides = _embed_sides(candidate, reference, data, feature, contract, num_samples, seed, threads, opening)
     report = build_report(sides.candidate, sides.reference, sides.ids, sides.description, limits, k=k)
     emit_result(report.to_json(), render_report(report), json_path)
     return 0 if report.passed else EXIT_BAD_ANSWER
@@ -85,6 +88,7 @@ def _embed_sides(
     candidate: Path,
     reference: Path,
     data: Path | None,
+    feature: str | None,
     contract: InputContract | None,
     num_samples: int | None,
     seed: int,
@@ -102,15 +106,16 @@ def _embed_sides(
                 f"{candidate} holds stored embeddings, so the reference must be stored too. Embed the same images with "
                 f"{reference} first: embed-tflite."
             )
-        if data is not None or num_samples is not None:
+        if (data, num_samples, feature) != (None, None, None):
             raise RequestError(
-                "both sides are stored embeddings, so there is nothing to embed. Leave out --data and --num-samples."
+                "both sides are stored embeddings, so there is nothing to embed. Leave out --data, --num-samples and "
+                "--feature."
             )
         return _match(load_embeddings(candidate), {"path": str(candidate), "kind": "stored"}, reference, None)
     if data is None:
         raise RequestError("--data is missing: name the images that both models should embed.")
     with Encoder(candidate, threads, input_contract=contract) as encoder:
-        source = open_source(data, encoder.contract.input).sample(num_samples, seed)
+        source = open_source(data, encoder.contract.input, feature).sample(num_samples, seed)
         mine = StoredEmbeddings(_embed(encoder, source, "candidate"), source.ids, encoder.artifact.sha256)
         described = _describe_encoder(candidate, encoder)
         inputs = encoder.contract.input
@@ -118,7 +123,7 @@ def _embed_sides(
     if is_stored(reference):
         return _match(mine, described, reference, facts)
     if is_keras_model(reference):
-        theirs = embed_with_keras(reference, data, source.ids, inputs, opening)
+        theirs = embed_with_keras(reference, data, source.ids, inputs, opening, feature)
         other = {"path": str(reference), "kind": "keras"}
     else:
         # The reference sees what the candidate sees: the same contract makes the same floats.

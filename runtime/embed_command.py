@@ -12,7 +12,16 @@ from .encoder import Encoder, input_contract_from_options
 from .files import check_writable, write_file
 from .sources import open_source
 from .stored import pack_embeddings
-from .terminal import check_distinct, check_json_path, common_options, emit_result, input_options, progress, run_command
+from .terminal import (
+    check_distinct,
+    check_json_path,
+    common_options,
+    emit_result,
+    feature_option,
+    input_options,
+    progress,
+    run_command,
+)
 
 
 @click.command(name="embed-tflite")
@@ -21,6 +30,7 @@ from .terminal import check_distinct, check_json_path, common_options, emit_resu
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE.npz")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--delegate", metavar="LIB.so", help="A TFLite delegate, for instance libedgetpu.so.1.")
+@feature_option
 @input_options
 @common_options
 def embed(
@@ -29,13 +39,14 @@ def embed(
     output: Path,
     force: bool,
     delegate: str | None,
+    feature: str | None,
     inputs: InputOptions,
     threads: int | None,
     json_path: str | None,
 ) -> None:
     """Embed DATA with MODEL (.tflite) and store the vectors with their ids.
 
-    DATA is a folder of images, an image, or an array (.npy, .npz) of shape (N, H, W, C).
+    DATA is a folder of images, an image, an array (.npy, .npz) of shape (N, H, W, C), or a .tfrecord.
     """
     if output.suffix != ".npz":
         raise click.UsageError(f"-o {output}: the output holds vectors with ids, so its name ends in .npz")
@@ -44,7 +55,7 @@ def embed(
     check_json_path(json_path, output, model, data)
     contract = input_contract_from_options(model, inputs)
     with Encoder(model, threads, delegate, input_contract=contract) as encoder:
-        source = open_source(data, encoder.contract.input)
+        source = open_source(data, encoder.contract.input, feature)
         embeddings = np.stack(list(progress(encoder.embed_iter(source), len(source), "embedding")))
         write_file(output, pack_embeddings(embeddings, source.ids, encoder.artifact.sha256))
         result = {

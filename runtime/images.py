@@ -8,7 +8,7 @@ becomes gray by ITU-R 601-2 luma); it is stretched to the model's size with the 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,26 @@ def load_image(path: Path, contract: InputContract) -> NDArray[np.uint8]:
         RequestError: the model's channels are no colour.
         UnreadableDataError: the file is no image, is cut short, or holds floating-point pixels.
     """
+    try:
+        # An open file: by name, Pillow maps plain TIFFs into memory, and gets the size of rotated ones wrong.
+        with path.open("rb") as file:
+            return decode_image(file, str(path), contract)
+    except OSError as error:
+        raise UnreadableDataError(f"cannot read the image {path}: {error}. Remove or replace the file.") from error
+
+
+def decode_image(file: BinaryIO, name: str, contract: InputContract, holder: str = "file") -> NDArray[np.uint8]:
+    """The content of an image file as uint8 pixels of the contract's (H, W, C) and colour order.
+
+    Args:
+        file: the content, from its beginning.
+        name: what to call it in an error.
+        contract: size, colour order and resampler.
+        holder: what the user would have to remove or replace.
+
+    Raises:
+        MissingPackageError, RequestError, UnreadableDataError: see :func:`load_image`.
+    """
     image_module, ops = _pillow()
     if contract.color_order not in _MODES:
         raise RequestError(
@@ -37,31 +57,46 @@ def load_image(path: Path, contract: InputContract) -> NDArray[np.uint8]:
         )
     height, width, _ = contract.shape
     try:
-        # An open file: by name, Pillow maps plain TIFFs into memory, and gets the size of rotated ones wrong.
-        with path.open("rb") as file, image_module.open(file) as opened:
+        with image_module.open(file) as opened:
             opened.load()
             image = ops.exif_transpose(opened)
-    except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
-        reason = "its content is no image" if type(error).__name__ == "UnidentifiedImageError" else str(error)
-        raise UnreadableDataError(f"cannot read the image {path}: {reason}. Remove or replace the file.") from error
-    image = _to_mode(image, _MODES[contract.color_order], path, image_module)
+    except Exception as error:
+        # Pillow has no common class for damaged files: a wrong byte in EXIF data may raise TypeError or struct.error.
+        kind = type(error).__name__
+        reason = "its content is no image" if kind == "UnidentifiedImageError" else str(error) or kind
+        raise UnreadableDataError(f"cannot read the image {name}: {reason}. Remove or replace the {holder}.") from error
+    image = _to_mode(image, _MODES[contract.color_order], name, image_module)
     if image.size != (width, height):
         image = image.resize((width, height), getattr(image_module.Resampling, contract.resampler.upper()))
     pixels = np.asarray(image, np.uint8).reshape(contract.shape)
     return pixels[..., ::-1] if contract.color_order == "bgr" else pixels
 
 
-def _to_mode(image: Any, mode: str, path: Path, image_module: Any) -> Any:
+def begins_like_an_image(data: bytes) -> bool:
+    """Whether bytes begin as PNG, JPEG, GIF, WebP, TIFF or BMP do.
+
+    Pillow's own answer is no use for bytes that may be raw pixels: some formats that it knows, such as TGA, have no
+    signature, so that it takes flat pixels for them.
+    """
+    if data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")):
+        return True
+    if data.startswith(b"RIFF"):
+        return data[8:12] == b"WEBP"
+    # Two letters are no signature: a pixel in 65536 has them. The file's length follows.
+    return data.startswith(b"BM") and int.from_bytes(data[2:6], "little") == len(data)
+
+
+def _to_mode(image: Any, mode: str, name: str, image_module: Any) -> Any:
     if image.mode == "F":
         raise UnreadableDataError(
-            f"the image {path} holds floating-point pixels, whose range is unknown. Pass it as an array (.npy)."
+            f"the image {name} holds floating-point pixels, whose range is unknown. Pass it as an array (.npy)."
         )
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit values at 255 instead of scaling them.
         values = np.asarray(image, np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise UnreadableDataError(
-                f"the image {path} holds {image.mode} values from {values.min()} to {values.max()}, which are no "
+                f"the image {name} holds {image.mode} values from {values.min()} to {values.max()}, which are no "
                 "16-bit gray levels. Pass it as an array (.npy)."
             )
         image = image_module.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))

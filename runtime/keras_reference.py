@@ -35,7 +35,12 @@ def is_keras_model(path: Path) -> bool:
 
 
 def embed_with_keras(
-    model: Path, data: Path, ids: Sequence[str], contract: InputContract, opening: ModelOptions
+    model: Path,
+    data: Path,
+    ids: Sequence[str],
+    contract: InputContract,
+    opening: ModelOptions,
+    feature: str | None = None,
 ) -> NDArray[np.float32]:
     """Embed images with a Keras model, one at a time (batch 1, as on the device).
 
@@ -45,6 +50,7 @@ def embed_with_keras(
         ids: which of them, in this order.
         contract: how they are preprocessed: the candidate's.
         opening: what the user says of the model file.
+        feature: which part of ``data`` holds the images.
 
     Returns:
         (N, D) float32.
@@ -63,6 +69,7 @@ def embed_with_keras(
         request = {
             "model": str(model.absolute()),
             "data": str(data.absolute()),
+            "feature": feature,
             "ids": list(ids),
             "contract": asdict(contract),
             "opening": opening.to_json(),

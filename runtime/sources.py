@@ -1,13 +1,15 @@
-"""Where images come from: a folder, one file, ``.npy``, ``.npz``, or an array in memory.
+"""Where images come from: a folder, one file, ``.npy``, ``.npz``, ``.tfrecord``, an array, or an iterable.
 
-Everything is opened lazily: ids and shapes are known at once, pixels are read one image at a time.
+Everything is opened lazily: ids and shapes are known at once, pixels are read one image at a time. Only an iterable
+is read through at once, because it cannot be read twice.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .contract import InputContract
-from .errors import EmptyDataError, InputError, RequestError, UnreadableDataError
+from .errors import DataError, EmptyDataError, InputError, RequestError, UnreadableDataError
 from .images import IMAGE_SUFFIXES, load_image
+from .iterables import SpooledImages
 from .numpy_files import load_npy, load_npz, texts
+from .pages import read_row
 from .preprocess import check_batch, model_ready
+from .record_images import RecordImages
+from .tfrecord import RecordFile, is_tfrecord
+
+Data = str | os.PathLike[str] | NDArray[Any] | Iterable[Any] | Callable[[], Iterable[Any]]
+"""What :func:`open_source` opens."""
 
 _IMAGE_KEYS = ("images", "image", "x")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that was left out.
+
+    Attributes:
+        id: its name in the source.
+        reason: the error that it raised.
+    """
+
+    id: str
+    reason: str
 
 
 class Source:
@@ -78,6 +100,31 @@ class Source:
             return self
         return self.subset(sorted(np.random.default_rng(seed).choice(len(self), count, replace=False).tolist()))
 
+    def readable(self, indices: Iterable[int] | None = None) -> tuple[Source, tuple[Skipped, ...]]:
+        """The source without the images that cannot be used; each one is loaded for it.
+
+        Args:
+            indices: which images; default all. A generator may report progress between them.
+
+        Returns:
+            The source of the sound images, in their order, and the others with the reason.
+
+        Raises:
+            EmptyDataError: no image is left.
+        """
+        kept, skipped = [], []
+        for index in range(len(self)) if indices is None else indices:
+            try:
+                self.ready(index)
+            except (DataError, InputError) as error:
+                skipped.append(Skipped(self.ids[index], str(error)))
+            else:
+                kept.append(index)
+        if not kept:
+            reason = f" The first of {len(skipped)}: {skipped[0].reason}" if skipped else ""
+            raise EmptyDataError(f"{self.name} has no image that can be used. Pass others.{reason}")
+        return self.subset(kept), tuple(skipped)
+
     def digest(self, index: int) -> bytes:
         """SHA-256 of image ``index`` as it is stored; nothing is decoded for it."""
         return self.stored(index)[1]
@@ -95,57 +142,87 @@ class Source:
         return total.hexdigest()
 
 
-def open_source(data: str | Path | NDArray[Any], contract: InputContract) -> Source:
+def open_source(data: Data, contract: InputContract, feature: str | None = None) -> Source:
     """Open images for an encoder with this input contract.
 
     Args:
         data: a folder (searched recursively, in the order of the paths), an image file, a ``.npy`` or ``.npz``
-            file with an array (N, H, W, C), or such an array.
+            file with an array (N, H, W, C), a ``.tfrecord`` of ``tf.train.Example``, or such an array; or an iterable
+            of images, or a function that returns one, see :class:`embedlite.runtime.iterables.SpooledImages`.
         contract: size, channels and preprocessing.
+        feature: which feature of a ``.tfrecord``, array of a ``.npz`` or key of a dict holds the images.
 
     Raises:
         EmptyDataError: there is no image in it.
         UnreadableDataError: it does not exist, or is not what its name says.
         InputError: an array of the wrong shape or dtype.
+        RequestError: ``feature`` for data whose parts have no names, or it is needed to tell which holds the images.
     """
     if isinstance(data, np.ndarray):
+        _check_nameless(feature, "an array")
         return _array_source("the array", data, None, contract)
+    if not isinstance(data, (str, os.PathLike)):
+        spooled = SpooledImages(data, contract, feature)
+        return Source("the iterable", spooled.ids, spooled.load, spooled.raw, contract, pixels=spooled.pixels)
     path = Path(data)
     try:
         folder, missing = path.is_dir(), not path.exists()
     except OSError as error:
         raise UnreadableDataError(f"cannot look for {path}: {error.strerror or error}. Check the path.") from error
     if folder:
-        return _folder_source(path, contract)
+        return _folder_source(path, contract, feature)
     if missing:
-        raise UnreadableDataError(f"there is no {path}. Pass a folder of images, an image file, .npy or .npz.")
-    if path.suffix == ".npy":
-        return _array_source(str(path), load_npy(path), None, contract)
+        raise UnreadableDataError(
+            f"there is no {path}. Pass a folder of images, an image file, .npy, .npz or .tfrecord."
+        )
     if path.suffix == ".npz":
-        return _npz_source(path, contract)
+        return _npz_source(path, contract, feature)
+    if is_tfrecord(path.name):
+        return _tfrecord_source(str(path), [path], [""], contract, feature)
+    if path.suffix == ".npy":
+        _check_nameless(feature, str(path))
+        return _array_source(str(path), load_npy(path), None, contract)
     if path.suffix.lower() in IMAGE_SUFFIXES:
+        _check_nameless(feature, str(path))
         return _image_source(path.name, [path.name], [path], contract)
     raise UnreadableDataError(
-        f"cannot tell what {path} holds from its name. Pass a folder of images, .npy, .npz, or one of: "
+        f"cannot tell what {path} holds from its name. Pass a folder of images, .npy, .npz, .tfrecord, or one of: "
         + ", ".join(IMAGE_SUFFIXES)
     )
 
 
-def _folder_source(folder: Path, contract: InputContract) -> Source:
-    found = []
+def _check_nameless(feature: str | None, what: str) -> None:
+    if feature is not None:
+        raise RequestError(
+            f"{what} has no feature {feature!r}: --feature names what holds the images in a .tfrecord or .npz. "
+            "Leave it out."
+        )
+
+
+def _folder_source(folder: Path, contract: InputContract, feature: str | None) -> Source:
+    images, records = [], []
     for parent, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                path = Path(parent, name)
-                found.append((path.relative_to(folder).as_posix(), path))
-    if not found:
+            path = Path(parent, name)
+            if name.startswith("."):
+                continue
+            if name.lower().endswith(IMAGE_SUFFIXES):
+                images.append((path.relative_to(folder).as_posix(), path))
+            elif is_tfrecord(name):
+                records.append((path.relative_to(folder).as_posix(), path))
+    if not images and records:
+        records.sort()
+        prefixes = [f"{name}:" for name, _ in records]
+        return _tfrecord_source(str(folder), [path for _, path in records], prefixes, contract, feature)
+    if not images:
         raise EmptyDataError(
             f"there are no images in the folder {folder}. Put images there ({', '.join(IMAGE_SUFFIXES)}), or name "
             "another folder."
         )
-    found.sort()
-    return _image_source(str(folder), [name for name, _ in found], [path for _, path in found], contract)
+    _check_nameless(feature, f"the folder of images {folder}")
+    images.sort()
+    return _image_source(str(folder), [name for name, _ in images], [path for _, path in images], contract)
 
 
 def _refuse(error: OSError) -> None:
@@ -184,23 +261,39 @@ def _array_source(name: str, array: NDArray[Any], ids: Sequence[str] | None, con
     return Source(
         name,
         ids or [str(index) for index in range(len(array))],
-        lambda index: np.asarray(array[index]),
-        lambda index: f"{array.dtype} {array.shape[1:]} ".encode() + array[index].tobytes(),
+        lambda index: read_row(array, index),
+        lambda index: f"{array.dtype} {array.shape[1:]} ".encode() + read_row(array, index).tobytes(),
         contract,
         pixels=array.dtype.kind in "iu",
     )
 
 
-def _npz_source(path: Path, contract: InputContract) -> Source:
+def _tfrecord_source(
+    name: str, paths: Sequence[Path], prefixes: Sequence[str], contract: InputContract, feature: str | None
+) -> Source:
+    files = [RecordFile(path) for path in paths]
+    images = RecordImages(name, files, contract, feature)
+    ids = [f"{prefix}{number}" for file, prefix in zip(files, prefixes, strict=True) for number in range(len(file))]
+    return Source(name, ids, images.load, images.raw, contract, pixels=images.pixels)
+
+
+def _npz_source(path: Path, contract: InputContract, feature: str | None) -> Source:
     arrays = load_npz(path)
     stored_ids = arrays.pop("ids", None)
     chosen = next((name for name in _IMAGE_KEYS if name in arrays), None)
     if chosen is None and len(arrays) == 1:
         chosen = next(iter(arrays))
+    if feature is not None:
+        if feature not in arrays:
+            raise RequestError(
+                f"{path} has no array {feature!r}: it has {', '.join(arrays) or 'none'}. Name one of these with "
+                "--feature."
+            )
+        chosen = feature
     if chosen is None:
         raise RequestError(
             f"cannot tell which array of {path} holds the images: it has {', '.join(arrays) or 'none'}. "
-            f"Call it {_IMAGE_KEYS[0]!r}."
+            f"Call it {_IMAGE_KEYS[0]!r}, or name it with --feature."
         )
     array, ids = arrays[chosen], None
     if stored_ids is not None:

@@ -92,6 +92,14 @@ def input_options(function: _F) -> _F:
     return gathered_command
 
 
+def feature_option(function: _F) -> _F:
+    """Adds ``--feature``."""
+    decorated: _F = click.option(
+        "--feature", metavar="NAME", help="What holds the images: a feature of a .tfrecord, or an array of a .npz."
+    )(function)
+    return decorated
+
+
 def run_command(command: click.Command) -> None:
     """Run a click command as a program and leave with the right exit code."""
     verbose = bool({"-v", "--verbose"}.intersection(sys.argv[1:]))

@@ -280,6 +280,25 @@ def test_only_one_conversion_runs(exported: Path, tmp_path: Path, monkeypatch: p
     assert len(calls) == 1
 
 
+def test_an_iterable_calibrates_as_its_array_does(exported: Path, tmp_path: Path, photos: Path) -> None:
+    images = images_of(photos)
+
+    def representative_dataset():
+        for image in images:
+            yield [image[None]]
+
+    files = []
+    for name, data in (("array", images), ("function", representative_dataset), ("dicts", [{"a": 1, "b": images}])):
+        feature = "b" if name == "dicts" else None
+        result = export(
+            exported / "small.keras", tmp_path / name, quantize=["int8"], calibration_data=data, feature=feature
+        )
+        assert result.skipped == ()
+        files.append(result.files[0])
+    assert files[0].sha256 == files[1].sha256 == files[2].sha256
+    assert files[0].drift == files[1].drift == files[2].drift
+
+
 def test_existing_files_are_kept_unless_forced(exported: Path) -> None:
     before = (exported / "small.float32.tflite").read_bytes()
     with pytest.raises(OutputExistsError, match="--force"):

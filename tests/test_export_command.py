@@ -147,6 +147,116 @@ def test_images_of_any_size_and_mode_calibrate(model: Path, tmp_path: Path, run:
     assert done.returncode == 0, done.stderr
 
 
+def pick_out(photos: Path, count: int, folder: Path) -> Path:
+    """A folder of some photos."""
+    folder.mkdir()
+    for path in sorted(photos.iterdir())[:count]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def test_unreadable_images_are_left_out_and_named(model: Path, photos: Path, tmp_path: Path, run: Run) -> None:
+    folder = pick_out(photos, 10, tmp_path / "images")
+    for name in ("b0.png", "b1.png", "b2.png", "b3.png"):
+        (folder / name).write_text("not a photo")
+    images = np.random.default_rng(0).random((6, 24, 24, 3)).astype(np.float32)
+    images[3, 5] = np.nan
+    np.save(tmp_path / "test.npy", images)
+    data = ("--calibration-data", folder, "--test-data", tmp_path / "test.npy", "-o", tmp_path / "out")
+    assert "b0.png" in error_line(run("export-tflite", model, *data, "-q", "int8"))
+    assert not (tmp_path / "out").exists()
+    done = run("export-tflite", model, *data, "-q", "int8", "--skip-unreadable")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "5 image(s) that cannot be used were left out: b0.png, b1.png, b2.png and 2 more" in done.stdout
+    value = json.loads((tmp_path / "out" / "small.export.json").read_text())
+    assert list(value)[list(value).index("files") - 1] == "skipped"
+    assert [image["id"] for image in value["skipped"]] == ["b0.png", "b1.png", "b2.png", "b3.png", "3"]
+    assert [set(image) for image in value["skipped"]] == [{"id", "reason"}] * 5
+    assert "its content is no image" in value["skipped"][0]["reason"]
+    assert "NaN" in value["skipped"][4]["reason"]
+    assert value["files"][0]["contract"]["calibration"]["samples"] == 10
+    assert value["files"][0]["drift"]["count"] == 5
+
+
+def test_nothing_readable_is_an_error(model: Path, bad: Path, tmp_path: Path, run: Run) -> None:
+    arguments = ("--calibration-data", bad / "texts", "-o", tmp_path / "out", "--skip-unreadable")
+    assert "no image that can be used" in error_line(run("export-tflite", model, *arguments))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", [["--feature", "image"], ["--skip-unreadable"]])
+def test_an_option_of_images_needs_images(option: list[str], model: Path, tmp_path: Path, run: Run) -> None:
+    assert f"{option[0]} is for the images" in error_line(run("export-tflite", model, "-o", tmp_path / "out", *option))
+
+
+@pytest.fixture(scope="module")
+def records(photos: Path, tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    """All photos as PNG in a .tfrecord, turned by half in another feature; the tenth record is cut short."""
+    path = tmp_path_factory.mktemp("records") / "photos.tfrecord"
+    code = (
+        "import io, pathlib, sys\n"
+        "import tensorflow as tf\n"
+        "from PIL import Image\n"
+        "def feature(data):\n"
+        "    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[data]))\n"
+        "with tf.io.TFRecordWriter(sys.argv[2]) as writer:\n"
+        "    for number, path in enumerate(sorted(pathlib.Path(sys.argv[1]).iterdir())):\n"
+        "        data, turned = path.read_bytes(), io.BytesIO()\n"
+        "        Image.open(path).rotate(180).save(turned, 'PNG')\n"
+        "        named = {'sound': feature(data), 'turned': feature(turned.getvalue()),\n"
+        "                 'image': feature(data[:900] if number == 10 else data)}\n"
+        "        example = tf.train.Example(features=tf.train.Features(feature=named))\n"
+        "        writer.write(example.SerializeToString())\n"
+    )
+    done = run("python", "-c", code, photos, path)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_a_tfrecord_calibrates_as_its_images_do(
+    model: Path, photos: Path, records: Path, tmp_path: Path, run: Run
+) -> None:
+    for name, data in (("files", [photos]), ("records", [records, "--feature", "sound"])):
+        done = run("export-tflite", model, "-o", tmp_path / name, "-q", "int8", "--calibration-data", *data)
+        assert done.returncode == 0, done.stderr
+    files, stored = (
+        json.loads((tmp_path / name / "small.export.json").read_text())["files"][0] for name in ("files", "records")
+    )
+    assert files["drift"] == stored["drift"]
+    assert files["contract"]["calibration"]["fingerprint"] != stored["contract"]["calibration"]["fingerprint"]
+
+
+def test_one_damaged_record_is_named_or_left_out(model: Path, records: Path, tmp_path: Path, run: Run) -> None:
+    command = ("export-tflite", model, "-o", tmp_path / "out", "-q", "int8", "--calibration-data", records)
+    assert f"{records}, record 10" in error_line(run(*command))
+    message = error_line(run(*command, "--feature", "missing"))
+    assert "record 0: its feature 'missing' is not there" in message
+    assert all(name in message for name in ("'image'", "'sound'", "'turned'", "--feature"))
+    done = run(*command, "--skip-unreadable", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    assert [image["id"] for image in json.loads(done.stdout)["skipped"]] == ["10"]
+
+
+def test_a_feature_reaches_every_command(model: Path, records: Path, tmp_path: Path, run: Run) -> None:
+    assert run("export-tflite", model, "-o", tmp_path).returncode == 0
+    encoder, vectors = tmp_path / "small.float32.tflite", {}
+    for feature in ("sound", "turned"):
+        vectors[feature] = tmp_path / f"{feature}.npz"
+        done = run("embed-tflite", encoder, records, "-o", vectors[feature], "--feature", feature)
+        assert done.returncode == 0, done.stderr
+        for reference in (model, encoder, vectors[feature]):
+            report = ("--reference", reference, "--data", records, "--feature", feature, "--json", "-")
+            done = run("drift-report", encoder, *report)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert json.loads(done.stdout)["metrics"]["cosine_min"] > 0.9999
+    first, second = (np.load(path) for path in vectors.values())
+    assert first["ids"].tolist() == second["ids"].tolist() == [str(number) for number in range(60)]
+    assert not np.allclose(first["embeddings"], second["embeddings"])
+    stored = ("drift-report", vectors["sound"], "--reference", vectors["turned"], "--feature", "sound")
+    assert "nothing to embed" in error_line(run(*stored))
+
+
 def test_an_existing_file_is_kept_unless_forced(model: Path, tmp_path: Path, run: Run) -> None:
     existing = tmp_path / "small.float32.tflite"
     existing.write_text("mine")

@@ -73,6 +73,47 @@ def test_every_mode_becomes_the_models_channels(mode: str, channels: int, tmp_pa
     assert np.abs(pixels - wanted.astype(np.float64)).max() <= (0 if exact else 1)
 
 
+def deep_png(values: np.ndarray, color_type: int) -> bytes:
+    """A 16-bit PNG (PNG 1.2, chapters 2 to 4), of a kind that Pillow reads and does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("color_type", "stored"), [(2, 3), (6, 4), (4, 2)], ids=["RGB", "RGBA", "LA"])
+def test_sixteen_bit_colour_and_alpha_are_read_as_eight_bits(color_type: int, stored: int, tmp_path: Path) -> None:
+    values = RNG.integers(0, 65536, (6, 4, stored), np.uint16)
+    (tmp_path / "image.png").write_bytes(deep_png(values, color_type))
+    pixels = load_image(tmp_path / "image.png", InputContract((6, 4, 3)))
+    # The high byte, which is at most one level below the rounded value.
+    np.testing.assert_array_equal(pixels, np.broadcast_to(values[..., : 3 if stored > 2 else 1] >> 8, (6, 4, 3)))
+
+
+def test_sixteen_bit_gray_is_scaled_in_either_byte_order(tmp_path: Path) -> None:
+    for order in "<>":
+        # A TIFF of one strip, which stands at byte 200 (TIFF 6.0, chapters 2 and 3).
+        entries = [(256, 4), (257, 6), (258, 16), (259, 1), (262, 1), (273, 200), (277, 1), (278, 6), (279, 48)]
+        head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HIH", 42, 8, len(entries))
+        head += b"".join(struct.pack(order + "HHIHxx", tag, 3, 1, value) for tag, value in entries) + bytes(4)
+        path = tmp_path / "image.tif"
+        path.write_bytes(head.ljust(200, b"\0") + DEEP.astype(order + "u2").tobytes())
+        np.testing.assert_array_equal(load_image(path, InputContract((6, 4, 1)))[..., 0], SHALLOW)
+
+
+def test_a_cmyk_jpeg_shows_its_visible_colours(tmp_path: Path) -> None:
+    """Adobe's, and so Pillow's, hold the inks inverted."""
+    inks = np.zeros((16, 16, 4), np.uint8)
+    inks[:] = 200, 30, 90, 60
+    Image.frombytes("CMYK", (16, 16), inks.tobytes()).save(tmp_path / "image.jpg", quality=95)
+    pixels = load_image(tmp_path / "image.jpg", InputContract((16, 16, 3)))
+    assert np.abs(pixels - (255.0 - inks[..., :3]) * (255 - 60) / 255).max() <= 4
+
+
 def test_bgr_is_rgb_backwards(tmp_path: Path) -> None:
     Image.fromarray(COLOR).save(tmp_path / "image.png")
     bgr = load_image(tmp_path / "image.png", InputContract((6, 4, 3), color_order="bgr"))
@@ -131,6 +172,19 @@ def test_the_exif_orientation_is_applied(
     shown = ORIENTATIONS[orientation](quarters)
     pixels = load_image(path, InputContract((*shown.shape, 1)))
     assert np.abs(pixels[..., 0].astype(int) - shown).max() <= 8
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "I;16", "CMYK"])
+def test_the_orientation_comes_before_mode_and_size(mode: str, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image, suffix, *_ = MODES[mode]
+    image.save(tmp_path / f"turned.{suffix}", exif=exif)
+    image.transpose(Image.Transpose.ROTATE_270).save(tmp_path / f"upright.{suffix}")
+    turned, upright = (
+        load_image(tmp_path / f"{name}.{suffix}", InputContract((5, 9, 3))) for name in ("turned", "upright")
+    )
+    np.testing.assert_array_equal(turned, upright)
 
 
 @pytest.mark.parametrize("resampler", RESAMPLERS)
@@ -224,6 +278,21 @@ def test_a_file_cut_short_is_refused_unless_all_pixels_are_there(suffix: str, tm
         else:
             np.testing.assert_array_equal(cut, pixels)
     assert max(refused) > 0.95 * len(whole)
+
+
+def test_exif_data_with_a_value_of_the_wrong_type_is_refused(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a text"
+    path = tmp_path / "image.jpg"
+    Image.fromarray(COLOR).save(path, exif=exif)
+    content = path.read_bytes()
+    # The text becomes a resolution, which is a fraction.
+    order = "<" if b"Exif\0\0II" in content else ">"
+    old, new = (struct.pack(order + "HH", tag, 2) for tag in (0x010E, 0x011A))
+    assert content.count(old) == 1
+    path.write_bytes(content.replace(old, new))
+    with pytest.raises(UnreadableDataError, match=r"cannot read the image .*image\.jpg"):
+        load_image(path, InputContract((6, 4, 3)))
 
 
 def test_a_small_file_that_claims_to_be_huge_is_refused(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_device_goes_from_nothing_to_vectors(device: Device, digits: Digits, t
 
 HEAVY = (
     *("tensorflow", "keras", "PIL", "click", "rich", "litert_quantizer", "ai_edge_litert", "tflite_runtime"),
-    *("tflite_micro", "ethosu"),
+    *("tflite_micro", "ethosu", "google_crc32c"),
     *("embedlite.convert", "embedlite.calibration"),
 )
 

@@ -1,6 +1,8 @@
 """Folders, files and arrays of images: what is found, in which order, under which names, and what is refused."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from embedlite.runtime.errors import (
     RequestError,
     UnreadableDataError,
 )
-from embedlite.runtime.sources import Source, open_source
+from embedlite.runtime.sources import Skipped, Source, open_source
 
 from conftest import Digits
 
@@ -157,6 +159,112 @@ def test_a_npz_whose_images_cannot_be_told_says_how_to_name_them(keys: list[str]
     np.savez(tmp_path / "data.npz", ids=NAMES, **dict.fromkeys(keys, PIXELS))
     with pytest.raises(RequestError, match=rf"it has {', '.join(keys) or 'none'}\. Call it 'images'"):
         open_source(tmp_path / "data.npz", CONTRACT)
+
+
+def test_a_feature_names_the_array_of_a_npz(tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    np.savez(path, images=PIXELS[:2], others=PIXELS[2:], ids=NAMES[:2])
+    np.testing.assert_array_equal(loaded(open_source(path, CONTRACT, "images")), PIXELS[:2])
+    with pytest.raises(UnreadableDataError, match=r"\(4, 4, 4, 1\) and 2 ids"):
+        open_source(path, CONTRACT, "others")
+    np.savez(path, images=PIXELS[:2], others=PIXELS[2:])
+    np.testing.assert_array_equal(loaded(open_source(path, CONTRACT, "others")), PIXELS[2:])
+    with pytest.raises(RequestError, match=r"data\.npz has no array 'left': it has images, others\. .*--feature"):
+        open_source(path, CONTRACT, "left")
+
+
+@pytest.mark.parametrize("kind", ["folder", "image", "npy", "array"])
+def test_a_feature_of_what_has_no_names_is_refused(kind: str, folder: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", PIXELS)
+    data = {"folder": folder, "image": folder / "b.png", "npy": tmp_path / "images.npy", "array": PIXELS}[kind]
+    with pytest.raises(RequestError, match=r"has no feature 'x': --feature names .*\.tfrecord or \.npz\. Leave it out"):
+        open_source(data, CONTRACT, "x")
+
+
+@pytest.mark.parametrize("layout", ["C", "F"])
+@pytest.mark.parametrize("rows", [slice(None), slice(None, None, -1), slice(1, 5, 2)])
+def test_a_mapped_array_is_read_as_any_other(layout: Any, rows: slice, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 50, 40, 3), np.uint8)
+    np.save(tmp_path / "images.npy", np.asarray(images, order=layout))
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")[rows]
+    source = open_source(mapped, InputContract((50, 40, 3)))
+    for _ in range(2):
+        np.testing.assert_array_equal(loaded(source), images[rows])
+    assert source.fingerprint() == open_source(images[rows], InputContract((50, 40, 3))).fingerprint()
+
+
+@pytest.mark.parametrize("mode", ["r+", "c"])
+def test_what_was_written_into_a_mapped_array_is_not_lost(mode: Any, tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", PIXELS)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode=mode)
+    mapped[:] = 7
+    for _ in range(2):
+        assert (loaded(open_source(mapped, CONTRACT)) == 7).all()
+
+
+MEMORY = """
+import sys
+import numpy as np
+from embedlite.runtime import InputContract
+from embedlite.runtime.sources import open_source
+
+def resident():
+    lines = (line.split() for line in open("/proc/self/status"))
+    return sum(int(line[1]) for line in lines if line[0] in ("RssAnon:", "RssFile:")) / 1024
+
+source = open_source(sys.argv[1], InputContract((224, 224, 3)))
+source.load(0)
+before = resident()
+most = 0
+for index in range(len(source)):
+    source.load(index)
+    most = max(most, resident() - before)
+source.fingerprint()
+print(most, resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_reading_a_mapped_file_does_not_take_its_size_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "images.npy"
+    shape = (2000, 224, 224, 3)
+    # 287 MiB of zeros, of which a file system with holes stores next to nothing.
+    np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    done = subprocess.run([sys.executable, "-c", MEMORY, path], capture_output=True, text=True, check=True)
+    assert all(float(grown) < 20 for grown in done.stdout.split()), done.stdout
+
+
+def test_readable_leaves_out_what_cannot_be_used(folder: Path) -> None:
+    (folder / "broken.png").write_text("no image")
+    (folder / "sub" / "gone.png").symlink_to(folder / "nowhere.png")
+    source = open_source(folder, CONTRACT)
+    left, skipped = source.readable()
+    assert left.ids == tuple(name for name in source.ids if name not in ("broken.png", "sub/gone.png"))
+    np.testing.assert_array_equal(loaded(left), PIXELS[[4, 2, 0, 5, 3, 1]])
+    assert [image.id for image in skipped] == ["broken.png", "sub/gone.png"]
+    assert skipped[0] == Skipped("broken.png", skipped[0].reason)
+    assert "its content is no image" in skipped[0].reason
+    assert left.readable()[1] == ()
+
+
+def test_readable_checks_values_too() -> None:
+    images = np.ones(PIXELS.shape, np.float32)
+    images[1, 0, 0], images[4, 3, 3] = np.nan, np.inf
+    left, skipped = open_source(images, CONTRACT).readable()
+    assert left.ids == ("0", "2", "3", "5")
+    assert [(image.id, "NaN or infinite" in image.reason) for image in skipped] == [("1", True), ("4", True)]
+
+
+def test_readable_of_nothing_readable_says_why(folder: Path) -> None:
+    for path in folder.rglob("*.*"):
+        path.write_text("no image")
+    with pytest.raises(EmptyDataError, match=r"no image that can be used.*The first of 6: .*B\.tif: its content is no"):
+        open_source(folder, CONTRACT).readable()
+
+
+def test_readable_does_not_take_a_wrong_request_for_a_damaged_image(folder: Path) -> None:
+    with pytest.raises(RequestError, match="takes 2 channels"):
+        open_source(folder, InputContract((4, 4, 2))).readable()
 
 
 def write(path: Path, array: np.ndarray) -> Path:

@@ -1,0 +1,168 @@
+"""The images of ``.tfrecord`` files of ``tf.train.Example``."""
+
+from __future__ import annotations
+
+import io
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .contract import InputContract
+from .errors import EmptyDataError, InputShapeError, RequestError, UnreadableDataError
+from .images import begins_like_an_image, decode_image
+from .tf_example import Feature, parse_example
+from .tfrecord import RecordFile
+
+IMAGE_FEATURES = ("image/encoded", "image", "images", "x")
+"""Where images are looked for, in this order."""
+
+_MOST_LOOKED_AT = 100
+"""Records that may be damaged before one that tells what the file holds."""
+
+
+class RecordImages:
+    """Images in the records of some files, one after the other.
+
+    Attributes:
+        pixels: whether they are pixels (rather than model-ready floats); the first sound record decides.
+
+    Args:
+        name: what the user called them.
+        files: the files in their order.
+        contract: size, channels and preprocessing.
+        feature: the feature that holds the image; default see :data:`IMAGE_FEATURES`.
+
+    Raises:
+        EmptyDataError: there is no record.
+        RequestError: the feature that holds the image cannot be told.
+        UnreadableDataError: no record can be read, or none has the feature.
+    """
+
+    def __init__(self, name: str, files: Sequence[RecordFile], contract: InputContract, feature: str | None) -> None:
+        self._files, self._contract = files, contract
+        self._ends = list(accumulate(len(file) for file in files))
+        if not self._ends[-1]:
+            raise EmptyDataError(f"{name} holds no records. Write at least one, or name another file.")
+        self._feature, self.pixels = self._first_sound(feature)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def load(self, index: int) -> NDArray[Any]:
+        """Image ``index``: (H, W, C), uint8 or int64 pixels, or float32.
+
+        Raises:
+            MissingPackageError: it is an image file, and Pillow is not installed.
+            UnreadableDataError: the record or the image is damaged, lacks the feature, or is of another kind than the
+                first.
+            InputShapeError: it holds another number of values.
+        """
+        where = self._where(index)
+        values = _pick(self._example(index), self._feature, where)
+        if _are_pixels(values) != self.pixels:
+            kinds = ("floats", "pixels")
+            raise UnreadableDataError(
+                f"{where}: its feature {self._feature!r} holds {kinds[not self.pixels]}, but the first sound record "
+                f"holds {kinds[self.pixels]}. Write all of them in the same way."
+            )
+        if isinstance(values, tuple):
+            return self._from_bytes(values, where)
+        if values.size != math.prod(self._contract.shape):
+            raise InputShapeError(
+                f"{where}: its feature {self._feature!r} holds {values.size} values; an image of shape "
+                f"{self._contract.shape} has {math.prod(self._contract.shape)}. Lists are never resized; store images "
+                "of that size, or image files."
+            )
+        return values.reshape(self._contract.shape)
+
+    def raw(self, index: int) -> bytes:
+        """Record ``index`` as it is stored, after the name of its feature."""
+        file, number = self._place(index)
+        return self._feature.encode() + b"\0" + file.read(number)
+
+    def _from_bytes(self, values: tuple[bytes, ...], where: str) -> NDArray[np.uint8]:
+        if len(values) != 1:
+            raise UnreadableDataError(
+                f"{where}: its feature {self._feature!r} holds {len(values)} byte strings. Store one image a record."
+            )
+        (data,) = values
+        if begins_like_an_image(data):
+            return decode_image(io.BytesIO(data), f"in {where}", self._contract, "record")
+        size = math.prod(self._contract.shape)
+        if len(data) != size:
+            raise UnreadableDataError(
+                f"{where}: its feature {self._feature!r} holds {len(data)} bytes, which do not begin like an image "
+                f"file and are not the {size} pixels of an image of shape {self._contract.shape}. Store one of the two."
+            )
+        return np.frombuffer(data, np.uint8).reshape(self._contract.shape)
+
+    def _first_sound(self, feature: str | None) -> tuple[str, bool]:
+        """The feature that holds the image, and whether that is pixels, from the first record that says so."""
+        errors = []
+        for index in range(min(len(self), _MOST_LOOKED_AT)):
+            try:
+                features = self._example(index)
+                chosen = feature or _choose(features, self._contract, self._where(index))
+                return chosen, _are_pixels(_pick(features, chosen, self._where(index)))
+            except UnreadableDataError as error:
+                errors.append(error)
+        raise errors[0]
+
+    def _example(self, index: int) -> dict[str, Feature]:
+        file, number = self._place(index)
+        try:
+            features = parse_example(file.read(number))
+        except ValueError as error:
+            raise UnreadableDataError(
+                f"{self._where(index)}: it is no tf.train.Example ({error}). Write the file again, or save its images "
+                "as files or .npy."
+            ) from error
+        if not features:
+            raise UnreadableDataError(f"{self._where(index)}: it has no features. Remove or replace the record.")
+        return features
+
+    def _place(self, index: int) -> tuple[RecordFile, int]:
+        position = bisect_right(self._ends, index)
+        return self._files[position], index - (self._ends[position - 1] if position else 0)
+
+    def _where(self, index: int) -> str:
+        file, number = self._place(index)
+        return f"{file.path}, record {number}"
+
+
+def _are_pixels(values: Feature) -> bool:
+    return isinstance(values, tuple) or values.dtype.kind == "i"
+
+
+def _pick(features: Mapping[str, Feature], name: str, where: str) -> Feature:
+    if name not in features or not len(features[name]):
+        missing = "is empty" if name in features else "is not there"
+        raise UnreadableDataError(
+            f"{where}: its feature {name!r} {missing}; it has {', '.join(map(repr, features))}. Remove the record, or "
+            "name the feature that holds the image with --feature."
+        )
+    return features[name]
+
+
+def _choose(features: Mapping[str, Feature], contract: InputContract, where: str) -> str:
+    for name in IMAGE_FEATURES:
+        if name in features:
+            return name
+    possible = [name for name, values in features.items() if _could_be_image(values, math.prod(contract.shape))]
+    if len(possible) == 1:
+        return possible[0]
+    raise RequestError(
+        f"cannot tell which feature of {where}, holds the image: it has {', '.join(map(repr, features))}. "
+        "Name it with --feature."
+    )
+
+
+def _could_be_image(values: Feature, size: int) -> bool:
+    if isinstance(values, tuple):
+        return len(values) == 1 and (len(values[0]) == size or begins_like_an_image(values[0]))
+    return values.size == size

@@ -1,0 +1,130 @@
+"""The records of a ``.tfrecord`` file, by number.
+
+A record is its length (uint64), the length's checksum, the content, and the content's checksum, all little-endian;
+a checksum is CRC-32C, turned by 15 bits and moved by a constant (tensorflow/core/lib/io/record_writer.h). Opening
+walks over the lengths once and keeps nothing but where each record begins.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import MissingPackageError, UnreadableDataError
+
+_NAME = re.compile(r"\.tfrecords?(-\d+-of-\d+)?(\.gz)?", re.IGNORECASE)
+_HEADER = struct.Struct("<QI")
+_CHECKSUM = struct.Struct("<I")
+
+
+def is_tfrecord(name: str) -> bool:
+    """Whether a file's name is that of a ``.tfrecord``, a ``.tfrecords`` or one of their shards."""
+    return any(match.end() == len(name) for match in _NAME.finditer(name))
+
+
+class RecordFile:
+    """The records of one file.
+
+    Attributes:
+        path: where it is.
+
+    Raises:
+        MissingPackageError: google-crc32c is not installed.
+        UnreadableDataError: it cannot be read, is no such file or a compressed one, or ends within a record.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._checksum = _masked_checksum()
+        try:
+            with path.open("rb") as file:
+                self._starts = self._walk(file)
+        except OSError as error:
+            raise UnreadableDataError(
+                f"cannot read {path}: {error.strerror or error}. Make it readable, or name another file."
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def read(self, number: int) -> bytes:
+        """The content of a record, counted from 0.
+
+        Raises:
+            UnreadableDataError: its checksum is not that of its content, or the file can no longer be read.
+        """
+        start, end = self._starts[number] + _HEADER.size, self._starts[number + 1]
+        try:
+            with self.path.open("rb") as file:
+                file.seek(start)
+                stored = file.read(end - start)
+        except OSError as error:
+            raise UnreadableDataError(
+                f"{self.path}, record {number}: cannot read it ({error.strerror or error}). Check the file."
+            ) from error
+        content = stored[: -_CHECKSUM.size]
+        if len(stored) != end - start or self._checksum(content) != _CHECKSUM.unpack(stored[-_CHECKSUM.size :])[0]:
+            raise UnreadableDataError(
+                f"{self.path}, record {number}: its content does not have the checksum that it was written with. "
+                "Copy or write the file again."
+            )
+        return content
+
+    def _walk(self, file: BinaryIO) -> array[int]:
+        """Where each record begins, and where the last one ends."""
+        size = os.fstat(file.fileno()).st_size
+        starts = array("Q", [0])
+        while starts[-1] < size:
+            number, start = len(starts) - 1, starts[-1]
+            file.seek(start)
+            header = file.read(_HEADER.size)
+            if len(header) == _HEADER.size and self._checksum(header[:8]) == _HEADER.unpack(header)[1]:
+                end = start + _HEADER.size + _HEADER.unpack(header)[0] + _CHECKSUM.size
+            elif number == 0:
+                raise _no_tfrecord(self.path, header)
+            elif len(header) == _HEADER.size:
+                raise UnreadableDataError(
+                    f"{self.path}, record {number}: its length does not have the checksum that it was written with, "
+                    "so nothing after it can be found. Copy or write the file again."
+                )
+            else:
+                end = size + 1
+            if end > size:
+                raise UnreadableDataError(
+                    f"{self.path} ends in the middle of a record, after {number} whole one(s) and {size} bytes. "
+                    "Copy or write the file again."
+                )
+            starts.append(end)
+        return starts
+
+
+def _no_tfrecord(path: Path, header: bytes) -> UnreadableDataError:
+    if header.startswith(b"\x1f\x8b"):
+        return UnreadableDataError(
+            f"{path} is compressed with gzip, so that no record can be found by its number. Decompress it: gunzip."
+        )
+    return UnreadableDataError(
+        f"{path} is no .tfrecord file: it begins with {header!r}, which is no record's length. Write it with "
+        "tf.io.TFRecordWriter and without compression, or rename it."
+    )
+
+
+def _masked_checksum() -> Callable[[bytes], int]:
+    try:
+        import google_crc32c
+    except ImportError as error:
+        raise MissingPackageError(
+            "reading .tfrecord files needs google-crc32c, which is not installed. "
+            "Run: pip install 'embedlite[images]', or pass image files or arrays (.npy)."
+        ) from error
+
+    def masked(data: bytes) -> int:
+        value: int = google_crc32c.value(data)
+        return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+    return masked

@@ -21,9 +21,9 @@ from .statistics import Statistics
 
 CANDIDATES = (MINMAX, Method("percentile", 99.99), Method("percentile", 99.9), Method("mse"), Method("entropy"))
 
-MOST_TRIALS = 60
+MOST_TRIALS = 32
 
-_ALIKE = 0.02
+_ALIKE = 0.05
 """Ranges that differ by a smaller share of their width are not worth a trial."""
 
 _MOST_WORSE = 1.1

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..calibration import Ranges
+from ..runtime.flatbuffer import read_flatbuffer
 from .errors import ConversionError
 from .graph import Graph
 
@@ -114,8 +115,7 @@ def _recipe(mode: str, keep_float: Sequence[str], dense_per_tensor: bool) -> Any
 
 def _statistics(flatbuffer: bytes, ranges: Ranges) -> dict[str, dict[str, Any]]:
     """Ranges in litert-quantizer's form: arrays with as many axes as the tensor, each of length one."""
-    graph = Graph(flatbuffer)
-    ranks = {graph.tensor_name(i): len(graph.shape(i)) for i in range(len(graph.subgraph.tensors))}
+    ranks = {tensor.name: len(tensor.shape) for tensor in read_flatbuffer(flatbuffer).tensors}
     return {
         name: {
             "min": np.full((1,) * ranks[name], low, np.float32),

@@ -12,7 +12,6 @@ from ..calibration import Ranges
 from .graph import Graph
 from .prepare import FloatGraph
 from .quantize import quantize
-from .repair import repair
 from .run import float_rows
 
 Values = NDArray[np.float32]
@@ -42,9 +41,8 @@ class Trial:
             flatbuffer: the float graph, or one that computes the same.
             ranges: of its activations.
         """
-        quantized = Graph(quantize(flatbuffer, "int8", ranges, self._keep_float))
-        repair(quantized)
-        embeddings = float_rows(quantized.to_bytes(), self._images, self._threads)
+        # As litert-quantizer leaves it: the repairs are for other runtimes and change no value here.
+        embeddings = float_rows(quantize(flatbuffer, "int8", ranges, self._keep_float), self._images, self._threads)
         with np.errstate(over="ignore", invalid="ignore"):
             errors = ((embeddings.astype(np.float64) - self._reference) ** 2).sum(axis=1)
         # Zeros in place of an embedding are no embedding, however close to it they are.

@@ -47,6 +47,17 @@ def test_python_blocks_of_the_readme_run(digits: Digits, run: Run, tmp_path: Pat
     assert "CPU: ship" in done.stdout
 
 
+def test_the_python_of_calibration_runs(digits: Digits, run: Run, tmp_path: Path) -> None:
+    shutil.copytree(digits.calibration, tmp_path / "photos")
+    shutil.copytree(digits.test_images, tmp_path / "held-out")
+    shutil.copy(digits.float32, tmp_path)
+    document = (ROOT / "docs" / "calibration.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", document, re.DOTALL | re.MULTILINE)
+    done = run("python", "-c", "\n".join(blocks), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("650 images;")
+
+
 def test_the_readme_shows_the_form_of_the_real_output(digits: Digits, run: Run) -> None:
     """Figures differ from machine to machine and training to training; names, rows and columns do not."""
     readme = (ROOT / "README.md").read_text()

@@ -89,6 +89,7 @@ def test_the_choice_does_not_depend_on_the_order_of_the_images(digits: Digits, t
             test_data=images[:2],
             num_samples=20,
             select="coverage",
+            calibrate_method="minmax",
             measure=False,
         )
         for name, data in (("one", images), ("two", images[rng.permutation(60)]))

@@ -124,7 +124,7 @@ def _masked_checksum() -> Callable[[bytes], int]:
         ) from error
 
     def masked(data: bytes) -> int:
-        value = google_crc32c.value(data)
+        value: int = google_crc32c.value(data)
         return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
     return masked

@@ -81,9 +81,18 @@ class RecordImages:
         return values.reshape(self._contract.shape)
 
     def raw(self, index: int) -> bytes:
-        """Record ``index`` as it is stored, after the name of its feature."""
-        file, number = self._place(index)
-        return self._feature.encode() + b"\0" + file.read(number)
+        """The image of record ``index`` as it is stored: the same as of the image file, or of an array of all images.
+
+        The record's other features do not count, nor does their order, which TensorFlow's writer leaves to chance.
+
+        Raises:
+            UnreadableDataError: the record is damaged or lacks the feature.
+        """
+        values = _pick(self._example(index), self._feature, self._where(index))
+        if isinstance(values, tuple) and begins_like_an_image(values[0]):
+            return values[0]
+        kind, data = ("uint8", b"".join(values)) if isinstance(values, tuple) else (values.dtype, values.tobytes())
+        return f"{kind} {self._contract.shape} ".encode() + data
 
     def _from_bytes(self, values: tuple[bytes, ...], where: str) -> NDArray[np.uint8]:
         if len(values) != 1:

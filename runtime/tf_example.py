@@ -28,6 +28,9 @@ def parse_example(data: bytes) -> dict[str, Feature]:
     """
     features: dict[str, Feature] = {}
     for entry in _messages(_join(_messages(memoryview(data), 1)), 1):
+        if any((number, wire) not in ((1, _LENGTH), (2, _LENGTH)) for number, wire, _ in _fields(entry)):
+            # Protobuf's own implementations do not agree on what that is.
+            raise ValueError("an entry of its map has more than a name and a value")
         # A piece that comes again replaces a text, and is joined to a message.
         name = bytes(next(iter(reversed(list(_messages(entry, 1)))), b"")).decode()
         features[name] = _feature(_join(_messages(entry, 2)))

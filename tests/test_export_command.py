@@ -224,6 +224,7 @@ def test_a_tfrecord_calibrates_as_its_images_do(
         json.loads((tmp_path / name / "small.export.json").read_text())["files"][0] for name in ("files", "records")
     )
     assert files["drift"] == stored["drift"]
+    # Ids are part of it.
     assert files["contract"]["calibration"]["fingerprint"] != stored["contract"]["calibration"]["fingerprint"]
 
 

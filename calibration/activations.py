@@ -8,18 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
+
+from ..runtime.errors import MissingPackageError
 
 _SAME_VALUES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE")
 """Operators whose output holds the values of their first input, in another shape or order."""
 
-_RECTIFIERS = (schema.ActivationFunctionType.RELU, schema.ActivationFunctionType.RELU6)
 _RECTIFYING = ("RELU", "RELU6")
 
 _SMALL = 16
 """Constants of fewer elements are shapes, axes and guards; what tells one model from another is larger."""
-
-_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,9 @@ def tensor_groups(flatbuffer: bytes, without: Collection[str] = ()) -> tuple[Ten
         flatbuffer: the float graph.
         without: names of activations that need no range.
     """
+    schema = _schema()
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    rectifiers = (schema.ActivationFunctionType.RELU, schema.ActivationFunctionType.RELU6)
     model = schema.ModelT.InitFromPackedBuf(flatbuffer, 0)
     subgraph = model.subgraphs[0]
     leaders: dict[int, int] = {}
@@ -62,14 +63,14 @@ def tensor_groups(flatbuffer: bytes, without: Collection[str] = ()) -> tuple[Ten
     for index in subgraph.inputs:
         add(int(index), int(index))
     for operator in subgraph.operators:
-        kind = _NAMES[model.operatorCodes[operator.opcodeIndex].builtinCode]
+        kind = names[model.operatorCodes[operator.opcodeIndex].builtinCode]
         for index in (int(output) for output in operator.outputs):
             same = kind in _SAME_VALUES and int(operator.inputs[0]) in leaders
             add(index, leaders[int(operator.inputs[0])] if same else index)
             fused = getattr(operator.builtinOptions, "fusedActivationFunction", None)
-            if kind in _RECTIFYING or fused in _RECTIFIERS:
+            if kind in _RECTIFYING or fused in rectifiers:
                 rectified.add(index)
-    return tuple(TensorGroup(names[0], leader, tuple(names), leader in rectified) for leader, names in members.items())
+    return tuple(TensorGroup(same[0], leader, tuple(same), leader in rectified) for leader, same in members.items())
 
 
 def model_fingerprint(flatbuffer: bytes) -> str:
@@ -77,7 +78,7 @@ def model_fingerprint(flatbuffer: bytes) -> str:
 
     Names, metadata and small constants are left out, so that a file and the graph that it was made from agree.
     """
-    model = schema.ModelT.InitFromPackedBuf(flatbuffer, 0)
+    model = _schema().ModelT.InitFromPackedBuf(flatbuffer, 0)
     subgraph = model.subgraphs[0]
     total = hashlib.sha256(str([list(subgraph.tensors[int(i)].shape) for i in subgraph.inputs]).encode())
     for operator in subgraph.operators:
@@ -87,6 +88,18 @@ def model_fingerprint(flatbuffer: bytes) -> str:
             if len(data) and shape is not None and np.prod(shape, dtype=np.int64) >= _SMALL:
                 total.update(str(list(shape)).encode() + data)
     return total.hexdigest()
+
+
+def _schema() -> Any:
+    """TFLite's schema as Python classes; large, so imported only when a graph is read."""
+    try:
+        from ai_edge_litert import schema_py_generated
+    except ImportError as error:
+        raise MissingPackageError(
+            "calibration reads a graph's operators with ai-edge-litert, which is not installed. Run: pip install "
+            "ai-edge-litert."
+        ) from error
+    return schema_py_generated
 
 
 def _bytes(flatbuffer: bytes, buffer: Any) -> bytes:

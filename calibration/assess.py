@@ -26,6 +26,7 @@ MOST_MISSED = 1e-3
 """A larger share of held-out values outside a range than of the values that set it says that the two differ."""
 
 _MOST_ALONE = 3
+_FEW = 5
 _HALF = 0.5
 
 
@@ -190,14 +191,18 @@ def _judge(groups: Sequence[GroupAssessment], samples: int) -> tuple[str, str]:
             f"{missed.clipped:.2%} of the values of {short_name(missed.name)!r} in held-out images lie outside its "
             "range, more than in the images that set it. Add images like those that the encoder will see.",
         )
-    if any(group.clipped is None for group in groups):
+    held_out = all(group.clipped is not None for group in groups)
+    if not held_out and samples < _FEW:
         return "add more", f"{samples} images are too few to hold some out and look whether they fit the ranges."
-    widened = "" if moving is None else f" From half of the {samples} images to all the ranges widened by at most "
-    return (
-        "enough",
-        f"at most {missed.missed:.3%} more of a tensor's values lie outside its range in held-out images than in the "
-        f"others.{widened}{'' if moving is None else f'{moving.growth:.1%}.'}",
-    )
+    told = []
+    if held_out:
+        told.append(
+            f"at most {missed.missed:.3%} more of a tensor's values lie outside its range in held-out images than in "
+            "the others."
+        )
+    if moving is not None:
+        told.append(f"from half of the {samples} images to all the ranges widened by at most {moving.growth:.1%}.")
+    return "enough", " ".join(told) or f"ranges from {samples} images, of which none were held out to look at them."
 
 
 def short_name(name: str) -> str:

@@ -44,6 +44,11 @@ def load_statistics(path: str | Path) -> Statistics:
     return unpack_statistics(path, "", arrays)
 
 
+def holds_statistics(path: Path) -> bool:
+    """Whether a file says of itself that it holds statistics; images in a ``.npz`` do not."""
+    return path.suffix == ".npz" and path.is_file() and "header" in load_npz(path, names={"header"})
+
+
 def write_arrays(path: Path, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write a header and arrays as one ``.npz``; nothing in it depends on the time of day."""
     text = json.dumps({"embedlite": "calibration", "schema": SCHEMA, **header}, sort_keys=True)

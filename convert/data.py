@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from ..calibration import Statistics, load_statistics
 from ..calibration.split import hold_out
+from ..calibration.statistics_file import holds_statistics
 from ..runtime.contract import InputContract
+from ..runtime.errors import RequestError
 from ..runtime.sources import Data, Skipped, Source, open_source
 from ..runtime.terminal import progress
 from .request import Request
@@ -25,12 +29,14 @@ class ExportData:
         test: what drift is measured on; none of it is in ``calibration``.
         decisions: what was decided on the user's behalf.
         skipped: images that were left out because they cannot be read, those for calibration first.
+        statistics: what was seen of calibration images elsewhere, in place of ``calibration``.
     """
 
     calibration: Source | None
     test: Source | None
     decisions: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
+    statistics: Statistics | None = None
 
 
 def open_data(request: Request, contract: InputContract) -> ExportData:
@@ -47,6 +53,9 @@ def open_data(request: Request, contract: InputContract) -> ExportData:
             decisions.append(f"drift is measured on {len(test)} of the {given} test images; drift-report measures all.")
     if request.calibration_data is None:
         return ExportData(None, test, (*decisions, *_explain(skipped)), skipped)
+    statistics = _statistics(request)
+    if statistics is not None:
+        return ExportData(None, test, (*decisions, *_explain(skipped)), skipped, statistics)
     # Coverage chooses from all of them, once there is a float graph to embed them with.
     count = request.num_samples if request.select == "random" else None
     calibration, others, _ = _open(request.calibration_data, count, request, contract)
@@ -64,6 +73,30 @@ def open_data(request: Request, contract: InputContract) -> ExportData:
                 f"no drift was measured: {len(calibration)} calibration image(s) are too few to set some aside."
             )
     return ExportData(calibration, test, (*decisions, *_explain(skipped)), skipped)
+
+
+def _statistics(request: Request) -> Statistics | None:
+    """The statistics that were given in place of calibration images, if that is what they are.
+
+    Raises:
+        RequestError: something was asked for that needs the images.
+    """
+    given = request.calibration_data
+    if not isinstance(given, Statistics) and not (isinstance(given, (str, Path)) and holds_statistics(Path(given))):
+        return None
+    needing = {
+        "--normalization frozen": request.normalization == "frozen",
+        "--num-samples": request.num_samples is not None,
+        "--select": request.select != "random",
+        "--calibration-cache": request.calibration_cache is not None,
+    }
+    for option, said in needing.items():
+        if said:
+            raise RequestError(
+                f"{option} needs calibration images, and statistics were given in their place. Leave it out, or pass "
+                "the images."
+            )
+    return given if isinstance(given, Statistics) else load_statistics(given)
 
 
 def _open(

@@ -84,9 +84,10 @@ def export(
         output_dir: where the files go; default beside the model file.
         quantize: modes: ``float32``, ``float16``, ``dynamic``, ``int8``, ``int16x8``, ``all``. Default float32, and
             int8 too when there is calibration data.
-        calibration_data: images that set the ranges for int8: a folder, ``.npy``, ``.npz``, ``.tfrecord``, an array
-            (N, H, W, C), an iterable of images or a function that returns one; see
-            :func:`embedlite.runtime.sources.open_source`. Integers are pixels, floats are model-ready.
+        calibration_data: images (or statistics of them, see :mod:`embedlite.calibration`) that set the ranges for
+            int8: a folder, ``.npy``, ``.npz``, ``.tfrecord``, an array (N, H, W, C), an iterable of images or a
+            function that returns one; see :func:`embedlite.runtime.sources.open_source`. Integers are pixels, floats
+            are model-ready.
         test_data: images that the drift is measured on; default a seeded fifth of the calibration data (at most 64),
             which then sets no ranges.
         feature: which feature of a ``.tfrecord``, array of a ``.npz`` or key of a dict holds the images.

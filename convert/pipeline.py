@@ -29,7 +29,7 @@ from .original import Original
 from .outputs import REJECTED, c_mode, npu_paths, rejected_path
 from .package import package
 from .placement import Ends, choose_ends
-from .plan import CalibrationOptions, Int8Plan, plan_int8
+from .plan import CalibrationOptions, Int8Plan, plan_from_statistics, plan_int8
 from .prepare import FloatGraph, prepare
 from .quantize import CALIBRATED, quantize
 from .request import Request
@@ -63,8 +63,8 @@ class Pipeline:
             data, chosen = select_images(lowered, data, request)
             self.decisions += chosen
         graph = self._prepare(lowered, data)
-        plan = self._plan(graph, data.calibration)
-        made = [self._make(mode, graph, plan, data.calibration) for mode in request.modes]
+        plan = self._plan(graph, data)
+        made = [self._make(mode, graph, plan) for mode in request.modes]
         self.decisions += explain_placement(request, graph, made)
         report, coupling = NormalizationReport(graph.spec.kind, request.normalization), None
         measured = Measured(tuple(describe(request, item, None, None, ()) for item in made), {})
@@ -107,25 +107,24 @@ class Pipeline:
         self.decisions += graph.decisions
         return graph
 
-    def _plan(self, graph: FloatGraph, calibration: Source | None) -> Int8Plan | None:
-        if calibration is None or not set(CALIBRATED).intersection(self.request.modes):
+    def _plan(self, graph: FloatGraph, data: ExportData) -> Int8Plan | None:
+        request = self.request
+        if not set(CALIBRATED).intersection(request.modes):
             return None
-        plan = plan_int8(
-            graph,
-            calibration,
-            self.contract,
-            CalibrationOptions(
-                self.request.calibrate_method,
-                self.request.calibration_cache,
-                self.request.equalize,
-                self.request.threads,
-            ),
-            raw_pixels=self.request.input_type == "uint8",
+        options = CalibrationOptions(
+            request.calibrate_method, request.calibration_cache, request.equalize, request.threads
         )
+        raw_pixels = request.input_type == "uint8"
+        if data.calibration is not None:
+            plan = plan_int8(graph, data.calibration, self.contract, options, raw_pixels=raw_pixels)
+        elif data.statistics is not None:
+            plan = plan_from_statistics(graph, data.statistics, self.contract, options, raw_pixels=raw_pixels)
+        else:
+            return None
         self.decisions += plan.decisions
         return plan
 
-    def _make(self, mode: str, graph: FloatGraph, plan: Int8Plan | None, calibration: Source | None) -> Made:
+    def _make(self, mode: str, graph: FloatGraph, plan: Int8Plan | None) -> Made:
         """One mode's file and its contract."""
         ends = choose_ends(self.request, mode, graph)
         contract = Contract(
@@ -137,11 +136,11 @@ class Pipeline:
             calibration=None,
             tools=_tools(),
         )
-        if mode not in CALIBRATED or plan is None or calibration is None:
+        if mode not in CALIBRATED or plan is None:
             per_tensor = mode == "dynamic" and "tflite-runtime" in self.request.targets
             flatbuffer = quantize(graph.flatbuffer, mode, None, (), dense_per_tensor=per_tensor)
             return Made(mode, *package(flatbuffer, contract, graph.raw_name))
-        facts = {"method": plan.method, "samples": plan.ranges.samples, "fingerprint": calibration.fingerprint()}
+        facts = {"method": plan.method, "samples": plan.ranges.samples, "fingerprint": plan.fingerprint}
         contract = replace(contract, calibration=facts)
         flatbuffer = quantize(plan.flatbuffer, mode, plan.ranges, graph.keep_float)
         return self._package(mode, flatbuffer, contract, ends, graph)

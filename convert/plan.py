@@ -16,6 +16,8 @@ from ..calibration import (
     Method,
     Ranges,
     Statistics,
+    StatisticsMismatchError,
+    TensorGroup,
     assess,
     choose_ranges,
     collect_ranges,
@@ -24,10 +26,12 @@ from ..calibration import (
     parse_method,
     tensor_groups,
 )
+from ..calibration.activations import model_fingerprint
 from ..calibration.assess import check_not_flat
 from ..calibration.auto import AutoChoice, better, choose_methods
 from ..calibration.errors import CalibrationDataError
 from ..calibration.split import hold_out
+from ..calibration.statistics import plain_contract
 from ..runtime.contract import InputContract
 from ..runtime.sources import Source
 from ..runtime.terminal import progress
@@ -67,6 +71,7 @@ class Int8Plan:
         flatbuffer: the float graph.
         ranges: of its activations.
         method: how they were taken, ``auto`` included.
+        fingerprint: of the images, SHA-256 in hexadecimal.
         assessment: whether the images are enough.
         decisions: what was decided on the user's behalf.
     """
@@ -74,6 +79,7 @@ class Int8Plan:
     flatbuffer: bytes
     ranges: Ranges
     method: str
+    fingerprint: str
     assessment: Assessment
     decisions: tuple[str, ...]
 
@@ -94,6 +100,57 @@ def plan_int8(
         CalibrationDataError: the data give no ranges.
     """
     return _Planner(graph, calibration, contract, options, raw_pixels).plan()
+
+
+def plan_from_statistics(
+    graph: FloatGraph, statistics: Statistics, contract: InputContract, options: CalibrationOptions, *, raw_pixels: bool
+) -> Int8Plan:
+    """Take ranges from statistics that were collected elsewhere, on the very float file that is exported now.
+
+    There are no images to try anything on: no equalization, and minimum and maximum in place of ``auto``.
+
+    Raises:
+        StatisticsMismatchError: they are of another model or other preprocessing.
+        CalibrationDataError: a tensor is flat in them.
+    """
+    without = only_float(graph)
+    groups = tensor_groups(graph.flatbuffer, without)
+    _check_belonging(graph, statistics, contract, groups)
+    check_not_flat(statistics, groups)
+    method = parse_method("minmax" if options.method == AUTO else options.method)
+    ranges = choose_ranges(statistics, groups, method)
+    decisions = [
+        f"ranges by {method} from statistics of {statistics.samples} images; without the images neither equalization "
+        "nor other methods were tried."
+    ]
+    if raw_pixels:
+        ranges = replace(ranges, limits={**ranges.limits, graph.input_name: _pixel_range(contract)})
+    assessment = assess(statistics, None, statistics, groups, method)
+    fingerprint = f"{statistics.images:064x}"
+    return Int8Plan(graph.flatbuffer, ranges, str(method), fingerprint, assessment, tuple(decisions))
+
+
+def _check_belonging(
+    graph: FloatGraph, statistics: Statistics, contract: InputContract, groups: Sequence[TensorGroup]
+) -> None:
+    advice = "Collect them on the float32 file that embedlite writes, and export that file."
+    if statistics.model != (model := model_fingerprint(graph.flatbuffer)):
+        raise StatisticsMismatchError(
+            f"the statistics are of another model: weights {statistics.model[:12]}, here {model[:12]}. {advice}"
+        )
+    missing = [group.name for group in groups if group.name not in statistics.tensors]
+    if missing:
+        raise StatisticsMismatchError(
+            f"the statistics have nothing of the tensor {missing[0]!r}, so they were collected on another file of this "
+            f"model. {advice}"
+        )
+    now = plain_contract(contract)
+    different = sorted(key for key in now if key != "dtype" and now[key] != statistics.input.get(key))
+    if different:
+        raise StatisticsMismatchError(
+            f"the statistics are of other preprocessing: {different[0]} was {statistics.input.get(different[0])} and "
+            f"is {now[different[0]]} here. Give the same settings."
+        )
 
 
 class _Planner:
@@ -135,7 +192,14 @@ class _Planner:
         ranges = self._with_pixels(choose_ranges(whole, groups, choice.method, choice.only))
         judged = tuple(group for group in groups if not self._pixels.keys() & set(group.members))
         assessment = assess(fit, held, whole, judged, choice.method, choice.only)
-        return Int8Plan(flatbuffer, ranges, self._options.method, assessment, tuple(self._decisions))
+        return Int8Plan(
+            flatbuffer,
+            ranges,
+            self._options.method,
+            self._calibration.fingerprint(),
+            assessment,
+            tuple(self._decisions),
+        )
 
     def _equalized(self, trial: Trial) -> bytes:
         """The float graph with its convolutions equalized, unless int8 comes closer to float without that."""

@@ -14,6 +14,7 @@ from embedlite.calibration import (
     Statistics,
     StatisticsMismatchError,
     choose_ranges,
+    collect_statistics,
     load_statistics,
     merge,
     parse_method,
@@ -22,7 +23,11 @@ from embedlite.calibration import (
 from embedlite.calibration.activations import TensorGroup
 from embedlite.calibration.histogram import BINS, bin_keys, count, filled_bins
 from embedlite.calibration.statistics import EXTREMES, TensorStatistics, highest_of, lowest_of
-from embedlite.runtime.errors import OutputError, UnreadableDataError
+from embedlite.runtime.artifact import read_artifact
+from embedlite.runtime.errors import OutputError, RequestError, UnreadableDataError
+from embedlite.runtime.sources import open_source
+
+from conftest import Digits
 
 GROUPS = (TensorGroup("a", 0, ("a", "a/reshaped"), False), TensorGroup("b", 1, ("b",), True))
 METHODS = ("minmax", "percentile:99", "mse", "entropy")
@@ -200,3 +205,78 @@ def test_every_channel_of_a_large_tensor_is_counted(channels: int) -> None:
     counts = np.bincount(keys, minlength=BINS)[expected]
     assert len(keys) <= 1 << 17
     assert counts.min() > 0.9 * counts.mean()
+
+
+# ---- statistics in place of calibration images
+
+
+@pytest.fixture(scope="module")
+def shards(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Statistics of the example's calibration images, collected in two parts."""
+    folder = tmp_path_factory.mktemp("shards")
+    artifact = read_artifact(digits.float32)
+    source = open_source(digits.calibration, artifact.contract.input)
+    parts = [collect_statistics(artifact.flatbuffer, source.subset(range(start, start + 100))) for start in (0, 100)]
+    save_statistics(folder / "whole.npz", merge(parts))
+    return folder
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile:99.9"])
+def test_an_export_from_shards_has_the_ranges_of_the_images(
+    method: str, shards: Path, digits: Digits, tmp_path: Path
+) -> None:
+    from embedlite.convert import export
+
+    made = [
+        export(
+            digits.float32,
+            tmp_path / name,
+            quantize=["int8"],
+            calibration_data=data,
+            test_data=digits.test_images,
+            input_type="uint8",
+            calibrate_method=method,
+            equalize=False,
+            measure=False,
+        ).files[0]
+        for name, data in (("shards", shards / "whole.npz"), ("images", digits.calibration))
+    ]
+    flatbuffers = [read_artifact(file.path).flatbuffer for file in made]
+    assert flatbuffers[0] == flatbuffers[1]
+    assert [file.contract["calibration"]["samples"] for file in made] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"mean": (127.5,)}, "other preprocessing: mean was"),
+        ({"num_samples": 5}, "--num-samples needs calibration images"),
+        ({"normalization": "frozen"}, "--normalization frozen needs calibration images"),
+        ({"calibration_cache": "c.npz"}, "--calibration-cache needs calibration images"),
+    ],
+)
+def test_statistics_are_no_images(
+    options: dict[str, object], says: str, shards: Path, digits: Digits, tmp_path: Path
+) -> None:
+    from embedlite.convert import export
+
+    with pytest.raises((StatisticsMismatchError, RequestError), match=says):
+        export(digits.float32, tmp_path / "x", quantize=["int8"], calibration_data=shards / "whole.npz", **options)
+    assert not (tmp_path / "x").exists()
+
+
+def test_statistics_of_another_file_or_model_are_refused(shards: Path, digits: Digits, tmp_path: Path) -> None:
+    from embedlite.convert import export
+    from embedlite.convert.graph import Graph
+
+    with pytest.raises(StatisticsMismatchError, match="export that file"):
+        export(digits.model, tmp_path / "x", quantize=["int8"], calibration_data=shards / "whole.npz")
+    graph = Graph(read_artifact(digits.float32).flatbuffer)
+    weights = next(op for op in graph.operators if graph.operator_name(op) == "CONV_2D").inputs[1]
+    graph.make_constant(int(weights), graph.constant(int(weights)) * 2)
+    other = tmp_path / "other.tflite"
+    # Without the marker that a contract belongs to it.
+    graph.model.metadata = []
+    other.write_bytes(graph.to_bytes())
+    with pytest.raises(StatisticsMismatchError, match="of another model"):
+        export(other, tmp_path / "x", quantize=["int8"], calibration_data=shards / "whole.npz")

@@ -198,11 +198,11 @@ def _judge(groups: Sequence[GroupAssessment], samples: int) -> tuple[str, str]:
     if held_out:
         told.append(
             f"at most {missed.missed:.3%} more of a tensor's values lie outside its range in held-out images than in "
-            "the others."
+            "the others"
         )
     if moving is not None:
-        told.append(f"from half of the {samples} images to all the ranges widened by at most {moving.growth:.1%}.")
-    return "enough", " ".join(told) or f"ranges from {samples} images, of which none were held out to look at them."
+        told.append(f"from half of the {samples} images to all the ranges widened by at most {moving.growth:.1%}")
+    return "enough", "; ".join(told) or f"ranges from {samples} images, of which none were held out to look at them"
 
 
 def short_name(name: str) -> str:

@@ -42,7 +42,7 @@ from .trial import Trial, only_float
 
 AUTO = "auto"
 
-_PILOT_IMAGES = 64
+_PILOT_IMAGES = 256
 """Images whose channels decide the equalization: any scale is exact, so a sample does, and memory stays bounded."""
 
 

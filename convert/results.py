@@ -21,7 +21,7 @@ class Verdict:
 
     Attributes:
         runtime: ``ai-edge-litert``, ``tflite-runtime``, ``tflite-micro`` or ``ethos-u-vela``.
-        version: its version; empty if it did not get so far.
+        version: its version.
         ok: whether it runs the file and agrees with the float graph within the mode's bounds.
         detail: what was found, in a few words.
         arena_bytes: memory that TFLite Micro needs for the file; None for the others.

@@ -46,7 +46,7 @@ class ProbeResult:
 
     Attributes:
         runtime: its package.
-        version: its version; empty if it did not get so far.
+        version: its version.
         embeddings: of the first frames, as many as there was time for; None if it failed.
         latency_us: median microseconds per inference; None if it was not timed.
         arena_bytes: memory that TFLite Micro needs; None for the others.
@@ -119,6 +119,7 @@ def probe(
         timed: whether to measure the latency too.
         seconds: after this time no further image is begun, once there are two.
     """
+    version = importlib.metadata.version(runtime)
     with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
         result = Path(folder, "embeddings.npy")
         request = ProbeRequest(str(model), runtime, threads, str(inputs), list(rows), str(result), timed, seconds)
@@ -132,14 +133,14 @@ def probe(
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return ProbeResult(runtime, "", error=f"no answer within {PROBE_SECONDS} s")
+            return ProbeResult(runtime, version, error=f"no answer within {PROBE_SECONDS} s")
         if process.returncode != 0 or not process.stdout:
-            return ProbeResult(runtime, "", error=_death(process))
+            return ProbeResult(runtime, version, error=_death(process))
         answer = json.loads(process.stdout)
         if "error" in answer:
-            return ProbeResult(runtime, importlib.metadata.version(runtime), error=answer["error"])
+            return ProbeResult(runtime, version, error=answer["error"])
         facts = {key: answer[key] for key in ("latency_us", "arena_bytes")}
-        return ProbeResult(runtime, answer["version"], np.load(result), **facts)
+        return ProbeResult(runtime, version, np.load(result), **facts)
 
 
 def judge(result: ProbeResult, mode: str, frames: Frames, first: NDArray[np.float32] | None) -> Verdict:

@@ -1,10 +1,10 @@
 """Int8 with embedlite's ranges, by `minmax` and by `auto`, against TensorFlow's converter with the same images.
 
 Two encoders, both trained here on scikit-learn's digits. The first is made hard for int8: depthwise-separable, with
-channels of very different size, and two of its 200 calibration images are none that it will ever see. The second is
-that of `examples/digits.py`, with digits alone. Each is calibrated on several draws of training images and judged on
-the test split, which sets nothing, by the Keras model. TensorFlow's converter is shown as it comes and with the
-normalization cut off and done in float; the gain is that of `auto` over the better of the two.
+channels of very different size, and two of its 200 calibration images are none that it will ever see; either by itself
+and both together. The second is that of `examples/digits.py`, with digits alone. Each is calibrated on several draws of
+training images and judged on the test split, which sets nothing, by the Keras model. TensorFlow's converter is shown as
+it comes and with the normalization cut off and done in float; the gain is that of `auto` over the better of the two.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ with quiet_libraries():
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 SEED, DRAWS = 0, (0, 1, 2)
-CALIBRATION_IMAGES, OUTLIERS = 200, 2
+CALIBRATION_IMAGES = 200
 EPOCHS, BATCH, CLASSES = 12, 64, 10
 WIDTHS = (16, 32, 32, 64, 64)
 LARGEST = 4
@@ -165,11 +165,17 @@ def measure_accuracy() -> None:
     with quiet_libraries():
         hard = separable(shape)
         accuracy = train(hard, pool / np.float32(255), pool_labels)
+    strange = outliers(shape)
+    print(f"{len(test)} test images, {CALIBRATION_IMAGES} calibration images\n")
+    print(f"depthwise-separable (training accuracy {accuracy:.3f}), {len(strange)} calibration images no digits\n")
+    table(hard, pool, test, strange)
+    with quiet_libraries():
         make_unequal(hard, test / np.float32(255))
-    print(f"depthwise-separable, unequal channels, {OUTLIERS} of {CALIBRATION_IMAGES} calibration images no digits")
-    print(f"(training accuracy {accuracy:.3f}, {len(test)} test images)\n")
-    table(hard, pool, test, outliers(shape))
+    print("\nthe same with unequal channels, all calibration images digits\n")
+    table(hard, pool, test, strange[:0])
+    print(f"\nthe same with unequal channels, {len(strange)} calibration images no digits\n")
+    table(hard, pool, test, strange)
     with quiet_libraries(), contextlib.redirect_stdout(io.StringIO()):
         example = digits.train(pool, pool_labels, test, test_labels)
-    print(f"\nthe encoder of examples/digits.py, {CALIBRATION_IMAGES} calibration images, all digits\n")
-    table(example, pool, test, outliers(shape)[:0])
+    print("\nthe encoder of examples/digits.py, all calibration images digits\n")
+    table(example, pool, test, strange[:0])

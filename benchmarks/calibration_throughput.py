@@ -1,11 +1,11 @@
 """Time of calibration for each image, against plain float inference of the same graph on the same processors.
 
 Every way of it takes the same uint8 images through the same preprocessing. Plain inference is one bare interpreter with
-as many threads as there are processors to use; its time, embedlite's and nobody else's includes opening interpreters,
-which over this many images is little. The others are timed on fewer images, without what comes before the first:
-litert-quantizer's calibrators, which are handed prepared images in a list, from an open interpreter that has run one;
-TensorFlow's converter, which has no number of threads, from when it asks for its second image to when it is done with
-the last. The ways take turns, and each round's times are compared with plain inference in that round; medians.
+as many threads as there are processors to use; its time and embedlite's include opening interpreters. The others are
+timed without what comes before their first image: litert-quantizer's calibrators, which are handed prepared images in a
+list, from an open interpreter that has run one; TensorFlow's converter, which has no number of threads, from when it
+asks for its second image to when it is done with the last. The ways take short turns, so that other work on the machine
+meets all of them, and each round's times are compared with plain inference in that round; medians.
 """
 
 import contextlib
@@ -31,7 +31,9 @@ with quiet_libraries():
     from litert_quantizer.recipe import static_wi8_ai8
     from litert_quantizer.recipe_manager import RecipeManager
 
-IMAGES, OTHERS_IMAGES, ROUNDS = 100, 11, 3
+IMAGES, FEW = 25, 6
+ROUNDS, CONVERSIONS = 12, 3
+PLAIN, CONVERTER = "plain float inference", "TF converter"
 
 
 def plain(flatbuffer: bytes, source: Source, threads: int) -> float:
@@ -68,8 +70,8 @@ def litert(flatbuffer: bytes, source: Source, threads: int, mode: CalibrationMod
 
     run(range(1))
     start = time.perf_counter()
-    run(range(1, OTHERS_IMAGES))
-    return (time.perf_counter() - start) / (OTHERS_IMAGES - 1)
+    run(range(1, FEW))
+    return (time.perf_counter() - start) / (FEW - 1)
 
 
 def converter(model: keras.Model, source: Source) -> float:
@@ -77,7 +79,7 @@ def converter(model: keras.Model, source: Source) -> float:
     asked: list[float] = []
 
     def images() -> Iterator[list[np.ndarray]]:
-        for index in range(OTHERS_IMAGES):
+        for index in range(FEW):
             asked.append(time.perf_counter())
             yield [source.ready(index)[None]]
         asked.append(time.perf_counter())
@@ -93,16 +95,16 @@ def measure_throughput() -> None:
     """Measure and print."""
     model = encoder()
     flatbuffer, without = float_graph(model)
-    pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, *SHAPE), np.uint8)
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (IMAGES, *SHAPE), np.uint8)
     source = open_source(pixels, InputContract(SHAPE))
-    few = source.subset(range(OTHERS_IMAGES))
-    print(
-        f"{SHAPE[0]}x{SHAPE[1]}x{SHAPE[2]}, {IMAGES} images ({OTHERS_IMAGES - 1} of others), {ROUNDS} rounds, medians\n"
-    )
+    few = source.subset(range(FEW))
+    print(f"{SHAPE[0]}x{SHAPE[1]}x{SHAPE[2]}, {ROUNDS} rounds of {IMAGES} images, of {FEW - 1} with litert-quantizer;")
+    print(f"{CONVERSIONS} rounds of {FEW - 1} images with TensorFlow's converter; medians\n")
     print(f"{'':<38}{'threads':>8}{'ms an image':>13}{'x plain speed':>15}")
     for threads in sorted({1, available_threads()}):
         ways: dict[str, Callable[[int], float]] = {
-            "plain float inference": lambda n: plain(flatbuffer, source, n),
+            PLAIN: lambda n: plain(flatbuffer, source, n),
             "embedlite, minimum and maximum": lambda n: ours(flatbuffer, without, source, n, histograms=False),
             "embedlite, histograms": lambda n: ours(flatbuffer, without, source, n, histograms=True),
             "litert-quantizer, tensors preserved": lambda n: litert(
@@ -113,20 +115,20 @@ def measure_throughput() -> None:
             ),
         }
         if threads == 1:
-            ways["TF converter"] = lambda n: converter(model, few)
+            ways[CONVERTER] = lambda n: converter(model, few)
         times: dict[str, list[float]] = {name: [] for name in ways}
-        # In turn, so that a machine that slows down slows all of them.
-        for _ in range(ROUNDS):
-            for name, way in ways.items():
+        # In turn and in changing order, so that a machine that slows down slows all of them.
+        for turn in range(ROUNDS):
+            for name in generator.permutation(list(ways)):
+                if name == CONVERTER and turn >= CONVERSIONS:
+                    continue
                 # Progress bars, warnings and what Keras says of every export.
                 with (
                     quiet_libraries(),
                     contextlib.redirect_stdout(io.StringIO()),
                     contextlib.redirect_stderr(sys.stdout),
                 ):
-                    times[name].append(way(threads))
+                    times[name].append(ways[name](threads))
         for name, seconds in times.items():
-            speed = statistics.median(
-                base / took for base, took in zip(times["plain float inference"], seconds, strict=True)
-            )
+            speed = statistics.median(base / took for base, took in zip(times[PLAIN], seconds, strict=False))
             print(f"{name:<38}{threads:>8}{1000 * statistics.median(seconds):>13.1f}{speed:>15.2f}", flush=True)

@@ -27,7 +27,8 @@ _ALIKE = 0.05
 """Ranges that differ by a smaller share of their width are not worth a trial."""
 
 _MOST_WORSE = 1.1
-_STANDARD_ERRORS = 2
+_STANDARD_ERRORS = 3
+"""With some thirty trials chance alone passes two standard errors about once, and three hardly ever (Bonferroni)."""
 _TINY = 1e-30
 
 Trial = Callable[[Ranges], NDArray[np.float64]]
@@ -95,7 +96,7 @@ class _Search:
 
     def consider(self, method: Method, only: dict[str, Method]) -> None:
         errors = self.run(method, only)
-        if better(errors, self.errors):
+        if better(errors, self.errors, _STANDARD_ERRORS):
             self.method, self.only, self.errors = method, only, errors
 
     def by_group(self) -> list[tuple[TensorGroup, Method]]:
@@ -114,12 +115,12 @@ class _Search:
         return [(group, method) for *_, group, method in sorted(found, key=lambda item: item[:2])]
 
 
-def better(errors: NDArray[np.float64], than: NDArray[np.float64]) -> bool:
+def better(errors: NDArray[np.float64], than: NDArray[np.float64], standard_errors: float = 1) -> bool:
     """Whether paired errors are smaller than others, image by image and in sum.
 
-    The mean of their logarithms must fall by more than two standard errors: a sum alone is decided by the two or three
-    images with the largest errors, which the next images do not share. It must not rise by a tenth either, so that
-    nothing is gained for most at the cost of a few.
+    The mean of their logarithms must fall by more than so many standard errors: a sum alone is decided by the two or
+    three images with the largest errors, which the next images do not share. It must not rise by a tenth either, so
+    that nothing is gained for most at the cost of a few.
     """
     if not np.isfinite(errors).all():
         return False
@@ -128,7 +129,7 @@ def better(errors: NDArray[np.float64], than: NDArray[np.float64]) -> bool:
     gains = np.log(np.maximum(than, _TINY)) - np.log(np.maximum(errors, _TINY))
     if len(gains) < 2 or errors.sum() > than.sum() * _MOST_WORSE:
         return False
-    return bool(gains.mean() > _STANDARD_ERRORS * gains.std(ddof=1) / np.sqrt(len(gains)))
+    return bool(gains.mean() > standard_errors * gains.std(ddof=1) / np.sqrt(len(gains)))
 
 
 def _apart(one: tuple[float, float], other: tuple[float, float]) -> float:

@@ -67,16 +67,20 @@ def equalizable_pairs(graph: Graph) -> list[Pair]:
     return pairs
 
 
-def equalize(flatbuffer: bytes, ranges: Ranges) -> tuple[bytes, Ranges]:
+def equalize(flatbuffer: bytes, ranges: Ranges, *, backwards: bool = False) -> tuple[bytes, Ranges]:
     """The float graph with every pair equalized, and its ranges, which follow from the old ones.
 
     Args:
         flatbuffer: the float graph.
         ranges: with the channels of the activations between the pairs.
+        backwards: whether the last pair is the first. A pair's scales depend on the weights that read it, whose other
+            axis the next pair scales: backwards that has been done, and channels of very unequal size further on no
+            longer matter; forwards the weights are those that training left, which suits ordinary networks better.
     """
     graph = Graph(flatbuffer)
     limits = dict(ranges.limits)
-    for pair in equalizable_pairs(graph):
+    pairs = equalizable_pairs(graph)
+    for pair in reversed(pairs) if backwards else pairs:
         name = graph.tensor_name(pair.between)
         low, high = ranges.channels[name]
         scale = _scale(graph, pair, np.maximum(high, -low))

@@ -42,6 +42,9 @@ from .trial import Trial, only_float
 
 AUTO = "auto"
 
+_OTHER_ORDER = 3
+"""Standard errors by which equalization backwards must be better than forwards to be taken."""
+
 _PILOT_IMAGES = 256
 """Images whose channels decide the equalization: any scale is exact, so a sample does, and memory stays bounded."""
 
@@ -223,6 +226,9 @@ class _Planner:
         plain = trial.errors(self._graph.flatbuffer, ranges)
         flatbuffer, scaled = equalize(self._graph.flatbuffer, ranges)
         equalized = trial.errors(flatbuffer, scaled)
+        other, scaled = equalize(self._graph.flatbuffer, ranges, backwards=True)
+        if better(backwards := trial.errors(other, scaled), equalized, _OTHER_ORDER):
+            flatbuffer, equalized = other, backwards
         if better(plain, equalized):
             return self._graph.flatbuffer
         self._decisions.append(

@@ -84,7 +84,7 @@ def test_ranges_that_give_no_embedding_are_never_chosen() -> None:
 )
 def test_better_is_more_than_chance(gains: np.ndarray, wanted: bool) -> None:
     before = RNG.uniform(1, 2, len(gains))
-    assert better(before * gains, before) is wanted
+    assert better(before * gains, before, 3) is wanted
 
 
 def test_anything_finite_is_better_than_no_embedding() -> None:

@@ -4,7 +4,7 @@ Every way of it takes the same uint8 images through the same preprocessing. Plai
 as many threads as there are processors to use; its time and embedlite's include opening interpreters. The others are
 timed without what comes before their first image: litert-quantizer's calibrators, which are handed prepared images in a
 list, from an open interpreter that has run one; TensorFlow's converter, which has no number of threads, from when it
-asks for its second image to when it is done with the last. The ways take short turns, so that other work on the machine
+asks for its second image to when it is done with the last. The ways take turns, so that other work on the machine
 meets all of them, and each round's times are compared with plain inference in that round; medians.
 """
 
@@ -31,8 +31,8 @@ with quiet_libraries():
     from litert_quantizer.recipe import static_wi8_ai8
     from litert_quantizer.recipe_manager import RecipeManager
 
-IMAGES, FEW = 25, 6
-ROUNDS, CONVERSIONS = 12, 3
+IMAGES, FEW = 100, 6
+ROUNDS, CONVERSIONS = 5, 3
 PLAIN, CONVERTER = "plain float inference", "TF converter"
 
 

@@ -268,6 +268,12 @@ class _Planner:
             lambda ranges: trial.errors(flatbuffer, self._with_pixels(ranges)),
             lambda numbers: progress(numbers, len(list(numbers)), "comparing ranges"),
         )
+        if choice.method == Method("minmax") and not choice.only:
+            self._decisions.append(
+                f"ranges are minimum and maximum: of {choice.trials} sets of ranges that were tried none was clearly "
+                f"better on {len(trial)} held-out calibration images."
+            )
+            return choice
         others = f", and {len(choice.only)} tensor(s) otherwise" if choice.only else ""
         gained = 10 * np.log10(choice.before / choice.after) if choice.after else np.inf
         self._decisions.append(

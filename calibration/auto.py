@@ -22,6 +22,8 @@ from .statistics import Statistics
 CANDIDATES = (MINMAX, Method("percentile", 99.99), Method("percentile", 99.9), Method("mse"), Method("entropy"))
 
 MOST_TRIALS = 32
+_MOST_IN_VAIN = 10
+"""Single tensors tried in a row without a gain, after which the rest, whose ranges differ less, is not tried."""
 
 _ALIKE = 0.05
 """Ranges that differ by a smaller share of their width are not worth a trial."""
@@ -75,10 +77,12 @@ def choose_methods(
     for method in CANDIDATES[1:]:
         next(numbers)
         search.consider(method, {})
+    in_vain = 0
     for group, method in search.by_group():
-        if next(numbers, None) is None:
+        if in_vain == _MOST_IN_VAIN or next(numbers, None) is None:
             break
-        search.consider(search.method, {**search.only, group.name: method})
+        gained = search.consider(search.method, {**search.only, group.name: method})
+        in_vain = 0 if gained else in_vain + 1
     return AutoChoice(search.method, dict(search.only), float(before.sum()), float(search.errors.sum()), search.trials)
 
 
@@ -94,10 +98,12 @@ class _Search:
         self.trials += 1
         return self._trial(choose_ranges(self._statistics, self._groups, method, only))
 
-    def consider(self, method: Method, only: dict[str, Method]) -> None:
+    def consider(self, method: Method, only: dict[str, Method]) -> bool:
         errors = self.run(method, only)
-        if better(errors, self.errors, _STANDARD_ERRORS):
+        gained = better(errors, self.errors, _STANDARD_ERRORS)
+        if gained:
             self.method, self.only, self.errors = method, only, errors
+        return gained
 
     def by_group(self) -> list[tuple[TensorGroup, Method]]:
         """Every other method of every group whose range would differ, the largest difference first."""

@@ -184,7 +184,7 @@ def test_the_command_says_that_its_cache_could_not_be_written(digits: Digits, tm
 
 def test_a_run_that_was_killed_goes_on_to_the_same_bytes(digits: Digits, tmp_path: Path) -> None:
     data = tmp_path / "many.npy"
-    np.save(data, np.random.default_rng(2).integers(0, 256, (9000, 32, 32, 1), np.uint8))
+    np.save(data, np.random.default_rng(2).integers(0, 256, (4000, 32, 32, 1), np.uint8))
     program = Path(sysconfig.get_path("scripts"), "export-tflite")
 
     def command(name: str) -> list[str | Path]:
@@ -201,7 +201,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(digits: Digits, tmp_pat
     assert process.wait() == -signal.SIGKILL
     with np.load(tmp_path / "killed.npz") as partial:
         done = json.loads(partial["header"].tobytes().rstrip(b"\0"))["parts"]["fit"]
-    assert 0 < done < 9000 - 64
+    assert 0 < done < 4000 - 64
     shutil.copy(tmp_path / "killed.npz", tmp_path / "as it was killed.npz")
     for name in ("killed", "whole"):
         subprocess.run(command(name), check=True, capture_output=True)

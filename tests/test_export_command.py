@@ -163,7 +163,10 @@ def test_unreadable_images_are_left_out_and_named(model: Path, photos: Path, tmp
     images[3, 5] = np.nan
     np.save(tmp_path / "test.npy", images)
     data = ("--calibration-data", folder, "--test-data", tmp_path / "test.npy", "-o", tmp_path / "out")
-    assert "b0.png" in error_line(run("export-tflite", model, *data, "-q", "int8"))
+    # Which of them is read first depends on which images are held out.
+    assert re.search(
+        r"cannot read the image .*/b[0-3]\.png", error_line(run("export-tflite", model, *data, "-q", "int8"))
+    )
     assert not (tmp_path / "out").exists()
     done = run("export-tflite", model, *data, "-q", "int8", "--skip-unreadable")
     assert done.returncode == 0, done.stderr

@@ -87,5 +87,6 @@ def embed_with_keras(
             raise KerasReferenceError(
                 process.stdout.strip() or f"the Keras process ended with code {process.returncode}; run again with -v."
             )
-        embeddings: NDArray[np.float32] = np.load(result)
+        # Mapped: the file lives on until the array is gone.
+        embeddings: NDArray[np.float32] = np.load(result, mmap_mode="r")
     return embeddings

@@ -13,7 +13,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from .metrics import Measurement, gain_error_max
+from .metrics import Measurement
 
 Interval = tuple[float, float]
 
@@ -21,7 +21,7 @@ REPLICATES = 1000
 COVERAGE = 0.95
 _Z = 1.959963984540054
 _Z_ONE_SIDED = 1.6448536269514722
-_CHUNK_VALUES = 1 << 23
+_CHUNK_VALUES = 1 << 18
 
 
 def bootstrap_intervals(measurement: Measurement) -> dict[str, Interval]:
@@ -129,9 +129,11 @@ def _dimensions(
     moments = measurement.moments
     assert moments is not None
     bias, gain = [], []
-    for weight in weights[: max(50, min(REPLICATES, _CHUNK_VALUES // measurement.reference.size // 8))]:
-        told, slopes, _, _ = moments.dimensions(weight)
-        bias.append(np.abs(told).max())
-        error = gain_error_max(slopes)
-        gain.append(np.nan if error is None else error)
-    return np.array(bias), np.array(gain)
+    step = max(1, _CHUNK_VALUES // measurement.reference.size)
+    for start in range(0, len(weights), step):
+        told, slopes, _, _ = moments.dimensions(weights[start : start + step])
+        bias.append(np.abs(told).max(axis=1))
+        # A dimension without a gain has no error either.
+        errors = np.abs(np.where(np.isnan(slopes), 1, slopes) - 1).max(axis=1)
+        gain.append(np.where(np.isnan(slopes).all(axis=1), np.nan, errors))
+    return np.concatenate(bias), np.concatenate(gain)

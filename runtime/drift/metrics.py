@@ -193,7 +193,7 @@ def measure(
         nothing = dict.fromkeys(list(Drift.__dataclass_fields__)[2:])
         drift = Drift(count, count, **nothing)
         return Measurement(drift, c_rows, r_rows, valid, cosines, signal, noise, ratios, None, None)
-    bias, gain, _, _ = moments.dimensions()
+    (bias,), (gain,), _, _ = moments.dimensions()
     cka, procrustes = moments.similarity()
     measured = cosines[kept]
     drift = Drift(

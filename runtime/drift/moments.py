@@ -55,38 +55,37 @@ class PairedMoments:
         """Per-dimension shift and gain, and the spreads they are told by.
 
         Args:
-            weights: (groups,) how often each group counts; default once.
+            weights: (B, groups) how often each group counts in each of B replicates; default one, each group once.
 
         Returns:
-            bias: (D,) mean(c - r) in standard deviations of r, where r hardly varies in typical ones; infinite if no
-            dimension of r varies. gain: (D,) least-squares slope of c on r, NaN where r hardly varies. sigma_r,
-            sigma_c: (D,) standard deviations.
+            bias: (B, D) mean(c - r) in standard deviations of r, where r hardly varies in typical ones; infinite if no
+            dimension of r varies. gain: (B, D) least-squares slope of c on r, NaN where r hardly varies. sigma_r,
+            sigma_c: (B, D) standard deviations.
         """
         if weights is None:
-            weights = np.ones(len(self.counts))
-        total = float(weights @ self.counts)
-        mean_r, square_r, mean_c, square_c, product, bias = np.tensordot(self.sums, weights, (1, 0)) / total
+            weights = np.ones((1, len(self.counts)))
+        sums = np.matmul(weights, self.sums)
+        mean_r, square_r, mean_c, square_c, product, bias = sums / (weights @ self.counts)[:, None]
         var_r = np.maximum(square_r - mean_r * mean_r, 0)
         var_c = np.maximum(square_c - mean_c * mean_c, 0)
         sigma_r, sigma_c = np.sqrt(var_r), np.sqrt(var_c)
-        typical = float(np.sqrt(var_r.mean()))
-        varies = sigma_r >= max(HARDLY * typical, np.finfo(np.float64).tiny)
+        typical = np.sqrt(var_r.mean(axis=1, keepdims=True))
+        varies = sigma_r >= np.maximum(HARDLY * typical, np.finfo(np.float64).tiny)
         unit = np.where(varies, sigma_r, typical)
         unbounded = np.where(bias == 0, 0.0, np.copysign(np.inf, bias))
         told = np.divide(bias, unit, out=unbounded, where=unit > 0)
-        covariance = product - mean_r * mean_c
-        gain = np.divide(covariance, var_r, out=np.full(len(var_r), np.nan), where=varies)
+        gain = np.divide(product - mean_r * mean_c, var_r, out=np.full(var_r.shape, np.nan), where=varies)
         return told, gain, sigma_r, sigma_c
 
     def dead(self) -> NDArray[np.intp]:
         """Dimensions in which the reference varies and the candidate does not."""
-        _, gain, sigma_r, sigma_c = self.dimensions()
+        _, (gain,), (sigma_r,), (sigma_c,) = self.dimensions()
         return np.flatnonzero(~np.isnan(gain) & (sigma_c < DEAD * sigma_r))
 
     @property
     def variance(self) -> float:
         """The reference's variance, summed over the dimensions."""
-        sigma_r = self.dimensions()[2]
+        sigma_r = self.dimensions()[2][0]
         return float((sigma_r * sigma_r).sum())
 
     def similarity(self) -> tuple[float | None, float | None]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..interpreters import available_threads
 from ..terminal import progress
-from .rows import Rows, unit
+from .rows import Rows, UnitRows
 
 EXACT_ROWS = 20_000
 """Up to so many rows every row searches."""
@@ -27,6 +27,7 @@ SAMPLED_QUERIES = 2_000
 _TIE = 1e-12
 """Similarities of equal rows may differ in the last bits with their place in a block."""
 
+_MARGIN = 10
 _QUERY_BLOCK, _GALLERY_BLOCK, _GROUP = 256, 1 << 14, 64
 
 
@@ -80,17 +81,18 @@ def neighbour_overlap(candidate: Rows, reference: Rows, k: int, queries: NDArray
         queries: rows that search.
     """
     counted = tuple(sorted({count for count in (1, 2, 5, 10, 20, 50, 100) if count < k} | {k}))
-    r, c = unit(reference.take(queries)), unit(candidate.take(queries))
-    both = _nearest(np.concatenate([r, c]), np.concatenate([queries, queries]), reference, k, "neighbours (reference)")
+    r_rows, c_rows = UnitRows(reference), UnitRows(candidate)
+    r, c = r_rows.take(queries), c_rows.take(queries)
+    both = _nearest(np.concatenate([r, c]), np.concatenate([queries, queries]), r_rows, k, "neighbours (reference)")
     truth, cross = both[: len(queries)], both[len(queries) :]
-    own = _nearest(c, queries, candidate, k, "neighbours (candidate)")
+    own = _nearest(c, queries, c_rows, k, "neighbours (candidate)")
     parts = [slice(start, start + _QUERY_BLOCK) for start in range(0, len(queries), _QUERY_BLOCK)]
 
     def judge(part: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        limits = similarities(r[part], truth[part], reference)[:, [count - 1 for count in counted]] - _TIE
+        limits = _similarities(r[part], truth[part], r_rows)[:, [count - 1 for count in counted]] - _TIE
         return (
-            _kept(similarities(r[part], own[part], reference), limits, counted),
-            _kept(similarities(r[part], cross[part], reference), limits, counted),
+            _kept(_similarities(r[part], own[part], r_rows), limits, counted),
+            _kept(_similarities(r[part], cross[part], r_rows), limits, counted),
         )
 
     with ThreadPoolExecutor(available_threads()) as pool:
@@ -99,9 +101,9 @@ def neighbour_overlap(candidate: Rows, reference: Rows, k: int, queries: NDArray
     return NeighbourOverlap(counted, queries, len(reference), kept_self, kept_cross, truth, cross)
 
 
-def similarities(queries: NDArray[np.float64], found: NDArray[np.intp], gallery: Rows) -> NDArray[np.float64]:
+def _similarities(queries: NDArray[np.float64], found: NDArray[np.intp], gallery: UnitRows) -> NDArray[np.float64]:
     """Cosines of unit queries (n, D) with the gallery's rows ``found`` (n, m), (n, m)."""
-    rows = unit(gallery.take(found.ravel())).reshape(*found.shape, -1)
+    rows = gallery.take(found.ravel()).reshape(*found.shape, -1)
     cosines: NDArray[np.float64] = np.matmul(rows, queries[:, :, None])[:, :, 0]
     return cosines
 
@@ -112,12 +114,12 @@ def _kept(found: NDArray[np.float64], limits: NDArray[np.float64], counted: Sequ
 
 
 def _nearest(
-    queries: NDArray[np.float64], own: NDArray[np.intp], gallery: Rows, k: int, label: str
+    queries: NDArray[np.float64], own: NDArray[np.intp], gallery: UnitRows, k: int, label: str
 ) -> NDArray[np.intp]:
     """The k rows of the gallery most similar to each unit query, (n, k), the most similar first; never its own row."""
     # Some more than k, because float32 may change places around the k-th.
-    kept = min(2 * k + 8, len(gallery) - 1)
-    centre = np.mean([unit(gallery.take(part)).mean(axis=0) for part in gallery.slices()], axis=0)
+    kept = min(k + _MARGIN, len(gallery) - 1)
+    centre = gallery.mean()
     narrow = queries.astype(np.float32)
     best = np.full((len(queries), kept), -np.inf, np.float32)
     found = np.zeros((len(queries), kept), np.intp)
@@ -128,7 +130,7 @@ def _nearest(
             stop = min(start + _GALLERY_BLOCK, len(gallery))
             block = np.concatenate(
                 [
-                    (unit(gallery.take(slice(at, min(at + 2048, stop)))) - centre).astype(np.float32)
+                    (gallery.take(slice(at, min(at + 2048, stop))) - centre).astype(np.float32)
                     for at in range(start, stop, 2048)
                 ]
             )
@@ -139,7 +141,7 @@ def _nearest(
             list(pool.map(search, parts))
 
         def order(part: slice) -> NDArray[np.intp]:
-            exact = similarities(queries[part], found[part], gallery)
+            exact = _similarities(queries[part], found[part], gallery)
             # Equal similarities in the order of the rows, so that the answer does not depend on the blocks.
             places = np.lexsort((found[part], -exact), axis=1)[:, :k]
             return np.take_along_axis(found[part], places, axis=1)
@@ -166,7 +168,8 @@ def _search(
     if groups > kept:
         maxima = products[:, : groups * _GROUP].reshape(count, _GROUP, groups).max(axis=1)
         limit = np.maximum(limit, np.partition(maxima, groups - kept, axis=1)[:, groups - kept])
-    query, column = np.nonzero(products >= limit[:, None])
+    # In one dimension this is several times faster than in two.
+    query, column = np.divmod(np.flatnonzero((products >= limit[:, None]).ravel()), len(block))
     survivors = np.bincount(query, minlength=count)
     place = np.arange(len(query)) - np.repeat(np.cumsum(survivors) - survivors, survivors)
     values = np.full((count, kept + int(survivors.max())), -np.inf, np.float32)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..terminal import progress
 from .neighbours import NeighbourOverlap
-from .rows import Rows, unit
+from .rows import Rows, UnitRows
 
 MOST_PAIRS = 200_000
 """Of more pairs than this, of one kind, a random part is looked at."""
@@ -98,11 +98,10 @@ def score(pairs: Pairs, candidate: Rows, reference: Rows) -> Scores:
     scores = np.empty((3, len(pairs.first)))
     step = max(1, _BLOCK_VALUES // reference.size)
     starts = range(0, len(pairs.first), step)
+    sides = UnitRows(reference), UnitRows(candidate)
     for start in progress(starts, len(starts), "pairs"):
         part = slice(start, start + step)
-        r, c = (
-            [unit(rows.take(side[part])) for side in (pairs.first, pairs.second)] for rows in (reference, candidate)
-        )
+        r, c = ([rows.take(side[part]) for side in (pairs.first, pairs.second)] for rows in sides)
         scores[0, part] = np.einsum("ij,ij->i", r[0], r[1])
         scores[1, part] = np.einsum("ij,ij->i", c[0], r[1])
         scores[2, part] = np.einsum("ij,ij->i", c[0], c[1])

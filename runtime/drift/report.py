@@ -270,7 +270,7 @@ def _histogram(cosines: NDArray[np.float64]) -> dict[str, Any]:
 def _dimensions(measurement: Measurement) -> dict[str, Any]:
     if measurement.moments is None:
         return {"bias_sigma": [], "gain": [], "dead": []}
-    bias, gain, _, _ = measurement.moments.dimensions()
+    (bias,), (gain,), _, _ = measurement.moments.dimensions()
     return {"bias_sigma": bias.tolist(), "gain": gain.tolist(), "dead": measurement.moments.dead().tolist()}
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..pages import give_back
 
 _BLOCK_VALUES = 1 << 19
+_KEPT_VALUES = 1 << 23
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -61,7 +62,39 @@ class Rows:
             yield slice(start, min(start + step, len(self)))
 
 
-def unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each row divided by its Euclidean norm, (n, D); zero rows stay zero."""
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+class UnitRows:
+    """Rows divided by their Euclidean norm; zero rows stay zero. Few of them are kept in memory.
+
+    Args:
+        rows: the rows.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self._kept = _unit(rows.take(slice(None))) if len(rows) * rows.size <= _KEPT_VALUES else None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def size(self) -> int:
+        """Values in one row, D."""
+        return self._rows.size
+
+    def take(self, rows: NDArray[np.intp] | slice) -> NDArray[np.float64]:
+        """Some rows, (n, D) float64; not to be written to."""
+        return _unit(self._rows.take(rows)) if self._kept is None else self._kept[rows]
+
+    def mean(self) -> NDArray[np.float64]:
+        """Their mean, (D,)."""
+        total = np.zeros(self.size)
+        for part in self._rows.slices():
+            total += self.take(part).sum(axis=0)
+        return total / len(self)
+
+
+def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    # Dividing a zero row by one leaves it zero.
+    rows /= np.where(norms > 0, norms, 1)[:, None]
+    return rows

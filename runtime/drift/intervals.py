@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .metrics import Measurement
+from .moments import PairedMoments
 
 Interval = tuple[float, float]
 
@@ -21,6 +22,7 @@ REPLICATES = 1000
 COVERAGE = 0.95
 _Z = 1.959963984540054
 _Z_ONE_SIDED = 1.6448536269514722
+_GROUPS = 1024
 _CHUNK_VALUES = 1 << 18
 
 
@@ -37,7 +39,7 @@ def bootstrap_intervals(measurement: Measurement) -> dict[str, Interval]:
     if measurement.moments is None:
         return found
     rows = np.flatnonzero(measurement.valid)
-    weights = draw(min(len(rows), len(measurement.moments.counts)))
+    weights = draw(min(len(rows), _GROUPS))
     found["cosine_p1"] = _quantile_interval(measurement.cosines[rows], 0.01, drift.cosine_p1)
     _add(found, "cosine_mean", _means(measurement.cosines[rows], weights), drift.cosine_mean)
     if np.isfinite(measurement.norm_ratios[rows]).all():
@@ -45,7 +47,7 @@ def bootstrap_intervals(measurement: Measurement) -> dict[str, Interval]:
     signal, noise = _means(measurement.signal[rows], weights), _means(measurement.noise[rows], weights)
     if (signal > 0).all() and (noise > 0).all():
         _add(found, "sqnr_db", 10 * np.log10(signal / noise), drift.sqnr_db)
-    bias, gain = _dimensions(measurement, weights)
+    bias, gain = _dimensions(measurement.moments)
     _add(found, "bias_max_sigma", bias, drift.bias_max_sigma)
     _add(found, "gain_error_max", gain, drift.gain_error_max)
     if measurement.neighbours is not None:
@@ -122,14 +124,11 @@ def _quantile_interval(values: NDArray[np.float64], share: float, value: float |
     return interval
 
 
-def _dimensions(
-    measurement: Measurement, weights: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _dimensions(moments: PairedMoments) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The largest bias and the largest gain error in every replicate."""
-    moments = measurement.moments
-    assert moments is not None
     bias, gain = [], []
-    step = max(1, _CHUNK_VALUES // measurement.reference.size)
+    weights = draw(len(moments.counts))
+    step = max(1, _CHUNK_VALUES // moments.sums.shape[2])
     for start in range(0, len(weights), step):
         told, slopes, _, _ = moments.dimensions(weights[start : start + step])
         bias.append(np.abs(told).max(axis=1))

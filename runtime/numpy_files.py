@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 import tempfile
 import tokenize
@@ -102,24 +101,24 @@ def _map_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]
     with archive.open(entry) as packed:
         if entry.compress_type == zipfile.ZIP_STORED:
             # Reading to the end is what verifies the checksum.
-            head = packed.read(_CHUNK)
             while packed.read(_CHUNK):
                 pass
-            file: Any = Path(archive.filename).open("rb")  # noqa: SIM115 the mapping outlives this function
-            start = _data_offset(file, entry)
-        else:
-            file, start = tempfile.TemporaryFile(), 0  # noqa: SIM115 the same
+            with Path(archive.filename).open("rb") as file:
+                return _map(file, _data_offset(file, entry))
+        with tempfile.TemporaryFile() as file:
             shutil.copyfileobj(packed, file, _CHUNK)
-            file.seek(0)
-            head = file.read(_CHUNK)
-    with file:
-        stream, headers = io.BytesIO(head), cast(Any, np.lib.format)
-        read = headers.read_array_header_1_0 if headers.read_magic(stream) == (1, 0) else headers.read_array_header_2_0
-        shape, fortran, dtype = read(stream)
-        if dtype.hasobject:
-            raise ValueError("it holds pickled objects, which are never loaded")
-        order: Any = "F" if fortran else "C"
-        return np.memmap(file, dtype, "r", start + stream.tell(), shape, order)
+            return _map(file, 0)
+
+
+def _map(file: Any, start: int) -> NDArray[Any]:
+    """The ``.npy`` that begins there, mapped; it stays so when the file is closed."""
+    file.seek(start)
+    headers = cast(Any, np.lib.format)
+    read = headers.read_array_header_1_0 if headers.read_magic(file) == (1, 0) else headers.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("it holds pickled objects, which are never loaded")
+    return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
 
 
 def _data_offset(file: Any, entry: zipfile.ZipInfo) -> int:

@@ -49,7 +49,6 @@ from .terminal import (
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For random parts.")
 @click.option("--candidate-model", type=click.Path(path_type=Path), help="What a stored candidate must be made by.")
 @click.option("--reference-model", type=click.Path(path_type=Path), help="What a stored reference must be made by.")
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as a page.")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write one test case a gate.")
 @feature_option
 @model_options
@@ -69,7 +68,6 @@ def drift_report(
     seed: int,
     candidate_model: Path | None,
     reference_model: Path | None,
-    html: Path | None,
     junit: Path | None,
     feature: str | None,
     opening: ModelOptions,
@@ -84,11 +82,10 @@ def drift_report(
     """
     limits = parse_gates(gates)
     read = (candidate, reference, data, labels, judge, candidate_model, reference_model)
-    written = [path for path in (html, junit) if path is not None]
-    check_json_path(json_path, *read, *written)
-    for path in written:
-        check_distinct(path, *read, *(other for other in written if other is not path))
-    check_writable(written, force=True)
+    check_json_path(json_path, *read, junit)
+    if junit is not None:
+        check_distinct(junit, *read)
+        check_writable([junit], force=True)
     if far is not None and not 0 < far < 1:
         raise RequestError(f"--far {far:g}: a false accept rate is above 0 and below 1, for instance 0.001.")
     if judge is not None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .artifact import Artifact, read_artifact
 from .contract import InputContract, InputOptions
 from .drift import DEFAULT_K
+from .drift_sources import SourcesRequest, check_sources, find_sources
 from .encoder import Encoder, input_contract_from_options
 from .errors import RequestError
 from .gates import parse_gates
@@ -42,6 +43,8 @@ from .terminal import (
 @click.option("--k", default=DEFAULT_K, show_default=True, help="Neighbours that are compared.")
 @click.option("--num-samples", type=click.IntRange(min=1), help="Use a random part of the data.  [default: all]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For --num-samples.")
+@click.option("--ladder", is_flag=True, help="Show which step from the original to the candidate spends the drift.")
+@click.option("--layers", is_flag=True, help="Show which layers of a quantized candidate make the drift.")
 @feature_option
 @model_options
 @input_options
@@ -54,6 +57,8 @@ def drift_report(
     k: int,
     num_samples: int | None,
     seed: int,
+    ladder: bool,
+    layers: bool,
     feature: str | None,
     opening: ModelOptions,
     inputs: InputOptions,
@@ -67,12 +72,32 @@ def drift_report(
     """
     limits = parse_gates(gates)
     check_json_path(json_path, candidate, reference, data)
+    if ladder or layers:
+        check_sources(candidate, reference, ladder=ladder, layers=layers)
     contract = None
     if not is_stored(candidate):
         contract = input_contract_from_options(candidate, inputs)
     sides = _embed_sides(candidate, reference, data, feature, contract, num_samples, seed, threads, opening)
     report = build_report(sides.candidate, sides.reference, sides.ids, sides.description, limits, k=k)
-    emit_result(report.to_json(), render_report(report), json_path)
+    value, text = report.to_json(), render_report(report)
+    if (ladder or layers) and data is not None:
+        wanted = SourcesRequest(
+            candidate=candidate,
+            reference=reference,
+            data=data,
+            ids=sides.ids,
+            top=sides.reference,
+            ladder=ladder,
+            layers=layers,
+            input_contract=contract,
+            opening=opening,
+            feature=feature,
+            k=k,
+            threads=threads,
+        )
+        sources = find_sources(wanted)
+        value, text = {**value, **sources.to_json()}, f"{text}\n\n{sources.render()}"
+    emit_result(value, text, json_path)
     return 0 if report.passed else EXIT_BAD_ANSWER
 
 

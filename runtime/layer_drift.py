@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 
 from .artifact import Artifact, read_artifact
 from .errors import RequestError
+from .flatbuffer import ModelInfo
 from .interpreters import available_threads
 from .layer_pair import SMALL, GraphPair, Run, Values
 from .layer_report import LayerDrift, LayerReport, decibels
@@ -56,20 +57,16 @@ def measure_layers(
         threads: processors that one inference may use.
 
     Raises:
-        RequestError: the candidate is not quantized, the reference is, or they do not belong together.
+        RequestError: the two do not belong together, or there are no images.
         InterpreterFailedError: the interpreter cannot run a part of a file.
     """
     mine, other = read_artifact(candidate), read_artifact(reference)
-    if is_quantized(other):
-        raise RequestError(f"--layers needs a float reference, and {reference} is quantized. Name the float32 file.")
-    if not is_quantized(mine):
-        raise RequestError(f"--layers needs a quantized candidate, and {candidate} is not. Name an int8 file, say.")
     return _Measurement(mine, other, threads or available_threads()).report(iter(images))
 
 
-def is_quantized(artifact: Artifact) -> bool:
+def is_quantized(info: ModelInfo) -> bool:
     """Whether a file computes with, or stores, anything but float32."""
-    return any(tensor.dtype in SMALL for tensor in artifact.info.tensors)
+    return any(tensor.dtype in SMALL for tensor in info.tensors)
 
 
 @dataclass

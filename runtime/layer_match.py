@@ -77,9 +77,13 @@ def match_graphs(candidate: ModelInfo, reference: ModelInfo) -> Match:
             tensors.update(zip(writes, reference.wiring.operators[other][1], strict=True))
         elif any(candidate.tensors[index].scale for index in writes):
             lost += 1
-    if not operators or candidate.inputs[0].shape != reference.inputs[0].shape:
+    result, other_result = candidate.wiring.outputs[0], reference.wiring.outputs[0]
+    if candidate.outputs[0].shape == reference.outputs[0].shape:
+        # Behind the embedding's last layer the two may compute the same in another way.
+        tensors.setdefault(result, other_result)
+    if not operators or result not in tensors or candidate.inputs[0].shape != reference.inputs[0].shape:
         raise RequestError(
-            "--layers: no operator of the candidate has a counterpart in the reference, so it is not the float model "
+            "--layers: the candidate's operators have no counterparts in the reference, so it is not the float model "
             "that the candidate was made from. Name the float32 file of the same export, or the original."
         )
     return Match(tensors, operators, lost)

@@ -150,7 +150,8 @@ class GraphPair:
         return runner(self._runtime, part, inputs, outputs, self._threads)
 
     def _constants(self, artifact: Artifact) -> Callable[[int], Values]:
-        interpreter = open_interpreter(self._runtime, artifact.flatbuffer, threads=1)
+        # Asked to keep its tensors, an interpreter that has none to read says so.
+        interpreter = open_interpreter(self._runtime, artifact.flatbuffer, threads=1, keep_all_tensors=True)
         return lambda index: np.array(interpreter.get_tensor(index))
 
     def _unpacking(self, place: int) -> list[int]:

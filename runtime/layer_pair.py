@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from .artifact import Artifact
 from .flatbuffer import TensorInfo
 from .interpreters import find_runtime, open_interpreter
-from .layer_match import activations, channel_gains, match_graphs
+from .layer_gains import channel_gains
+from .layer_match import activations, match_graphs
 from .normalize import normalize
 from .preprocess import dequantize, quantize
 from .subgraph import cut, runner
@@ -33,7 +34,7 @@ class GraphPair:
 
     Attributes:
         match: see :func:`.layer_match.match_graphs`.
-        gains: see :func:`.layer_match.channel_gains`.
+        gains: see :func:`.layer_gains.channel_gains`.
         mine: indices of the candidate's activations.
         other: indices of the reference's.
         output: index of the candidate's output.

@@ -15,6 +15,7 @@ from ..runtime.contract import Contract, InputContract
 from ..runtime.drift import DEFAULT_K, Drift, measure_drift
 from ..runtime.files import sha256
 from ..runtime.interpreters import available_threads
+from ..runtime.isolated import ProbeResult, installed, installed_runtimes, probe
 from ..runtime.preprocess import model_ready
 from ..runtime.sources import Source
 from ..runtime.terminal import progress
@@ -24,7 +25,7 @@ from .request import Request
 from .results import ExportedFile, Verdict
 from .targets import NPU_PACKAGE, target_of
 from .vela import NpuCompilation, compile_for_npu
-from .verify import Frames, ProbeResult, edge_frames, installed, installed_runtimes, judge, probe
+from .verify import Frames, edge_frames, judge
 
 _AGREEMENT_IMAGES = 4
 """Images on which further runtimes are compared with the first one; they may be slow."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ from .drift.junit import render_junit
 from .drift.report import DriftReport, build_report
 from .drift.sides import Request, open_sides
 from .drift.text import render_text
+from .drift_sources import SourcesRequest, check_sources, find_sources
 from .encoder import input_contract_from_options
 from .errors import DataError, RequestError
 from .files import check_writable, json_bytes, write_files
@@ -49,6 +51,8 @@ from .terminal import (
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For random parts.")
 @click.option("--candidate-model", type=click.Path(path_type=Path), help="What a stored candidate must be made by.")
 @click.option("--reference-model", type=click.Path(path_type=Path), help="What a stored reference must be made by.")
+@click.option("--ladder", is_flag=True, help="Show which step from the original to the candidate spends the drift.")
+@click.option("--layers", is_flag=True, help="Show which layers of a quantized candidate make the drift.")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write one test case a gate.")
 @feature_option
 @model_options
@@ -68,6 +72,8 @@ def drift_report(
     seed: int,
     candidate_model: Path | None,
     reference_model: Path | None,
+    ladder: bool,
+    layers: bool,
     junit: Path | None,
     feature: str | None,
     opening: ModelOptions,
@@ -90,16 +96,24 @@ def drift_report(
         raise RequestError(f"--far {far:g}: a false accept rate is above 0 and below 1, for instance 0.001.")
     if judge is not None:
         given = (candidate, reference, data, labels, far, k, queries, num_samples, feature, *read[5:])
-        if any(item is not None for item in given) or opening != ModelOptions() or inputs != InputOptions():
+        if (
+            any(item is not None for item in given)
+            or ladder
+            or layers
+            or opening != ModelOptions()
+            or inputs != InputOptions()
+        ):
             raise RequestError(
                 "--judge applies gates to a saved report and runs nothing. Leave out everything but --gate and the "
                 "outputs."
             )
-        report = _saved(judge).judge(limits)
+        report, more = _saved(judge).judge(limits), ""
     else:
         if candidate is None or reference is None:
             missing = "CANDIDATE" if candidate is None else "--reference"
             raise RequestError(f"{missing} is missing: name what to compare, or a saved report with --judge.")
+        if ladder or layers:
+            check_sources(candidate, reference, ladder=ladder, layers=layers)
         contract = None if is_stored(candidate) else input_contract_from_options(candidate, inputs)
         request = Request(
             candidate,
@@ -119,14 +133,31 @@ def drift_report(
         measurement = measure(
             sides.candidate, sides.reference, DEFAULT_K if k is None else k, queries=queries, seed=seed
         )
-        report = build_report(measurement, sides.description, limits, far=far)
+        report, more = build_report(measurement, sides.description, limits, far=far), ""
+        if (ladder or layers) and data is not None and sides.top is not None:
+            wanted = SourcesRequest(
+                candidate=candidate,
+                reference=reference,
+                data=data,
+                ids=[str(name) for name in sides.description.ids],
+                top=sides.top,
+                ladder=ladder,
+                layers=layers,
+                input_contract=contract,
+                opening=opening,
+                feature=feature,
+                k=DEFAULT_K if k is None else k,
+                threads=threads,
+            )
+            sources = find_sources(wanted)
+            report, more = replace(report, **sources.to_json()), f"\n\n{sources.render()}"
     outputs = {}
     if junit is not None:
         outputs[junit] = render_junit(report)
     if json_path is not None and json_path != "-":
         outputs[Path(json_path)] = json_bytes(report.to_json())
     write_files(outputs)
-    emit_result(report.to_json(), render_text(report), "-" if json_path == "-" else None)
+    emit_result(report.to_json(), render_text(report) + more, "-" if json_path == "-" else None)
     return 0 if report.passed else EXIT_BAD_ANSWER
 
 

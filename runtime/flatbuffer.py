@@ -73,6 +73,21 @@ class OperatorInfo:
 
 
 @dataclass(frozen=True)
+class Wiring:
+    """Which tensors a graph's operators read and write, as indices into :attr:`ModelInfo.tensors`.
+
+    Attributes:
+        inputs: of the graph.
+        outputs: of the graph.
+        operators: what each reads and what it writes, in the order of execution; -1 is an optional input left out.
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    operators: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """The parts of a TFLite file that this package needs; see :func:`read_flatbuffer`."""
 
@@ -82,6 +97,7 @@ class ModelInfo:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     operators: tuple[OperatorInfo, ...]
+    wiring: Wiring
     signatures: tuple[str, ...]
     metadata: dict[str, bytes]
 
@@ -248,7 +264,7 @@ def _read_model(model: _Table) -> ModelInfo:
     graphs = model.tables(2, lambda graph: _read_graph(graph, codes, sizes))
     if not graphs:
         raise IndexError("no subgraph")
-    tensors, inputs, outputs, operators = graphs[0]
+    tensors, operators, wiring = graphs[0]
     metadata = {}
     for name, index in model.tables(6, lambda entry: (entry.text(0), entry.scalar(1, "<I", 0))):
         metadata[name] = buffers[index].raw(0)
@@ -256,9 +272,10 @@ def _read_model(model: _Table) -> ModelInfo:
         schema=schema,
         description=model.text(3),
         tensors=tensors,
-        inputs=inputs,
-        outputs=outputs,
+        inputs=tuple(tensors[index] for index in wiring.inputs),
+        outputs=tuple(tensors[index] for index in wiring.outputs),
         operators=operators,
+        wiring=wiring,
         signatures=tuple(model.tables(7, lambda signature: signature.text(2))),
         metadata=metadata,
     )
@@ -292,7 +309,7 @@ def _read_buffer(buffer: _Table) -> int:
     return size
 
 
-_Graph = tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...], tuple[TensorInfo, ...], tuple[OperatorInfo, ...]]
+_Graph = tuple[tuple[TensorInfo, ...], tuple[OperatorInfo, ...], Wiring]
 
 
 def _read_graph(graph: _Table, codes: list[OperatorInfo], buffer_sizes: list[int]) -> _Graph:
@@ -316,14 +333,15 @@ def _read_graph(graph: _Table, codes: list[OperatorInfo], buffer_sizes: list[int
                 raise IndexError(f"tensor {index} of {len(tensors)}")
         return indices
 
-    def read_operator(operator: _Table) -> OperatorInfo:
-        code = operator.scalar(0, "<I", 0)
+    def read_operator(operator: _Table) -> tuple[OperatorInfo, tuple[int, ...], tuple[int, ...]]:
+        code = codes[operator.scalar(0, "<I", 0)]
         # -1 stands for an optional input that is absent.
-        check(operator.integers(1, "i"), lowest=-1)
-        check(operator.integers(2, "i"))
-        return codes[code]
+        return code, check(operator.integers(1, "i"), lowest=-1), check(operator.integers(2, "i"))
 
     operators = graph.tables(3, read_operator)
-    inputs = tuple(tensors[i] for i in check(graph.integers(1, "i")))
-    outputs = tuple(tensors[i] for i in check(graph.integers(2, "i")))
-    return tensors, inputs, outputs, tuple(operators)
+    wiring = Wiring(
+        inputs=check(graph.integers(1, "i")),
+        outputs=check(graph.integers(2, "i")),
+        operators=tuple((reads, writes) for _, reads, writes in operators),
+    )
+    return tensors, tuple(code for code, _, _ in operators), wiring

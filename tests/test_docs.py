@@ -58,6 +58,17 @@ def test_the_python_of_calibration_runs(digits: Digits, run: Run, tmp_path: Path
     assert done.stdout.startswith("650 images;")
 
 
+def test_the_python_of_drift_sources_runs(digits: Digits, run: Run, tmp_path: Path) -> None:
+    shutil.copytree(digits.test_images, tmp_path / "held-out")
+    for path in (digits.float32, digits.int8):
+        shutil.copy(path, tmp_path)
+    document = (ROOT / "docs" / "drift-sources.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```", document, re.DOTALL | re.MULTILINE)
+    done = run("python", "-c", block, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3
+
+
 def test_the_readme_shows_the_form_of_the_real_output(digits: Digits, run: Run) -> None:
     """Figures differ from machine to machine and training to training; names, rows and columns do not."""
     readme = (ROOT / "README.md").read_text()

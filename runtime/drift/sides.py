@@ -61,12 +61,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Sides:
-    """Paired rows, what they are, and where the images can be had (None if both sides are stored)."""
+    """Paired rows, what they are, and what a model made of the images for the reference (None for a stored one)."""
 
     candidate: Rows
     reference: Rows
     description: Description
-    source: Source | None
+    top: NDArray[np.float32] | None
 
 
 def open_sides(request: Request) -> Sides:
@@ -112,7 +112,7 @@ def open_sides(request: Request) -> Sides:
     data = {"path": str(request.data), "count": len(source), "fingerprint": source.fingerprint(), "matched_by": "id"}
     labels = None if request.labels is None else read_labels(request.labels, source.ids)
     description = Description(facts, other, data, source.ids, describe_environment(), labels)
-    return Sides(Rows(rows), Rows(theirs), description, source)
+    return Sides(Rows(rows), Rows(theirs), description, theirs)
 
 
 def _check(request: Request) -> None:
@@ -172,7 +172,7 @@ def _paired(request: Request, mine: StoredEmbeddings, facts: dict[str, Any], sou
     if facts["kind"] == "stored":
         facts = {**facts, "sha256": sha256_of(request.candidate)}
     description = Description(facts, other, data, matched.ids, describe_environment(), labels)
-    return Sides(Rows(mine.embeddings, matched.candidate), Rows(stored.embeddings), description, source)
+    return Sides(Rows(mine.embeddings, matched.candidate), Rows(stored.embeddings), description, None)
 
 
 def _check_made_by(path: Path, stored: StoredEmbeddings, model: Path | None) -> None:

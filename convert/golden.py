@@ -67,12 +67,13 @@ def synthetic_frames(shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     """Three frames with structure at several scales and colours that differ by channel: (3, h, w, C) uint8.
 
     Blocks of random colour; waves of another direction and length in each channel; a lit disc with noise on a gradient.
-    At most 32x32, whatever the model's size.
+    At most 32x32, whatever the model's size. Contrast and brightness are those of photos: harsher frames leave the
+    ranges that calibration found, and a saturated file says little about the device.
     """
     height, width, channels = min(shape[0], _SIDE), min(shape[1], _SIDE), shape[2]
     rng = np.random.default_rng(0)
     y, x = np.meshgrid(np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij")
-    coarse = rng.integers(0, 256, (8, 8, channels))
+    coarse = rng.integers(0, 160, (8, 8, channels))
     blocks = coarse[(y * 7.999).astype(int), (x * 7.999).astype(int)]
     turn = np.arange(channels)
     waves = 127.5 + 110 * np.sin(2 * np.pi * ((1 + turn) * x[..., None] + (3 - turn % 3) * y[..., None]))

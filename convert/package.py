@@ -10,6 +10,7 @@ from ..runtime.contract import Contract, binding
 from .errors import ConversionError
 from .graph import Graph
 from .lower import INPUT_NAME, OUTPUT_NAME
+from .metadata import METADATA_NAME, tflite_metadata
 from .repair import add_metadata, repair
 
 _TYPES = {"int8": schema.TensorType.INT8, "uint8": schema.TensorType.UINT8}
@@ -36,6 +37,8 @@ def package(flatbuffer: bytes, contract: Contract, raw_name: str | None = None) 
     _name(graph)
     repair(graph)
     add_metadata(graph, MARKER, binding(contract.to_json()))
+    if (metadata := tflite_metadata(contract.input)) is not None:
+        add_metadata(graph, METADATA_NAME, metadata)
     return seal(graph.to_bytes(), contract)
 
 

@@ -1,8 +1,8 @@
 """TFLite Metadata, by which MediaPipe and other readers learn how an image becomes the model's input.
 
-A flatbuffer of its own inside the model's metadata entry ``TFLITE_METADATA``, identifier ``M001``. What is written is
-what MediaPipe's ImageEmbedder asks for: the colour space, and for float input one mean and one std. Field numbers:
-metadata_schema.fbs of TFLite Metadata, version 1; a union takes two fields, its type and its value.
+A flatbuffer of its own inside the model's metadata entry ``TFLITE_METADATA``. What is written is
+what MediaPipe's ImageEmbedder asks for: the colour space, and for float input one mean and one std. A union takes two
+fields, its type and its value; the reader, :mod:`..runtime.tflite_metadata`, names the schema.
 """
 
 from __future__ import annotations
@@ -12,14 +12,7 @@ from collections.abc import Callable, Sequence
 import flatbuffers
 
 from ..runtime.contract import InputContract
-
-METADATA_NAME = "TFLITE_METADATA"
-
-_IMAGE_PROPERTIES = 2
-_NORMALIZATION_OPTIONS = 1
-
-_UNKNOWN, _RGB = 0, 1
-"""Colour spaces."""
+from ..runtime.tflite_metadata import COLOR_SPACES, IMAGE_PROPERTIES, METADATA_IDENTIFIER, NORMALIZATION_OPTIONS
 
 
 def tflite_metadata(contract: InputContract) -> bytes | None:
@@ -32,14 +25,14 @@ def tflite_metadata(contract: InputContract) -> bytes | None:
     if contract.color_order not in ("rgb", "bgr") or contract.dtype == "int8":
         return None
     builder = flatbuffers.Builder(256)
-    space = _RGB if contract.color_order == "rgb" else _UNKNOWN
+    space = COLOR_SPACES.index("rgb" if contract.color_order == "rgb" else "unknown")
     image = _table(builder, 1, lambda: builder.PrependInt8Slot(0, space, -1))
-    content = _union(builder, _IMAGE_PROPERTIES, image)
+    content = _union(builder, IMAGE_PROPERTIES, image)
     mean, std = set(contract.mean), set(contract.std)
     units = []
     if contract.dtype == "float32" and len(mean) == len(std) == 1:
         values = [_floats(builder, [mean.pop()]), _floats(builder, [std.pop()])]
-        units.append(_union(builder, _NORMALIZATION_OPTIONS, _offsets(builder, values)))
+        units.append(_union(builder, NORMALIZATION_OPTIONS, _offsets(builder, values)))
     listed = _vector(builder, units)
     name = builder.CreateString("image")
     source = _table(builder, 5, lambda: _set(builder, {0: name, 3: content, 4: listed}))
@@ -48,7 +41,7 @@ def tflite_metadata(contract: InputContract) -> bytes | None:
     graph = _table(builder, 4, lambda: _set(builder, {2: sources, 3: results}))
     graphs = _vector(builder, [graph])
     name = builder.CreateString("embedlite")
-    builder.Finish(_table(builder, 4, lambda: _set(builder, {0: name, 3: graphs})), b"M001")
+    builder.Finish(_table(builder, 4, lambda: _set(builder, {0: name, 3: graphs})), METADATA_IDENTIFIER)
     return bytes(builder.Output())
 
 

@@ -7,10 +7,11 @@ from ai_edge_litert import schema_py_generated as schema
 
 from ..runtime.artifact import DESCRIPTION, MARKER, append_contract, parse_artifact
 from ..runtime.contract import Contract, binding
+from ..runtime.tflite_metadata import METADATA_NAME
 from .errors import ConversionError
 from .graph import Graph
 from .lower import INPUT_NAME, OUTPUT_NAME
-from .metadata import METADATA_NAME, tflite_metadata
+from .metadata import tflite_metadata
 from .repair import add_metadata, repair
 
 _TYPES = {"int8": schema.TensorType.INT8, "uint8": schema.TensorType.UINT8}

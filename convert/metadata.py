@@ -40,8 +40,7 @@ def tflite_metadata(contract: InputContract) -> bytes | None:
     sources, results = _vector(builder, [source]), _vector(builder, [result])
     graph = _table(builder, 4, lambda: _set(builder, {2: sources, 3: results}))
     graphs = _vector(builder, [graph])
-    name = builder.CreateString("embedlite")
-    builder.Finish(_table(builder, 4, lambda: _set(builder, {0: name, 3: graphs})), METADATA_IDENTIFIER)
+    builder.Finish(_table(builder, 4, lambda: _set(builder, {3: graphs})), METADATA_IDENTIFIER)
     return bytes(builder.Output())
 
 

@@ -144,13 +144,13 @@ def test_bit_flips_anywhere(exported: Exported, tmp_path: Path) -> None:
     rng, front = np.random.default_rng(1), len(exported.flatbuffer)
 
     def mutants() -> Iterator[Mutant]:
-        for number in range(700):
+        for number in range(500):
             position = int(rng.integers(0, front) if number % 2 else rng.integers(front, len(exported.data)))
             yield f"{number}_at_{position}", flip(exported.data, position, int(rng.integers(0, 8))), None
 
     counts = judge(exported, mutants(), tmp_path)
     # What is not used may change, such as time stamps; everything in front of the zip is covered by the checksum.
-    assert counts["DamagedModelError"] >= 350
+    assert counts["DamagedModelError"] >= 250
 
 
 def test_every_byte_of_the_zips_structure(exported: Exported, tmp_path: Path) -> None:
@@ -285,14 +285,14 @@ def test_the_contracts_text(exported: Exported, tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
 
     def mutants() -> Iterator[Mutant]:
-        for position in range(len(text)):
+        for position in range(0, len(text), 2):
             altered = flip(text, position, int(rng.integers(0, 7)))
             data = archive_of(exported.flatbuffer, (CONTRACT_NAME, altered), (GOLDEN_NAME, exported.golden))
             yield f"at_{position}", data, None
 
     counts = judge(exported, mutants(), tmp_path)
     # Those of provenance only: fingerprints, versions, white space.
-    assert counts["right"] < 0.5 * len(text)
+    assert counts["right"] < 0.5 * sum(counts.values())
 
 
 def test_marker_description_and_zip_are_lost_one_after_the_other(exported: Exported, tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_sidecars(exported: Exported, tmp_path: Path) -> None:
 
     def mutants() -> Iterator[Mutant]:
         yield "whole", front, beside
-        for number in range(150):
+        for number in range(100):
             yield f"flip_{number}", front, flip(beside, int(rng.integers(0, len(beside))), int(rng.integers(0, 8)))
             yield f"cut_{number}", front, beside[: int(rng.integers(0, len(beside)))]
         for number in range(50):
@@ -330,7 +330,7 @@ def test_sidecars(exported: Exported, tmp_path: Path) -> None:
 
     counts = judge(exported, mutants(), tmp_path)
     assert counts["right"] >= 1
-    assert counts["DamagedModelError"] >= 200
+    assert counts["DamagedModelError"] >= 150
 
 
 def test_the_judge_notices_another_vector_and_a_crash(exported: Exported, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ class ProbeResult:
         embeddings: of the first frames, as many as there was time for; None if it failed.
         latency_us: median microseconds per inference; None if it was not timed.
         arena_bytes: memory that TFLite Micro needs; None for the others.
+        golden: of the golden inputs; None if they were not asked for.
         error: how it failed.
     """
 
@@ -38,6 +39,7 @@ class ProbeResult:
     embeddings: NDArray[np.float32] | None = None
     latency_us: float | None = None
     arena_bytes: int | None = None
+    golden: NDArray[np.float32] | None = None
     error: str = ""
 
 
@@ -56,7 +58,15 @@ def installed(name: str) -> bool:
 
 
 def probe(
-    model: Path, runtime: str, inputs: Path, rows: Sequence[int], *, threads: int, timed: bool, seconds: float
+    model: Path,
+    runtime: str,
+    inputs: Path,
+    rows: Sequence[int],
+    *,
+    threads: int,
+    timed: bool,
+    seconds: float,
+    golden: Path | None = None,
 ) -> ProbeResult:
     """Run a file on one interpreter, in a process of its own.
 
@@ -68,11 +78,23 @@ def probe(
         threads: processors that one inference may use.
         timed: whether to measure the latency too.
         seconds: after this time no further image is begun, once there are two.
+        golden: a ``.npy`` of uint8 frames that golden vectors are made of, (N, H, W, C).
     """
     version = importlib.metadata.version(runtime)
     with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
-        result = Path(folder, "embeddings.npy")
-        request = ProbeRequest(str(model), runtime, threads, str(inputs), list(rows), str(result), timed, seconds)
+        result, golden_result = Path(folder, "embeddings.npy"), Path(folder, "golden.npy")
+        request = ProbeRequest(
+            str(model),
+            runtime,
+            threads,
+            str(inputs),
+            list(rows),
+            str(result),
+            timed,
+            seconds,
+            None if golden is None else str(golden),
+            str(golden_result),
+        )
         try:
             process = subprocess.run(
                 [sys.executable, "-m", "embedlite.runtime.probe"],
@@ -90,7 +112,8 @@ def probe(
         if "error" in answer:
             return ProbeResult(runtime, version, error=answer["error"])
         facts = {key: answer[key] for key in ("latency_us", "arena_bytes")}
-        return ProbeResult(runtime, version, np.load(result), **facts)
+        replayed = None if golden is None else np.load(golden_result)
+        return ProbeResult(runtime, version, np.load(result), golden=replayed, **facts)
 
 
 def _death(process: subprocess.CompletedProcess[str]) -> str:

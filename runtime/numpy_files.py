@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .errors import UnreadableDataError
 
 # What numpy and zipfile let through for damaged files: they have no common class.
-_READ_ERRORS = (
+READ_ERRORS = (
     *(ValueError, OSError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error, tokenize.TokenError),
     *(NotImplementedError, RuntimeError, MemoryError, OverflowError),
 )
@@ -46,7 +46,7 @@ def load_npy(path: Path) -> NDArray[Any]:
                 "with numpy.save or embed-tflite."
             )
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise _unreadable(path, error) from error
     return array
 
@@ -69,7 +69,7 @@ def load_npz(path: Path, names: Collection[str] | None = None) -> dict[str, NDAr
             with archive:
                 wanted = [name for name in archive.files if names is None or name in names]
                 return {name: np.asarray(archive[name]) for name in wanted}
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise _unreadable(path, error) from error
 
 

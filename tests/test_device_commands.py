@@ -145,7 +145,7 @@ def plain(digits: Digits, tmp_path: Path) -> Path:
     from embedlite.runtime.artifact import read_artifact
 
     graph = Graph(read_artifact(digits.float32).flatbuffer)
-    graph.model.metadata = []
+    graph.model.metadata, graph.model.description = [], "MLIR Converted."
     path = tmp_path / "plain.tflite"
     path.write_bytes(graph.to_bytes())
     return path

@@ -9,7 +9,7 @@ import click
 from ..terminal import EXIT_BAD_ANSWER, check_json_path, common_options, emit_result, run_command
 from .fleet import FleetReport, join_fleet
 from .gates import AT_LEAST
-from .outliers import Outlier
+from .outliers import PSI, Outlier
 from .references import PAIRED
 
 _COLUMNS = {
@@ -56,7 +56,7 @@ def render_fleet(report: FleetReport) -> str:
         lines.append(line)
     lines += ["", "quantiles, each between the edges of its bin"]
     for name, quantiles in state.quantiles().items():
-        shown = "   ".join(f"{100 * one['share']:g}% {one['low']:.3g}..{one['high']:.3g}" for one in quantiles)
+        shown = "   ".join(f"{100 * one['share']:g}% {one['low']:.4g}..{one['high']:.4g}" for one in quantiles)
         lines.append(f"  {name:<17} {shown}".rstrip())
     columns = _COLUMNS[state.kind == PAIRED]
     width = max(len("device"), *(len(device.name) for device in report.devices))
@@ -81,8 +81,10 @@ def _number(value: float | None) -> str:
 
 
 def _reason(why: Outlier) -> str:
+    if why.what == PSI:
+        return f"its psi_mean is {why.value:.3g}, theirs {why.others:.3g}"
     what = "are invalid" if why.beyond is None else f"are off by {why.beyond:.3g} or more"
-    return f"{100 * why.share:.3g}% of its inputs {what}, {100 * why.others:.3g}% of theirs (chance {why.chance:.1g})"
+    return f"{100 * why.value:.3g}% of its inputs {what}, {100 * why.others:.3g}% of theirs"
 
 
 def main() -> None:

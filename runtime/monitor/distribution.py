@@ -133,7 +133,7 @@ class ReferenceDistribution:
         """Root mean square, over the dimensions, of (value - mean) / sigma: near 1 for a row like those at home."""
         typical = math.sqrt(math.fsum(self.sigma * self.sigma) / self.size) or 1.0
         z = (row - self.mean) / np.where(self.sigma > 0, self.sigma, typical)
-        return math.sqrt(math.fsum(z * z) / self.size)
+        return math.sqrt(math.fsum((z * z).tolist()) / self.size)
 
     def bins_of(self, row: NDArray[np.float64]) -> NDArray[np.intp]:
         """(D,) the bin of each value, 0 to 9."""
@@ -180,7 +180,7 @@ def canonical_bytes(value: Any) -> bytes:
 
 def norm(row: NDArray[np.float64]) -> float:
     """Euclidean norm, rounded once before the root."""
-    return math.sqrt(math.fsum(row * row))
+    return math.sqrt(math.fsum((row * row).tolist()))
 
 
 def _deciles(rows: NDArray[np.float64]) -> NDArray[np.float64]:

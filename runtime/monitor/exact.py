@@ -9,6 +9,7 @@ Superaccumulators, arXiv:1505.05571), then into Python's whole numbers.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -43,9 +44,6 @@ class ExactSums:
         self._columns = np.arange(size)
         self._pending = 0
 
-    def __len__(self) -> int:
-        return len(self._totals)
-
     def add(self, row: NDArray[np.float64]) -> None:
         """Add one finite value to each sum, (size,) float64."""
         mantissas, exponents = np.frexp(row)
@@ -64,7 +62,7 @@ class ExactSums:
 
     def merge(self, other: ExactSums) -> ExactSums:
         """The sums of both, which stay as they are."""
-        merged = ExactSums(len(self))
+        merged = ExactSums(len(self._totals))
         merged._totals = [mine + theirs for mine, theirs in zip(self._carry(), other._carry(), strict=True)]
         return merged
 
@@ -72,21 +70,19 @@ class ExactSums:
         """The sums, exactly."""
         return [Fraction(total) * Fraction(2) ** _UNIT_EXPONENT for total in self._carry()]
 
-    def to_text(self) -> str:
-        """The sums with spaces between, each as C's hexadecimal floating-point notation of an odd mantissa."""
-        return " ".join(_number_text(total) for total in self._carry())
+    def to_texts(self) -> list[str]:
+        """Each sum in C's hexadecimal floating-point notation, with an odd mantissa: the one way to write it."""
+        return [_number_text(total) for total in self._carry()]
 
     @classmethod
-    def from_text(cls, text: str, size: int) -> ExactSums:
-        """The sums from their text.
+    def from_texts(cls, texts: Sequence[str]) -> ExactSums:
+        """The sums from their texts.
 
         Raises:
-            ValueError: it is no such text, or not of ``size`` sums.
+            ValueError: one is no such text.
         """
-        sums = cls(size)
-        sums._totals = [_parse_number(part) for part in text.split(" ")]
-        if len(sums._totals) != size:
-            raise ValueError(f"{len(sums._totals)} sums where {size} belong")
+        sums = cls(len(texts))
+        sums._totals = [_parse_number(text) for text in texts]
         return sums
 
     def _carry(self) -> list[int]:

@@ -11,11 +11,8 @@ from typing import Any
 
 from ..errors import EmptyDataError, MonitorStateError
 from ..files import finite_json
-from .distribution import SCORE_BINS
 from .gates import FleetGate, apply_limits
 from .outliers import Outlier, find_outliers
-from .paired import DISTANCE_BINS
-from .references import PAIRED
 from .state import COUNTERS, MonitorState, read_state
 
 SCHEMA = 1
@@ -102,8 +99,7 @@ def join_fleet(paths: Sequence[Path], gates: Sequence[str] = ()) -> FleetReport:
             f"none of the {total.counters['inputs']} inputs of {len(devices)} device(s) was compared yet. Wait, or let "
             "the monitors compare more (every, budget)."
         )
-    table, bins = ("cosine_distance", DISTANCE_BINS) if total.kind == PAIRED else ("score", SCORE_BINS)
-    found = find_outliers([device.state.statistics for device in devices], table, bins)
+    found = find_outliers([device.state.statistics for device in devices], total.distribution())
     judged = tuple(replace(device, outlier=tuple(why)) for device, why in zip(devices, found, strict=True))
     metrics = total.metrics()
     return FleetReport(total, metrics, apply_limits(metrics, total.kind, gates), judged, tuple(superseded))

@@ -20,8 +20,8 @@ from .statistics import Layout, Statistics
 DISTANCE_BINS = LogBins(-32, 1, 32)
 """Of 1 - cosine, from 2e-10 to 2; each at most 3.2 % of its values wide."""
 
-RATIO_BINS = LogBins(-4, 4, 64)
-"""Of candidate norm / reference norm, from 1/16 to 16; each at most 1.6 % wide."""
+RATIO_BINS = LogBins(-2, 2, 512)
+"""Of candidate norm / reference norm, from 1/4 to 4; each at most 0.2 % of its values wide."""
 
 QUANTILES = (Fraction(1, 2), Fraction(9, 10), Fraction(99, 100), Fraction(999, 1000))
 
@@ -55,17 +55,14 @@ def add_pair(statistics: Statistics, candidate: NDArray[np.float32], reference: 
         statistics.counts["invalid"] += 1
         return
     noise = c - r
-    c_power, r_power = math.fsum(c * c), math.fsum(r * r)
-    distance, largest = _cosine_distance(math.fsum(c * r), c_power, r_power), float(np.abs(noise).max())
+    c_power, r_power, product = (math.fsum(values.tolist()) for values in (c * c, r * r, c * r))
+    distance, largest = _cosine_distance(product, c_power, r_power), float(np.abs(noise).max())
+    ratio = math.sqrt(c_power / r_power) if r_power > 0 else 0.0
     rows = {"noise": noise, "noise_squared": noise * noise, "reference": r, "reference_squared": r * r}
-    for name, row in rows.items():
-        statistics.sums[name].add(row)
-    statistics.sums["cosine_distance"].add(np.array([distance]))
+    statistics.add_to_sums(rows | {"cosine_distance": np.array([distance]), "norm_ratio": np.array([ratio])})
     statistics.tables["cosine_distance"][DISTANCE_BINS.bin_of(distance)] += 1
     if r_power > 0:
-        ratio = math.sqrt(c_power / r_power)
         statistics.counts["norm_ratios"] += 1
-        statistics.sums["norm_ratio"].add(np.array([ratio]))
         statistics.tables["norm_ratio"][RATIO_BINS.bin_of(ratio)] += 1
     statistics.maxima["max_abs"] = max(statistics.maxima["max_abs"], largest)
     statistics.add_worst((distance, largest))
@@ -82,7 +79,7 @@ def paired_metrics(statistics: Statistics) -> dict[str, float | None]:
     metrics: dict[str, float | None] = {"count": rows, "invalid": invalid, **dict.fromkeys(names)}
     if not valid:
         return metrics
-    sums = {name: sums.fractions() for name, sums in statistics.sums.items()}
+    sums = statistics.sums()
     ratios = statistics.counts["norm_ratios"]
     return metrics | {
         "cosine_mean": float(1 - sums["cosine_distance"][0] / valid),

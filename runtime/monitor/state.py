@@ -98,15 +98,21 @@ class MonitorState:
             isinstance(part, str) for part in (*state.subject, state.series, *state.runtimes, state.device or "")
         ):
             raise TypeError("a name that is no text")
-        if state.kind == UNPAIRED and ReferenceDistribution.from_json(state.reference["distribution"]).size != size:
+        distribution = state.distribution()
+        if distribution is not None and distribution.size != size:
             raise ValueError("a reference of another size")
         return state
 
+    def distribution(self) -> ReferenceDistribution | None:
+        """The reference of kind ``distribution``; None for a model."""
+        return ReferenceDistribution.from_json(self.reference["distribution"]) if self.kind == UNPAIRED else None
+
     def metrics(self) -> dict[str, float | None]:
         """The metrics of the compared inputs; None without a value, infinite if unbounded."""
-        if self.kind == PAIRED:
+        distribution = self.distribution()
+        if distribution is None:
             return paired_metrics(self.statistics)
-        return unpaired_metrics(self.statistics, ReferenceDistribution.from_json(self.reference["distribution"]))
+        return unpaired_metrics(self.statistics, distribution)
 
     def quantiles(self) -> dict[str, list[dict[str, float]]]:
         """Quantiles of the histograms, each as the edges of the bin it lies in."""

@@ -8,9 +8,10 @@ statistics, byte for byte. What is rounded is rounded once, in the row it comes 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from fractions import Fraction
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ WORST_ROWS = 10
 
 _MOST_COUNT = 1 << 62
 """A table's counts are 64-bit integers."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,20 @@ class Statistics:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.counts = dict.fromkeys(layout.counts, 0)
-        self.sums = {name: ExactSums(size) for name, size in layout.sums.items()}
+        self._sums = ExactSums(sum(layout.sums.values()))
         self.tables: dict[str, NDArray[np.int64]] = {
             name: np.zeros(size, np.int64) for name, size in layout.tables.items()
         }
         self.maxima = dict.fromkeys(layout.maxima, 0.0)
         self.worst: list[tuple[float, ...]] = []
+
+    def add_to_sums(self, rows: Mapping[str, NDArray[np.float64]]) -> None:
+        """Add one row's values to the exact sums; finite float64 arrays for all names of the layout."""
+        self._sums.add(np.concatenate([rows[name] for name in self.layout.sums]))
+
+    def sums(self) -> dict[str, list[Fraction]]:
+        """The exact sums by name."""
+        return self._by_name(self._sums.fractions())
 
     def add_worst(self, row: tuple[float, ...]) -> None:
         """Keep a row's figures if it is among the worst."""
@@ -63,7 +74,7 @@ class Statistics:
         """The statistics of all rows of both, which stay as they are; both of one layout."""
         merged = Statistics(self.layout)
         merged.counts = {name: count + other.counts[name] for name, count in self.counts.items()}
-        merged.sums = {name: sums.merge(other.sums[name]) for name, sums in self.sums.items()}
+        merged._sums = self._sums.merge(other._sums)
         merged.tables = {name: table + other.tables[name] for name, table in self.tables.items()}
         merged.maxima = {name: max(value, other.maxima[name]) for name, value in self.maxima.items()}
         merged.worst = _worst([*self.worst, *other.worst])
@@ -83,7 +94,7 @@ class Statistics:
         """The statistics as a JSON object; equal statistics give equal objects."""
         return {
             "counts": dict(self.counts),
-            "sums": {name: sums.to_text() for name, sums in self.sums.items()},
+            "sums": {name: " ".join(texts) for name, texts in self._by_name(self._sums.to_texts()).items()},
             "tables": {name: _table_text(table) for name, table in self.tables.items()},
             "maxima": dict(self.maxima),
             "worst": [dict(zip(self.layout.worst, row, strict=True)) for row in self.worst],
@@ -98,7 +109,10 @@ class Statistics:
         """
         statistics = cls(layout)
         statistics.counts = {name: whole(value["counts"][name]) for name in layout.counts}
-        statistics.sums = {name: ExactSums.from_text(value["sums"][name], size) for name, size in layout.sums.items()}
+        texts = {name: value["sums"][name].split(" ") for name in layout.sums}
+        if {name: len(parts) for name, parts in texts.items()} != dict(layout.sums):
+            raise ValueError("sums are missing")
+        statistics._sums = ExactSums.from_texts([text for parts in texts.values() for text in parts])
         statistics.tables = {name: _parse_table(value["tables"][name], size) for name, size in layout.tables.items()}
         statistics.maxima = {name: _finite(value["maxima"][name]) for name in layout.maxima}
         rows = [tuple(_finite(row[name]) for name in layout.worst) for row in value["worst"]]
@@ -106,6 +120,13 @@ class Statistics:
         if rows != statistics.worst:
             raise ValueError("the worst rows are not in order, or too many")
         return statistics
+
+    def _by_name(self, items: Sequence[_T]) -> dict[str, list[_T]]:
+        found, start = {}, 0
+        for name, size in self.layout.sums.items():
+            found[name] = list(items[start : start + size])
+            start += size
+        return found
 
 
 def whole(value: Any) -> int:

@@ -44,8 +44,7 @@ def add_row(statistics: Statistics, embedding: NDArray[np.float32], reference: R
     if not np.isfinite(row).all() or is_flat(row):
         statistics.counts["invalid"] += 1
         return
-    statistics.sums["embedding"].add(row)
-    statistics.sums["embedding_squared"].add(row * row)
+    statistics.add_to_sums({"embedding": row, "embedding_squared": row * row})
     statistics.tables["dimensions"][np.arange(row.size) * BINS + reference.bins_of(row)] += 1
     statistics.tables["norm"][reference.norm_bin_of(row)] += 1
     score = reference.score(row)
@@ -68,9 +67,9 @@ def unpaired_metrics(statistics: Statistics, reference: ReferenceDistribution) -
     metrics: dict[str, float | None] = {"count": rows, "invalid": invalid, **dict.fromkeys(names + more)}
     if not valid:
         return metrics
-    field = statistics.tables["dimensions"].reshape(-1, BINS)
-    psi = [_psi(home, there) for home, there in zip(reference.counts, field, strict=True)]
-    totals, squares = (statistics.sums[name].fractions() for name in ("embedding", "embedding_squared"))
+    psi = dimension_psi(statistics.tables["dimensions"], reference)
+    sums = statistics.sums()
+    totals, squares = sums["embedding"], sums["embedding_squared"]
     means, sigmas = [float(total / valid) for total in totals], standard_deviations(totals, squares, valid)
     live = reference.sigma > 0
     shifts = np.abs(np.array(means) - reference.mean)[live] / reference.sigma[live]
@@ -78,7 +77,7 @@ def unpaired_metrics(statistics: Statistics, reference: ReferenceDistribution) -
     return metrics | {
         "psi_max": max(psi),
         "psi_mean": math.fsum(psi) / len(psi),
-        "psi_expected": (BINS - 1) * (1 / valid + 1 / reference.rows),
+        "psi_expected": psi_moments(valid, reference)[0],
         "norm_psi": _psi(reference.norm_counts[0], statistics.tables["norm"]),
         "mean_shift_max_sigma": float(shifts.max()) if live.any() else None,
         "spread_ratio_min": float(spreads.min()) if live.any() else None,
@@ -96,6 +95,17 @@ def unpaired_quantiles(statistics: Statistics) -> dict[str, list[dict[str, float
         low, high = SCORE_BINS.bounds(quantile_bin(table, share))
         found.append({"share": float(share), "low": low, "high": high})
     return {"score": found}
+
+
+def dimension_psi(table: NDArray[np.int64], reference: ReferenceDistribution) -> list[float]:
+    """The stability index of each dimension, from the table ``dimensions``."""
+    return [_psi(home, there) for home, there in zip(reference.counts, table.reshape(-1, BINS), strict=True)]
+
+
+def psi_moments(rows: int, reference: ReferenceDistribution) -> tuple[float, float]:
+    """Mean and standard deviation of an index without any change: a chi-squared variable times 1/n + 1/m."""
+    unit = 1 / rows + 1 / reference.rows
+    return (BINS - 1) * unit, math.sqrt(2 * (BINS - 1)) * unit
 
 
 def _psi(home: NDArray[np.int64], field: NDArray[np.int64]) -> float:

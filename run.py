@@ -60,7 +60,7 @@ def in_environment(*command: str) -> int:
 def prepare() -> None:
     """Make the environment, unless it stands and what it was made from has not changed."""
     stamp = ENVIRONMENT / "embedlite.stamp"
-    sources = sorted(path for name in ("runtime", "calibration", "convert") for path in (ROOT / name).glob("*.py"))
+    sources = sorted(path for name in ("runtime", "calibration", "convert") for path in (ROOT / name).rglob("*.py"))
     # A strict editable install links the files that it finds, so a new file needs a new install.
     wanted = hashlib.sha256(
         b"".join([(ROOT / "setup.cfg").read_bytes(), *(str(path).encode() for path in sources)])

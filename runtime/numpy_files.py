@@ -91,7 +91,7 @@ def map_npz(path: Path) -> dict[str, NDArray[Any]]:
                 name = entry.filename.removesuffix(".npy")
                 (large if entry.file_size > MAPPED_BYTES else small).append((name, entry))
             arrays = {name: _map_entry(archive, entry) for name, entry in large}
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise _unreadable(path, error) from error
     return {**(load_npz(path, [name for name, _ in small]) if small or not large else {}), **arrays}
 

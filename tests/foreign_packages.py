@@ -5,7 +5,6 @@ Needs no root and changes nothing on the system: apt keeps its state in a tempor
 
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -92,4 +91,4 @@ def install_wheels(requirements: Sequence[str], folder: Path, machine: str | Non
         names = ["manylinux2014", *(f"manylinux_2_{minor}" for minor in GLIBC_MINORS)]
         options += [f"--platform={name}_{machine}" for name in names]
         options += ["--implementation=cp", "--python-version=3.11", "--no-compile"]
-    pip(sys.executable, "install", *options, "--target", str(folder), *requirements)
+    pip("install", *options, "--target", str(folder), *requirements)

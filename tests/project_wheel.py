@@ -17,14 +17,14 @@ def build_wheel(folder: Path) -> Path:
             if (ROOT / path).is_file():
                 (source / path).parent.mkdir(parents=True, exist_ok=True)
                 (source / path).write_bytes((ROOT / path).read_bytes())
-        pip(sys.executable, "wheel", "--no-deps", "--wheel-dir", str(folder), str(source))
+        pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(source))
     (built,) = folder.glob("*.whl")
     return built
 
 
-def pip(python: str | Path, *arguments: str) -> None:
-    """Run an environment's pip; what it printed is in the error, and nowhere else."""
-    command = [str(python), "-m", "pip", "--disable-pip-version-check", "-q", *arguments]
+def pip(*arguments: str) -> None:
+    """Run pip; what it printed is in the error, and nowhere else."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"pip {' '.join(arguments)}\n{done.stdout}{done.stderr}")

@@ -1,13 +1,12 @@
 """The commands of the documentation run, in the order in which they stand there."""
 
 import re
-import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, Digits, Run
+from conftest import ROOT, Digits, Run, blocks, console_commands
 
 WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 DOCUMENTS = [path for path in WRITTEN if "```console" in path.read_text()]
@@ -22,26 +21,21 @@ def test_console_blocks_run(document: Path, digits: Digits, run: Run, tmp_path: 
     if document.name != "README.md":
         for path in digits.folder.glob("*.tflite"):
             shutil.copy(path, tmp_path)
-    commands = 0
-    for block in re.findall(r"^```console\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE):
-        for line in block.splitlines():
-            if not line.startswith("$ "):
-                continue
-            command, *arguments = shlex.split(line[2:])
-            done = run(command, *arguments, cwd=tmp_path)
-            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-            commands += 1
+    commands = console_commands(document.read_text())
     assert commands
+    for command, *arguments in commands:
+        done = run(command, *arguments, cwd=tmp_path)
+        assert done.returncode == 0, f"{command} {arguments}\n{done.stdout}{done.stderr}"
 
 
 def test_python_blocks_of_the_readme_run(digits: Digits, run: Run, tmp_path: Path) -> None:
     shutil.copytree(digits.calibration, tmp_path / "photos")
     for path in (digits.model, digits.int8):
         shutil.copy(path, tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 2
+    programs = blocks((ROOT / "README.md").read_text(), "python")
+    assert len(programs) == 2
     given = "import numpy as np\nimages = np.arange(2048, dtype=np.uint8).reshape(2, 32, 32, 1)\n"
-    done = run("python", "-c", given + "\n".join(blocks) + "print(vectors.shape)\n", cwd=tmp_path)
+    done = run("python", "-c", given + "\n".join(programs) + "print(vectors.shape)\n", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "(2, 128)"
     assert "CPU: ship" in done.stdout
@@ -51,9 +45,8 @@ def test_the_python_of_calibration_runs(digits: Digits, run: Run, tmp_path: Path
     shutil.copytree(digits.calibration, tmp_path / "photos")
     shutil.copytree(digits.test_images, tmp_path / "held-out")
     shutil.copy(digits.float32, tmp_path)
-    document = (ROOT / "docs" / "calibration.md").read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```", document, re.DOTALL | re.MULTILINE)
-    done = run("python", "-c", "\n".join(blocks), cwd=tmp_path)
+    programs = blocks((ROOT / "docs" / "calibration.md").read_text(), "python")
+    done = run("python", "-c", "\n".join(programs), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("650 images;")
 

@@ -10,8 +10,8 @@ from ..drift.gates import DEFAULT_GATES
 from ..errors import RequestError
 from .references import PAIRED
 
-PAIRED_GATES = {name: limit for name, limit in DEFAULT_GATES.items() if not name.startswith("knn_")}
-"""For files made beside a model; neighbours need the vectors themselves."""
+PAIRED_GATES = {name: DEFAULT_GATES[name] for name in ("invalid", "cosine_p1", "sqnr_db", "bias_max_sigma")}
+"""For files made beside a model; neighbours need the vectors themselves, and gains their products."""
 
 UNPAIRED_GATES = {"invalid": 0, "psi_mean": 0.25}
 """For files made beside a distribution; 0.25 is the usual limit of the stability index, see :mod:`.unpaired`."""

@@ -106,11 +106,11 @@ def show_faults() -> None:
                 images = open_source(Path(name, "test"), encoder.contract.input)
                 sides.append(np.stack(list(encoder.embed_iter(images))))
     candidate, reference = sides
-    print(f"{'fault':<26}{'should fail':<20}{'failed':<44}advice")
+    print(f"{'fault':<26}{'should fail':<20}{'failed':<70}advice")
     for fault, (plant, gate) in {"none: the int8 file": (np.copy, "nothing"), **FAULTS}.items():
         failed, action = judge(plant(candidate), reference)
         fine = gate in failed or (gate == "nothing" and not failed)
-        print(f"{fault:<26}{gate:<20}{', '.join(failed) or 'nothing':<44}{action}{'' if fine else '   MISSED'}")
+        print(f"{fault:<26}{gate:<20}{', '.join(failed) or 'nothing':<70}{action}{'' if fine else '   MISSED'}")
 
 
 def judge(candidate: Rows, reference: Rows) -> tuple[list[str], str]:

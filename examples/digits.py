@@ -3,7 +3,8 @@
     python examples/digits.py OUT
 
 Writes into OUT: model.keras, the images (calibration/, test/), the four .tflite files with export.json, the test
-split's vectors, and the drift report. Every step after the training is one of embedlite's own commands.
+split's vectors, and the drift report as JSON and as a page. Every step after the training is one of embedlite's own
+commands.
 """
 
 import shlex
@@ -93,7 +94,7 @@ def main() -> None:
     data = ("--calibration-data", out / "calibration", "--test-data", out / "test")
     run("export-tflite", out / "model.keras", "-q", "all", *data, "--force")
     run("embed-tflite", out / "model.int8.tflite", out / "test", "-o", out / "vectors.npz", "--force")
-    report = ("--data", out / "test", "--json", out / "drift.json")
+    report = ("--data", out / "test", "--json", out / "drift.json", "--html", out / "drift.html")
     # Exit code 1 would be the report's answer "bad", which is worth seeing too.
     run("drift-report", out / "model.int8.tflite", "--reference", out / "model.keras", *report, allowed=(0, 1))
     print(f"\neverything is in {out.resolve()}")

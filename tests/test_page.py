@@ -1,7 +1,9 @@
 """The report's page: what Chromium shows of it, at a phone's width, in the dark, on paper, and what is in its file."""
 
+import io
 import json
 import re
+import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,14 +14,18 @@ import pytest
 from browser import Page, open_browser
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from embedlite.runtime.contract import InputContract
 from embedlite.runtime.drift import measure
 from embedlite.runtime.drift.gates import DEFAULT_GATES
-from embedlite.runtime.drift.pictures import POINTS, project
+from embedlite.runtime.drift.pictures import POINTS, project, thumbnails
 from embedlite.runtime.drift.report import Description, DriftReport, build_report
 from embedlite.runtime.drift.rows import Rows
+from embedlite.runtime.errors import UnreadableDataError
 from embedlite.runtime.page import render_page
 from embedlite.runtime.page.scales import Scale, round_step
+from embedlite.runtime.sources import Source, open_source
 
 from conftest import Digits, Run
 from tools import require
@@ -244,12 +250,96 @@ def _inflated(stream: bytes) -> bytes:
         return b""
 
 
-def test_the_same_report_gives_the_same_bytes(
-    made: tuple[Path, DriftReport], digits: Digits, run: Run, tmp_path: Path
+def test_the_same_request_gives_the_same_bytes(digits: Digits, run: Run, tmp_path: Path) -> None:
+    pages = [tmp_path / name for name in ("one.html", "other.html")]
+    for page in pages:
+        done = run(
+            "drift-report", digits.int8, "--reference", digits.float32, "--data", digits.test_images, "--html", page
+        )
+        assert done.returncode == 0, done.stderr
+    assert pages[0].read_bytes() == pages[1].read_bytes()
+
+
+@pytest.mark.parametrize("package", ["jinja2", "PIL"])
+def test_a_missing_package_is_told_before_the_work(
+    package: str, made: tuple[Path, DriftReport], run: Run, tmp_path: Path
 ) -> None:
-    again = tmp_path / "again.html"
-    run("drift-report", *asked(digits), "--html", again)
-    assert again.read_bytes() == made[0].read_bytes()
+    code = f"import sys; sys.modules[{package!r}] = None; from embedlite.runtime.drift_command import main; main()"
+    arguments = ("--judge", made[0].with_suffix(".json"), "--html", tmp_path / "page.html")
+    done = run("python", "-c", code, *arguments)
+    assert done.returncode == 2
+    assert "pip install 'embedlite[report]'" in done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+    # Whatever else is asked for needs neither.
+    assert run("python", "-c", code, *arguments[:2], "--json", tmp_path / "judged.json").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        (("--html", "report.json"), "named twice"),
+        (("--html", "page.html", "--junit", "page.html"), "named twice"),
+        (("--html", "page.html", "--json", "page.html"), "named twice"),
+        (("--html", "nowhere/page.html"), "no folder"),
+        (("--html", "."), "is a folder"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_told_before_the_work(
+    others: tuple[str, ...], said: str, made: tuple[Path, DriftReport], run: Run, tmp_path: Path
+) -> None:
+    saved = tmp_path / "report.json"
+    saved.write_bytes(made[0].with_suffix(".json").read_bytes())
+    done = run("drift-report", "--judge", "report.json", *others, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    assert saved.read_bytes() == made[0].with_suffix(".json").read_bytes()
+
+
+def test_the_page_travels_in_the_wheel(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {f"embedlite/runtime/page/{name}" for name in ("page.py", "template.html", "style.css")} <= set(names)
+
+
+def test_an_image_that_has_gone_leaves_a_page_without_it(digits: Digits) -> None:
+    """The figures were computed; a thumbnail is no reason to lose them."""
+    source = open_source(digits.test_images, InputContract((32, 32, 1)))
+    source = source.subset(range(30))
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(30, 4)).astype(np.float32)
+    report, _ = compared(reference + np.float32(0.1), reference, list(source.ids))
+    lost = report.worst[0].id
+
+    def load(index: int) -> np.ndarray:
+        if source.ids[index] == lost:
+            raise UnreadableDataError(f"{lost} is gone.")
+        return source.load(index)
+
+    pictures = thumbnails(Source("images", source.ids, load, lambda _: b"", source.contract, pixels=True), report)
+    shown = {name for row in report.worst for name in (row.id, *row.reference_neighbours, *row.candidate_neighbours)}
+    assert set(pictures) == shown - {lost}
+    assert f">{lost}</span>" in render_page(report, None, pictures).decode()
+
+
+@pytest.mark.parametrize(("channels", "order"), [(1, ""), (2, ""), (3, "rgb"), (3, "bgr"), (4, "")])
+@pytest.mark.parametrize("floats", [False, True], ids=["pixels", "floats"])
+def test_thumbnails_show_the_images(channels: int, floats: bool, order: str) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12, 8, 10, channels), np.uint8)
+    images[:, 0, 0], images[:, 0, 1] = 0, 255
+    contract = InputContract((8, 10, channels), color_order=order)
+    source = open_source(images / np.float32(255) - np.float32(0.5) if floats else images, contract)
+    rows = rng.normal(size=(12, 4)).astype(np.float32)
+    report, _ = compared(rows + np.float32(0.1), rows, list(source.ids))
+    for name, png in thumbnails(source, report).items():
+        shown = np.asarray(Image.open(io.BytesIO(png)))
+        image = images[int(name)]
+        if order == "bgr":
+            image = image[..., ::-1]
+        expected = image[..., 0] if channels == 1 else image.mean(axis=2) if channels == 2 else image
+        assert shown.shape == expected.shape
+        assert np.abs(shown.astype(float) - expected).max() <= 1
 
 
 def test_a_saved_report_becomes_a_page(made: tuple[Path, DriftReport], run: Run, tmp_path: Path) -> None:

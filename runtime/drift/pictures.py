@@ -85,7 +85,7 @@ def _pixels(image: NDArray[Any], contract: InputContract) -> NDArray[np.uint8]:
     """An image as Pillow wants it: (H, W) or (H, W, 3 or 4) uint8; float images are stretched to their own range."""
     if image.dtype.kind == "f":
         low, high = float(image.min()), float(image.max())
-        pixels = ((image - low) * (255 / (high - low) if high > low else 0)).astype(np.uint8)
+        pixels = np.rint((image - low) * (255 / (high - low) if high > low else 0)).astype(np.uint8)
     else:
         pixels = to_pixels(image)
     if contract.color_order == "bgr":

@@ -93,4 +93,5 @@ def _pixels(image: NDArray[Any], contract: InputContract) -> NDArray[np.uint8]:
     if pixels.shape[2] in (3, 4):
         return np.ascontiguousarray(pixels)
     # Other numbers of channels have no colours; their mean shows what is there.
-    return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels.mean(axis=2).astype(np.uint8)
+    gray: NDArray[np.uint8] = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels.mean(axis=2).astype(np.uint8)
+    return gray

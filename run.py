@@ -3,6 +3,8 @@
     python3 run.py demo [FOLDER]     train, export, embed and report on scikit-learn's digits (default: out/)
     python3 run.py test [ARGUMENT…]  ruff, mypy and all tests; arguments go to pytest
     python3 run.py bench NAME        one of benchmarks/NAME.py
+    python3 run.py device MACHINE RUNTIME [COMMAND…]  set up an emulated device and run a command there, for instance
+                                     aarch64 ai-edge-litert inspect-tflite out/model.int8.tflite
 
 Needs Python 3.10 to 3.12 and nothing else; $PYTHON names another one than the Python that runs this.
 """
@@ -29,6 +31,8 @@ def main() -> int:
         return test(arguments)
     if task == "bench" and arguments:
         return in_environment(f"benchmarks/{arguments[0]}.py", *arguments[1:])
+    if task == "device":
+        return in_environment("tests/emulated_device.py", *arguments)
     print(__doc__)
     return 0 if task in ("help", "-h", "--help") else 2
 
@@ -60,7 +64,7 @@ def in_environment(*command: str) -> int:
 def prepare() -> None:
     """Make the environment, unless it stands and what it was made from has not changed."""
     stamp = ENVIRONMENT / "embedlite.stamp"
-    sources = sorted(path for name in ("runtime", "calibration", "convert") for path in (ROOT / name).glob("*.py"))
+    sources = sorted(path for name in ("runtime", "calibration", "convert") for path in (ROOT / name).rglob("*.py"))
     # A strict editable install links the files that it finds, so a new file needs a new install.
     wanted = hashlib.sha256(
         b"".join([(ROOT / "setup.cfg").read_bytes(), *(str(path).encode() for path in sources)])

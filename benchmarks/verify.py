@@ -19,8 +19,9 @@ with quiet_libraries():
     from embedlite.convert import export
     from embedlite.convert.measure import collect_frames
     from embedlite.convert.targets import TARGETS
-    from embedlite.convert.verify import installed, judge, probe
+    from embedlite.convert.verify import judge
     from embedlite.runtime import InputContract
+    from embedlite.runtime.isolated import installed, probe
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 

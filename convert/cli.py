@@ -47,6 +47,9 @@ def _shape(_: click.Context, parameter: click.Parameter, value: str | None) -> t
     "--calibration-data", type=click.Path(path_type=Path), metavar="PATH", help="Images that set int8 ranges."
 )
 @click.option("--test-data", type=click.Path(path_type=Path), metavar="PATH", help="Images that drift is measured on.")
+@click.option(
+    "--golden-from", type=click.Path(path_type=Path), metavar="PATH", help="Images stored in the file for --selftest."
+)
 @feature_option
 @click.option("--skip-unreadable", is_flag=True, help="Leave out images that cannot be read, instead of refusing all.")
 @click.option(
@@ -106,6 +109,7 @@ def export_tflite(
     modes: tuple[str, ...],
     calibration_data: Path | None,
     test_data: Path | None,
+    golden_from: Path | None,
     feature: str | None,
     skip_unreadable: bool,
     num_samples: int | None,
@@ -135,13 +139,18 @@ def export_tflite(
     """
     folder = output_dir or model.parent
     written = [folder / f"{model.stem}.{kind}" for kind in (*(f"{mode}.tflite" for mode in MODES), "export.json")]
-    check_json_path(json_path, model, calibration_data, test_data, calibration_cache, opening.custom_objects, *written)
+    check_json_path(
+        json_path,
+        *(model, calibration_data, test_data, golden_from, calibration_cache, opening.custom_objects),
+        *written,
+    )
     result = export(
         model,
         output_dir,
         quantize=modes,
         calibration_data=calibration_data,
         test_data=test_data,
+        golden_from=golden_from,
         feature=feature,
         skip_unreadable=skip_unreadable,
         input_shape=input_shape,

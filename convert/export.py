@@ -49,6 +49,7 @@ def export(
     quantize: Sequence[str] = (),
     calibration_data: Data | None = None,
     test_data: Data | None = None,
+    golden_from: Data | None = None,
     feature: str | None = None,
     skip_unreadable: bool = False,
     input_shape: tuple[int, int, int] | None = None,
@@ -90,6 +91,8 @@ def export(
             are model-ready.
         test_data: images that the drift is measured on; default a seeded fifth of the calibration data (at most 64),
             which then sets no ranges.
+        golden_from: images of which a few are stored in every file with their embeddings, for
+            ``embed-tflite --selftest``; default synthetic frames.
         feature: which feature of a ``.tfrecord``, array of a ``.npz`` or key of a dict holds the images.
         skip_unreadable: leave out images that cannot be read or hold NaN, and name them in the result, instead of
             refusing all.
@@ -122,7 +125,7 @@ def export(
         seed: of every random choice.
         equalize: whether the int8 file may be made from equalized convolutions, where that lowers its drift.
         threads: processors; default all.
-        measure: whether to run the files (drift, latency, verdicts); False only writes them.
+        measure: whether to run the files (drift, latency, verdicts, golden vectors); False only writes them.
         force: replace existing files.
 
     Returns:
@@ -144,6 +147,8 @@ def export(
     check_data_options(
         feature, skip_unreadable=skip_unreadable, data=calibration_data is not None or test_data is not None
     )
+    if golden_from is not None and not measure:
+        raise RequestError("golden vectors are made by running the files, and measure is False. Leave one of them out.")
     required = check_targets(targets, modes)
     if required and not measure:
         raise RequestError("targets are checked by running the files, and measure is False. Leave one of them out.")
@@ -153,6 +158,7 @@ def export(
         modes=modes,
         calibration_data=calibration_data,
         test_data=test_data,
+        golden_from=golden_from,
         feature=feature,
         skip_unreadable=skip_unreadable,
         normalization=normalization,

@@ -15,16 +15,19 @@ from ..runtime.contract import Contract, InputContract
 from ..runtime.drift import DEFAULT_K, Drift, measure_drift
 from ..runtime.files import sha256
 from ..runtime.interpreters import available_threads
+from ..runtime.isolated import ProbeResult, installed, installed_runtimes, probe
 from ..runtime.preprocess import model_ready
 from ..runtime.sources import Source
 from ..runtime.terminal import progress
+from .golden import GoldenInputs, golden_path, pack
 from .graph import Graph
+from .package import seal
 from .quantize import CALIBRATED
 from .request import Request
 from .results import ExportedFile, Verdict
 from .targets import NPU_PACKAGE, target_of
 from .vela import NpuCompilation, compile_for_npu
-from .verify import Frames, ProbeResult, edge_frames, installed, installed_runtimes, judge, probe
+from .verify import Frames, edge_frames, judge
 
 _AGREEMENT_IMAGES = 4
 """Images on which further runtimes are compared with the first one; they may be slow."""
@@ -58,10 +61,12 @@ class Measured:
     """What running the files gave.
 
     Attributes:
+        made: the files with their golden vectors, in the order of the modes.
         files: one entry a file, in the order of the modes.
         compiled: what the NPU's compiler made of each file, by mode, where it could be tried.
     """
 
+    made: tuple[Made, ...]
     files: tuple[ExportedFile, ...]
     compiled: Mapping[str, NpuCompilation]
 
@@ -119,13 +124,16 @@ def _chain(*parts: Any) -> Iterator[NDArray[np.float32]]:
         yield from part
 
 
-def measure_files(request: Request, made: list[Made], frames: Frames, *, drift: bool, folder: Path) -> Measured:
+def measure_files(
+    request: Request, made: list[Made], frames: Frames, inputs: GoldenInputs, *, drift: bool, folder: Path
+) -> Measured:
     """Run every file on every runtime that can run its mode.
 
     Args:
         request: paths and threads.
         made: the files.
         frames: from :func:`collect_frames`.
+        inputs: what the files' golden vectors are made of.
         drift: whether the frames are images that drift can be measured on.
         folder: where the files are written to be run.
     """
@@ -134,10 +142,18 @@ def measure_files(request: Request, made: list[Made], frames: Frames, *, drift: 
     runtimes = installed_runtimes()
     paths = {item.mode: folder / request.path(item.mode).name for item in made}
     firsts: dict[str, ProbeResult] = {}
+    golden = golden_path(folder, inputs, made[0].contract.input)
     for item in progress(made, len(made), "measuring"):
         paths[item.mode].write_bytes(item.data)
         firsts[item.mode] = probe(
-            paths[item.mode], runtimes[0], frames.ready, order.all, threads=threads, timed=True, seconds=_DRIFT_SECONDS
+            paths[item.mode],
+            runtimes[0],
+            frames.ready,
+            order.all,
+            threads=threads,
+            timed=True,
+            seconds=_DRIFT_SECONDS,
+            golden=golden,
         )
     # Nothing is timed from here on, so the runtimes may share the processors.
     jobs = [(item, name) for item in made for name in runtimes[1:] if item.mode in target_of(name).modes]
@@ -156,7 +172,8 @@ def measure_files(request: Request, made: list[Made], frames: Frames, *, drift: 
     with ThreadPoolExecutor(threads) as pool:
         answers = list(progress(pool.map(run, jobs), len(jobs), "verifying"))
     files, compiled = [], {}
-    for item in made:
+    replayable = tuple(_with_golden(item, firsts[item.mode], inputs) for item in made)
+    for item, complete in zip(made, replayable, strict=True):
         first = firsts[item.mode]
         verdicts = [judge(first, item.mode, frames.part(order.all), None)]
         for (other, _), answer in zip(jobs, answers, strict=True):
@@ -169,8 +186,16 @@ def measure_files(request: Request, made: list[Made], frames: Frames, *, drift: 
         if drift and first.embeddings is not None:
             place, images = order.images(len(first.embeddings))
             moved = drift_of(first.embeddings[place], frames.reference[images])
-        files.append(describe(request, item, moved, first.latency_us, tuple(verdicts)))
-    return Measured(tuple(files), compiled)
+        files.append(describe(request, complete, moved, first.latency_us, tuple(verdicts)))
+    return Measured(replayable, tuple(files), compiled)
+
+
+def _with_golden(item: Made, first: ProbeResult, inputs: GoldenInputs) -> Made:
+    """The file with the golden vectors that the first runtime made of it; as it is if that failed."""
+    if first.golden is None:
+        return item
+    golden = pack(inputs, first.golden, f"{first.runtime} {first.version}", item.contract)
+    return Made(item.mode, *seal(item.data[: item.contract.flatbuffer_bytes], item.contract, golden))
 
 
 class _Order:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from ..runtime.artifact import MARKER, append_contract, parse_artifact
-from ..runtime.contract import Contract
+from ..runtime.artifact import DESCRIPTION, MARKER, append_contract, parse_artifact
+from ..runtime.contract import Contract, binding
+from ..runtime.tflite_metadata import METADATA_NAME
 from .errors import ConversionError
 from .graph import Graph
 from .lower import INPUT_NAME, OUTPUT_NAME
+from .metadata import tflite_metadata
 from .repair import add_metadata, repair
 
 _TYPES = {"int8": schema.TensorType.INT8, "uint8": schema.TensorType.UINT8}
@@ -35,8 +37,15 @@ def package(flatbuffer: bytes, contract: Contract, raw_name: str | None = None) 
         _quantized_output(graph, contract.output_dtype)
     _name(graph)
     repair(graph)
-    add_metadata(graph, MARKER, b"1")
-    data = append_contract(graph.to_bytes(), contract)
+    add_metadata(graph, MARKER, binding(contract.to_json()))
+    if (metadata := tflite_metadata(contract.input)) is not None:
+        add_metadata(graph, METADATA_NAME, metadata)
+    return seal(graph.to_bytes(), contract)
+
+
+def seal(flatbuffer: bytes, contract: Contract, golden: bytes | None = None) -> tuple[bytes, Contract]:
+    """The deployed file with its contract and golden vectors, and the contract as it stands in there."""
+    data = append_contract(flatbuffer, contract, golden)
     sealed = parse_artifact(data).contract
     assert sealed is not None
     return data, sealed
@@ -111,4 +120,4 @@ def _name(graph: Graph) -> None:
     source, result = int(graph.subgraph.inputs[0]), int(graph.subgraph.outputs[0])
     graph.tensor(source).name, graph.tensor(result).name = INPUT_NAME, OUTPUT_NAME
     graph.sign(INPUT_NAME, OUTPUT_NAME)
-    graph.model.description = "embedlite"
+    graph.model.description = DESCRIPTION

@@ -23,6 +23,7 @@ from .data import ExportData, open_data
 from .errors import ConversionError
 from .explain import explain_coupling, explain_frozen, explain_placement
 from .freeze import share_outside
+from .golden import golden_inputs
 from .lower import LoweredModel, lower
 from .measure import Made, Measured, collect_frames, describe, drift_of, measure_files
 from .original import Original
@@ -67,12 +68,17 @@ class Pipeline:
         made = [self._make(mode, graph, plan) for mode in request.modes]
         self.decisions += explain_placement(request, graph, made)
         report, coupling = NormalizationReport(graph.spec.kind, request.normalization), None
-        measured = Measured(tuple(describe(request, item, None, None, ()) for item in made), {})
+        measured = Measured(tuple(made), tuple(describe(request, item, None, None, ()) for item in made), {})
         if request.measure:
+            inputs = golden_inputs(
+                request.golden_from, request.feature, request.seed, graph.flatbuffer, made[0].contract.input
+            )
             with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
                 frames, coupling = self._reference(lowered, data.test, Path(folder))
                 report = self._judge_frozen(report, graph, data.test, frames)
-                measured = measure_files(request, made, frames, drift=data.test is not None, folder=Path(folder))
+                measured = measure_files(
+                    request, made, frames, inputs, drift=data.test is not None, folder=Path(folder)
+                )
         files, failed = self._reject(measured.files)
         result = ExportResult(
             source=self.source,
@@ -86,8 +92,8 @@ class Pipeline:
             decisions=tuple(self.decisions),
             ship=recommend(tuple(file for file in files if file.path.suffix != REJECTED)),
         )
-        contents = {file.path: item.data for file, item in zip(files, made, strict=True)}
-        contents |= self._extras(made, measured, files)
+        contents = {file.path: item.data for file, item in zip(files, measured.made, strict=True)}
+        contents |= self._extras(measured, files)
         write_files({**contents, request.result_path: json_bytes(result.to_json())})
         # With --force an earlier export may have left the other name of a file; it would contradict export.json.
         for path in map(request.path, request.modes):
@@ -205,10 +211,10 @@ class Pipeline:
             kept.append(replace(file, path=rejected_path(file.path)) if reasons else file)
         return tuple(kept), tuple(failed)
 
-    def _extras(self, made: list[Made], measured: Measured, files: tuple[ExportedFile, ...]) -> dict[Path, bytes]:
+    def _extras(self, measured: Measured, files: tuple[ExportedFile, ...]) -> dict[Path, bytes]:
         """C source, and what the NPU's compiler made."""
         request, extras = self.request, dict[Path, bytes]()
-        for item, file in zip(made, files, strict=True):
+        for item, file in zip(measured.made, files, strict=True):
             if file.path.suffix == REJECTED:
                 continue
             if request.c_array and item.mode == c_mode(request):

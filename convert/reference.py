@@ -43,7 +43,13 @@ def _embed(request: dict[str, Any]) -> None:
     place = {name: index for index, name in enumerate(source.ids)}
     images = (source.ready(place[name]) for name in request["ids"])
     total = len(request["ids"])
-    np.save(request["result"], np.stack([embed(image) for image in progress(images, total, "Keras reference")]))
+    open_memmap: Any = np.lib.format.open_memmap
+    rows = None
+    for index, image in enumerate(progress(images, total, "Keras reference")):
+        row = embed(image)
+        if rows is None:
+            rows = open_memmap(request["result"], "w+", np.float32, (total, *row.shape))
+        rows[index] = row
 
 
 if __name__ == "__main__":

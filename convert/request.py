@@ -26,6 +26,7 @@ class Request:
     modes: tuple[str, ...]
     calibration_data: Data | None
     test_data: Data | None
+    golden_from: Data | None
     feature: str | None
     skip_unreadable: bool
     normalization: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
-from ..runtime.gates import DEFAULT_GATES, apply_gates
+from ..runtime.drift.gates import DEFAULT_GATES, apply_gates
 from .results import ExportedFile
 
 NEARLY_AS_FAST = 1.25
@@ -72,7 +73,7 @@ def _facts(file: ExportedFile) -> str:
 def _passes(file: ExportedFile) -> bool:
     if any(not verdict.ok for verdict in file.verified[:1]):
         return False
-    return file.drift is None or all(gate.passed for gate in apply_gates(file.drift, DEFAULT_GATES))
+    return file.drift is None or all(gate.passed for gate in apply_gates(asdict(file.drift), DEFAULT_GATES))
 
 
 def _sqnr(file: ExportedFile) -> float:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..runtime.errors import MissingPackageError, RequestError
+from ..runtime.isolated import installed
 from .quantize import MODES
-from .verify import installed
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,8 @@ What is compared, on images and on edge frames (flat, saturated, one hot pixel, 
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +19,10 @@ from numpy.typing import NDArray
 
 from ..runtime.contract import InputContract
 from ..runtime.drift import measure_drift
-from ..runtime.interpreters import MICRO_RUNTIME, RUNTIMES
+from ..runtime.isolated import ProbeResult
 from ..runtime.preprocess import model_ready
-from ..runtime.probe import ProbeRequest
 from .results import Verdict
 
-PROBE_SECONDS = 300
 FLOAT_TOLERANCE = 1e-4
 """Largest difference of two runs in float, relative to the largest value: only the order of additions differs."""
 
@@ -38,27 +31,6 @@ QUANTIZED_SQNR_DB = 15.0
 
 BROKEN_SQNR_DB = 3.0
 """A file of rounded weights further than this from the original on ordinary images is not merely drifting."""
-
-
-@dataclass(frozen=True)
-class ProbeResult:
-    """What one interpreter made of one file.
-
-    Attributes:
-        runtime: its package.
-        version: its version.
-        embeddings: of the first frames, as many as there was time for; None if it failed.
-        latency_us: median microseconds per inference; None if it was not timed.
-        arena_bytes: memory that TFLite Micro needs; None for the others.
-        error: how it failed.
-    """
-
-    runtime: str
-    version: str
-    embeddings: NDArray[np.float32] | None = None
-    latency_us: float | None = None
-    arena_bytes: int | None = None
-    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,49 +70,6 @@ def edge_frames(contract: InputContract) -> Iterator[NDArray[np.float32]]:
     low[::2, ::2] = 129
     for frame in (black, white, saturated, hot, low):
         yield model_ready(frame, contract)
-
-
-def installed_runtimes() -> list[str]:
-    """The interpreter packages that are installed, in the order of preference."""
-    return [name for name in (*RUNTIMES, MICRO_RUNTIME) if installed(name)]
-
-
-def probe(
-    model: Path, runtime: str, inputs: Path, rows: Sequence[int], *, threads: int, timed: bool, seconds: float
-) -> ProbeResult:
-    """Run a file on one interpreter, in a process of its own.
-
-    Args:
-        model: the ``.tflite``.
-        runtime: ``ai-edge-litert``, ``tflite-runtime`` or ``tflite-micro``.
-        inputs: a ``.npy`` of model-ready images, (N, H, W, C) float32.
-        rows: which of them to embed, in this order.
-        threads: processors that one inference may use.
-        timed: whether to measure the latency too.
-        seconds: after this time no further image is begun, once there are two.
-    """
-    version = importlib.metadata.version(runtime)
-    with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
-        result = Path(folder, "embeddings.npy")
-        request = ProbeRequest(str(model), runtime, threads, str(inputs), list(rows), str(result), timed, seconds)
-        try:
-            process = subprocess.run(
-                [sys.executable, "-m", "embedlite.runtime.probe"],
-                input=json.dumps(asdict(request)),
-                capture_output=True,
-                text=True,
-                timeout=PROBE_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return ProbeResult(runtime, version, error=f"no answer within {PROBE_SECONDS} s")
-        if process.returncode != 0 or not process.stdout:
-            return ProbeResult(runtime, version, error=_death(process))
-        answer = json.loads(process.stdout)
-        if "error" in answer:
-            return ProbeResult(runtime, version, error=answer["error"])
-        facts = {key: answer[key] for key in ("latency_us", "arena_bytes")}
-        return ProbeResult(runtime, version, np.load(result), **facts)
 
 
 def judge(result: ProbeResult, mode: str, frames: Frames, first: NDArray[np.float32] | None) -> Verdict:
@@ -197,19 +126,3 @@ def _like(
     ok = drift.sqnr_db is None or drift.sqnr_db >= least_db
     figure = "exactly" if drift.sqnr_db is None else f"to {drift.sqnr_db:.1f} dB"
     return ok, f"{'agrees' if ok else 'disagrees'} with {name} {figure}"
-
-
-def _death(process: subprocess.CompletedProcess[str]) -> str:
-    if process.returncode < 0:
-        return f"crashed with signal {-process.returncode}"
-    lines = process.stderr.strip().splitlines()
-    return f"ended with code {process.returncode}: {lines[-1] if lines else 'no message'}"
-
-
-def installed(name: str) -> bool:
-    """Whether a package is installed, by the name pip knows it by."""
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True

@@ -2,37 +2,53 @@
 
 Every interpreter ignores what follows the flatbuffer; Python's ``zipfile``, ``unzip -l`` and MediaPipe
 find the zip from the end. A metadata entry inside the flatbuffer marks that a contract belongs to the
-file, so a contract that was cut off is noticed instead of being taken for a plain file.
+file, so a contract that was cut off is noticed instead of being taken for a plain file; so does the description.
+
+Contract and flatbuffer hold each other: the contract has the SHA-256 of the flatbuffer, the marker that of what the
+contract says of the vectors (:func:`.contract.binding`). The zip's own CRC covers the rest of the contract. All this
+finds damage, not forgery: there is no secret in it.
 
 Tools that rewrite a flatbuffer, such as the NPU compiler Vela, drop the zip and keep the marker. For their files the
 contract stands beside the model as ``FILE.tflite.embedlite.json``, a sidecar: the same JSON, with the length and
-SHA-256 of the rewritten flatbuffer. A zip in the file wins, and a sidecar beside it is not read: the file alone
-decides, wherever it is copied.
+SHA-256 of the rewritten flatbuffer, and without golden vectors. A zip in the file wins, and a sidecar beside it is not
+read: the file alone decides, wherever it is copied.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .contract import Contract
+from .contract import Contract, binding
 from .errors import DamagedModelError, ModelFileError, UnreadableDataError
 from .files import sha256
 from .flatbuffer import ModelInfo, read_flatbuffer
 
 MARKER = "EMBEDLITE_CONTRACT"
-"""Name of the flatbuffer's metadata entry that says: a contract belongs to this file."""
+"""Name of the flatbuffer's metadata entry that says: a contract belongs to this file. It holds the binding."""
+
+DESCRIPTION = "embedlite"
+"""The flatbuffer's description; it says the same, so that one damaged byte cannot unmark a file."""
 
 CONTRACT_NAME = "embedlite.json"
+
+GOLDEN_NAME = "golden.npz"
 
 SIDECAR_SUFFIX = f".{CONTRACT_NAME}"
 """What a sidecar is called: the model's whole file name and this."""
 
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
+
+# What zipfile lets through for damaged archives: it has no common class.
+_ZIP_ERRORS = (
+    *(zipfile.BadZipFile, EOFError, ValueError, OSError, NotImplementedError, RuntimeError, OverflowError),
+    *(IndexError, struct.error),
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +59,7 @@ class Artifact:
         flatbuffer: the bytes for the interpreter.
         info: what the flatbuffer says of itself.
         contract: from the file itself or from its sidecar; None for a plain ``.tflite`` from elsewhere.
+        golden: the golden vectors as they stand in the file, see :mod:`.golden`; None where there are none.
         sha256: SHA-256 of the whole file.
         size: length of the whole file in bytes.
     """
@@ -50,6 +67,7 @@ class Artifact:
     flatbuffer: bytes
     info: ModelInfo
     contract: Contract | None
+    golden: bytes | None
     sha256: str
     size: int
 
@@ -84,25 +102,36 @@ def parse_artifact(data: bytes, read_sidecar: Callable[[], bytes | None] = lambd
         data: the whole file.
         read_sidecar: gives the bytes of the sidecar, or None; only asked if ``data`` holds no contract.
     """
-    contract, flatbuffer = _split(data)
-    if contract is not None:
-        _check(flatbuffer, contract, "the model is damaged: its SHA-256 is {found}, but it was written as {expected}")
+    appended = _split(data)
+    sealed, flatbuffer, golden = (None, data, None) if appended is None else appended
+    if sealed is not None:
+        _check(flatbuffer, sealed, "the model is damaged: its SHA-256 is {found}, but it was written as {expected}")
+        _check_golden(golden, sealed.contract.golden_sha256)
     elif (text := read_sidecar()) is not None:
-        contract = _parse(text, f"beside the model ({SIDECAR_SUFFIX})")
+        sealed = _parse(text, f"beside the model ({SIDECAR_SUFFIX})")
         _check(
             flatbuffer,
-            contract,
+            sealed,
             f"the model and the contract beside it ({SIDECAR_SUFFIX}) are not of one export, or one of them is "
             "damaged: the model's SHA-256 is {found}, but the contract is of {expected}",
         )
     info = read_flatbuffer(flatbuffer)
-    if contract is None and MARKER in info.metadata:
+    marker = info.metadata.get(MARKER)
+    if sealed is None:
+        if marker is not None or info.description == DESCRIPTION:
+            raise DamagedModelError(
+                "the model was exported with a contract, but the contract is missing: it is neither at the end of the "
+                f"file nor beside it (the model's name with {SIDECAR_SUFFIX} behind it). The file was cut short or "
+                "rewritten by another tool. Copy it again from where it was exported, with the contract if one is "
+                "beside it there."
+            )
+        return Artifact(flatbuffer, info, None, None, sha256(data), len(data))
+    if marker is not None and marker != sealed.binding:
         raise DamagedModelError(
-            "the model was exported with a contract, but the contract is missing: it is neither at the end of the file "
-            f"nor beside it (the model's name with {SIDECAR_SUFFIX} behind it). The file was cut short or rewritten by "
-            "another tool. Copy it again from where it was exported, with the contract if one is beside it there."
+            "the contract is not the one that the model was exported with: its input, output, normalization or mode "
+            "was changed. Copy the file again from where it was exported, or export the model again."
         )
-    return Artifact(flatbuffer, info, contract, sha256(data), len(data))
+    return Artifact(flatbuffer, info, sealed.contract, golden, sha256(data), len(data))
 
 
 def _read_sidecar(path: Path) -> bytes | None:
@@ -118,8 +147,16 @@ def _read_sidecar(path: Path) -> bytes | None:
         ) from error
 
 
-def _check(flatbuffer: bytes, contract: Contract, problem: str) -> None:
-    found = sha256(flatbuffer)
+@dataclass(frozen=True)
+class _Sealed:
+    """A contract as it was read, and the binding that its text has."""
+
+    contract: Contract
+    binding: bytes
+
+
+def _check(flatbuffer: bytes, sealed: _Sealed, problem: str) -> None:
+    found, contract = sha256(flatbuffer), sealed.contract
     if len(flatbuffer) != contract.flatbuffer_bytes or found != contract.flatbuffer_sha256:
         said = problem.format(
             found=f"{found[:12]}… ({len(flatbuffer)} bytes)",
@@ -130,16 +167,30 @@ def _check(flatbuffer: bytes, contract: Contract, problem: str) -> None:
         )
 
 
-def append_contract(flatbuffer: bytes, contract: Contract) -> bytes:
-    """The deployed file: ``flatbuffer`` with ``contract`` behind it, its checksum filled in.
+def _check_golden(golden: bytes | None, expected: str) -> None:
+    found = "" if golden is None else sha256(golden)
+    if found != expected:
+        raise DamagedModelError(
+            f"the golden vectors in the model ({GOLDEN_NAME}) are damaged: their SHA-256 is {found[:12] or 'missing'}, "
+            f"but the contract says {expected[:12] or 'that there are none'}. Copy the file again from where it was "
+            "exported."
+        )
+
+
+def append_contract(flatbuffer: bytes, contract: Contract, golden: bytes | None = None) -> bytes:
+    """The deployed file: ``flatbuffer`` with ``contract`` behind it, its checksums filled in, and golden vectors.
 
     The same arguments give the same bytes: the zip's time stamps are fixed and nothing is compressed.
     """
     buffer = io.BytesIO(flatbuffer)
+    contents = {CONTRACT_NAME: _seal(flatbuffer, contract, "" if golden is None else sha256(golden))}
+    if golden is not None:
+        contents[GOLDEN_NAME] = golden
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_STORED) as archive:
-        entry = zipfile.ZipInfo(CONTRACT_NAME, _EARLIEST)
-        entry.external_attr = 0o644 << 16
-        archive.writestr(entry, sidecar(flatbuffer, contract))
+        for name, content in contents.items():
+            entry = zipfile.ZipInfo(name, _EARLIEST)
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, content)
     return buffer.getvalue()
 
 
@@ -150,32 +201,52 @@ def sidecar(flatbuffer: bytes, contract: Contract) -> bytes:
         flatbuffer: what another tool made of an exported model; its input and output are still the contract's.
         contract: of the exported model; length and checksum are filled in anew.
     """
-    contract = replace(contract, flatbuffer_bytes=len(flatbuffer), flatbuffer_sha256=sha256(flatbuffer))
+    return _seal(flatbuffer, contract, "")
+
+
+def _seal(flatbuffer: bytes, contract: Contract, golden_sha256: str) -> bytes:
+    contract = replace(
+        contract,
+        flatbuffer_bytes=len(flatbuffer),
+        flatbuffer_sha256=sha256(flatbuffer),
+        golden_sha256=golden_sha256,
+    )
     return json.dumps(contract.to_json(), indent=1, sort_keys=True, allow_nan=False).encode()
 
 
-def _split(data: bytes) -> tuple[Contract | None, bytes]:
-    """The contract, if a zip with one ends the data, and the flatbuffer in front of it."""
+def _split(data: bytes) -> tuple[_Sealed, bytes, bytes | None] | None:
+    """The contract, the flatbuffer in front of it and the golden vectors, if a zip with a contract ends the data."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-            if CONTRACT_NAME not in archive.namelist():
-                return None, data
-            start = min(entry.header_offset for entry in entries)
-            text = archive.read(CONTRACT_NAME)
-    except (zipfile.BadZipFile, EOFError, ValueError, OSError, NotImplementedError, RuntimeError) as error:
+            names = archive.namelist()
+            if CONTRACT_NAME not in names:
+                return None
+            if len(set(names)) < len(names):
+                raise zipfile.BadZipFile("two entries of one name")
+            start = min(entry.header_offset for entry in archive.infolist())
+            text = _read_stored(archive, CONTRACT_NAME)
+            golden = _read_stored(archive, GOLDEN_NAME) if GOLDEN_NAME in names else None
+    except _ZIP_ERRORS as error:
         if data[-22:-18] == b"PK\x05\x06":
             raise DamagedModelError(
                 f"the contract at the end of the model is damaged ({error}). "
                 "Copy the file again from where it was exported."
             ) from error
-        return None, data
-    return _parse(text, "at the end of the model"), data[:start]
+        return None
+    return _parse(text, "at the end of the model"), data[:start], golden
 
 
-def _parse(text: bytes, where: str) -> Contract:
+def _read_stored(archive: zipfile.ZipFile, name: str) -> bytes:
+    """An entry's content; a compressed one is not ours, and might unpack to any size."""
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+        raise zipfile.BadZipFile(f"{name} is compressed")
+    return archive.read(name)
+
+
+def _parse(text: bytes, where: str) -> _Sealed:
     try:
-        return Contract.from_json(json.loads(text))
+        value = json.loads(text)
+        return _Sealed(Contract.from_json(value), binding(value))
     # ValueError: no JSON, no UTF-8, or a number of too many digits.
     except (ValueError, RecursionError) as error:
         raise DamagedModelError(

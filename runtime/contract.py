@@ -6,6 +6,8 @@ second file and no second source of truth for mean, std, colour order or resampl
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -27,6 +29,20 @@ INPUT_DTYPES = ("float32", "uint8", "int8")
 
 PLACEMENTS = ("graph", "runtime", "frozen")
 """Where a normalization is computed; see :class:`NormalizationSpec`."""
+
+_BOUND = ("input", "output_shape", "output_dtype", "normalization", "mode")
+"""The keys of a contract that decide what vectors a file gives."""
+
+
+def binding(contract: Mapping[str, Any]) -> bytes:
+    """SHA-256 of what a contract says of the vectors, 32 bytes; the flatbuffer carries it, as the contract the other's.
+
+    Args:
+        contract: the JSON object, as :meth:`Contract.to_json` makes it or as it was read from a file.
+    """
+    bound = {key: contract[key] for key in _BOUND}
+    text = json.dumps(bound, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).digest()
 
 
 @dataclass(frozen=True)
@@ -148,6 +164,7 @@ class Contract:
         tools: versions of what made the file.
         flatbuffer_bytes: length of the flatbuffer in front of the contract.
         flatbuffer_sha256: its SHA-256.
+        golden_sha256: SHA-256 of the golden vectors beside the contract; empty where there are none.
         schema: the contract's own format.
     """
 
@@ -160,6 +177,7 @@ class Contract:
     tools: Mapping[str, str] = field(default_factory=dict)
     flatbuffer_bytes: int = 0
     flatbuffer_sha256: str = ""
+    golden_sha256: str = ""
     schema: int = SCHEMA
 
     def to_json(self) -> dict[str, Any]:

@@ -10,9 +10,11 @@ import numpy as np
 from .contract import InputOptions
 from .encoder import Encoder, input_contract_from_options
 from .files import check_writable, write_file
+from .selftest import render_selftest, selftest
 from .sources import open_source
 from .stored import pack_embeddings
 from .terminal import (
+    EXIT_BAD_ANSWER,
     check_distinct,
     check_json_path,
     common_options,
@@ -26,8 +28,9 @@ from .terminal import (
 
 @click.command(name="embed-tflite")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE.npz")
+@click.argument("data", type=click.Path(path_type=Path), required=False)
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE.npz")
+@click.option("--selftest", "replay", is_flag=True, help="Replay the file's golden vectors on this device instead.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--delegate", metavar="LIB.so", help="A TFLite delegate, for instance libedgetpu.so.1.")
 @feature_option
@@ -35,19 +38,31 @@ from .terminal import (
 @common_options
 def embed(
     model: Path,
-    data: Path,
-    output: Path,
+    data: Path | None,
+    output: Path | None,
+    replay: bool,
     force: bool,
     delegate: str | None,
     feature: str | None,
     inputs: InputOptions,
     threads: int | None,
     json_path: str | None,
-) -> None:
+) -> int:
     """Embed DATA with MODEL (.tflite) and store the vectors with their ids.
 
     DATA is a folder of images, an image, an array (.npy, .npz) of shape (N, H, W, C), or a .tfrecord.
+
+    With --selftest, and neither DATA nor -o: embed the inputs that the export packed into the file, and compare the
+    vectors with those that it packed beside them. Exit code 1 says that they differ.
     """
+    if replay:
+        if data is not None or output is not None or inputs != InputOptions():
+            raise click.UsageError(
+                "--selftest replays what is in MODEL: leave out DATA, -o and what describes the input"
+            )
+        return _selftest(model, threads, delegate, json_path)
+    if data is None or output is None:
+        raise click.UsageError("DATA and -o FILE.npz are needed: what to embed, and where the vectors go")
     if output.suffix != ".npz":
         raise click.UsageError(f"-o {output}: the output holds vectors with ids, so its name ends in .npz")
     check_writable([output], force=force)
@@ -69,6 +84,24 @@ def embed(
         shape = "x".join(str(size) for size in embeddings.shape)
         text = f"{output}: {shape} float32, by {encoder.runtime.name} {encoder.runtime.version}"
     emit_result(result, text, json_path)
+    return 0
+
+
+def _selftest(model: Path, threads: int | None, delegate: str | None, json_path: str | None) -> int:
+    check_json_path(json_path, model)
+    with Encoder(model, threads, delegate) as encoder:
+        found = selftest(encoder)
+        runtime = encoder.runtime
+        result = {
+            "schema": 1,
+            "model": {"path": str(model), "sha256": encoder.artifact.sha256},
+            "runtime": {"name": runtime.name, "version": runtime.version},
+            "delegate": delegate,
+            **found.to_json(),
+        }
+    runs_on = f"{runtime.name} {runtime.version}" + (f" with {delegate}" if delegate else "")
+    emit_result(result, render_selftest(found, str(model), runs_on), json_path)
+    return 0 if found.passed else EXIT_BAD_ANSWER
 
 
 def main() -> None:

@@ -73,6 +73,21 @@ class OperatorInfo:
 
 
 @dataclass(frozen=True)
+class Wiring:
+    """Which tensors a graph's operators read and write, as indices into :attr:`ModelInfo.tensors`.
+
+    Attributes:
+        inputs: of the graph.
+        outputs: of the graph.
+        operators: what each reads and what it writes, in the order of execution; -1 is an optional input left out.
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    operators: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """The parts of a TFLite file that this package needs; see :func:`read_flatbuffer`."""
 
@@ -82,6 +97,7 @@ class ModelInfo:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     operators: tuple[OperatorInfo, ...]
+    wiring: Wiring
     signatures: tuple[str, ...]
     metadata: dict[str, bytes]
 
@@ -99,7 +115,7 @@ def read_flatbuffer(data: bytes) -> ModelInfo:
             "Pass a .tflite file that was written by export-tflite or by the TFLite converter."
         )
     try:
-        return _read_model(_Table(data, struct.unpack_from("<I", data, 0)[0]))
+        return _read_model(Table(data, struct.unpack_from("<I", data, 0)[0]))
     except (struct.error, IndexError, UnicodeDecodeError, OverflowError) as error:
         raise DamagedModelError(
             f"the TFLite file is damaged or cut short ({error}); it was not given to any interpreter. "
@@ -107,7 +123,7 @@ def read_flatbuffer(data: bytes) -> ModelInfo:
         ) from error
 
 
-class _Table:
+class Table:
     """One flatbuffer table; every read is checked against the end of the data."""
 
     def __init__(self, data: bytes, position: int) -> None:
@@ -138,6 +154,7 @@ class _Table:
         return self.position + offset if offset else 0
 
     def scalar(self, number: int, code: str, default: int) -> int:
+        """A field that holds a whole number of a :mod:`struct` type."""
         position = self._field(number)
         return self._unpack(code, position) if position else default
 
@@ -145,11 +162,13 @@ class _Table:
         position = self._field(number)
         return position + self._unpack("<I", position) if position else 0
 
-    def table(self, number: int) -> _Table | None:
+    def table(self, number: int) -> Table | None:
+        """A field that holds a table; None where it is absent."""
         position = self._target(number)
-        return _Table(self.data, position) if position else None
+        return Table(self.data, position) if position else None
 
     def vector(self, number: int, code: str) -> tuple[float, ...]:
+        """A field that holds a vector of numbers of a :mod:`struct` type; empty where it is absent."""
         start = self._target(number)
         if not start:
             return ()
@@ -160,9 +179,11 @@ class _Table:
         return struct.unpack_from(f"<{count}{code}", self.data, start + 4)
 
     def integers(self, number: int, code: str) -> tuple[int, ...]:
+        """The same, of whole numbers."""
         return tuple(int(value) for value in self.vector(number, code))
 
     def raw(self, number: int) -> bytes:
+        """A field that holds a vector of bytes."""
         start = self._target(number)
         if not start:
             return b""
@@ -182,9 +203,11 @@ class _Table:
         return count
 
     def text(self, number: int) -> str:
+        """A field that holds text."""
         return self.raw(number).decode("utf-8")
 
-    def tables(self, number: int, read: Callable[[_Table], _T]) -> list[_T]:
+    def tables(self, number: int, read: Callable[[Table], _T]) -> list[_T]:
+        """A field that holds a vector of tables, each as ``read`` makes it."""
         start = self._target(number)
         if not start:
             return []
@@ -192,7 +215,7 @@ class _Table:
         if start + 4 + 4 * count > len(self.data):
             raise IndexError(f"vector of {count} tables at {start}")
         positions = range(start + 4, start + 4 + 4 * count, 4)
-        return [read(_Table(self.data, position + self._unpack("<I", position))) for position in positions]
+        return [read(Table(self.data, position + self._unpack("<I", position))) for position in positions]
 
 
 # What the tables of the schema hold beside plain numbers, by field: "text", ":" and a vector's number type, the name of
@@ -219,7 +242,7 @@ _LAYOUT: dict[str, dict[int, str]] = {
 _VECTOR_OPTIONS = {17: "Reshape", 30: "Squeeze"}
 
 
-def _check(table: _Table, name: str) -> None:
+def _check(table: Table, name: str) -> None:
     """Walk a table and everything below it, so that every offset is followed once."""
     for number, kind in _LAYOUT[name].items():
         if kind == "text":
@@ -237,7 +260,7 @@ def _check(table: _Table, name: str) -> None:
         options.vector(0, "i")
 
 
-def _read_model(model: _Table) -> ModelInfo:
+def _read_model(model: Table) -> ModelInfo:
     _check(model, "Model")
     schema = model.scalar(0, "<I", 0)
     if schema != 3:
@@ -248,7 +271,7 @@ def _read_model(model: _Table) -> ModelInfo:
     graphs = model.tables(2, lambda graph: _read_graph(graph, codes, sizes))
     if not graphs:
         raise IndexError("no subgraph")
-    tensors, inputs, outputs, operators = graphs[0]
+    tensors, operators, wiring = graphs[0]
     metadata = {}
     for name, index in model.tables(6, lambda entry: (entry.text(0), entry.scalar(1, "<I", 0))):
         metadata[name] = buffers[index].raw(0)
@@ -256,9 +279,10 @@ def _read_model(model: _Table) -> ModelInfo:
         schema=schema,
         description=model.text(3),
         tensors=tensors,
-        inputs=inputs,
-        outputs=outputs,
+        inputs=tuple(tensors[index] for index in wiring.inputs),
+        outputs=tuple(tensors[index] for index in wiring.outputs),
         operators=operators,
+        wiring=wiring,
         signatures=tuple(model.tables(7, lambda signature: signature.text(2))),
         metadata=metadata,
     )
@@ -270,7 +294,7 @@ def _dtype(number: int) -> str:
     return TENSOR_TYPES[number]
 
 
-def _read_operator_code(code: _Table) -> OperatorInfo:
+def _read_operator_code(code: Table) -> OperatorInfo:
     # Files from before schema 3a keep the number in a byte; newer ones fill both, 127 for "see the other".
     number = max(code.scalar(0, "<b", 0), code.scalar(3, "<i", 0))
     version = code.scalar(2, "<i", 1)
@@ -281,7 +305,7 @@ def _read_operator_code(code: _Table) -> OperatorInfo:
     return OperatorInfo(OPERATOR_NAMES[number], version)
 
 
-def _read_buffer(buffer: _Table) -> int:
+def _read_buffer(buffer: Table) -> int:
     """Length of a buffer's data, inside the table or, for large weights, elsewhere in the file."""
     inline = buffer.check_raw(0)
     offset, size = buffer.scalar(1, "<Q", 0), buffer.scalar(2, "<Q", 0)
@@ -292,11 +316,11 @@ def _read_buffer(buffer: _Table) -> int:
     return size
 
 
-_Graph = tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...], tuple[TensorInfo, ...], tuple[OperatorInfo, ...]]
+_Graph = tuple[tuple[TensorInfo, ...], tuple[OperatorInfo, ...], Wiring]
 
 
-def _read_graph(graph: _Table, codes: list[OperatorInfo], buffer_sizes: list[int]) -> _Graph:
-    def read_tensor(table: _Table) -> TensorInfo:
+def _read_graph(graph: Table, codes: list[OperatorInfo], buffer_sizes: list[int]) -> _Graph:
+    def read_tensor(table: Table) -> TensorInfo:
         size = buffer_sizes[table.scalar(2, "<I", 0)]
         quantization = table.table(4)
         return TensorInfo(
@@ -316,14 +340,15 @@ def _read_graph(graph: _Table, codes: list[OperatorInfo], buffer_sizes: list[int
                 raise IndexError(f"tensor {index} of {len(tensors)}")
         return indices
 
-    def read_operator(operator: _Table) -> OperatorInfo:
-        code = operator.scalar(0, "<I", 0)
+    def read_operator(operator: Table) -> tuple[OperatorInfo, tuple[int, ...], tuple[int, ...]]:
+        code = codes[operator.scalar(0, "<I", 0)]
         # -1 stands for an optional input that is absent.
-        check(operator.integers(1, "i"), lowest=-1)
-        check(operator.integers(2, "i"))
-        return codes[code]
+        return code, check(operator.integers(1, "i"), lowest=-1), check(operator.integers(2, "i"))
 
     operators = graph.tables(3, read_operator)
-    inputs = tuple(tensors[i] for i in check(graph.integers(1, "i")))
-    outputs = tuple(tensors[i] for i in check(graph.integers(2, "i")))
-    return tensors, inputs, outputs, tuple(operators)
+    wiring = Wiring(
+        inputs=check(graph.integers(1, "i")),
+        outputs=check(graph.integers(2, "i")),
+        operators=tuple((reads, writes) for _, reads, writes in operators),
+    )
+    return tensors, tuple(code for code, _, _ in operators), wiring

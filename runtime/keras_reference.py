@@ -1,4 +1,4 @@
-"""A Keras model's embeddings, computed in a process of their own.
+"""A Keras model's embeddings, and whatever else needs TensorFlow, computed in a process of their own.
 
 TensorFlow and tflite-runtime cannot live in one process (the interpreter dies with ``vector::reserve``), and a
 drift report must not depend on which of them was imported first.
@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,35 @@ class KerasReferenceError(EmbedliteError):
 def is_keras_model(path: Path) -> bool:
     """Whether a reference has to be run by TensorFlow: a Keras file or a SavedModel's folder."""
     return path.suffix.lower() in KERAS_SUFFIXES or path.is_dir()
+
+
+def has_tensorflow() -> bool:
+    """Whether TensorFlow is installed; it is not imported for that."""
+    return importlib.util.find_spec("tensorflow") is not None
+
+
+def ask_tensorflow(module: str, request: dict[str, Any]) -> None:
+    """Run a module of :mod:`embedlite.convert` in a process of its own; its results are files that the request names.
+
+    Args:
+        module: what to run; it reads the request as JSON on stdin, and writes a message to stdout if it fails.
+        request: a JSON object.
+
+    Raises:
+        KerasReferenceError: it failed.
+    """
+    process = subprocess.run(
+        [sys.executable, "-m", module],
+        input=json.dumps(request),
+        stdout=subprocess.PIPE,
+        stderr=sys.stderr,
+        text=True,
+        check=False,
+    )
+    if process.returncode != 0:
+        raise KerasReferenceError(
+            process.stdout.strip() or f"the Keras process ended with code {process.returncode}; run again with -v."
+        )
 
 
 def embed_with_keras(
@@ -59,7 +89,7 @@ def embed_with_keras(
         MissingPackageError: TensorFlow is not installed.
         KerasReferenceError: the model could not be loaded or run.
     """
-    if importlib.util.find_spec("tensorflow") is None:
+    if not has_tensorflow():
         raise MissingPackageError(
             f"the reference {model} needs TensorFlow, which is not installed. Run: pip install 'embedlite[convert]'. "
             "On a device, compare with the float32 .tflite, or with embeddings that were stored where TensorFlow is."
@@ -75,17 +105,7 @@ def embed_with_keras(
             "opening": opening.to_json(),
             "result": str(result),
         }
-        process = subprocess.run(
-            [sys.executable, "-m", "embedlite.convert.reference"],
-            input=json.dumps(request),
-            stdout=subprocess.PIPE,
-            stderr=sys.stderr,
-            text=True,
-            check=False,
-        )
-        if process.returncode != 0:
-            raise KerasReferenceError(
-                process.stdout.strip() or f"the Keras process ended with code {process.returncode}; run again with -v."
-            )
-        embeddings: NDArray[np.float32] = np.load(result)
+        ask_tensorflow("embedlite.convert.reference", request)
+        # Mapped: the file lives on until the array is gone.
+        embeddings: NDArray[np.float32] = np.load(result, mmap_mode="r")
     return embeddings

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +17,17 @@ from numpy.typing import NDArray
 from .errors import UnreadableDataError
 
 # What numpy and zipfile let through for damaged files: they have no common class.
-_READ_ERRORS = (
+READ_ERRORS = (
     *(ValueError, OSError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error, tokenize.TokenError),
     *(NotImplementedError, RuntimeError, MemoryError, OverflowError),
 )
 
 _NPY_MAGIC = b"\x93NUMPY"
+
+MAPPED_BYTES = 64 << 20
+"""Arrays of a ``.npz`` that are larger than this are mapped, if the caller can do with that."""
+
+_CHUNK = 1 << 20
 
 
 def load_npy(path: Path) -> NDArray[Any]:
@@ -39,7 +46,7 @@ def load_npy(path: Path) -> NDArray[Any]:
                 "with numpy.save or embed-tflite."
             )
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise _unreadable(path, error) from error
     return array
 
@@ -62,12 +69,67 @@ def load_npz(path: Path, names: Collection[str] | None = None) -> dict[str, NDAr
             with archive:
                 wanted = [name for name in archive.files if names is None or name in names]
                 return {name: np.asarray(archive[name]) for name in wanted}
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise _unreadable(path, error) from error
 
 
-def texts(array: NDArray[Any], path: Path) -> list[str]:
-    """A one-dimensional array of ids as text.
+def map_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """Arrays of a ``.npz``; large ones are mapped for reading instead of read, their checksums verified all the same.
+
+    A compressed one is unpacked into a temporary file that has no name and goes with the array.
+
+    Raises:
+        UnreadableDataError: see :func:`load_npz`.
+    """
+    if not zipfile.is_zipfile(path):
+        return load_npz(path)
+    small: list[tuple[str, zipfile.ZipInfo]] = []
+    large: list[tuple[str, zipfile.ZipInfo]] = []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                name = entry.filename.removesuffix(".npy")
+                (large if entry.file_size > MAPPED_BYTES else small).append((name, entry))
+            arrays = {name: _map_entry(archive, entry) for name, entry in large}
+    except READ_ERRORS as error:
+        raise _unreadable(path, error) from error
+    return {**(load_npz(path, [name for name, _ in small]) if small or not large else {}), **arrays}
+
+
+def _map_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
+    assert archive.filename is not None
+    with archive.open(entry) as packed:
+        if entry.compress_type == zipfile.ZIP_STORED:
+            # Reading to the end is what verifies the checksum.
+            while packed.read(_CHUNK):
+                pass
+            with Path(archive.filename).open("rb") as file:
+                return _map(file, _data_offset(file, entry))
+        with tempfile.TemporaryFile() as file:
+            shutil.copyfileobj(packed, file, _CHUNK)
+            return _map(file, 0)
+
+
+def _map(file: Any, start: int) -> NDArray[Any]:
+    """The ``.npy`` that begins there, mapped; it stays so when the file is closed."""
+    file.seek(start)
+    headers = cast(Any, np.lib.format)
+    read = headers.read_array_header_1_0 if headers.read_magic(file) == (1, 0) else headers.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("it holds pickled objects, which are never loaded")
+    return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+
+
+def _data_offset(file: Any, entry: zipfile.ZipInfo) -> int:
+    """Where an entry's bytes begin: behind its local header, whose lengths may differ from the directory's."""
+    file.seek(entry.header_offset + 26)
+    lengths = file.read(4)
+    return entry.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
+
+
+def text_array(array: NDArray[Any], path: Path) -> NDArray[np.str_]:
+    """A one-dimensional array of ids as text, (N,).
 
     Raises:
         UnreadableDataError: another number of axes, or bytes that are no UTF-8.
@@ -75,9 +137,16 @@ def texts(array: NDArray[Any], path: Path) -> list[str]:
     if array.ndim != 1:
         raise UnreadableDataError(f"the ids of {path} have shape {array.shape}; expected one for each row.")
     try:
-        return [item.decode() if isinstance(item, bytes) else str(item) for item in array.tolist()]
+        text: NDArray[np.str_] = np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array.astype(str)
     except UnicodeDecodeError as error:
         raise UnreadableDataError(f"the ids of {path} are bytes that are no UTF-8 ({error}). Store text.") from error
+    return text
+
+
+def texts(array: NDArray[Any], path: Path) -> list[str]:
+    """The same as a list."""
+    names: list[str] = text_array(array, path).tolist()
+    return names
 
 
 def _unreadable(path: Path, error: BaseException) -> UnreadableDataError:

@@ -40,6 +40,8 @@ class ProbeRequest:
         result: path for the embeddings; fewer than ``rows`` if time ran out.
         timed: whether to measure the latency too.
         seconds: after this time no further image is begun, once there are two.
+        golden: path of a ``.npy`` with uint8 frames (N, H, W, C) that golden vectors are made of, or None.
+        golden_result: path for their embeddings.
     """
 
     model: str
@@ -50,6 +52,8 @@ class ProbeRequest:
     result: str
     timed: bool
     seconds: float
+    golden: str | None
+    golden_result: str
 
 
 def main() -> None:
@@ -71,7 +75,12 @@ def _run(request: ProbeRequest) -> dict[str, Any]:
     with Encoder(request.model, request.threads, runtime=request.runtime) as encoder:
         np.save(Path(request.result), np.stack(list(_embed(encoder, inputs, request))))
         latency = _median_latency_us(encoder, np.array(inputs[request.rows[0]])) if request.timed else None
-        return {"version": encoder.runtime.version, "latency_us": latency, "arena_bytes": encoder.arena_bytes}
+        facts = {"version": encoder.runtime.version, "latency_us": latency, "arena_bytes": encoder.arena_bytes}
+    if request.golden is not None:
+        # One thread: more may split sums differently, and the same export shall give the same bytes.
+        with Encoder(request.model, 1, runtime=request.runtime) as encoder:
+            np.save(Path(request.golden_result), encoder.embed(np.load(request.golden)))
+    return facts
 
 
 def _embed(encoder: Encoder, inputs: Any, request: ProbeRequest) -> Iterator[NDArray[np.float32]]:

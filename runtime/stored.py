@@ -6,12 +6,13 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DataError, EmptyDataError, UnreadableDataError
-from .numpy_files import load_npy, load_npz, texts
+from .numpy_files import load_npy, map_npz, text_array
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,16 @@ class StoredEmbeddings:
     """Embeddings as they were read.
 
     Attributes:
-        embeddings: (N, D) or (N, ...) float32.
-        ids: one text for each row; None for a ``.npy``.
+        embeddings: (N, D) or (N, ...) floats; mapped from the file if they are many.
+        ids: (N,) one text for each row; None for a ``.npy``.
         model_sha256: SHA-256 of the file that made them; empty if unknown.
+        labels: (N,) what each image shows, of any type; None if that was not stored.
     """
 
-    embeddings: NDArray[np.float32]
-    ids: tuple[str, ...] | None
+    embeddings: NDArray[Any]
+    ids: NDArray[np.str_] | None
     model_sha256: str
+    labels: NDArray[Any] | None = None
 
 
 def is_stored(path: Path) -> bool:
@@ -49,18 +52,18 @@ def load_embeddings(path: Path) -> StoredEmbeddings:
         EmptyDataError: no rows.
         DataError: ids that repeat or do not match the rows, or an array that is no list of vectors.
     """
-    ids, model = None, ""
+    ids, model, labels = None, "", None
     if path.suffix == ".npy":
         embeddings = load_npy(path)
     else:
-        arrays = load_npz(path)
+        arrays = map_npz(path)
         if "embeddings" not in arrays:
             raise UnreadableDataError(
                 f"{path} has no array 'embeddings', only {', '.join(arrays) or 'nothing'}. Make it with embed-tflite."
             )
-        embeddings = arrays["embeddings"]
+        embeddings, labels = arrays["embeddings"], arrays.get("labels")
         if "ids" in arrays:
-            ids = tuple(texts(arrays["ids"], path))
+            ids = text_array(arrays["ids"], path)
         if "model_sha256" in arrays:
             model = str(arrays["model_sha256"])
     if embeddings.ndim < 2 or embeddings.dtype.kind != "f":
@@ -69,25 +72,42 @@ def load_embeddings(path: Path) -> StoredEmbeddings:
         )
     if embeddings.size == 0:
         raise EmptyDataError(f"{path} holds no embeddings: its shape is {embeddings.shape}.")
-    if ids is not None and (len(ids) != len(embeddings) or len(set(ids)) != len(ids)):
-        repeated = sorted({name for name in ids if ids.count(name) > 1})[:3] if len(ids) < 10_000 else []
-        raise DataError(
-            f"{path} has {len(embeddings)} rows and {len(ids)} ids, {len(set(ids))} of them different"
-            + (f" (repeated: {', '.join(repeated)})" if repeated else "")
-            + ". Every row needs an id of its own."
-        )
-    with np.errstate(over="ignore"):
-        # A double beyond float32 becomes infinite here, and an invalid row in the report.
-        return StoredEmbeddings(np.asarray(embeddings, np.float32), ids, model)
+    if ids is not None:
+        _check_ids(ids, len(embeddings), path)
+    if labels is not None and labels.shape != (len(embeddings),):
+        raise DataError(f"{path} has labels of shape {labels.shape} for {len(embeddings)} rows; expected one for each.")
+    return StoredEmbeddings(embeddings, ids, model, labels)
 
 
-def match_rows(
-    candidate: StoredEmbeddings, reference: StoredEmbeddings
-) -> tuple[NDArray[np.float32], NDArray[np.float32], tuple[str, ...], bool]:
+def _check_ids(ids: NDArray[np.str_], count: int, path: Path) -> None:
+    ordered = np.sort(ids)
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    if len(ids) == count and not len(again):
+        return
+    repeated = f" (repeated: {', '.join(np.unique(again)[:3].tolist())})" if len(again) else ""
+    raise DataError(
+        f"{path} has {count} rows and {len(ids)} ids, {len(ids) - len(again)} of them different{repeated}. "
+        "Every row needs an id of its own."
+    )
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Two sets whose rows were paired.
+
+    Attributes:
+        candidate: (N,) which of the candidate's rows, in the reference's order; None if they stand in it.
+        ids: (N,) of the pairs.
+        trusted: whether the order was taken on trust, because a side has no ids.
+    """
+
+    candidate: NDArray[np.intp] | None
+    ids: NDArray[np.str_]
+    trusted: bool
+
+
+def match_rows(candidate: StoredEmbeddings, reference: StoredEmbeddings) -> Matched:
     """Pair the rows of two sets: by id in the reference's order, or by position where a side has no ids.
-
-    Returns:
-        Candidate rows, reference rows, their ids, and whether the order had to be trusted.
 
     Raises:
         DataError: an id is missing on one side, or the counts differ.
@@ -98,16 +118,18 @@ def match_rows(
                 f"the candidate has {len(candidate.embeddings)} rows, the reference {len(reference.embeddings)}, and "
                 "without ids on both sides they cannot be matched. Make both with embed-tflite, which stores ids."
             )
-        ids = candidate.ids or reference.ids or tuple(str(i) for i in range(len(candidate.embeddings)))
-        return candidate.embeddings, reference.embeddings, ids, True
-    rows = {name: index for index, name in enumerate(candidate.ids)}
-    missing = [name for name in reference.ids if name not in rows]
-    extra = set(candidate.ids).difference(reference.ids)
-    if missing or extra:
+        ids = candidate.ids if candidate.ids is not None else reference.ids
+        return Matched(None, np.arange(len(reference.embeddings)).astype(str) if ids is None else ids, True)
+    if np.array_equal(candidate.ids, reference.ids):
+        return Matched(None, reference.ids, False)
+    missing = np.setdiff1d(reference.ids, candidate.ids, assume_unique=True)
+    extra = np.setdiff1d(candidate.ids, reference.ids, assume_unique=True)
+    if len(missing) or len(extra):
         raise DataError(
             f"the two sets do not hold the same images: {len(missing)} only in the reference "
-            f"({', '.join(missing[:3])}), {len(extra)} only in the candidate ({', '.join(sorted(extra)[:3])}). "
-            "Embed the same images with both models."
+            f"({', '.join(np.sort(missing)[:3])}), {len(extra)} only in the candidate "
+            f"({', '.join(np.sort(extra)[:3])}). Embed the same images with both models."
         )
-    order = [rows[name] for name in reference.ids]
-    return candidate.embeddings[order], reference.embeddings, reference.ids, False
+    order = np.empty(len(reference.ids), np.intp)
+    order[np.argsort(reference.ids)] = np.argsort(candidate.ids)
+    return Matched(order, reference.ids, False)

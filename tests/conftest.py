@@ -1,6 +1,8 @@
 """What many tests share: the example's files, small encoders, and the commands as subprocesses."""
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
+from project_wheel import ROOT, build_wheel
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -103,6 +105,23 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             crop = Image.fromarray(photo[top : top + 120, left : left + 120]).resize((24, 24))
             crop.save(folder / f"{name}{index:02d}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's wheel."""
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """The contents of a Markdown document's fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", document, re.DOTALL | re.MULTILINE)
+
+
+def console_commands(document: str) -> list[list[str]]:
+    """The commands of its console blocks, each split into words."""
+    lines = "".join(blocks(document, "console")).splitlines()
+    return [shlex.split(line[2:]) for line in lines if line.startswith("$ ")]
 
 
 def error_line(done: subprocess.CompletedProcess[str]) -> str:

@@ -16,7 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedlite.runtime import __version__
-from embedlite.runtime.artifact import CONTRACT_NAME, MARKER, append_contract, parse_artifact, read_artifact
+from embedlite.runtime.artifact import (
+    CONTRACT_NAME,
+    GOLDEN_NAME,
+    MARKER,
+    append_contract,
+    parse_artifact,
+    read_artifact,
+    sidecar,
+)
 from embedlite.runtime.contract import (
     COLOR_ORDERS,
     INPUT_DTYPES,
@@ -26,6 +34,7 @@ from embedlite.runtime.contract import (
     InputContract,
     InputOptions,
     NormalizationSpec,
+    binding,
 )
 from embedlite.runtime.errors import (
     DamagedModelError,
@@ -45,7 +54,7 @@ def int8_file(digits: Digits) -> Path:
     return digits.int8
 
 
-def flatbuffer(*, marked: bool) -> bytes:
+def flatbuffer(marker: bytes | None) -> bytes:
     """A TFLite file with one tensor and no operators, with or without the marker of a contract."""
     image = schema.TensorT()
     image.name, image.shape = "image", [1, 4, 4, 1]
@@ -54,8 +63,8 @@ def flatbuffer(*, marked: bool) -> bytes:
     model = schema.ModelT()
     model.version, model.subgraphs, model.operatorCodes = 3, [graph], []
     model.buffers, model.metadata = [schema.BufferT(), schema.BufferT()], []
-    model.buffers[1].data = list(b"1")
-    if marked:
+    if marker is not None:
+        model.buffers[1].data = list(marker)
         entry = schema.MetadataT()
         entry.name, entry.buffer = MARKER, 1
         model.metadata = [entry]
@@ -71,8 +80,13 @@ def contract(**changes: Any) -> Contract:
     return replace(Contract(InputContract((4, 4, 1)), (16,), "float32", spec, "int8", made_of, made_by), **changes)
 
 
-BARE, MARKED = flatbuffer(marked=False), flatbuffer(marked=True)
-DEPLOYED = append_contract(MARKED, contract())
+def marked(owner: Contract) -> bytes:
+    return flatbuffer(binding(owner.to_json()))
+
+
+BARE, MARKED = flatbuffer(None), marked(contract())
+GOLDEN = b"a few vectors"
+DEPLOYED = append_contract(MARKED, contract(), GOLDEN)
 
 
 def with_entry(front: bytes, text: bytes, compression: int = zipfile.ZIP_STORED, name: str = CONTRACT_NAME) -> bytes:
@@ -86,23 +100,29 @@ def with_entry(front: bytes, text: bytes, compression: int = zipfile.ZIP_STORED,
 def test_what_was_appended_is_read_again() -> None:
     artifact = parse_artifact(DEPLOYED)
     assert artifact.flatbuffer == MARKED
-    assert artifact.contract == contract(flatbuffer_bytes=len(MARKED), flatbuffer_sha256=sha256(MARKED))
+    sealed = {"flatbuffer_bytes": len(MARKED), "flatbuffer_sha256": sha256(MARKED), "golden_sha256": sha256(GOLDEN)}
+    assert artifact.contract == contract(**sealed)
+    assert artifact.golden == GOLDEN
     assert (artifact.sha256, artifact.size) == (sha256(DEPLOYED), len(DEPLOYED))
     assert artifact.info.inputs[0].name == "image"
 
 
 def test_the_same_contract_gives_the_same_bytes() -> None:
-    assert append_contract(MARKED, contract()) == DEPLOYED
-    assert append_contract(MARKED, contract(mode="float32")) != DEPLOYED
+    assert append_contract(MARKED, contract(), GOLDEN) == DEPLOYED
+    assert append_contract(MARKED, contract(mode="float32"), GOLDEN) != DEPLOYED
+    assert append_contract(MARKED, contract(), GOLDEN + b"!") != DEPLOYED
 
 
 def test_an_exported_file_is_a_flatbuffer_and_a_stored_zip(int8_file: Path) -> None:
     artifact = read_artifact(int8_file)
     assert artifact.contract is not None
     with zipfile.ZipFile(int8_file) as archive:
+        assert archive.namelist() == [CONTRACT_NAME, GOLDEN_NAME]
         entry = archive.getinfo(CONTRACT_NAME)
         text = json.loads(archive.read(CONTRACT_NAME))
-    assert (entry.compress_type, entry.date_time) == (zipfile.ZIP_STORED, (1980, 1, 1, 0, 0, 0))
+        assert sha256(archive.read(GOLDEN_NAME)) == text["golden_sha256"]
+        for stored in archive.infolist():
+            assert (stored.compress_type, stored.date_time) == (zipfile.ZIP_STORED, (1980, 1, 1, 0, 0, 0))
     assert entry.header_offset == len(artifact.flatbuffer) == text["flatbuffer_bytes"]
     assert text["flatbuffer_sha256"] == sha256(artifact.flatbuffer)
     assert Contract.from_json(text) == artifact.contract
@@ -169,6 +189,7 @@ def test_no_flipped_bit_gets_another_flatbuffer_or_contract_through() -> None:
                 # Time stamps and the like: the zip says the same with them.
                 assert position >= len(MARKED)
                 assert (artifact.flatbuffer, artifact.contract) == (whole.flatbuffer, whole.contract)
+                assert artifact.golden == GOLDEN
     assert refused > 8 * len(MARKED)
 
 
@@ -180,6 +201,32 @@ def test_a_damaged_exported_file_is_refused_by_its_checksum(data: st.DataObject,
     mutant[position] ^= data.draw(st.integers(1, 255))
     with pytest.raises(DamagedModelError, match=r"its SHA-256 is .* It was not given to any interpreter"):
         parse_artifact(bytes(mutant))
+
+
+@pytest.mark.parametrize(
+    ("golden", "message"),
+    [
+        (b"other vectors", "their SHA-256 is [0-9a-f]{12}, but the contract says [0-9a-f]{12}"),
+        (None, "is missing, but"),
+    ],
+)
+def test_golden_vectors_that_are_not_the_contracts_are_refused(golden: bytes | None, message: str) -> None:
+    with zipfile.ZipFile(io.BytesIO(DEPLOYED)) as archive:
+        text = archive.read(CONTRACT_NAME)
+    data = with_entry(MARKED, text)
+    if golden is not None:
+        data = with_entry(data, golden, name=GOLDEN_NAME)
+    with pytest.raises(DamagedModelError, match=message):
+        parse_artifact(data)
+    none_said = with_entry(append_contract(MARKED, contract()), GOLDEN, name=GOLDEN_NAME)
+    with pytest.raises(DamagedModelError, match="the contract says that there are none"):
+        parse_artifact(none_said)
+
+
+def test_a_contract_without_word_of_golden_vectors_has_none() -> None:
+    value = contract().to_json()
+    del value["golden_sha256"]
+    assert Contract.from_json(value) == contract()
 
 
 def test_a_contract_moved_behind_another_flatbuffer_is_refused() -> None:
@@ -259,8 +306,22 @@ def contracts(draw: st.DrawFn) -> Contract:
 @settings(max_examples=60, deadline=None)
 @given(original=contracts())
 def test_every_contract_survives_the_file(original: Contract) -> None:
-    read = parse_artifact(append_contract(MARKED, original)).contract
-    assert read == replace(original, flatbuffer_bytes=len(MARKED), flatbuffer_sha256=sha256(MARKED))
+    front = marked(original)
+    read = parse_artifact(append_contract(front, original)).contract
+    assert read == replace(original, flatbuffer_bytes=len(front), flatbuffer_sha256=sha256(front))
+
+
+@settings(max_examples=60, deadline=None)
+@given(original=contracts(), other=contracts())
+def test_a_contract_of_other_vectors_is_refused_however_it_is_sealed(original: Contract, other: Contract) -> None:
+    front, bound = marked(original), ("input", "output_shape", "output_dtype", "normalization", "mode")
+    first, second = (json.dumps([item.to_json()[name] for name in bound]) for item in (original, other))
+    if first == second:
+        assert parse_artifact(append_contract(front, other)).contract.input == original.input
+        return
+    for read_sidecar, data in ((lambda: None, append_contract(front, other)), (lambda: sidecar(front, other), front)):
+        with pytest.raises(DamagedModelError, match="not the one that the model was exported with"):
+            parse_artifact(data, read_sidecar)
 
 
 @pytest.mark.parametrize("key", ["input", "output_shape", "output_dtype", "normalization", "mode", "calibration"])

@@ -1,13 +1,12 @@
 """The commands of the documentation run, in the order in which they stand there."""
 
 import re
-import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, Digits, Run
+from conftest import ROOT, Digits, Run, blocks, console_commands
 
 WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 DOCUMENTS = [path for path in WRITTEN if "```console" in path.read_text()]
@@ -22,26 +21,21 @@ def test_console_blocks_run(document: Path, digits: Digits, run: Run, tmp_path: 
     if document.name != "README.md":
         for path in digits.folder.glob("*.tflite"):
             shutil.copy(path, tmp_path)
-    commands = 0
-    for block in re.findall(r"^```console\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE):
-        for line in block.splitlines():
-            if not line.startswith("$ "):
-                continue
-            command, *arguments = shlex.split(line[2:])
-            done = run(command, *arguments, cwd=tmp_path)
-            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-            commands += 1
+    commands = console_commands(document.read_text())
     assert commands
+    for command, *arguments in commands:
+        done = run(command, *arguments, cwd=tmp_path)
+        assert done.returncode == 0, f"{command} {arguments}\n{done.stdout}{done.stderr}"
 
 
 def test_python_blocks_of_the_readme_run(digits: Digits, run: Run, tmp_path: Path) -> None:
     shutil.copytree(digits.calibration, tmp_path / "photos")
     for path in (digits.model, digits.int8):
         shutil.copy(path, tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 2
+    programs = blocks((ROOT / "README.md").read_text(), "python")
+    assert len(programs) == 2
     given = "import numpy as np\nimages = np.arange(2048, dtype=np.uint8).reshape(2, 32, 32, 1)\n"
-    done = run("python", "-c", given + "\n".join(blocks) + "print(vectors.shape)\n", cwd=tmp_path)
+    done = run("python", "-c", given + "\n".join(programs) + "print(vectors.shape)\n", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "(2, 128)"
     assert "CPU: ship" in done.stdout
@@ -51,19 +45,30 @@ def test_the_python_of_calibration_runs(digits: Digits, run: Run, tmp_path: Path
     shutil.copytree(digits.calibration, tmp_path / "photos")
     shutil.copytree(digits.test_images, tmp_path / "held-out")
     shutil.copy(digits.float32, tmp_path)
-    document = (ROOT / "docs" / "calibration.md").read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```", document, re.DOTALL | re.MULTILINE)
-    done = run("python", "-c", "\n".join(blocks), cwd=tmp_path)
+    programs = blocks((ROOT / "docs" / "calibration.md").read_text(), "python")
+    done = run("python", "-c", "\n".join(programs), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("650 images;")
+
+
+def test_the_python_of_drift_sources_runs(digits: Digits, run: Run, tmp_path: Path) -> None:
+    shutil.copytree(digits.test_images, tmp_path / "held-out")
+    for path in (digits.float32, digits.int8):
+        shutil.copy(path, tmp_path)
+    document = (ROOT / "docs" / "drift-sources.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```", document, re.DOTALL | re.MULTILINE)
+    done = run("python", "-c", block, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3
 
 
 def test_the_readme_shows_the_form_of_the_real_output(digits: Digits, run: Run) -> None:
     """Figures differ from machine to machine and training to training; names, rows and columns do not."""
     readme = (ROOT / "README.md").read_text()
     done = run("drift-report", digits.int8, "--reference", digits.float32, "--data", digits.test_images)
-    metrics = [line.split()[0] for line in done.stdout.splitlines()[3:13]]
-    shown = readme[readme.index("metric   ") :].splitlines()[1:11]
+    metrics = [line.split()[0] for line in done.stdout[done.stdout.index("metric   ") :].splitlines()[1:19]]
+    assert metrics[-1] == "false_accept_flips"
+    shown = readme[readme.index("metric   ") :].splitlines()[1:19]
     assert [line.split()[0] for line in shown] == metrics
     for heading in ("mode      file", "CPU: ship", "NPU or microcontroller: ship", "Decided for you:"):
         assert heading in readme

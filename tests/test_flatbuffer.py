@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from embedlite.runtime.artifact import read_artifact
 from embedlite.runtime.errors import DamagedModelError, ModelFileError, NotTFLiteError
-from embedlite.runtime.flatbuffer import OperatorInfo, TensorInfo, read_flatbuffer
+from embedlite.runtime.flatbuffer import OperatorInfo, TensorInfo, Wiring, read_flatbuffer
 
 from conftest import Digits
 
@@ -111,6 +111,8 @@ def test_an_exported_file_reads_as_in_the_schemas_own_reader(mode: str, request:
         assert mine.constant == (model.buffers[theirs.buffer].data is not None)
     codes = [model.operatorCodes[operator.opcodeIndex] for operator in graph.operators]
     assert info.operators == tuple(OperatorInfo(OPERATORS[code.builtinCode], code.version) for code in codes)
+    wired = tuple((plain(operator.inputs), plain(operator.outputs)) for operator in graph.operators)
+    assert info.wiring == Wiring(plain(graph.inputs), plain(graph.outputs), wired)
     metadata = {entry.name.decode(): bytes(model.buffers[entry.buffer].data) for entry in model.metadata}
     assert info.metadata == metadata
 

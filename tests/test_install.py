@@ -1,35 +1,24 @@
 """What is installed: the wheel, and what a device without TensorFlow can and cannot do with it."""
 
 import ast
+import email
+import importlib.util
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
-from conftest import ROOT, Digits
+from embedlite.runtime.interpreters import RUNTIMES
 
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project's wheel, built from a copy of what git tracks, as `pip install .` builds it."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
-    for name in tracked.decode().split("\0")[:-1]:
-        if (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
-    pip(sys.executable, "wheel", "--no-deps", "--wheel-dir", str(target), str(source))
-    (built,) = target.iterdir()
-    return built
-
-
-def pip(python: str | Path, *arguments: str) -> None:
-    command = [str(python), "-m", "pip", "--disable-pip-version-check", "-q", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+from conftest import ROOT, Digits, blocks, console_commands
+from project_wheel import pip
 
 
 def test_the_wheel_holds_only_embedlite_and_is_small(wheel: Path) -> None:
@@ -43,19 +32,18 @@ def test_the_wheel_holds_only_embedlite_and_is_small(wheel: Path) -> None:
     assert {f"embedlite/{name}/py.typed" for name in ("runtime", "calibration", "convert")} <= set(names)
 
 
-class Device:
-    """A virtual environment with the wheel and whatever a test adds; nothing else."""
+class BareEnvironment:
+    """A virtual environment with whatever a test installs; nothing else."""
 
-    def __init__(self, folder: Path, wheel: Path) -> None:
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    def __init__(self, folder: Path) -> None:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
         self.bin = folder / "bin"
-        self.install("--no-deps", str(wheel))
-        self.install("click", "numpy>=2")
 
     def install(self, *arguments: str) -> None:
-        pip(self.bin / "python", "install", *arguments)
+        # What is imported compiles itself; compiling all that is installed takes longer than installing it.
+        pip("--python", str(self.bin / "python"), "install", "--no-compile", *arguments)
 
-    def run(self, command: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    def run(self, command: str, *arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         environment = {
             key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "EMBEDLITE_RUNTIME")
         }
@@ -64,19 +52,17 @@ class Device:
             capture_output=True,
             text=True,
             env=environment,
-            cwd=self.bin,
+            cwd=cwd or self.bin,
             check=False,
         )
 
 
-@pytest.fixture(scope="module")
-def device(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Device:
-    return Device(tmp_path_factory.mktemp("device") / "venv", wheel)
-
-
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="tflite-runtime has no wheel for this Python")
-def test_a_device_goes_from_nothing_to_vectors(device: Device, digits: Digits, tmp_path: Path) -> None:
+def test_a_device_goes_from_nothing_to_vectors(wheel: Path, digits: Digits, tmp_path: Path) -> None:
     """In this order, because each step installs more into the same environment."""
+    device = BareEnvironment(tmp_path / "venv")
+    device.install("--no-deps", str(wheel))
+    device.install("click", "numpy>=2")
     embed = ("embed-tflite", digits.int8, digits.test_images, "-o", tmp_path / "vectors.npz")
 
     neither = device.run(*embed)
@@ -118,9 +104,119 @@ def test_a_device_goes_from_nothing_to_vectors(device: Device, digits: Digits, t
     assert "compare with the float32 .tflite" in keras.stderr
 
 
+WORKSTATION = ("tensorflow", "keras", "litert_quantizer", "rich", "jinja2", "h5py")
+
+# The page, which of its blocks installs, and the interpreter and numpy that are there afterwards.
+INSTALLS = [
+    ("server.md", 0, "ai-edge-litert", ""),
+    pytest.param(
+        *("raspberry-pi.md", 1, "tflite-runtime", "1.26."),
+        marks=pytest.mark.skipif(sys.version_info >= (3, 12), reason="tflite-runtime has no wheel for this Python"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("page", "block", "runtime", "numpy"), INSTALLS)
+def test_the_readme_s_device_section_runs_on_what_a_page_installs(
+    page: str, block: int, runtime: str, numpy: str, wheel: Path, digits: Digits, tmp_path: Path
+) -> None:
+    device = BareEnvironment(tmp_path / "venv")
+    lines = blocks((ROOT / "docs" / page).read_text(), "sh")[block].splitlines()
+    installs = [shlex.split(line)[2:] for line in lines if line.startswith("pip install ")]
+    assert any("embedlite" in word for words in installs for word in words)
+    for words in installs:
+        device.install(*(re.sub("^embedlite", str(wheel), word) for word in words))
+
+    find = f"import importlib.util as u, numpy; print([n for n in {WORKSTATION} if u.find_spec(n)], numpy.__version__)"
+    found, version = device.run("python", "-c", find).stdout.rsplit(" ", 1)
+    assert found == "[]"
+    assert version.startswith(numpy)
+
+    shutil.copytree(digits.test_images, tmp_path / "held-out")
+    for path in (digits.int8, digits.float32):
+        shutil.copy(path, tmp_path)
+    readme = (ROOT / "README.md").read_text()
+    section = readme[readme.index("\nOn the device:") : readme.index("\n## Can I ship it?")]
+    commands = [
+        *console_commands(section),
+        ["drift-report", "model.int8.tflite", "--reference", "model.float32.tflite", "--data", "held-out"],
+        ["embed-tflite", "model.float32.tflite", "held-out", "-o", "home.npz"],
+        ["drift-report", "vectors.npz", "--reference", "home.npz"],
+        ["drift-report", "model.int8.tflite", "--reference", "home.npz", "--data", "held-out"],
+    ]
+    assert commands[0][0] == "embed-tflite"
+    for command, *arguments in commands:
+        done = device.run(command, *arguments, cwd=tmp_path)
+        assert done.returncode == 0, f"{command} {arguments}\n{done.stdout}{done.stderr}"
+        assert runtime in done.stdout or command != "embed-tflite"
+    (program,) = blocks(section, "python")
+    given = "import numpy as np\nimages = np.arange(2048, dtype=np.uint8).reshape(2, 32, 32, 1)\n"
+    done = device.run("python", "-c", f"{given}{program}\nprint(vectors.shape, encoder.runtime.name)", cwd=tmp_path)
+    assert done.stdout.splitlines() == [f"(2, 128) {runtime}"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("machine", "interpreter", "numpy_two"),
+    [("armv7l", "tflite-runtime", False), ("aarch64", "ai-edge-litert", True), ("x86_64", "ai-edge-litert", True)],
+)
+def test_each_machine_is_brought_an_interpreter_that_has_wheels_for_it(
+    machine: str, interpreter: str, numpy_two: bool, wheel: Path
+) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        metadata = email.message_from_bytes(archive.read(name))
+    there = {"platform_machine": machine, "extra": ""}
+    requirements = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
+    needed = {each.name: each for each in requirements if each.marker is None or each.marker.evaluate(there)}
+    assert set(needed) == {"click", "numpy", interpreter}
+    assert needed["numpy"].specifier.contains("2.0") is numpy_two
+
+
+IMPORTED = """
+import sys, sysconfig
+from pathlib import Path
+
+{code}
+folders = [Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")]
+names = set()
+for name, module in list(sys.modules.items()):
+    file = getattr(module, "__file__", None)
+    if file and any(folder in Path(file).parents for folder in folders):
+        names.add(name.split(".")[0])
+print(sorted(names - {{"embedlite"}}))
+"""
+
+
+def third_party(code: str) -> set[str]:
+    """The installed packages, this one left out, that are imported once ``code`` has run."""
+    program = IMPORTED.format(code=code)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(ast.literal_eval(done.stdout))
+
+
+def test_the_runtime_imports_numpy_and_nothing_else() -> None:
+    """In an environment where TensorFlow, Keras, Pillow, rich, click and jinja2 could be imported."""
+    started = third_party("")
+    assert third_party("import embedlite.runtime") - started == {"numpy"}
+
+
+@pytest.mark.parametrize(("runtime", "module"), RUNTIMES.items())
+def test_an_encoder_adds_the_interpreter_and_what_that_imports(runtime: str, module: str, digits: Digits) -> None:
+    if importlib.util.find_spec(module.split(".", maxsplit=1)[0]) is None:
+        pytest.skip(f"{runtime} is not installed")
+    interpreter = third_party(f"import numpy, {module}")
+    work = (
+        "import numpy as np\nfrom embedlite.runtime import Encoder\n"
+        f"with Encoder({str(digits.int8)!r}, runtime={runtime!r}) as encoder:\n"
+        "    encoder.embed(np.zeros((2, 32, 32, 1), np.uint8))\n"
+        "    encoder.embed_one(np.zeros((32, 32, 1), np.float32))\n"
+    )
+    assert third_party(work) - interpreter == set()
+
+
 HEAVY = (
     *("tensorflow", "keras", "PIL", "click", "rich", "litert_quantizer", "ai_edge_litert", "tflite_runtime"),
-    *("tflite_micro", "ethosu", "google_crc32c"),
+    *("tflite_micro", "ethosu", "google_crc32c", "jinja2"),
     *("embedlite.convert", "embedlite.calibration"),
 )
 

@@ -276,7 +276,7 @@ def test_statistics_of_another_file_or_model_are_refused(shards: Path, digits: D
     graph.make_constant(int(weights), graph.constant(int(weights)) * 2)
     other = tmp_path / "other.tflite"
     # Without the marker that a contract belongs to it.
-    graph.model.metadata = []
+    graph.model.metadata, graph.model.description = [], "MLIR Converted."
     other.write_bytes(graph.to_bytes())
     with pytest.raises(StatisticsMismatchError, match="of another model"):
         export(other, tmp_path / "x", quantize=["int8"], calibration_data=shards / "whole.npz")

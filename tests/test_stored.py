@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from embedlite.runtime.drift.rows import Rows
 from embedlite.runtime.errors import DataError, EmbedliteError, EmptyDataError, UnreadableDataError
 from embedlite.runtime.stored import StoredEmbeddings, is_stored, load_embeddings, match_rows, pack_embeddings
 
@@ -28,7 +29,7 @@ def store(folder: Path, **arrays: Any) -> Path:
 
 
 def stored(ids: list[str] | None, rows: np.ndarray = ROWS) -> StoredEmbeddings:
-    return StoredEmbeddings(rows, None if ids is None else tuple(ids), "")
+    return StoredEmbeddings(rows, None if ids is None else np.array(ids), "")
 
 
 @settings(max_examples=60, deadline=None)
@@ -43,7 +44,8 @@ def test_what_was_packed_is_read_again(
     read = load_embeddings(path)
     assert read.embeddings.dtype == np.float32
     np.testing.assert_array_equal(read.embeddings, rows)
-    assert (read.ids, read.model_sha256) == (tuple(ids), "ab" * 32)
+    assert read.ids is not None
+    assert (read.ids.tolist(), read.model_sha256) == (ids, "ab" * 32)
 
 
 def test_the_same_input_gives_the_same_bytes() -> None:
@@ -73,16 +75,19 @@ def test_a_npy_is_rows_without_ids(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, ">f4"])
-def test_every_float_type_becomes_float32(dtype: Any, tmp_path: Path) -> None:
+def test_every_float_type_is_taken(dtype: Any, tmp_path: Path) -> None:
     read = load_embeddings(store(tmp_path, embeddings=ROWS.astype(dtype)))
-    assert read.embeddings.dtype == np.dtype("float32")
-    np.testing.assert_array_equal(read.embeddings, ROWS)
+    np.testing.assert_array_equal(Rows(read.embeddings).take(slice(None)), ROWS)
 
 
 def test_an_archive_of_others_may_lack_ids_and_hold_more(tmp_path: Path) -> None:
     read = load_embeddings(store(tmp_path, embeddings=ROWS, labels=np.arange(4)))
     assert (read.ids, read.model_sha256) == (None, "")
-    assert load_embeddings(store(tmp_path, embeddings=ROWS, ids=np.arange(4))).ids == ("0", "1", "2", "3")
+    assert read.labels is not None
+    assert read.labels.tolist() == [0, 1, 2, 3]
+    numbered = load_embeddings(store(tmp_path, embeddings=ROWS, ids=np.arange(4)))
+    assert numbered.ids is not None
+    assert numbered.ids.tolist() == ["0", "1", "2", "3"]
 
 
 def test_embeddings_may_hold_what_the_report_will_count_as_invalid(tmp_path: Path) -> None:
@@ -173,22 +178,50 @@ def test_one_id_for_all_rows_is_refused(tmp_path: Path) -> None:
 
 
 def test_ids_of_bytes_are_text(tmp_path: Path) -> None:
-    assert load_embeddings(store(tmp_path, embeddings=ROWS[:2], ids=np.array([b"a", b"b"]))).ids == ("a", "b")
+    read = load_embeddings(store(tmp_path, embeddings=ROWS[:2], ids=np.array(["ä".encode(), b"b"])))
+    assert read.ids is not None
+    assert read.ids.tolist() == ["ä", "b"]
+    with pytest.raises(UnreadableDataError, match="no UTF-8"):
+        load_embeddings(store(tmp_path, embeddings=ROWS[:2], ids=np.array([b"\xff", b"b"])))
 
 
-def test_doubles_beyond_float32_are_read_quietly(tmp_path: Path) -> None:
+def test_doubles_beyond_float32_are_infinite(tmp_path: Path) -> None:
     read = load_embeddings(store(tmp_path, embeddings=np.array([[1e300, 1.0]])))
-    assert read.embeddings.shape == (1, 2)
+    assert Rows(read.embeddings).take(slice(None)).tolist() == [[np.inf, 1.0]]
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_many_rows_are_mapped_and_verified(save: Any, tmp_path: Path) -> None:
+    path = tmp_path / "vectors.npz"
+    rows = np.zeros((300_000, 64), np.float32)
+    rows[:, 0] = np.arange(len(rows))
+    save(path, embeddings=rows, ids=np.arange(len(rows)).astype(str))
+    read = load_embeddings(path)
+    assert isinstance(read.embeddings, np.memmap)
+    np.testing.assert_array_equal(read.embeddings, rows)
+    rows = Rows(read.embeddings, np.array([5, 299_999]))
+    np.testing.assert_array_equal(rows.take(slice(None)), read.embeddings[[5, 299_999]])
+    with path.open("r+b") as file:
+        file.seek(100_000)
+        byte = file.read(1)
+        file.seek(100_000)
+        file.write(bytes([byte[0] ^ 1]))
+    with pytest.raises(UnreadableDataError, match=r"cannot read .*vectors\.npz"):
+        load_embeddings(path)
+
+
+def test_labels_are_one_a_row(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"labels of shape \(3,\) for 4 rows"):
+        load_embeddings(store(tmp_path, embeddings=ROWS, labels=np.arange(3)))
 
 
 @settings(max_examples=50, deadline=None)
 @given(order=st.permutations(range(4)))
 def test_rows_are_paired_by_id_in_the_references_order(order: list[int]) -> None:
     candidate = stored([IDS[row] for row in order], ROWS[order] + 100)
-    mine, theirs, ids, trusted = match_rows(candidate, stored(IDS))
-    np.testing.assert_array_equal(mine, ROWS + 100)
-    np.testing.assert_array_equal(theirs, ROWS)
-    assert (ids, trusted) == (tuple(IDS), False)
+    matched = match_rows(candidate, stored(IDS))
+    np.testing.assert_array_equal(Rows(candidate.embeddings, matched.candidate).take(slice(None)), ROWS + 100)
+    assert (matched.ids.tolist(), matched.trusted) == (IDS, False)
 
 
 @pytest.mark.parametrize(
@@ -198,10 +231,8 @@ def test_rows_are_paired_by_id_in_the_references_order(order: list[int]) -> None
 def test_without_ids_on_both_sides_the_order_is_trusted(
     candidate: list[str] | None, reference: list[str] | None, ids: list[str]
 ) -> None:
-    mine, theirs, names_used, trusted = match_rows(stored(candidate, ROWS + 1), stored(reference))
-    np.testing.assert_array_equal(mine, ROWS + 1)
-    np.testing.assert_array_equal(theirs, ROWS)
-    assert (list(names_used), trusted) == (ids, True)
+    matched = match_rows(stored(candidate, ROWS + 1), stored(reference))
+    assert (matched.candidate, matched.ids.tolist(), matched.trusted) == (None, ids, True)
 
 
 @pytest.mark.parametrize("ids", [None, IDS[:3]])

@@ -15,10 +15,11 @@ from embedlite.convert import export
 from embedlite.convert.graph import Graph
 from embedlite.convert.layers import MinMaxNormalization
 from embedlite.convert.targets import TARGETS, check_targets, missing_runtimes
-from embedlite.convert.verify import Frames, edge_frames, judge, probe
+from embedlite.convert.verify import Frames, edge_frames, judge
 from embedlite.runtime.artifact import append_contract, read_artifact
 from embedlite.runtime.contract import InputContract
 from embedlite.runtime.errors import MissingPackageError, RequestError
+from embedlite.runtime.isolated import probe
 
 from conftest import Run, error_line
 from encoders import small_encoder

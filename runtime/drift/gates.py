@@ -1,0 +1,131 @@
+"""Limits on drift metrics, and whether they hold.
+
+The defaults are deliberately few: rows and dimensions that are broken outright, the tail of the cosine, the noise
+power, systematic shifts and gains, and the neighbours that a stored float gallery would lose; with labels also the
+decisions at the threshold that was set at home. Sources and reasons: docs/drift.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..errors import RequestError
+from .decisions import NO_DECISIONS
+from .intervals import Interval
+from .metrics import Drift
+
+Metrics = Mapping[str, float | None]
+
+AT_MOST = frozenset(
+    {
+        *("invalid", "max_abs", "bias_max_sigma", "gain_error_max", "dead_dimensions"),
+        *("far_ratio", "tar_loss", "false_reject_flips", "false_accept_flips"),
+    }
+)
+"""Metrics that must not exceed their limit; all others must not fall below it."""
+
+INFORMATION = frozenset({"count", "k", "cka", "procrustes"})
+"""What the report tells and cannot gate: a rotation leaves CKA and Procrustes alone and ruins a stored gallery."""
+
+GATEABLE = tuple(
+    name for name in (*Drift.__dataclass_fields__, "rank_correlation", *NO_DECISIONS) if name not in INFORMATION
+)
+
+DEFAULT_GATES: Mapping[str, float] = {
+    "invalid": 0,
+    "dead_dimensions": 0,
+    "cosine_p1": 0.98,
+    "sqnr_db": 20.0,
+    "bias_max_sigma": 0.25,
+    "gain_error_max": 0.25,
+    "knn_overlap_cross": 0.90,
+}
+
+DECISION_GATES: Mapping[str, float] = {"far_ratio": 1.5, "tar_loss": 0.01}
+"""Defaults where labels say what the same thing is. Nearest neighbours that stand in for them do so for curiosity only:
+in a dense cluster the threshold then lies among images that nobody tells apart, and noise moves it."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One limit, applied.
+
+    Attributes:
+        name: the metric's.
+        value: the metric's; None where it is unbounded (identical rows) or undefined.
+        limit: what it may just reach.
+        at_most: whether the limit is an upper one.
+        passed: whether it holds.
+        margin: how far the value is on the right side of the limit, in the metric's unit; negative if it is not.
+        interval: 95 % interval of the value, where it has one.
+    """
+
+    name: str
+    value: float | None
+    limit: float
+    at_most: bool
+    passed: bool
+    margin: float | None
+    interval: Interval | None
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether the limit lies within the interval: other images might give the other answer."""
+        return self.interval is not None and self.interval[0] < self.limit < self.interval[1]
+
+
+def parse_gates(texts: Sequence[str]) -> dict[str, float]:
+    """What ``NAME=VALUE`` texts ask for, to be laid over the defaults.
+
+    Raises:
+        RequestError: no such metric, or no number.
+    """
+    gates = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if name in INFORMATION:
+            raise RequestError(f"--gate {text}: {name} is for information and cannot gate; see docs/drift.md.")
+        if name not in GATEABLE or not separator:
+            raise RequestError(
+                f"--gate {text}: expected NAME=VALUE with NAME one of {', '.join(GATEABLE)}. "
+                "For example --gate cosine_min=0.95."
+            )
+        try:
+            limit = float(value)
+        except ValueError:
+            limit = math.nan
+        if not math.isfinite(limit):
+            raise RequestError(f"--gate {text}: {value!r} is no finite number. For example --gate {name}=0.95.")
+        gates[name] = limit
+    return gates
+
+
+def all_gates(asked: Mapping[str, float], *, labelled: bool) -> dict[str, float]:
+    """The limits that apply: the defaults, those for decisions if there are labels, and what was asked on top."""
+    return {**DEFAULT_GATES, **(DECISION_GATES if labelled else {}), **asked}
+
+
+def apply_gates(
+    metrics: Metrics, gates: Mapping[str, float], intervals: Mapping[str, Interval] | None = None
+) -> tuple[Gate, ...]:
+    """Hold the metrics against the limits.
+
+    A metric without a value passes where that means "no difference" (``sqnr_db`` of identical rows) or "too few
+    rows to say" (neighbours, decisions); rows that are all invalid fail through ``invalid`` and everything else.
+
+    Args:
+        metrics: by name; those that are not there have no value.
+        gates: limits by name.
+        intervals: of the metrics that have one.
+    """
+    nothing_valid = metrics["invalid"] == metrics["count"]
+    applied = []
+    for name, limit in gates.items():
+        value, at_most = metrics.get(name), name in AT_MOST
+        margin = None if value is None or not math.isfinite(value) else (limit - value if at_most else value - limit)
+        # An unbounded difference has no margin and holds no limit, whichever side the limit is on.
+        passed = not nothing_valid if value is None else margin is not None and margin >= 0
+        applied.append(Gate(name, value, limit, at_most, passed, margin, (intervals or {}).get(name)))
+    return tuple(applied)

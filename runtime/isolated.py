@@ -1,0 +1,123 @@
+"""Running a file on one interpreter in a process of its own; a crash there is an answer. The process: :mod:`.probe`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .interpreters import MICRO_RUNTIME, RUNTIMES
+from .probe import ProbeRequest
+
+PROBE_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What one interpreter made of one file.
+
+    Attributes:
+        runtime: its package.
+        version: its version.
+        embeddings: of the first frames, as many as there was time for; None if it failed.
+        latency_us: median microseconds per inference; None if it was not timed.
+        arena_bytes: memory that TFLite Micro needs; None for the others.
+        golden: of the golden inputs; None if they were not asked for.
+        error: how it failed.
+    """
+
+    runtime: str
+    version: str
+    embeddings: NDArray[np.float32] | None = None
+    latency_us: float | None = None
+    arena_bytes: int | None = None
+    golden: NDArray[np.float32] | None = None
+    error: str = ""
+
+
+def installed_runtimes() -> list[str]:
+    """The interpreter packages that are installed, in the order of preference."""
+    return [name for name in (*RUNTIMES, MICRO_RUNTIME) if installed(name)]
+
+
+def installed(name: str) -> bool:
+    """Whether a package is installed, by the name pip knows it by."""
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def probe(
+    model: Path,
+    runtime: str,
+    inputs: Path,
+    rows: Sequence[int],
+    *,
+    threads: int,
+    timed: bool,
+    seconds: float,
+    golden: Path | None = None,
+) -> ProbeResult:
+    """Run a file on one interpreter, in a process of its own.
+
+    Args:
+        model: the ``.tflite``.
+        runtime: ``ai-edge-litert``, ``tflite-runtime`` or ``tflite-micro``.
+        inputs: a ``.npy`` of model-ready images, (N, H, W, C) float32.
+        rows: which of them to embed, in this order.
+        threads: processors that one inference may use.
+        timed: whether to measure the latency too.
+        seconds: after this time no further image is begun, once there are two.
+        golden: a ``.npy`` of uint8 frames that golden vectors are made of, (N, H, W, C).
+    """
+    version = importlib.metadata.version(runtime)
+    with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
+        result, golden_result = Path(folder, "embeddings.npy"), Path(folder, "golden.npy")
+        request = ProbeRequest(
+            str(model),
+            runtime,
+            threads,
+            str(inputs),
+            list(rows),
+            str(result),
+            timed,
+            seconds,
+            None if golden is None else str(golden),
+            str(golden_result),
+        )
+        try:
+            process = subprocess.run(
+                [sys.executable, "-m", "embedlite.runtime.probe"],
+                input=json.dumps(asdict(request)),
+                capture_output=True,
+                text=True,
+                timeout=PROBE_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return ProbeResult(runtime, version, error=f"no answer within {PROBE_SECONDS} s")
+        if process.returncode != 0 or not process.stdout:
+            return ProbeResult(runtime, version, error=_death(process))
+        answer = json.loads(process.stdout)
+        if "error" in answer:
+            return ProbeResult(runtime, version, error=answer["error"])
+        facts = {key: answer[key] for key in ("latency_us", "arena_bytes")}
+        replayed = None if golden is None else np.load(golden_result)
+        return ProbeResult(runtime, version, np.load(result), golden=replayed, **facts)
+
+
+def _death(process: subprocess.CompletedProcess[str]) -> str:
+    if process.returncode < 0:
+        return f"crashed with signal {-process.returncode}"
+    lines = process.stderr.strip().splitlines()
+    return f"ended with code {process.returncode}: {lines[-1] if lines else 'no message'}"

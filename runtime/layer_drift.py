@@ -1,0 +1,188 @@
+"""Which layers of a quantized encoder make its drift.
+
+Two questions are asked of every operator on quantized values.
+
+How good is its output, as it comes in the running file? The signal-to-quantization-noise ratio of the tensor, over all
+images and elements, c being the candidate's values, dequantized, and f the float graph's::
+
+    sqnr_db = 10 log10( sum f^2 / sum (c - f)^2 )
+    drop_db = the lowest sqnr_db among its inputs - its own
+
+A low ratio need not be this operator's doing, and what it loses need not reach the embedding. So, second: what happens
+to the embedding if this operator alone is quantized? It is given the float graph's own values, x, in the candidate's
+numbers. Its answer q(x) is compared with what the float operator makes of the very same numbers, f(x): the difference
+q(x) - f(x) is its own error, from its weights and from the range and step of its output, and from nothing before it.
+That error is added to the float graph's own tensor, and the float operators behind it carry it to the embedding::
+
+    alone_db = 10 log10( sum e^2 / sum (e' - e)^2 )        e, e' the embeddings without and with the error
+    share    = sum (e' - e)^2 of this operator / the same summed over all operators
+
+Both runs use the interpreter that is installed, on graphs cut out of the two files; nothing is simulated. Errors of
+several operators need not add up to the whole: see :attr:`.layer_report.LayerReport.sum_db`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .artifact import Artifact, read_artifact
+from .errors import RequestError
+from .flatbuffer import ModelInfo
+from .interpreters import available_threads
+from .layer_pair import SMALL, GraphPair, Run, Values
+from .layer_report import LayerDrift, LayerReport, decibels
+from .terminal import progress
+
+LAYER_IMAGES = 32
+"""Images that layers are measured on: each has thousands of values, so that few images are enough."""
+
+
+def measure_layers(
+    candidate: Path, reference: Path, images: Iterable[NDArray[np.float32]], *, threads: int | None = None
+) -> LayerReport:
+    """Measure every operator of a quantized file against the float file that it was made from.
+
+    Args:
+        candidate: a quantized ``.tflite``.
+        reference: the float ``.tflite``.
+        images: model-ready (H, W, C) float32; read once, a part at a time, so that memory stays bounded.
+        threads: processors that one inference may use.
+
+    Raises:
+        RequestError: the two do not belong together, or there are no images.
+        InterpreterFailedError: the interpreter cannot run a part of a file.
+    """
+    mine, other = read_artifact(candidate), read_artifact(reference)
+    return _Measurement(mine, other, threads or available_threads()).report(iter(images))
+
+
+def is_quantized(info: ModelInfo) -> bool:
+    """Whether a file computes with, or stores, anything but float32."""
+    return any(tensor.dtype in SMALL for tensor in info.tensors)
+
+
+@dataclass
+class _Power:
+    """Sums of squares: of a signal, and of what is added to it."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+
+    def add(self, true: Values, other: Values) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.signal += float(np.square(true, dtype=np.float64).sum())
+            noise = float(np.square(other.astype(np.float64) - true).sum())
+        # NaN in place of a value is no value, however close its neighbours are.
+        self.noise += noise if math.isfinite(noise) else math.inf
+
+    @property
+    def db(self) -> float | None:
+        return decibels(self.signal, self.noise)
+
+
+@dataclass
+class _Step:
+    """An operator that is judged: how to run it, its float counterpart, and what lies behind that."""
+
+    name: str
+    operator: str
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    targets: tuple[int, ...]
+    open: Callable[[], tuple[Run, Run]]
+    power: _Power = field(default_factory=_Power)
+
+
+class _Measurement:
+    """One pair of files; holds what the steps share."""
+
+    def __init__(self, candidate: Artifact, reference: Artifact, threads: int) -> None:
+        self._mine, self._other = candidate.info, reference.info
+        self._pair = GraphPair(candidate, reference, threads)
+        self._flow = {index: _Power() for index in self._pair.match.tensors}
+        self._whole = _Power()
+        self._steps = self._find_steps()
+
+    def report(self, images: Iterator[NDArray[np.float32]]) -> LayerReport:
+        size, count = self._pair.chunk_size(), 0
+        while chunk := list(islice(images, size)):
+            self._add(chunk)
+            count += len(chunk)
+        if count == 0:
+            raise RequestError("--layers: there are no images to measure layers on. Pass at least one.")
+        total = sum(step.power.noise for step in self._steps)
+        layers = tuple(self._describe(step, total) for step in self._steps)
+        return LayerReport(layers, count, self._whole.db, decibels(self._whole.signal, total), self._pair.match.lost)
+
+    def _describe(self, step: _Step, total: float) -> LayerDrift:
+        sqnr = self._flow[step.writes[0]].db
+        before = [db for index in step.reads if (db := self._flow[index].db) is not None]
+        drop = min(before) - sqnr if before and sqnr is not None else None
+        share = step.power.noise / total if 0 < total < math.inf else None
+        shape = self._mine.tensors[step.writes[0]].shape
+        rescaled = step.writes[0] in self._pair.gains
+        return LayerDrift(step.name, step.operator, shape, sqnr, drop, rescaled, step.power.db, share)
+
+    def _find_steps(self) -> list[_Step]:
+        info, tensors = self._mine, self._pair.match.tensors
+        steps = []
+        source = info.wiring.inputs[0]
+        if info.inputs[0].dtype != "float32":
+            # The caller rounds the image then, and no operator does.
+            identity: tuple[Run, Run] = (list, list)
+            name = self._other.inputs[0].name
+            steps.append(_Step(name, "INPUT", (), (source,), (tensors[source],), lambda: identity))
+        for place, (reads, writes) in enumerate(info.wiring.operators):
+            kind = info.operators[place].name
+            inputs = tuple(index for index in reads if index in self._pair.mine)
+            if not inputs or kind == "DEQUANTIZE" or not all(index in tensors for index in (*inputs, *writes)):
+                continue
+            if not self._pair.is_small(place):
+                continue
+            targets = tuple(tensors[index] for index in writes)
+            name = self._other.tensors[targets[0]].name
+            steps.append(
+                _Step(name, kind, inputs, writes, targets, partial(self._pair.operator, place, inputs, writes))
+            )
+        return steps
+
+    def _add(self, images: Sequence[NDArray[np.float32]]) -> None:
+        """Run some images through everything."""
+        floats, mine = self._pair.all_values(images)
+        embeddings = [self._pair.embedding(values) for values in floats]
+        for values, stored in zip(floats, mine, strict=True):
+            for index, power in self._flow.items():
+                power.add(values[self._pair.match.tensors[index]], self._pair.real(index, stored[index]))
+        result = self._pair.output
+        behind = self._pair.behind((self._pair.match.tensors[result],))
+        for values, stored, embedding in zip(floats, mine, embeddings, strict=True):
+            changed = {self._pair.match.tensors[result]: self._pair.real(result, stored[result])}
+            self._whole.add(embedding, behind({**values, **changed}))
+        del mine
+        for step in progress(self._steps, len(self._steps), "layers"):
+            run, run_float = step.open()
+            behind = self._pair.behind(step.targets)
+            for values, embedding in zip(floats, embeddings, strict=True):
+                step.power.add(embedding, behind({**values, **self._with_error(step, run, run_float, values)}))
+
+    def _with_error(self, step: _Step, run: Run, run_float: Run, values: Mapping[int, Values]) -> dict[int, Values]:
+        """The float graph's outputs of an operator with the error that it makes when it is quantized."""
+        tensors = self._pair.match.tensors
+        if step.operator == "INPUT":
+            (source,) = step.writes
+            return {step.targets[0]: self._pair.real(source, self._pair.stored(source, values[tensors[source]]))}
+        inputs = [self._pair.stored(index, values[tensors[index]]) for index in step.reads]
+        answers = run(inputs)
+        right = run_float([self._pair.real(index, value) for index, value in zip(step.reads, inputs, strict=True)])
+        return {
+            target: values[target] + (self._pair.real(index, answer) - true)
+            for index, target, answer, true in zip(step.writes, step.targets, answers, right, strict=True)
+        }

@@ -123,21 +123,24 @@ def read_flatbuffer(data: bytes) -> ModelInfo:
         ) from error
 
 
+_SIGNED, _SIZES = struct.Struct("<i"), struct.Struct("<HH")
+
+
 class Table:
     """One flatbuffer table; every read is checked against the end of the data."""
 
     def __init__(self, data: bytes, position: int) -> None:
         self.data, self.position = data, position
-        vtable = position - self._unpack("<i", position)
-        if vtable < 4:
-            raise IndexError(f"vtable at {vtable}")
-        self.vtable, self.vtable_size = vtable, self._unpack("<H", vtable)
-        if self.vtable_size < 4 or self.vtable_size % 2:
-            raise IndexError(f"vtable of {self.vtable_size} bytes")
+        # Read without help of the methods below: a large model has a thousand tables, and opening it waits for this.
+        vtable = position - _SIGNED.unpack_from(data, position)[0]
+        if position < 0 or vtable < 4:
+            raise IndexError(f"table at {position}, vtable at {vtable}")
+        vtable_size, size = _SIZES.unpack_from(data, vtable)
+        if vtable_size < 4 or vtable_size % 2:
+            raise IndexError(f"vtable of {vtable_size} bytes")
         # Every field lies within the table and the table within the file, whether this module reads it or not.
-        size = self._unpack("<H", vtable + 2)
-        fields = struct.unpack_from(f"<{self.vtable_size // 2 - 2}H", data, vtable + 4)
-        if size < 4 or position + size > len(data) or any(field >= size for field in fields):
+        self._offsets = struct.unpack_from(f"<{vtable_size // 2 - 2}H", data, vtable + 4)
+        if size < 4 or position + size > len(data) or max(self._offsets, default=0) >= size:
             raise IndexError(f"table of {size} bytes at {position}")
 
     def _unpack(self, code: str, position: int) -> int:
@@ -147,10 +150,7 @@ class Table:
         return value
 
     def _field(self, number: int) -> int:
-        entry = 4 + 2 * number
-        if entry + 2 > self.vtable_size:
-            return 0
-        offset = self._unpack("<H", self.vtable + entry)
+        offset = self._offsets[number] if number < len(self._offsets) else 0
         return self.position + offset if offset else 0
 
     def scalar(self, number: int, code: str, default: int) -> int:
@@ -173,14 +173,14 @@ class Table:
         if not start:
             return ()
         count = self._unpack("<I", start)
-        size = struct.calcsize("<" + code)
-        if start + 4 + count * size > len(self.data):
+        # It is unpacked only where it ends within the data: a damaged count could ask for gigabytes.
+        if start + 4 + count * struct.calcsize("<" + code) > len(self.data):
             raise IndexError(f"vector of {count} items at {start}")
         return struct.unpack_from(f"<{count}{code}", self.data, start + 4)
 
     def integers(self, number: int, code: str) -> tuple[int, ...]:
         """The same, of whole numbers."""
-        return tuple(int(value) for value in self.vector(number, code))
+        return tuple(map(int, self.vector(number, code)))
 
     def raw(self, number: int) -> bytes:
         """A field that holds a vector of bytes."""
@@ -214,8 +214,8 @@ class Table:
         count = self._unpack("<I", start)
         if start + 4 + 4 * count > len(self.data):
             raise IndexError(f"vector of {count} tables at {start}")
-        positions = range(start + 4, start + 4 + 4 * count, 4)
-        return [read(Table(self.data, position + self._unpack("<I", position))) for position in positions]
+        distances = struct.unpack_from(f"<{count}I", self.data, start + 4)
+        return [read(Table(self.data, start + 4 + 4 * place + far)) for place, far in enumerate(distances)]
 
 
 # What the tables of the schema hold beside plain numbers, by field: "text", ":" and a vector's number type, the name of

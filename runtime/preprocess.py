@@ -33,18 +33,19 @@ def model_ready(image: NDArray[Any], contract: InputContract, name: str = "") ->
         if not (np.isfinite(low) and np.isfinite(high)):
             refuse_non_finite(ready, name)
         return ready
-    return _scaler(contract)(to_pixels(image, name), np.empty(image.shape, np.float32))
+    return _scaler(contract, image.shape[-2])(to_pixels(image, name), np.empty(image.shape, np.float32))
 
 
 class PixelScaler:
     """``(pixel - mean) / std`` in float32, rounded after each of the two operations.
 
     Args:
-        contract: gives mean, std and the width, over which both are laid out: numpy is slow with three at a time.
+        contract: gives mean and std.
+        width: of the images. Values for channels are laid out over it: numpy is slow with three at a time.
     """
 
-    def __init__(self, contract: InputContract) -> None:
-        _, width, channels = contract.shape
+    def __init__(self, contract: InputContract, width: int) -> None:
+        channels = contract.shape[2]
         self._mean = self._row(contract.mean, width, channels)
         self._std = self._row(contract.std, width, channels)
         self._shifts = any(contract.mean)

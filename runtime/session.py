@@ -51,7 +51,7 @@ class Session:
         self._input_scale, self._input_zero_point = source["quantization"]
         self._output_scale, self._output_zero_point = target["quantization"]
         shape = contract.input.shape
-        self._scale_pixels = PixelScaler(contract.input)
+        self._scale_pixels = PixelScaler(contract.input, shape[1])
         # Batch axis included, as the interpreter wants it. Untouched until it is needed, it costs no memory.
         self._floats = np.empty((1, *shape), np.float32)
         self._integers = np.empty((1, *shape), np.uint8)

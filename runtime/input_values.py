@@ -27,7 +27,7 @@ SAMPLE = 12_288
 """Of a larger image, whole rows with about so many values are looked at, other rows every time."""
 
 FIRST_IMAGES = 32
-"""After so many images that use only a part of the range, that is said."""
+"""Mistakes that every image shows are looked for in so many."""
 
 
 class InputValues:
@@ -54,6 +54,7 @@ class InputValues:
         self._unscaled = 1.0 if span > 32 else -math.inf
         self._lock = threading.Lock()
         self._said: set[str] = set()
+        self._pixel_images = 0
         self._seen, self._lowest, self._highest = 0, math.inf, -math.inf
         # Black below zero, as with mean and std of 127.5 or of ImageNet: 0-1 floats fit in, but never go below 0.
         self._watches = self._black <= -0.5 and self._white >= 0.5
@@ -77,7 +78,10 @@ class InputValues:
             self._watch(low, high)
 
     def check_pixels(self, pixels: NDArray[np.uint8]) -> None:
-        """Look at a uint8 image (H, W, C) for one that holds nothing but 0 and 1."""
+        """Look at a uint8 image (H, W, C), one of the first, for nothing but 0 and 1."""
+        if self._pixel_images >= FIRST_IMAGES:
+            return
+        self._pixel_images += 1
         rows = pixels[:: self._step]
         if np.maximum.reduce(rows, axis=None) <= 1 and np.maximum.reduce(pixels, axis=None) == 1:
             self._warn(
@@ -87,12 +91,14 @@ class InputValues:
                 "becomes pixels by image * 255.",
             )
 
-    def explain_non_finite(self, image: NDArray[Any]) -> None:
-        """Say why a vector is NaN or infinite: because of the input, or of the model.
+    def explain_non_finite(self, image: NDArray[Any], vector: NDArray[np.float32]) -> None:
+        """If a vector is NaN or infinite, say why: because of the input, or of the model.
 
         Raises:
-            InputValueError: the input holds NaN or infinity.
+            InputValueError: it is, and the input holds NaN or infinity.
         """
+        if np.isfinite(vector).all():
+            return
         if image.dtype.kind == "f":
             refuse_non_finite(as_float32(image))
         self._warn(

@@ -60,9 +60,10 @@ class PixelScaler:
     def __call__(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scale an image (H, W, C) into ``out``, of the same shape, and return that."""
         if not self._shifts:
-            return np.divide(pixels, self._std, out=out, dtype=np.float32)
-        np.subtract(pixels, self._mean, out=out, dtype=np.float32)
-        return np.divide(out, self._std, out=out)
+            return np.divide(pixels, self._std, out, dtype=np.float32)
+        # Without the dtype, numpy 1 would compute a scalar and bytes in half precision.
+        np.subtract(pixels, self._mean, out, dtype=np.float32)
+        return np.divide(out, self._std, out)
 
 
 _scaler = functools.lru_cache(maxsize=8)(PixelScaler)

@@ -14,7 +14,7 @@ from .contract import Contract
 from .errors import InterpreterFailedError
 from .input_values import InputValues
 from .interpreters import MICRO_RUNTIME, Runtime, open_interpreter
-from .preprocess import PixelScaler, as_float32, dequantize, extremes, quantize, to_pixels
+from .preprocess import PixelScaler, as_float32, dequantize, quantize, to_pixels
 
 
 class Session:
@@ -55,6 +55,8 @@ class Session:
         # Batch axis included, as the interpreter wants it. Untouched until it is needed, it costs no memory.
         self._floats = np.empty((1, *shape), np.float32)
         self._integers = np.empty((1, *shape), np.uint8)
+        self._output_shape = contract.output_shape
+        self._finished = contract.normalization.placement != "runtime" and np.dtype(target["dtype"]) == np.float32
         self._shifted = self._dtype == np.int8 and self._is_pixels_less_128()
 
     @property
@@ -83,20 +85,24 @@ class Session:
                 f"{self._runtime.name} {self._runtime.version} failed while running the model: {str(error).strip()}. "
                 "Update the interpreter, or export the model in another mode."
             ) from error
-        if values.dtype == np.float32 and not all(map(math.isfinite, extremes(values))):
-            self._values.explain_non_finite(image)
+        # A sum of squares is quick, and finite unless a value is not or all are huge.
+        if values.dtype == np.float32 and not math.isfinite(np.vdot(values, values)):
+            self._values.explain_non_finite(image, values)
+        if self._finished:
+            embedding: NDArray[np.float32] = values.reshape(self._output_shape)
+            return embedding
+        return self._finish(values).reshape(self._output_shape)
+
+    def _finish(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """What the file leaves to be done: the normalization, or one multiplication."""
         spec = self._contract.normalization
         if spec.placement == "runtime":
             from .normalize import normalize, normalize_quantized
 
             if values.dtype == np.float32:
-                values = normalize(values, spec)
-            else:
-                values = normalize_quantized(values, self._output_scale, self._output_zero_point, spec)
-        elif values.dtype != np.float32:
-            values = dequantize(values, self._output_scale, self._output_zero_point)
-        embedding: NDArray[np.float32] = values.reshape(self._contract.output_shape)
-        return embedding
+                return normalize(values, spec)
+            return normalize_quantized(values, self._output_scale, self._output_zero_point, spec)
+        return dequantize(values, self._output_scale, self._output_zero_point)
 
     def _prepare(self, image: NDArray[Any], every_value: bool) -> NDArray[Any]:
         """The input tensor's content, batch axis included; often one of the buffers."""

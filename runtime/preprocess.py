@@ -61,7 +61,6 @@ class PixelScaler:
         """Scale an image (H, W, C) into ``out``, of the same shape, and return that."""
         if not self._shifts:
             return np.divide(pixels, self._std, out, dtype=np.float32)
-        # Without the dtype, numpy 1 would compute a scalar and bytes in half precision.
         np.subtract(pixels, self._mean, out, dtype=np.float32)
         return np.divide(out, self._std, out)
 

@@ -57,7 +57,7 @@ class InputValues:
         self._pixel_images = 0
         self._seen, self._lowest, self._highest = 0, math.inf, -math.inf
         # Black below zero, as with mean and std of 127.5 or of ImageNet: 0-1 floats fit in, but never go below 0.
-        self._watches = self._black <= -0.5 and self._white >= 0.5
+        self._watches = self._black <= -0.5 and self._white >= 0.5 and self._unscaled < 0
 
     def check_floats(self, ready: NDArray[np.float32], *, every_value: bool) -> None:
         """Look at a float32 image (H, W, C).

@@ -174,8 +174,9 @@ def _missing_operator(reason: str) -> tuple[str, int] | None:
     """Name and version of the operator that was not found; version 0 for a custom one, or if it was not said."""
     if match := re.search(r"Didn't find op for builtin opcode '(\w+)' version '(\d+)'", reason):
         return match[1], int(match[2])
-    if match := re.search(r"unresolved custom op: ([^\s.]+)", reason):
-        return match[1], 0
+    # The operators of TensorFlow itself, called Flex, have a message of their own.
+    if match := re.search(r"unresolved custom op: ([^\s.]+)|Select TensorFlow op.*\((Flex\w+)\)", reason, re.DOTALL):
+        return match[1] or match[2], 0
     if match := re.search(r"Op builtin_code out of range: (\d+)", reason):
         number = int(match[1])
         return (OPERATOR_NAMES[number] if number < len(OPERATOR_NAMES) else f"number {number}"), 1

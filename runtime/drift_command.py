@@ -16,9 +16,9 @@ from .drift.report import DriftReport, build_report
 from .drift.sides import Request, open_sides
 from .drift.text import render_text
 from .drift_sources import SourcesRequest, check_sources, find_sources
-from .encoder import input_contract_from_options
 from .errors import DataError, RequestError
 from .files import check_writable, json_bytes, write_files
+from .model_input import input_contract_from_options
 from .model_options import ModelOptions, model_options
 from .stored import is_stored
 from .terminal import (

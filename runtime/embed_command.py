@@ -8,8 +8,9 @@ import click
 import numpy as np
 
 from .contract import InputOptions
-from .encoder import Encoder, input_contract_from_options
+from .encoder import Encoder
 from .files import check_writable, write_file
+from .model_input import input_contract_from_options
 from .selftest import render_selftest, selftest
 from .sources import open_source
 from .stored import pack_embeddings

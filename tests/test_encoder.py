@@ -139,10 +139,11 @@ def test_what_is_wrong_in_a_list_is_named_by_its_place(files: dict[str, Path], p
                     encoder.embed(inputs)
 
 
-@pytest.mark.parametrize("empty", [[], (), np.empty((0, *SHAPE), np.uint8), iter(())], ids=str)
-def test_an_empty_batch_is_an_error(empty: object, files: dict[str, Path]) -> None:
-    with Encoder(files["float32"]) as encoder, pytest.raises(EmptyBatchError, match="Pass at least one"):
-        encoder.embed(empty)
+def test_an_empty_batch_is_an_error(files: dict[str, Path]) -> None:
+    with Encoder(files["float32"]) as encoder:
+        for empty in ([], (), np.empty((0, *SHAPE), np.uint8), iter(()), np.empty(0)):
+            with pytest.raises(EmptyBatchError, match="Pass at least one"):
+                encoder.embed(empty)
 
 
 @pytest.mark.parametrize("threads", [0, -1])

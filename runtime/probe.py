@@ -52,8 +52,8 @@ class ProbeRequest:
     result: str
     timed: bool
     seconds: float
-    golden: str | None
-    golden_result: str
+    golden: str | None = None
+    golden_result: str = ""
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from .errors import DamagedModelError, NotTFLiteError
+from .errors import DamagedModelError, NotTFLiteError, UnsupportedModelError
 from .operators import OPERATOR_NAMES
 
 _T = TypeVar("_T")
@@ -108,6 +108,7 @@ def read_flatbuffer(data: bytes) -> ModelInfo:
     Raises:
         NotTFLiteError: the four bytes ``TFL3`` are not where they belong.
         DamagedModelError: an offset leaves the file or an index leaves its table.
+        UnsupportedModelError: a schema version newer than 3.
     """
     if len(data) < 8 or data[4:8] != b"TFL3":
         raise NotTFLiteError(
@@ -261,10 +262,17 @@ def _check(table: Table, name: str) -> None:
 
 
 def _read_model(model: Table) -> ModelInfo:
-    _check(model, "Model")
     schema = model.scalar(0, "<I", 0)
-    if schema != 3:
+    if schema > 3:
+        # Before anything else is looked at: nobody knows how such a file is laid out.
+        raise UnsupportedModelError(
+            f"the TFLite file has schema version {schema}, but embedlite and the "
+            "interpreters read version 3. A newer converter wrote it: update embedlite and the interpreter, or export the model "
+            "again with export-tflite."
+        )
+    if schema < 3:
         raise IndexError(f"schema version {schema} instead of 3")
+    _check(model, "Model")
     codes = model.tables(1, _read_operator_code)
     sizes = model.tables(4, _read_buffer)
     buffers = model.tables(4, lambda table: table)

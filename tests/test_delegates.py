@@ -1,6 +1,5 @@
 """A real delegate, compiled here, on both interpreters: it runs, or what is wrong with it is said."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 
 from conftest import Digits, Run, error_line
+from tools import require
 
 RUNTIMES = ("ai-edge-litert", "tflite-runtime")
 SOURCE = Path(__file__).with_name("reshape_delegate.c")
@@ -16,9 +16,7 @@ SOURCE = Path(__file__).with_name("reshape_delegate.c")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three libraries: a delegate, half a delegate, and something else; and images."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler to make a delegate with: apt-get install gcc")
+    compiler = require("cc")
     folder = tmp_path_factory.mktemp("delegates")
     (folder / "nothing.c").write_text("int nothing;\n")
     for name, source, options in (

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +74,34 @@ def test_threads_that_share_an_encoder_get_their_own_vectors(
 
         with ThreadPoolExecutor(THREADS) as pool:
             assert list(pool.map(work, range(THREADS))) == [0] * THREADS
+
+
+MEMORY = """
+import os, sys
+import numpy as np
+from embedlite.runtime import Encoder
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), np.uint8)
+with Encoder(sys.argv[1], threads=2) as encoder:
+    inputs = [*pixels, *(pixels / np.float32(255))]
+    for call in range(1, 100_001):
+        encoder.embed_one(inputs[call % len(inputs)])
+        if call % 1000 == 0:
+            encoder.embed(pixels)
+        if call in (1_000, 100_000):
+            print(resident())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux's /proc")
+@pytest.mark.parametrize("name", ["float32", "int8"])
+def test_a_hundred_thousand_calls_leave_nothing_behind(name: str, files: dict[str, Path]) -> None:
+    done = subprocess.run([sys.executable, "-c", MEMORY, files[name]], capture_output=True, text=True, check=True)
+    few, many = (int(line) for line in done.stdout.split())
+    assert many - few <= 2 * 2**20
 
 
 def test_batches_of_several_threads_do_not_mix(files: dict[str, Path], pixels: np.ndarray) -> None:

@@ -266,9 +266,8 @@ def _read_model(model: Table) -> ModelInfo:
     if schema > 3:
         # Before anything else is looked at: nobody knows how such a file is laid out.
         raise UnsupportedModelError(
-            f"the TFLite file has schema version {schema}, but embedlite and the "
-            "interpreters read version 3. A newer converter wrote it: update embedlite and the interpreter, or export the model "
-            "again with export-tflite."
+            f"the TFLite file has schema version {schema}, but embedlite and the interpreters read version 3. A newer "
+            "converter wrote it: update embedlite and the interpreter, or export the model again with export-tflite."
         )
     if schema < 3:
         raise IndexError(f"schema version {schema} instead of 3")

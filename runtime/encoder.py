@@ -68,7 +68,7 @@ class Encoder:
         self._runtime = find_runtime(runtime)
         self._threads = threads or available_threads()
         self._delegate, self._delegate_options = delegate, delegate_options
-        self._values = InputValues(Path(path).name, self._contract.input)
+        self._values = InputValues(Path(path).name, self._contract.input, self._contract.calibration)
         self._lock = threading.Lock()
         self._single: Session | None = self._open_session(self._threads)
         # What works on batches: one single-threaded session a processor, opened when there is work for it.

@@ -11,6 +11,7 @@ import itertools
 import math
 import threading
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from .contract import InputContract
 from .errors import EmbedliteWarning
+from .input_colors import IMAGES, ColorWatch
 from .preprocess import as_float32, extremes, refuse_non_finite
 
 WHOLE = 32_768
@@ -36,10 +38,13 @@ class InputValues:
     Args:
         name: the model file's name, for warnings.
         contract: says what the values should be.
+        calibration: what the file's contract says of the images that it was calibrated on.
     """
 
-    def __init__(self, name: str, contract: InputContract) -> None:
+    def __init__(self, name: str, contract: InputContract, calibration: Mapping[str, Any] | None = None) -> None:
         self._name = name
+        self._order = contract.color_order.upper()
+        self._colors = ColorWatch(contract, calibration)
         size = math.prod(contract.shape)
         self._step = 1 if size <= WHOLE else min(-(-size // SAMPLE), contract.shape[0])
         self._turns = itertools.count()
@@ -70,15 +75,20 @@ class InputValues:
             InputValueError: a value that was looked at is NaN or infinite.
         """
         sampled = self._step > 1 and not every_value
-        low, high = extremes(ready[next(self._turns) % self._step :: self._step] if sampled else ready)
+        rows = ready[next(self._turns) % self._step :: self._step] if sampled else ready
+        low, high = extremes(rows)
         # NaN compares false.
         if not (self._low <= low and high <= self._high) or high <= self._unscaled:
             self._judge(ready)
         if self._watches:
             self._watch(low, high)
+        if self._colors.watches:
+            self._look_at_colors(rows)
 
     def check_pixels(self, pixels: NDArray[np.uint8]) -> None:
-        """Look at a uint8 image (H, W, C), one of the first, for nothing but 0 and 1."""
+        """Look at a uint8 image (H, W, C), one of the first, for nothing but 0 and 1, and for exchanged colours."""
+        if self._colors.watches:
+            self._look_at_colors(pixels[:: self._step])
         if self._pixel_images >= FIRST_IMAGES:
             return
         self._pixel_images += 1
@@ -137,6 +147,18 @@ class InputValues:
                 f"{FIRST_IMAGES} float images have values from {self._lowest:.3g} to {self._highest:.3g} and none "
                 f"below 0, but pixels 0-255 become {self._black:.3g} to {self._white:.3g} for this model. They look "
                 "scaled to 0-1: pass uint8 pixels, and the contract scales them.",
+            )
+
+    def _look_at_colors(self, rows: NDArray[Any]) -> None:
+        with self._lock:
+            exchanged = self._colors.watches and self._colors.look(rows)
+        if exchanged:
+            self._warn(
+                "colours",
+                f"red and blue look exchanged: the model takes {self._order} and knows images whose first channel is "
+                f"{self._colors.expected:+.0f} above the last, but {IMAGES} images have {self._colors.found:+.0f}. "
+                "OpenCV reads BGR and Pillow RGB; image[..., ::-1] turns one into the other. If the order is right, "
+                "these are images of another kind than those that the model knows.",
             )
 
     def _warn(self, mistake: str, text: str) -> None:

@@ -9,11 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedlite.runtime import InputContract
+from embedlite.convert import export
+from embedlite.runtime import Encoder, InputContract
+from embedlite.runtime.artifact import read_artifact
 from embedlite.runtime.errors import EmbedliteWarning, InputValueError
 from embedlite.runtime.images import load_image
 from embedlite.runtime.input_values import FIRST_IMAGES, SAMPLE, WHOLE, InputValues
 from embedlite.runtime.preprocess import model_ready
+
+from encoders import quick_encoder
 
 SHAPE = (24, 24, 3)
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -31,8 +35,10 @@ def crops(photos: Path) -> list[np.ndarray]:
     return [load_image(path, InputContract(SHAPE)) for path in sorted(photos.iterdir())]
 
 
-def warnings_of(contract: InputContract, images: list[np.ndarray]) -> list[str]:
-    values = InputValues("m.tflite", contract)
+def warnings_of(
+    contract: InputContract, images: list[np.ndarray], calibration: dict[str, object] | None = None
+) -> list[str]:
+    values = InputValues("m.tflite", contract, calibration)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for image in images:
@@ -49,6 +55,8 @@ def test_photos_that_are_prepared_as_the_contract_says_are_not_remarked_upon(
     contract: InputContract, crops: list[np.ndarray]
 ) -> None:
     flat = [np.full(SHAPE, level, np.uint8) for level in (0, 128, 255)]
+    if contract.color_order == "bgr":
+        crops = [image[..., ::-1] for image in crops]
     for images in (crops, flat):
         assert warnings_of(contract, images) == []
         assert warnings_of(contract, [model_ready(image, contract) for image in images]) == []
@@ -97,6 +105,81 @@ def test_floats_cast_to_integers_are_noticed(crops: list[np.ndarray]) -> None:
         said = warnings_of(CONTRACTS["0 to 1"], images)
         assert len(said) == 1
         assert "np.round(image * 255).astype(np.uint8)" in said[0]
+
+
+EXCHANGED = "red and blue look exchanged: the model takes "
+WARM = {"channel_means": [140.0, 120.0, 101.5]}
+
+
+@pytest.mark.parametrize("ready", [False, True], ids=["pixels", "floats"])
+@pytest.mark.parametrize(
+    ("contract", "calibration"),
+    [("ImageNet", None), ("mean only", None), ("0 to 1", WARM), ("-1 to 1", WARM), ("raw", WARM)],
+)
+def test_red_and_blue_exchanged_are_noticed_where_the_file_knows_better(
+    contract: str, calibration: dict[str, object] | None, ready: bool, crops: list[np.ndarray]
+) -> None:
+    """By real photos, one file after the other: as the model takes them, and as another library reads them."""
+    given = CONTRACTS[contract]
+    right, wrong = crops, [image[..., ::-1] for image in crops]
+    if given.color_order == "bgr":
+        right, wrong = wrong, right
+    if ready:
+        right, wrong = ([model_ready(image, given) for image in images] for images in (right, wrong))
+    assert warnings_of(given, right, calibration) == []
+    (said,) = warnings_of(given, wrong, calibration)
+    assert f"{EXCHANGED}{given.color_order.upper()} and" in said
+    assert "image[..., ::-1]" in said
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [
+        None,
+        {"method": "minmax"},
+        {"channel_means": [101.5, 120.0, 140.0]},
+        {"channel_means": [120.0, 110.0, 119.0]},
+        *(
+            {"channel_means": odd}
+            for odd in (None, 3, "abc", [1.0], [True, 2.0, 3.0], [1e308, 0.0, -1e308], [[], {}, 0])
+        ),
+    ],
+)
+def test_nothing_is_said_of_colours_that_the_file_does_not_know_or_that_fit(
+    calibration: dict[str, object] | None, crops: list[np.ndarray]
+) -> None:
+    assert warnings_of(CONTRACTS["0 to 1"], [image[..., ::-1] for image in crops], calibration) == []
+
+
+def test_an_int8_file_knows_the_colours_that_it_was_calibrated_on(
+    photos: Path, crops: list[np.ndarray], tmp_path: Path
+) -> None:
+    """From the export's photos to the device's warning; a float32 file and one of gray images know nothing."""
+    made = export(
+        quick_encoder(SHAPE), tmp_path, quantize=["float32", "int8"], calibration_data=str(photos), measure=False
+    )
+    float32, int8 = (Path(file.path) for file in made.files)
+    calibration = read_artifact(int8).contract.calibration
+    means = np.mean([crop.mean(axis=(0, 1)) for crop in crops], axis=0)
+    np.testing.assert_allclose(calibration["channel_means"], means, atol=10)
+    for path, expected in ((float32, 0), (int8, 1)):
+        with Encoder(path) as encoder, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            encoder.embed(np.stack(crops))
+        assert caught == []
+        with Encoder(path) as encoder, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for crop in crops:
+                encoder.embed_one(crop[..., ::-1])
+        assert [EXCHANGED in str(warning.message) for warning in caught] == [True] * expected
+
+
+def test_one_blue_scene_is_not_taken_for_exchanged_colours(crops: list[np.ndarray]) -> None:
+    """However long a camera looks at it, and with its noise."""
+    rng = np.random.default_rng(0)
+    scene = crops[0][..., ::-1].astype(np.int64)
+    frames = [np.clip(scene + rng.integers(-3, 4, scene.shape), 0, 255).astype(np.uint8) for _ in range(300)]
+    assert warnings_of(CONTRACTS["ImageNet"], frames) == []
 
 
 @settings(max_examples=60, deadline=None)

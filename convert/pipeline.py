@@ -146,7 +146,13 @@ class Pipeline:
             per_tensor = mode == "dynamic" and "tflite-runtime" in self.request.targets
             flatbuffer = quantize(graph.flatbuffer, mode, None, (), dense_per_tensor=per_tensor)
             return Made(mode, *package(flatbuffer, contract, graph.raw_name))
-        facts = {"method": plan.method, "samples": plan.ranges.samples, "fingerprint": plan.fingerprint}
+        facts: dict[str, Any] = {
+            "method": plan.method,
+            "samples": plan.ranges.samples,
+            "fingerprint": plan.fingerprint,
+        }
+        if plan.channel_means:
+            facts["channel_means"] = list(plan.channel_means)
         contract = replace(contract, calibration=facts)
         flatbuffer = quantize(plan.flatbuffer, mode, plan.ranges, graph.keep_float)
         return self._package(mode, flatbuffer, contract, ends, graph)

@@ -29,6 +29,7 @@ from ..calibration import (
 from ..calibration.activations import model_fingerprint
 from ..calibration.assess import check_not_flat
 from ..calibration.auto import AutoChoice, better, choose_methods
+from ..calibration.colors import channel_means
 from ..calibration.errors import CalibrationDataError
 from ..calibration.split import hold_out
 from ..calibration.statistics import plain_contract
@@ -75,6 +76,7 @@ class Int8Plan:
         ranges: of its activations.
         method: how they were taken, ``auto`` included.
         fingerprint: of the images, SHA-256 in hexadecimal.
+        channel_means: of the images, see :func:`embedlite.calibration.colors.channel_means`.
         assessment: whether the images are enough.
         decisions: what was decided on the user's behalf.
     """
@@ -83,6 +85,7 @@ class Int8Plan:
     ranges: Ranges
     method: str
     fingerprint: str
+    channel_means: tuple[float, ...]
     assessment: Assessment
     decisions: tuple[str, ...]
 
@@ -130,7 +133,7 @@ def plan_from_statistics(
         ranges = replace(ranges, limits={**ranges.limits, graph.input_name: _pixel_range(contract)})
     assessment = assess(statistics, None, statistics, groups, method)
     fingerprint = f"{statistics.images:064x}"
-    return Int8Plan(graph.flatbuffer, ranges, str(method), fingerprint, assessment, tuple(decisions))
+    return Int8Plan(graph.flatbuffer, ranges, str(method), fingerprint, (), assessment, tuple(decisions))
 
 
 def _check_belonging(
@@ -200,6 +203,7 @@ class _Planner:
             ranges,
             self._options.method,
             self._calibration.fingerprint(),
+            channel_means(self._calibration),
             assessment,
             tuple(self._decisions),
         )

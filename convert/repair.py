@@ -14,8 +14,9 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from ..runtime.flatbuffer import TENSOR_TYPES
+from ..runtime.operator_versions import minimum_runtime
 from .graph import Graph
-from .versions import Signature, minimum_runtime, operator_version
+from .versions import Signature, operator_version
 
 _KEPT_METADATA_SIZE = 16
 

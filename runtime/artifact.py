@@ -16,13 +16,16 @@ read: the file alone decides, wherever it is copied.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import os
 import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from .contract import Contract, binding
 from .errors import DamagedModelError, ModelFileError, UnreadableDataError
@@ -84,13 +87,13 @@ def read_artifact(path: str | Path) -> Artifact:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            # A pipe is read once, from its start to its end.
+            return _read(file if file.seekable() else io.BytesIO(file.read()), lambda: _read_sidecar(path))
     except OSError as error:
         raise UnreadableDataError(
             f"cannot read the model {path}: {error.strerror or error}. Pass the path of a .tflite file."
         ) from error
-    try:
-        return parse_artifact(data, lambda: _read_sidecar(path))
     except ModelFileError as error:
         raise type(error)(f"{path}: {error}") from error
 
@@ -102,15 +105,30 @@ def parse_artifact(data: bytes, read_sidecar: Callable[[], bytes | None] = lambd
         data: the whole file.
         read_sidecar: gives the bytes of the sidecar, or None; only asked if ``data`` holds no contract.
     """
-    appended = _split(data)
-    sealed, flatbuffer, golden = (None, data, None) if appended is None else appended
+    return _read(io.BytesIO(data), read_sidecar)
+
+
+def _read(file: BinaryIO, read_sidecar: Callable[[], bytes | None]) -> Artifact:
+    """Read the flatbuffer once and hash every byte once: of a large file that is most of what opening it costs."""
+    appended = _find_contract(file)
+    sealed, length, golden = (None, -1, None) if appended is None else appended
+    file.seek(0)
+    flatbuffer = file.read(length)
+    digest = hashlib.sha256(flatbuffer)
+    checksum = digest.hexdigest()
     if sealed is not None:
-        _check(flatbuffer, sealed, "the model is damaged: its SHA-256 is {found}, but it was written as {expected}")
+        _check(
+            flatbuffer,
+            checksum,
+            sealed,
+            "the model is damaged: its SHA-256 is {found}, but it was written as {expected}",
+        )
         _check_golden(golden, sealed.contract.golden_sha256)
     elif (text := read_sidecar()) is not None:
         sealed = _parse(text, f"beside the model ({SIDECAR_SUFFIX})")
         _check(
             flatbuffer,
+            checksum,
             sealed,
             f"the model and the contract beside it ({SIDECAR_SUFFIX}) are not of one export, or one of them is "
             "damaged: the model's SHA-256 is {found}, but the contract is of {expected}",
@@ -125,13 +143,15 @@ def parse_artifact(data: bytes, read_sidecar: Callable[[], bytes | None] = lambd
                 "rewritten by another tool. Copy it again from where it was exported, with the contract if one is "
                 "beside it there."
             )
-        return Artifact(flatbuffer, info, None, None, sha256(data), len(data))
+        return Artifact(flatbuffer, info, None, None, checksum, len(flatbuffer))
     if marker is not None and marker != sealed.binding:
         raise DamagedModelError(
             "the contract is not the one that the model was exported with: its input, output, normalization or mode "
             "was changed. Copy the file again from where it was exported, or export the model again."
         )
-    return Artifact(flatbuffer, info, sealed.contract, golden, sha256(data), len(data))
+    behind = file.read()
+    digest.update(behind)
+    return Artifact(flatbuffer, info, sealed.contract, golden, digest.hexdigest(), len(flatbuffer) + len(behind))
 
 
 def _read_sidecar(path: Path) -> bytes | None:
@@ -155,8 +175,8 @@ class _Sealed:
     binding: bytes
 
 
-def _check(flatbuffer: bytes, sealed: _Sealed, problem: str) -> None:
-    found, contract = sha256(flatbuffer), sealed.contract
+def _check(flatbuffer: bytes, found: str, sealed: _Sealed, problem: str) -> None:
+    contract = sealed.contract
     if len(flatbuffer) != contract.flatbuffer_bytes or found != contract.flatbuffer_sha256:
         said = problem.format(
             found=f"{found[:12]}… ({len(flatbuffer)} bytes)",
@@ -214,10 +234,10 @@ def _seal(flatbuffer: bytes, contract: Contract, golden_sha256: str) -> bytes:
     return json.dumps(contract.to_json(), indent=1, sort_keys=True, allow_nan=False).encode()
 
 
-def _split(data: bytes) -> tuple[_Sealed, bytes, bytes | None] | None:
-    """The contract, the flatbuffer in front of it and the golden vectors, if a zip with a contract ends the data."""
+def _find_contract(file: BinaryIO) -> tuple[_Sealed, int, bytes | None] | None:
+    """The contract, the length of what is before it and the golden vectors, if a zip with a contract ends the file."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
             if CONTRACT_NAME not in names:
                 return None
@@ -227,13 +247,20 @@ def _split(data: bytes) -> tuple[_Sealed, bytes, bytes | None] | None:
             text = _read_stored(archive, CONTRACT_NAME)
             golden = _read_stored(archive, GOLDEN_NAME) if GOLDEN_NAME in names else None
     except _ZIP_ERRORS as error:
-        if data[-22:-18] == b"PK\x05\x06":
+        if _ends_with_zip(file):
             raise DamagedModelError(
                 f"the contract at the end of the model is damaged ({error}). "
                 "Copy the file again from where it was exported."
             ) from error
         return None
-    return _parse(text, "at the end of the model"), data[:start], golden
+    return _parse(text, "at the end of the model"), start, golden
+
+
+def _ends_with_zip(file: BinaryIO) -> bool:
+    """Whether the last record of a zip without comment is where it would be."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - 22, 0))
+    return file.read(4) == b"PK\x05\x06"
 
 
 def _read_stored(archive: zipfile.ZipFile, name: str) -> bytes:

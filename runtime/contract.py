@@ -160,7 +160,8 @@ class Contract:
         output_dtype: what the file's output tensor holds; ``Encoder`` always answers float32.
         normalization: see :class:`NormalizationSpec`.
         mode: how the file was quantized: ``float32``, ``float16``, ``dynamic`` or ``int8``.
-        calibration: method, number of samples and their fingerprint; None where no ranges were needed.
+        calibration: method, number of samples, their fingerprint, and the mean of each channel in pixel values over
+            some of them if they have three; None where no ranges were needed.
         tools: versions of what made the file.
         flatbuffer_bytes: length of the flatbuffer in front of the contract.
         flatbuffer_sha256: its SHA-256.

@@ -16,8 +16,8 @@ from .drift.report import DriftReport, build_report
 from .drift.sides import Request, Sides, open_sides
 from .drift_outputs import Found, Outputs
 from .drift_sources import SourcesRequest, check_sources, find_sources
-from .encoder import input_contract_from_options
 from .errors import DataError, RequestError
+from .model_input import input_contract_from_options
 from .model_options import ModelOptions, model_options
 from .stored import is_stored
 from .terminal import (

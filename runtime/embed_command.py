@@ -8,8 +8,9 @@ import click
 import numpy as np
 
 from .contract import InputOptions
-from .encoder import Encoder, input_contract_from_options
+from .encoder import Encoder
 from .files import check_writable, write_file
+from .model_input import input_contract_from_options
 from .selftest import render_selftest, selftest
 from .sources import open_source
 from .stored import pack_embeddings
@@ -26,6 +27,15 @@ from .terminal import (
 )
 
 
+def _options(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """``KEY=VALUE`` texts as a dictionary; a value may hold further equals signs."""
+    pairs = [value.partition("=") for value in values]
+    for key, equals, value in pairs:
+        if not (key and equals):
+            raise click.BadParameter(f"{key + equals + value!r} is not of the form KEY=VALUE", param=parameter)
+    return {key: value for key, _, value in pairs}
+
+
 @click.command(name="embed-tflite")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path), required=False)
@@ -33,6 +43,14 @@ from .terminal import (
 @click.option("--selftest", "replay", is_flag=True, help="Replay the file's golden vectors on this device instead.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--delegate", metavar="LIB.so", help="A TFLite delegate, for instance libedgetpu.so.1.")
+@click.option(
+    "--delegate-option",
+    "delegate_options",
+    multiple=True,
+    callback=_options,
+    metavar="KEY=VALUE",
+    help="For the delegate, as its documentation says; repeatable.",
+)
 @feature_option
 @input_options
 @common_options
@@ -43,6 +61,7 @@ def embed(
     replay: bool,
     force: bool,
     delegate: str | None,
+    delegate_options: dict[str, str],
     feature: str | None,
     inputs: InputOptions,
     threads: int | None,
@@ -60,7 +79,7 @@ def embed(
             raise click.UsageError(
                 "--selftest replays what is in MODEL: leave out DATA, -o and what describes the input"
             )
-        return _selftest(model, threads, delegate, json_path)
+        return _selftest(model, threads, delegate, delegate_options, json_path)
     if data is None or output is None:
         raise click.UsageError("DATA and -o FILE.npz are needed: what to embed, and where the vectors go")
     if output.suffix != ".npz":
@@ -69,7 +88,7 @@ def embed(
     check_distinct(output, model, data)
     check_json_path(json_path, output, model, data)
     contract = input_contract_from_options(model, inputs)
-    with Encoder(model, threads, delegate, input_contract=contract) as encoder:
+    with Encoder(model, threads, delegate, delegate_options=delegate_options, input_contract=contract) as encoder:
         source = open_source(data, encoder.contract.input, feature)
         embeddings = np.stack(list(progress(encoder.embed_iter(source), len(source), "embedding")))
         write_file(output, pack_embeddings(embeddings, source.ids, encoder.artifact.sha256))
@@ -87,9 +106,11 @@ def embed(
     return 0
 
 
-def _selftest(model: Path, threads: int | None, delegate: str | None, json_path: str | None) -> int:
+def _selftest(
+    model: Path, threads: int | None, delegate: str | None, delegate_options: dict[str, str], json_path: str | None
+) -> int:
     check_json_path(json_path, model)
-    with Encoder(model, threads, delegate) as encoder:
+    with Encoder(model, threads, delegate, delegate_options=delegate_options) as encoder:
         found = selftest(encoder)
         runtime = encoder.runtime
         result = {

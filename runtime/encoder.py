@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import queue
 import threading
-import warnings
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .artifact import Artifact, read_artifact
-from .contract import INPUT_DTYPES, Contract, InputContract, InputOptions, NormalizationSpec
-from .errors import EmbedliteWarning, EncoderClosedError, InterpreterFailedError, RequestError, UnsupportedModelError
-from .flatbuffer import ModelInfo, TensorInfo
-from .interpreters import MICRO_RUNTIME, Runtime, available_threads, find_runtime, open_interpreter
-from .normalize import normalize, normalize_quantized
-from .preprocess import check_batch, check_one, dequantize, model_ready, quantize, to_pixels
+from .contract import Contract, InputContract
+from .errors import EmptyBatchError, EncoderClosedError, RequestError
+from .input_checks import check_images, check_one
+from .input_values import InputValues
+from .interpreters import Runtime, available_threads, find_runtime
+from .model_input import resolve_contract
+from .session import Session
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class Encoder:
@@ -37,7 +38,8 @@ class Encoder:
     Args:
         path: a ``.tflite`` file; its checksum is verified before an interpreter sees it.
         threads: processors to use; default all that this process may use.
-        delegate: path of a TFLite delegate's shared library.
+        delegate: path of a TFLite delegate's shared library, such as ``libedgetpu.so.1``.
+        delegate_options: what the delegate's own documentation says, as text.
         input_contract: replaces mean, std, colour order and resampler of a plain ``.tflite`` that carries none.
         runtime: ``ai-edge-litert``, ``tflite-runtime`` or ``tflite-micro``; default the first of the first two that
             works.
@@ -45,6 +47,7 @@ class Encoder:
     Raises:
         ModelFileError: not a TFLite file, damaged, from a newer version, or no encoder.
         NoInterpreterError: no interpreter is installed.
+        DelegateError: the delegate cannot be loaded, refuses the model or leaves all of it to the processor.
         RequestError: ``input_contract`` for a file that brings its own, or a delegate for ``tflite-micro``.
     """
 
@@ -54,20 +57,23 @@ class Encoder:
         threads: int | None = None,
         delegate: str | None = None,
         *,
+        delegate_options: Mapping[str, str] | None = None,
         input_contract: InputContract | None = None,
         runtime: str | None = None,
     ) -> None:
         if threads is not None and threads < 1:
             raise RequestError(f"threads is {threads}. Pass 1 or more, or nothing for all processors.")
         self._artifact = read_artifact(path)
-        self._contract = _resolve_contract(path, self._artifact, input_contract)
+        self._contract = resolve_contract(path, self._artifact, input_contract)
         self._runtime = find_runtime(runtime)
         self._threads = threads or available_threads()
-        self._delegate = delegate
+        self._delegate, self._delegate_options = delegate, delegate_options
+        self._values = InputValues(Path(path).name, self._contract.input, self._contract.calibration)
         self._lock = threading.Lock()
-        self._single: _Session | None = _Session(self._runtime, self._artifact, self._contract, self._threads, delegate)
-        self._idle: queue.SimpleQueue[_Session] = queue.SimpleQueue()
+        self._single: Session | None = self._open_session(self._threads)
+        # What works on batches: one single-threaded session a processor, opened when there is work for it.
         self._executor: ThreadPoolExecutor | None = None
+        self._idle: queue.SimpleQueue[Session] = queue.SimpleQueue()
 
     @property
     def contract(self) -> Contract:
@@ -104,34 +110,47 @@ class Encoder:
         """Embed a batch; the images are spread over the processors.
 
         Args:
-            inputs: (N, H, W, C); integers are pixels, floats are model-ready.
+            inputs: (N, H, W, C), or a list of (H, W, C) arrays, or an iterator of them; integers are pixels, floats
+                are model-ready.
 
         Returns:
             (N, D) float32, normalized; (N, ...) for an encoder whose embedding has more axes.
 
         Raises:
-            InputShapeError, InputTypeError, InputValueError: see :mod:`embedlite.runtime.preprocess`.
+            EmptyBatchError: there is no image.
+            InputShapeError, InputTypeError: see :mod:`.input_checks`.
+            InputValueError: see :mod:`.input_values`.
+            EncoderClosedError: the encoder is closed, or was closed by another thread.
         """
-        batch = check_batch(inputs, self._contract.input)
-        if len(batch) == 1:
-            return self.embed_one(batch[0])[None]
-        result = np.empty((len(batch), *self.embedding_shape), np.float32)
-        for index, embedding in enumerate(self._map(batch)):
-            result[index] = embedding
-        return result
+        images = check_images(inputs, self._contract.input)
+        if not isinstance(images, Iterator):
+            if len(images) == 1:
+                return self._run_single(images[0], every_value=True)[None]
+            result = np.empty((len(images), *self.embedding_shape), np.float32)
+            for index, embedding in enumerate(self._map(images)):
+                result[index] = embedding
+            return result
+        rows = list(self._map(images))
+        if not rows:
+            raise EmptyBatchError("the iterator gave no image. Pass at least one; an iterator can be read only once.")
+        return np.stack(rows)
 
     def embed_one(self, image: Any) -> NDArray[np.float32]:
         """Embed one image, with all threads working on it.
+
+        Of a large float image only some rows, other ones each time, are searched for NaN beforehand; all of it is if
+        the vector is not finite.
 
         Args:
             image: (H, W, C); integers are pixels, floats are model-ready.
 
         Returns:
             (D,) float32, normalized.
+
+        Raises:
+            InputError, EncoderClosedError: see :meth:`embed`.
         """
-        checked = check_one(image, self._contract.input)
-        with self._lock:
-            return self._check_open().run(checked)
+        return self._run_single(check_one(image, self._contract.input), every_value=False)
 
     def embed_iter(self, images: Iterable[Any]) -> Iterator[NDArray[np.float32]]:
         """Embed images one after the other as they come, a few ahead, in order; memory stays bounded.
@@ -141,16 +160,21 @@ class Encoder:
 
         Yields:
             (D,) float32 for each image.
+
+        Raises:
+            InputError, EncoderClosedError: see :meth:`embed`.
         """
         yield from self._map(check_one(image, self._contract.input) for image in images)
 
     def close(self) -> None:
-        """Free the interpreters; using the encoder afterwards is an error."""
+        """Free the interpreters; using the encoder afterwards is an error.
+
+        Inferences that are running end first; what other threads have not yet begun is not begun.
+        """
         with self._lock:
-            if self._executor is not None:
-                self._executor.shutdown(wait=True)
-                self._executor = None
-            self._single = None
+            executor, self._executor, self._single = self._executor, None, None
+        if executor is not None:
+            executor.shutdown(wait=True, cancel_futures=True)
             self._idle = queue.SimpleQueue()
 
     def __enter__(self) -> Encoder:
@@ -161,146 +185,78 @@ class Encoder:
     ) -> None:
         self.close()
 
+    def _open_session(self, threads: int) -> Session:
+        return Session(
+            self._runtime,
+            self._artifact,
+            self._contract,
+            self._values,
+            threads=threads,
+            delegate=self._delegate,
+            delegate_options=self._delegate_options,
+        )
+
+    def _run_single(self, image: NDArray[Any], *, every_value: bool) -> NDArray[np.float32]:
+        with self._lock:
+            return self._check_open().run(image, every_value=every_value)
+
     def _map(self, images: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
         """Embed checked images in order, ``threads`` at a time, each on a single-threaded interpreter.
 
-        One image a core is faster than all cores on one image: no kernel waits for the slowest thread.
+        One image a core is faster than all cores on one image: no kernel waits for the slowest thread. A delegate's
+        device is one, however many processors there are, so with a delegate one interpreter does it all.
         """
-        with self._lock:
-            self._check_open()
-            if self._threads > 1 and self._executor is None:
-                self._executor = ThreadPoolExecutor(self._threads, "embedlite")
-                for _ in range(self._threads):
-                    self._idle.put(_Session(self._runtime, self._artifact, self._contract, 1, self._delegate))
-            executor, idle = self._executor, self._idle
+        executor = self._open_executor()
         if executor is None:
             for image in images:
-                yield self.embed_one(image)
+                yield self._run_single(image, every_value=True)
             return
+        from concurrent.futures import CancelledError
 
-        def work(image: NDArray[Any]) -> NDArray[np.float32]:
-            session = idle.get()
-            try:
-                return session.run(image)
-            finally:
-                idle.put(session)
-
-        pending: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        pending: queue.SimpleQueue[Future[NDArray[np.float32]]] = queue.SimpleQueue()
         try:
             for image in images:
-                pending.put(executor.submit(work, image))
+                try:
+                    pending.put(executor.submit(self._work, image))
+                except RuntimeError:
+                    # It was shut down meanwhile.
+                    with self._lock:
+                        self._check_open()
+                    raise
                 if pending.qsize() > 2 * self._threads:
                     yield pending.get().result()
             while not pending.empty():
                 yield pending.get().result()
+        except CancelledError:
+            with self._lock:
+                self._check_open()
+            raise
         finally:
             while not pending.empty():
                 pending.get().cancel()
 
-    def _check_open(self) -> _Session:
+    def _open_executor(self) -> ThreadPoolExecutor | None:
+        """What spreads a batch over processors, if anything does."""
+        with self._lock:
+            self._check_open()
+            if self._executor is None and self._threads > 1 and self._delegate is None:
+                from concurrent.futures import ThreadPoolExecutor
+
+                self._executor = ThreadPoolExecutor(self._threads, "embedlite")
+            return self._executor
+
+    def _work(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """Embed an image on an idle session; no more are opened than the executor has threads."""
+        try:
+            session = self._idle.get_nowait()
+        except queue.Empty:
+            session = self._open_session(1)
+        try:
+            return session.run(image, every_value=True)
+        finally:
+            self._idle.put(session)
+
+    def _check_open(self) -> Session:
         if self._single is None:
             raise EncoderClosedError("this encoder was closed. Open the file again with Encoder(path).")
         return self._single
-
-
-class _Session:
-    """One interpreter with what it takes to feed it; not safe to share between threads."""
-
-    def __init__(
-        self, runtime: Runtime, artifact: Artifact, contract: Contract, threads: int, delegate: str | None
-    ) -> None:
-        self._runtime = runtime
-        self._interpreter = open_interpreter(runtime, artifact.flatbuffer, threads=threads, delegate=delegate)
-        self._contract = contract
-        source, target = self._interpreter.get_input_details()[0], self._interpreter.get_output_details()[0]
-        self._input_index, self._output_index = source["index"], target["index"]
-        self._input_dtype = np.dtype(source["dtype"])
-        self._input_scale, self._input_zero_point = source["quantization"]
-        self._output_scale, self._output_zero_point = target["quantization"]
-
-    @property
-    def arena_bytes(self) -> int | None:
-        """See :attr:`Encoder.arena_bytes`."""
-        return self._interpreter.arena_bytes if self._runtime.name == MICRO_RUNTIME else None
-
-    def run(self, image: NDArray[Any]) -> NDArray[np.float32]:
-        """The embedding of one checked image, shaped as the contract says."""
-        try:
-            self._interpreter.set_tensor(self._input_index, self._prepare(image)[None])
-            self._interpreter.invoke()
-            values = self._interpreter.get_tensor(self._output_index)
-        except RuntimeError as error:
-            raise InterpreterFailedError(
-                f"{self._runtime.name} {self._runtime.version} failed while running the model: {str(error).strip()}. "
-                "Update the interpreter, or export the model in another mode."
-            ) from error
-        spec = self._contract.normalization
-        if spec.placement == "runtime" and values.dtype == np.float32:
-            values = normalize(values, spec)
-        elif spec.placement == "runtime":
-            values = normalize_quantized(values, self._output_scale, self._output_zero_point, spec)
-        elif values.dtype != np.float32:
-            values = dequantize(values, self._output_scale, self._output_zero_point)
-        return np.asarray(values, np.float32).reshape(self._contract.output_shape)
-
-    def _prepare(self, image: NDArray[Any]) -> NDArray[Any]:
-        if self._input_dtype == np.float32:
-            return model_ready(image, self._contract.input)
-        if self._input_dtype == np.uint8 and image.dtype.kind != "f":
-            # A uint8 input holds raw pixels: its scale and zero point say the same as mean and std.
-            return to_pixels(image)
-        ready = model_ready(image, self._contract.input)
-        return quantize(ready, self._input_scale, self._input_zero_point, self._input_dtype)
-
-
-def _resolve_contract(path: str | Path, artifact: Artifact, given: InputContract | None) -> Contract:
-    """The file's contract, or for a plain file one made from its tensors and what the caller gave."""
-    info = artifact.info
-    source, target = _image_input(path, info), info.outputs[0]
-    shape = (source.shape[1], source.shape[2], source.shape[3])
-    if artifact.contract is not None:
-        if given is not None:
-            raise RequestError(
-                f"{path} carries its own input contract. Leave out mean, std, colour order and resampler."
-            )
-        return artifact.contract
-    if given is None:
-        given = InputContract(shape)
-        warnings.warn(
-            f"{path} carries no contract: pixels are taken as (pixel - 0) / 255, {given.color_order}, "
-            f"{given.resampler}. Say otherwise with mean, std, color order and resampler.",
-            EmbedliteWarning,
-            stacklevel=3,
-        )
-    rows = target.shape[1:] if len(target.shape) > 1 and target.shape[0] == 1 else target.shape
-    return Contract(
-        input=replace(given, shape=shape, dtype=source.dtype),
-        output_shape=rows,
-        output_dtype=target.dtype,
-        normalization=NormalizationSpec(),
-        mode="unknown",
-        calibration=None,
-    )
-
-
-def _image_input(path: str | Path, info: ModelInfo) -> TensorInfo:
-    """The input tensor of an encoder: one image, and one output beside it."""
-    if len(info.inputs) != 1 or len(info.outputs) != 1:
-        raise UnsupportedModelError(
-            f"{path} has {len(info.inputs)} inputs and {len(info.outputs)} outputs; an encoder has one of each."
-        )
-    source = info.inputs[0]
-    if len(source.shape) != 4 or source.shape[0] != 1 or source.dtype not in INPUT_DTYPES:
-        raise UnsupportedModelError(
-            f"{path} takes {source.dtype} {source.shape}; an encoder takes one image, (1, height, width, channels) of "
-            f"{', '.join(INPUT_DTYPES)}. Export it with export-tflite, which fixes the shape."
-        )
-    return source
-
-
-def input_contract_from_options(path: str | Path, options: InputOptions) -> InputContract | None:
-    """What the options ``--mean --std --color-order --resampler`` say of a plain file; None if none was given."""
-    if options == InputOptions():
-        return None
-    source = _image_input(path, read_artifact(path).info)
-    return options.for_shape((source.shape[1], source.shape[2], source.shape[3]))

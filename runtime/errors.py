@@ -12,9 +12,12 @@ The tree; each package adds its own leaves in its own ``errors`` module::
         NewerContractError              written by a newer embedlite than this one
         UnsupportedModelError           a sound file that is no encoder this package can run
         InterpreterFailedError          the interpreter refused the file or failed while it ran it
+          MissingOperatorError          it lacks an operator that the file needs; names one that has it
+          DelegateError                 a delegate that cannot be loaded, refused the file, or took none of it
       InputError                        what the caller passed to an encoder
-        InputShapeError
-        InputTypeError
+        EmptyBatchError                 no image in it
+        InputShapeError                 another rank or size; names the likely mistake
+        InputTypeError                  int8, bool, text, objects: no images
         InputValueError                 NaN, infinity, or pixels outside 0-255
       DataError                         a folder or file of inputs, or of stored embeddings
         EmptyDataError
@@ -78,8 +81,20 @@ class InterpreterFailedError(ModelFileError):
     """The interpreter refused the file, or failed while running it."""
 
 
+class MissingOperatorError(InterpreterFailedError):
+    """The interpreter lacks an operator of the file, or the version of it that the file needs."""
+
+
+class DelegateError(InterpreterFailedError):
+    """The delegate cannot be loaded, refused the file, or took none of its operators."""
+
+
 class InputError(EmbedliteError):
     """An input that does not fit the encoder."""
+
+
+class EmptyBatchError(InputError):
+    """A batch without an image."""
 
 
 class InputShapeError(InputError):

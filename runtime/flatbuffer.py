@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from .errors import DamagedModelError, NotTFLiteError
+from .errors import DamagedModelError, NotTFLiteError, UnsupportedModelError
 from .operators import OPERATOR_NAMES
 
 _T = TypeVar("_T")
@@ -108,6 +108,7 @@ def read_flatbuffer(data: bytes) -> ModelInfo:
     Raises:
         NotTFLiteError: the four bytes ``TFL3`` are not where they belong.
         DamagedModelError: an offset leaves the file or an index leaves its table.
+        UnsupportedModelError: a schema version newer than 3.
     """
     if len(data) < 8 or data[4:8] != b"TFL3":
         raise NotTFLiteError(
@@ -123,21 +124,24 @@ def read_flatbuffer(data: bytes) -> ModelInfo:
         ) from error
 
 
+_SIGNED, _SIZES = struct.Struct("<i"), struct.Struct("<HH")
+
+
 class Table:
     """One flatbuffer table; every read is checked against the end of the data."""
 
     def __init__(self, data: bytes, position: int) -> None:
         self.data, self.position = data, position
-        vtable = position - self._unpack("<i", position)
-        if vtable < 4:
-            raise IndexError(f"vtable at {vtable}")
-        self.vtable, self.vtable_size = vtable, self._unpack("<H", vtable)
-        if self.vtable_size < 4 or self.vtable_size % 2:
-            raise IndexError(f"vtable of {self.vtable_size} bytes")
+        # Read without help of the methods below: a large model has a thousand tables, and opening it waits for this.
+        vtable = position - _SIGNED.unpack_from(data, position)[0]
+        if position < 0 or vtable < 4:
+            raise IndexError(f"table at {position}, vtable at {vtable}")
+        vtable_size, size = _SIZES.unpack_from(data, vtable)
+        if vtable_size < 4 or vtable_size % 2:
+            raise IndexError(f"vtable of {vtable_size} bytes")
         # Every field lies within the table and the table within the file, whether this module reads it or not.
-        size = self._unpack("<H", vtable + 2)
-        fields = struct.unpack_from(f"<{self.vtable_size // 2 - 2}H", data, vtable + 4)
-        if size < 4 or position + size > len(data) or any(field >= size for field in fields):
+        self._offsets = struct.unpack_from(f"<{vtable_size // 2 - 2}H", data, vtable + 4)
+        if size < 4 or position + size > len(data) or max(self._offsets, default=0) >= size:
             raise IndexError(f"table of {size} bytes at {position}")
 
     def _unpack(self, code: str, position: int) -> int:
@@ -147,10 +151,7 @@ class Table:
         return value
 
     def _field(self, number: int) -> int:
-        entry = 4 + 2 * number
-        if entry + 2 > self.vtable_size:
-            return 0
-        offset = self._unpack("<H", self.vtable + entry)
+        offset = self._offsets[number] if number < len(self._offsets) else 0
         return self.position + offset if offset else 0
 
     def scalar(self, number: int, code: str, default: int) -> int:
@@ -173,14 +174,14 @@ class Table:
         if not start:
             return ()
         count = self._unpack("<I", start)
-        size = struct.calcsize("<" + code)
-        if start + 4 + count * size > len(self.data):
+        # It is unpacked only where it ends within the data: a damaged count could ask for gigabytes.
+        if start + 4 + count * struct.calcsize("<" + code) > len(self.data):
             raise IndexError(f"vector of {count} items at {start}")
         return struct.unpack_from(f"<{count}{code}", self.data, start + 4)
 
     def integers(self, number: int, code: str) -> tuple[int, ...]:
         """The same, of whole numbers."""
-        return tuple(int(value) for value in self.vector(number, code))
+        return tuple(map(int, self.vector(number, code)))
 
     def raw(self, number: int) -> bytes:
         """A field that holds a vector of bytes."""
@@ -214,8 +215,8 @@ class Table:
         count = self._unpack("<I", start)
         if start + 4 + 4 * count > len(self.data):
             raise IndexError(f"vector of {count} tables at {start}")
-        positions = range(start + 4, start + 4 + 4 * count, 4)
-        return [read(Table(self.data, position + self._unpack("<I", position))) for position in positions]
+        distances = struct.unpack_from(f"<{count}I", self.data, start + 4)
+        return [read(Table(self.data, start + 4 + 4 * place + far)) for place, far in enumerate(distances)]
 
 
 # What the tables of the schema hold beside plain numbers, by field: "text", ":" and a vector's number type, the name of
@@ -261,10 +262,16 @@ def _check(table: Table, name: str) -> None:
 
 
 def _read_model(model: Table) -> ModelInfo:
-    _check(model, "Model")
     schema = model.scalar(0, "<I", 0)
-    if schema != 3:
+    if schema > 3:
+        # Before anything else is looked at: nobody knows how such a file is laid out.
+        raise UnsupportedModelError(
+            f"the TFLite file has schema version {schema}, but embedlite and the interpreters read version 3. A newer "
+            "converter wrote it: update embedlite and the interpreter, or export the model again with export-tflite."
+        )
+    if schema < 3:
         raise IndexError(f"schema version {schema} instead of 3")
+    _check(model, "Model")
     codes = model.tables(1, _read_operator_code)
     sizes = model.tables(4, _read_buffer)
     buffers = model.tables(4, lambda table: table)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from .contract import InputContract
 from .errors import DataError, EmptyDataError, InputError, InputTypeError, RequestError
+from .input_checks import check_batch, check_one
 from .pages import give_back
-from .preprocess import check_batch, check_one
 from .record_images import IMAGE_FEATURES
 
 _NAMES = ("id", "name")

@@ -6,44 +6,21 @@ that was calibrated with one preprocessing and run with another drifts more than
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .contract import InputContract
-from .errors import InputShapeError, InputTypeError, InputValueError
-
-
-def check_batch(inputs: Any, contract: InputContract) -> NDArray[Any]:
-    """``inputs`` as an array of shape (N, H, W, C) and of a dtype that has a meaning here.
-
-    Integers are pixels 0-255 (uint16: 0-65535); floats are model-ready. Values are checked by
-    :func:`model_ready`, one image at a time, so that a memory-mapped pool is never read twice.
-
-    Raises:
-        InputShapeError: another rank or size.
-        InputTypeError: int8 (nobody means it), bool, complex, text or objects.
-    """
-    array = _as_array(inputs)
-    if array.shape[1:] != contract.shape:
-        raise InputShapeError(_shape_message(array.shape, contract.shape))
-    return array
-
-
-def check_one(image: Any, contract: InputContract) -> NDArray[Any]:
-    """One image of shape (H, W, C); see :func:`check_batch`."""
-    array = _as_array(image)
-    if array.shape != contract.shape:
-        raise InputShapeError(_shape_message(array.shape, contract.shape))
-    return array
+from .errors import InputValueError
 
 
 def model_ready(image: NDArray[Any], contract: InputContract, name: str = "") -> NDArray[np.float32]:
     """One image as the float32 values that the float model takes.
 
     Args:
-        image: (H, W, C), checked by :func:`check_one` or :func:`check_batch`.
+        image: (H, W, C), checked by :func:`.input_checks.check_one` or :func:`.input_checks.check_batch`.
         contract: gives mean and std.
         name: what to call the image in an error.
 
@@ -51,22 +28,71 @@ def model_ready(image: NDArray[Any], contract: InputContract, name: str = "") ->
         InputValueError: NaN or infinity among floats, or integers outside 0-255.
     """
     if image.dtype.kind == "f":
-        # A sum is one pass and is non-finite as soon as any value is; only then is the culprit looked for.
-        with np.errstate(over="ignore", invalid="ignore"):
-            ready = image.astype(np.float32, copy=False)
-            total = float(ready.sum(dtype=np.float64))
-        if not np.isfinite(total):
-            bad = np.argwhere(~np.isfinite(ready))
-            if len(bad):
-                raise InputValueError(
-                    f"{name or 'the input'} has {len(bad)} value(s) that are NaN or infinite, the first at "
-                    f"{tuple(int(i) for i in bad[0])}. Remove or repair that image."
-                )
+        ready = as_float32(image)
+        low, high = extremes(ready)
+        if not (np.isfinite(low) and np.isfinite(high)):
+            refuse_non_finite(ready, name)
         return ready
-    pixels = to_pixels(image, name).astype(np.float32)
-    pixels -= np.asarray(contract.mean, np.float32)
-    pixels /= np.asarray(contract.std, np.float32)
-    return pixels
+    return _scaler(contract, image.shape[-2])(to_pixels(image, name), np.empty(image.shape, np.float32))
+
+
+class PixelScaler:
+    """``(pixel - mean) / std`` in float32, rounded after each of the two operations.
+
+    Args:
+        contract: gives mean and std.
+        width: of the images. Values for channels are laid out over it: numpy is slow with three at a time.
+    """
+
+    def __init__(self, contract: InputContract, width: int) -> None:
+        channels = contract.shape[2]
+        self._mean = self._row(contract.mean, width, channels)
+        self._std = self._row(contract.std, width, channels)
+        self._shifts = any(contract.mean)
+
+    @staticmethod
+    def _row(values: tuple[float, ...], width: int, channels: int) -> NDArray[np.float32] | np.float32:
+        if len(set(values)) == 1:
+            return np.float32(values[0])
+        row: NDArray[np.float32] = np.tile(np.array(values, np.float32), width).reshape(width, channels)
+        return row
+
+    def __call__(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scale an image (H, W, C) into ``out``, of the same shape, and return that."""
+        if not self._shifts:
+            return np.divide(pixels, self._std, out, dtype=np.float32)
+        np.subtract(pixels, self._mean, out, dtype=np.float32)
+        return np.divide(out, self._std, out)
+
+
+_scaler = functools.lru_cache(maxsize=8)(PixelScaler)
+
+
+def as_float32(image: NDArray[Any]) -> NDArray[np.float32]:
+    """A float image as float32, itself if it is that; what float32 cannot hold becomes infinite."""
+    if image.dtype == np.float32:
+        return image
+    with np.errstate(over="ignore", invalid="ignore"):
+        return image.astype(np.float32)
+
+
+def extremes(values: NDArray[Any]) -> tuple[float, float]:
+    """Minimum and maximum; both NaN if any value is, and an infinity is always one of them."""
+    return float(np.minimum.reduce(values, axis=None)), float(np.maximum.reduce(values, axis=None))
+
+
+def refuse_non_finite(ready: NDArray[np.float32], name: str = "") -> None:
+    """Say how many values are no numbers and where the first one is.
+
+    Raises:
+        InputValueError: there is one.
+    """
+    bad = np.argwhere(~np.isfinite(ready))
+    if len(bad):
+        raise InputValueError(
+            f"{name or 'the input'} has {len(bad)} value(s) that are NaN or infinite, the first at "
+            f"{tuple(int(i) for i in bad[0])}. Remove or repair that image."
+        )
 
 
 def to_pixels(image: NDArray[Any], name: str = "") -> NDArray[np.uint8]:
@@ -88,49 +114,31 @@ def to_pixels(image: NDArray[Any], name: str = "") -> NDArray[np.uint8]:
     return image.astype(np.uint8)
 
 
-def quantize(values: NDArray[np.float32], scale: float, zero_point: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """``round(values / scale) + zero_point``, clipped to the dtype (TFLite's 8-bit quantization specification)."""
+def quantize(
+    values: NDArray[np.float32],
+    scale: float,
+    zero_point: int,
+    dtype: np.dtype[Any],
+    out: NDArray[np.float32] | None = None,
+) -> NDArray[Any]:
+    """``round(values / scale) + zero_point``, clipped to the dtype (TFLite's 8-bit quantization specification).
+
+    Args:
+        values: float32 of any shape.
+        scale: of the quantization.
+        zero_point: of the quantization.
+        dtype: int8 or uint8.
+        out: float32 of the same shape to compute in; may be ``values``.
+    """
     limits = np.iinfo(dtype)
     with np.errstate(over="ignore"):
-        steps = np.round(values / np.float32(scale)) + np.float32(zero_point)
-    quantized: NDArray[Any] = np.clip(steps, limits.min, limits.max).astype(dtype)
+        steps = np.divide(values, np.float32(scale), out=out)
+    np.round(steps, out=steps)
+    steps += np.float32(zero_point)
+    quantized: NDArray[Any] = np.clip(steps, limits.min, limits.max, out=steps).astype(dtype)
     return quantized
 
 
 def dequantize(values: NDArray[Any], scale: float, zero_point: int) -> NDArray[np.float32]:
     """``(values - zero_point) * scale`` as float32."""
     return (values.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
-
-
-def _as_array(inputs: Any) -> NDArray[Any]:
-    try:
-        array = inputs if isinstance(inputs, np.ndarray) else np.asarray(inputs)
-    except ValueError as error:
-        raise InputShapeError(
-            f"the inputs do not form one array ({error}). Pass images of one size as an array (N, H, W, C)."
-        ) from error
-    _check_dtype(array.dtype)
-    return array
-
-
-def _check_dtype(dtype: np.dtype[Any]) -> None:
-    if dtype.kind == "f" or (dtype.kind in "iu" and dtype != np.int8):
-        return
-    advice = "Pass uint8 pixels (0-255), or floats as the model was trained on."
-    if dtype == np.int8:
-        advice = "int8 has no scale of its own, so its meaning would be a guess. " + advice
-    raise InputTypeError(f"an input of dtype {dtype} cannot be embedded. {advice}")
-
-
-def _shape_message(found: tuple[int, ...], wanted: tuple[int, int, int]) -> str:
-    height, width, channels = wanted
-    message = f"expected images of shape {wanted} (height, width, channels), received an array of shape {found}."
-    if found == wanted:
-        return message + " That is one image: call embed_one, or add a batch axis with image[None]."
-    if found[1:] == wanted and len(found) == 4:
-        return message + " That is a batch: call embed."
-    if found[-3:] == (channels, height, width) and channels != height:
-        return message + " The channels come first: move them with np.moveaxis(images, -3, -1)."
-    if found[-2:] == (height, width) and channels == 1:
-        return message + " The channel axis is missing: add it with images[..., None]."
-    return message + " Arrays are never resized; resize them, or pass image files."

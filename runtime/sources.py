@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from .contract import InputContract
 from .errors import DataError, EmptyDataError, InputError, RequestError, UnreadableDataError
 from .images import IMAGE_SUFFIXES, load_image
+from .input_checks import check_batch
 from .iterables import SpooledImages
 from .numpy_files import load_npy, load_npz, texts
 from .pages import read_row
-from .preprocess import check_batch, model_ready
+from .preprocess import model_ready
 from .record_images import RecordImages
 from .tfrecord import RecordFile, is_tfrecord
 

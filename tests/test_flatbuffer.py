@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedlite.runtime.artifact import read_artifact
-from embedlite.runtime.errors import DamagedModelError, ModelFileError, NotTFLiteError
+from embedlite.runtime.errors import DamagedModelError, ModelFileError, NotTFLiteError, UnsupportedModelError
 from embedlite.runtime.flatbuffer import OperatorInfo, TensorInfo, Wiring, read_flatbuffer
 
 from conftest import Digits
@@ -250,6 +250,14 @@ def test_an_index_that_leaves_its_table_is_damage(harm: Callable[[Any], None], r
     model = small_model()
     harm(model)
     with pytest.raises(DamagedModelError, match=f"{reason}.*not given to any interpreter.*Copy it again"):
+        read_flatbuffer(pack(model))
+
+
+def test_a_newer_schema_is_no_damage() -> None:
+    """LiteRT refuses it too: "Model provided has schema version 4 not equal to supported version 3"."""
+    model = small_model()
+    model.version = 4
+    with pytest.raises(UnsupportedModelError, match=r"schema version 4, but .* read version 3.*update embedlite"):
         read_flatbuffer(pack(model))
 
 

@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as hnp
 
 from embedlite.runtime import InputContract
 from embedlite.runtime.errors import InputShapeError, InputTypeError, InputValueError
-from embedlite.runtime.preprocess import check_batch, check_one, dequantize, model_ready, quantize, to_pixels
+from embedlite.runtime.input_checks import check_batch, check_one
+from embedlite.runtime.preprocess import dequantize, model_ready, quantize, to_pixels
 
 RGB = InputContract((4, 6, 3), mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
 GRAY = InputContract((5, 5, 1))
@@ -194,7 +195,15 @@ def test_a_ragged_list_is_no_image() -> None:
         ((2, 5, 5), GRAY, r"channel axis is missing: .*images\[\.\.\., None\]"),
         ((5, 5), GRAY, r"channel axis is missing: .*images\[\.\.\., None\]"),
         ((2, 8, 8, 3), RGB, "Arrays are never resized; resize them, or pass image files"),
-        ((2, 4, 6, 1), RGB, "Arrays are never resized"),
+        ((2, 4, 6, 1), RGB, r"images are gray: np.repeat\(images, 3, axis=-1\)"),
+        ((4, 6), RGB, r"images are gray: np.repeat\(images\[\.\.\., None\], 3, axis=-1\)"),
+        ((4, 6, 4), RGB, r"alpha channel: drop it with images\[\.\.\., :3\].* takes RGB"),
+        ((3, 4, 6), RGB, r"channels come first: .*np.moveaxis\(images, -3, -1\)"),
+        ((2, 6, 4, 3), RGB, r"Height and width are swapped: np.swapaxes\(images, -3, -2\)"),
+        ((2, 5, 5, 3), GRAY, r"takes gray images: images @ \(0.299, 0.587, 0.114\)"),
+        ((2, 4, 6, 2), RGB, r"takes 3 channel\(s\): rgb"),
+        ((72,), RGB, r"are flat: images.reshape\(-1, 4, 6, 3\)"),
+        ((2, 72), RGB, r"are flat: images.reshape\(-1, 4, 6, 3\)"),
         ((2, 2, 4, 6, 3), RGB, "Arrays are never resized"),
         ((), RGB, "Arrays are never resized"),
     ],

@@ -8,7 +8,7 @@ from keras import layers
 
 from embedlite.convert.graph import Graph
 from embedlite.convert.repair import repair
-from embedlite.convert.versions import minimum_runtime
+from embedlite.runtime.operator_versions import minimum_runtime
 
 from encoders import small_encoder
 

@@ -12,7 +12,7 @@ import pytest
 
 REQUIRE_VARIABLE = "EMBEDLITE_REQUIRE_TOOLS"
 
-ALSO_CALLED = {"chromium": ("chromium-browser", "google-chrome")}
+ALSO_CALLED = {"cc": ("gcc", "clang"), "chromium": ("chromium-browser", "google-chrome")}
 """Other names under which systems install a program."""
 
 

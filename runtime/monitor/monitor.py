@@ -1,0 +1,275 @@
+"""The monitor itself: it gives what the encoder gives, and looks at some of it."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..encoder import Encoder
+from ..errors import EmbedliteWarning, EncoderClosedError, RequestError
+from ..preprocess import check_batch, check_one
+from .budget import TimeBudget
+from .distribution import ReferenceDistribution
+from .references import open_reference
+from .state import MonitorState, StateFile
+from .statistics import Statistics
+
+
+class DriftMonitor:
+    """An encoder in use, some of whose inputs are compared with a reference.
+
+    >>> with DriftMonitor(encoder, "model.float32.tflite", every=50, state="door.json") as monitor:   # doctest: +SKIP
+    ...     vector = monitor.embed_one(image)                                                          # (D,) float32
+
+    Each input is chosen by a coin that falls right once in ``every`` throws, not by counting: a camera that sees the
+    same every hundredth time would fool a count. Once the encoder has its answer, nothing that goes wrong here
+    reaches the caller: it is counted, kept in :attr:`last_error` and warned of once. May be shared by threads.
+
+    Args:
+        encoder: an open encoder; it stays the caller's to close.
+        reference: the float ``.tflite`` of the same export, or an :class:`Encoder` of it; or a distribution for devices
+            that cannot run it: stored embeddings (``.npz``), or a :class:`ReferenceDistribution` or its ``.json``.
+        every: one input in so many is compared, on average; 1 compares all.
+        state: file in which the statistics survive; read when the monitor is made. None keeps them in memory.
+        budget: share of the time, above 0 and at most 1, that the monitor may take; a chosen input that does not fit in
+            is skipped and counted. None for no limit. See :mod:`.budget`.
+        device: the name in the fleet's report; default the state file's name there.
+        seed: makes the choice of inputs repeatable; default a new choice each time.
+        save_every: compared inputs after which the state is saved.
+        save_seconds: seconds after which it is saved, at the next input.
+        clock: monotonic clock in seconds.
+
+    Raises:
+        RequestError: an argument out of range, or a reference that does not fit the encoder.
+        MonitorStateError: the state is of another model or reference, or in use.
+        ModelFileError, DataError, OutputError: the reference cannot be read, or the state not be written.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        reference: str | Path | Encoder | ReferenceDistribution,
+        *,
+        every: int = 100,
+        state: str | Path | None = None,
+        budget: float | None = 0.05,
+        device: str | None = None,
+        seed: int | None = None,
+        save_every: int = 100,
+        save_seconds: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if every < 1 or save_every < 1 or not save_seconds > 0 or not (budget is None or 0 < budget <= 1):
+            raise RequestError(
+                f"every is {every}, save_every {save_every}, save_seconds {save_seconds} and budget {budget}. The "
+                "first two must be 1 or more, save_seconds above 0, and the budget above 0 and at most 1, or None."
+            )
+        self._encoder = encoder
+        self._clock = clock
+        self._every = every
+        self._save_every, self._save_seconds = save_every, save_seconds
+        self._random = random.Random(seed)
+        self._lock, self._saving = threading.Lock(), threading.Lock()
+        self._last_error: Exception | None = None
+        self._closed = False
+        self._reference = open_reference(encoder, reference)
+        self._file: StateFile | None = None
+        try:
+            self._file = StateFile(state) if state is not None else None
+            self._state = self._first_state(device)
+            estimate = self._warm_up()
+        except BaseException:
+            self._release()
+            raise
+        self._budget = TimeBudget(budget, clock, estimate)
+        self._saved_rows, self._saved_at = self._rows, clock()
+
+    @property
+    def last_error(self) -> Exception | None:
+        """What went wrong last while an input was compared or the state was saved."""
+        return self._last_error
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """``inputs``, ``chosen``, ``skipped`` and ``failed``, see :class:`.state.MonitorState`, and ``compared``."""
+        with self._lock:
+            return {**self._state.counters, "compared": self._rows}
+
+    def metrics(self) -> dict[str, float | None]:
+        """The metrics so far, as ``drift-fleet`` gives them; None without a value, infinite if unbounded."""
+        with self._lock:
+            return self._state.metrics()
+
+    def embed_one(self, image: Any) -> NDArray[np.float32]:
+        """What :meth:`Encoder.embed_one` returns, (D,) float32."""
+        self._check_open()
+        embedding = self._encoder.embed_one(image)
+        self._observe(image, embedding)
+        return embedding
+
+    def embed(self, inputs: Any) -> NDArray[np.float32]:
+        """What :meth:`Encoder.embed` returns, (N, D) float32; each input of the batch is chosen or not on its own."""
+        self._check_open()
+        batch = check_batch(inputs, self._encoder.contract.input)
+        embeddings = self._encoder.embed(batch)
+        for image, embedding in zip(batch, embeddings, strict=True):
+            self._observe(image, embedding)
+        return embeddings
+
+    def embed_iter(self, images: Iterable[Any]) -> Iterator[NDArray[np.float32]]:
+        """What :meth:`Encoder.embed_iter` yields, (D,) float32 for each image."""
+        self._check_open()
+        ahead: deque[Any] = deque()
+
+        def remembered() -> Iterator[Any]:
+            for image in images:
+                ahead.append(image)
+                yield image
+
+        for embedding in self._encoder.embed_iter(remembered()):
+            self._observe(ahead.popleft(), embedding)
+            yield embedding
+
+    def save(self) -> None:
+        """Save the state now.
+
+        Raises:
+            OutputError: the disk refused.
+        """
+        self._check_open()
+        with self._saving:
+            self._write()
+
+    def close(self) -> None:
+        """Save the state and close what the monitor opened; a state that cannot be saved is a warning."""
+        with self._saving:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                self._write()
+            except Exception as error:
+                self._remember(error)
+            self._release()
+
+    def __enter__(self) -> DriftMonitor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def _rows(self) -> int:
+        return self._state.statistics.counts["rows"]
+
+    def _first_state(self, device: str | None) -> MonitorState:
+        runtime = self._encoder.runtime
+        empty = MonitorState(
+            candidate={"sha256": self._encoder.artifact.sha256, "mode": self._encoder.contract.mode},
+            reference=self._reference.identity(),
+            embedding_size=self._encoder.embedding_size,
+            statistics=Statistics(self._reference.layout),
+            device=device,
+            runtimes=[f"{runtime.name} {runtime.version}"],
+        )
+        return empty if self._file is None else self._file.resume(empty)
+
+    def _warm_up(self) -> float:
+        """Seconds that the reference takes; also shows that it runs."""
+        # The first run allocates and packs weights.
+        self._reference.try_out()
+        started = self._clock()
+        self._reference.try_out()
+        return self._clock() - started
+
+    def _observe(self, image: Any, embedding: NDArray[np.float32]) -> None:
+        """Choose, compare, save; whatever goes wrong stays here."""
+        try:
+            with self._lock:
+                reserved = self._choose()
+            if reserved is not None:
+                self._compare(image, embedding, reserved)
+            self._save_if_due()
+        except Exception as error:
+            self._remember(error)
+
+    def _choose(self) -> float | None:
+        counters = self._state.counters
+        counters["inputs"] += 1
+        if self._random.random() * self._every >= 1:
+            return None
+        counters["chosen"] += 1
+        reserved = self._budget.reserve()
+        if reserved is None:
+            counters["skipped"] += 1
+        return reserved
+
+    def _compare(self, image: Any, embedding: NDArray[np.float32], reserved: float) -> None:
+        started, compared = self._clock(), False
+        try:
+            own = self._reference.embed(check_one(image, self._encoder.contract.input))
+            with self._lock:
+                self._reference.add(self._state.statistics, embedding, own)
+                compared = True
+        finally:
+            with self._lock:
+                self._state.counters["failed"] += not compared
+                self._budget.settle(reserved, self._clock() - started)
+
+    def _save_if_due(self) -> None:
+        if self._file is None:
+            return
+        with self._lock:
+            due = self._rows - self._saved_rows >= self._save_every
+            due = due or self._clock() - self._saved_at >= self._save_seconds
+        if due and self._saving.acquire(blocking=False):
+            started = self._clock()
+            try:
+                if not self._closed:
+                    self._write()
+            finally:
+                self._saving.release()
+                with self._lock:
+                    self._budget.charge(self._clock() - started)
+
+    def _write(self) -> None:
+        if self._file is None:
+            return
+        with self._lock:
+            # Also after a failure the next try waits its time: a full disk stays full for a while.
+            self._saved_rows, self._saved_at = self._rows, self._clock()
+            self._state.sequence += 1
+            data = self._state.to_bytes()
+        self._file.write(data)
+
+    def _remember(self, error: Exception) -> None:
+        """Keep the error; warn unless the last one said the same."""
+        with self._lock:
+            repeated = str(error) == str(self._last_error)
+            self._last_error = error
+        if not repeated:
+            # Where warnings are errors, they would end the service that this must not disturb.
+            with contextlib.suppress(EmbedliteWarning):
+                warnings.warn(f"the drift monitor goes on without this: {error}", EmbedliteWarning, stacklevel=4)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EncoderClosedError("this monitor was closed. Make another one, or use the encoder itself.")
+
+    def _release(self) -> None:
+        self._reference.close()
+        if self._file is not None:
+            self._file.close()

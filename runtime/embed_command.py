@@ -10,6 +10,7 @@ import numpy as np
 from .contract import InputOptions
 from .encoder import Encoder, input_contract_from_options
 from .files import check_writable, write_file
+from .progress import progress
 from .selftest import render_selftest, selftest
 from .sources import open_source
 from .stored import pack_embeddings
@@ -21,7 +22,6 @@ from .terminal import (
     emit_result,
     feature_option,
     input_options,
-    progress,
     run_command,
 )
 

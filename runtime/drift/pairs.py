@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..terminal import progress
+from ..progress import progress
 from .neighbours import NeighbourOverlap
 from .rows import Rows, UnitRows
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import click
 
+from ..drift.text import gate_text, number_text
 from ..terminal import EXIT_BAD_ANSWER, check_json_path, common_options, emit_result, run_command
 from .fleet import FleetReport, join_fleet
-from .gates import AT_LEAST
 from .outliers import PSI, Outlier
 from .references import PAIRED
 
 _COLUMNS = {
     True: ("invalid", "cosine_mean", "cosine_p1", "cosine_min", "sqnr_db"),
-    False: ("invalid", "psi_mean", "psi_max", "mean_shift_max_sigma", "score_p99"),
+    False: ("invalid", "psi_mean", "psi_excess", "psi_max", "score_p99"),
 }
 
 
@@ -38,46 +38,36 @@ def render_fleet(report: FleetReport) -> str:
     reasons = [gate.name for gate in report.gates if not gate.passed]
     reasons += [f"outlier {device.name}" for device in report.outliers]
     verdict = f"FAIL ({', '.join(reasons)})" if reasons else "PASS"
-    counters, state = report.state.counters, report.state
+    state = report.state
     lines = [
-        f"{verdict}: {len(report.devices)} device(s), {counters['inputs']} inputs, {report.metrics['count']} compared "
-        f"with {state.reference['kind']} {state.reference['sha256'][:12]}",
+        f"{verdict}: {len(report.devices)} device(s), {state.counters['inputs']} inputs, {report.metrics['count']} "
+        f"compared with {state.reference['kind']} {state.reference['sha256'][:12]}",
         "",
         f"{'metric':<22}{'value':>12}   gate",
     ]
     gates = {gate.name: gate for gate in report.gates}
     for name, value in report.metrics.items():
-        if name == "count":
-            continue
-        line = f"{name:<22}{_number(value):>12}"
-        if name in gates:
-            side = ">=" if name in AT_LEAST else "<="
-            line += f"   {side} {gates[name].limit:g}  {'ok' if gates[name].passed else 'FAILED'}"
-        lines.append(line)
-    lines += ["", "quantiles, each between the edges of its bin"]
+        if name != "count":
+            lines.append(f"{name:<22}{number_text(value, name):>12}   {gate_text(gates.get(name))}".rstrip())
     for name, quantiles in state.quantiles().items():
-        shown = "   ".join(f"{100 * one['share']:g}% {one['low']:.4g}..{one['high']:.4g}" for one in quantiles)
-        lines.append(f"  {name:<17} {shown}".rstrip())
-    columns = _COLUMNS[state.kind == PAIRED]
-    width = max(len("device"), *(len(device.name) for device in report.devices))
+        lines += ["", f"quantiles of {name}, each between the edges of its bin"]
+        lines += [f"  {100 * one['share']:<5g}%{one['low']:>12.4g} to {one['high']:.4g}" for one in quantiles]
+    return "\n".join([*lines, "", *_devices(report)])
+
+
+def _devices(report: FleetReport) -> list[str]:
+    columns = _COLUMNS[report.state.kind == PAIRED]
     counted = ("inputs", "skipped", "failed")
+    width = max(len("device"), *(len(device.name) for device in report.devices))
     titles = [f"{name:>{max(10, len(name))}}" for name in (*counted, "compared", *columns)]
-    lines += ["", f"{'device':<{width}}  {'  '.join(titles)}"]
+    lines = [f"{'device':<{width}}  {'  '.join(titles)}"]
     for device in report.devices:
         figures = [str(device.state.counters[name]) for name in counted] + [str(device.metrics["count"])]
-        figures += [_number(device.metrics[name]) for name in columns]
+        figures += [number_text(device.metrics[name], name) for name in columns]
         cells = [f"{figure:>{len(title)}}" for figure, title in zip(figures, titles, strict=True)]
         lines.append(f"{device.name:<{width}}  {'  '.join(cells)}")
         lines += [f"  worse than the others: {_reason(why)}" for why in device.outlier]
-    if report.superseded:
-        lines += ["", f"not counted, for a later file holds the same: {', '.join(report.superseded)}"]
-    return "\n".join(lines)
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "none"
-    return str(value) if isinstance(value, int) else f"{value:.6g}"
+    return lines
 
 
 def _reason(why: Outlier) -> str:

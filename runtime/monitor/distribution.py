@@ -29,6 +29,7 @@ SCORE_BINS = LogBins(-8, 16, 32)
 """Of a row's root mean square z-score; each at most 3.2 % of its values wide."""
 
 _LEAST_ROWS = 2 * BINS
+_MOST_SIGMAS = 2.0**SCORE_BINS.highest
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,9 +131,12 @@ class ReferenceDistribution:
         return sha256(canonical_bytes(self.to_json()))
 
     def score(self, row: NDArray[np.float64]) -> float:
-        """Root mean square, over the dimensions, of (value - mean) / sigma: near 1 for a row like those at home."""
+        """Root mean square, over the dimensions, of (value - mean) / sigma: near 1 for a row like those at home.
+
+        A dimension counts at most :data:`_MOST_SIGMAS`, so that every score is a finite number.
+        """
         typical = math.sqrt(math.fsum(self.sigma * self.sigma) / self.size) or 1.0
-        z = (row - self.mean) / np.where(self.sigma > 0, self.sigma, typical)
+        z = np.clip((row - self.mean) / np.where(self.sigma > 0, self.sigma, typical), -_MOST_SIGMAS, _MOST_SIGMAS)
         return math.sqrt(math.fsum((z * z).tolist()) / self.size)
 
     def bins_of(self, row: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -169,7 +173,10 @@ class ReferenceDistribution:
         wrong = [name for name, shape in shapes.items() if arrays[name].shape != shape]
         if wrong or size == 0 or not all(np.isfinite(array).all() for array in arrays.values()):
             raise ValueError(f"arrays of the wrong shape or value ({', '.join(wrong) or 'not finite'})")
-        described: dict[str, Any] = {**arrays, "model_sha256": str(value["model_sha256"]), "rows": int(value["rows"])}
+        rows = value["rows"]
+        if type(rows) is not int or rows < 1 or any((counts[name].sum(axis=-1) != rows).any() for name in counts):
+            raise ValueError("counts that do not add up to the rows")
+        described: dict[str, Any] = {**arrays, "model_sha256": str(value["model_sha256"]), "rows": rows}
         return cls(**described)
 
 

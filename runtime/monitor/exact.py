@@ -1,9 +1,7 @@
 """Sums of float64 values without any rounding, so that no order and no grouping of the additions can show.
 
-Every finite float64 is a whole multiple of 2^-1074, so a sum of them is one too, and whole numbers of any length add
-exactly (U. Kulisch, Computer Arithmetic and Validity, 2008). Rows are first added into digits of 32 bits that are
-carried late, which numpy does for a whole row at once (R. M. Neal, Fast Exact Summation Using Small and Large
-Superaccumulators, arXiv:1505.05571), then into Python's whole numbers.
+Every finite float64 is a whole multiple of 2^-1074, so a sum of them is one too, and Python's whole numbers of any
+length add exactly (U. Kulisch, Computer Arithmetic and Validity, 2008).
 """
 
 from __future__ import annotations
@@ -19,12 +17,7 @@ _MANTISSA_BITS = 53
 _UNIT_EXPONENT = -1074 - (_MANTISSA_BITS - 1)
 """Totals count units of 2 to this: the last bit of the smallest subnormal, written with a mantissa of 53 bits."""
 
-_DIGIT_BITS = 32
-_DIGITS = (1024 - _UNIT_EXPONENT) // _DIGIT_BITS + 3
-_LOW = np.uint64((1 << _DIGIT_BITS) - 1)
-
-_MOST_PENDING = 1 << 28
-"""Rows that may be added before digits are carried: each adds less than 2^33 to a digit of 64 bits."""
+_UNITS = 1 << -_UNIT_EXPONENT
 
 _NUMBER = re.compile(r"(-?)0x([0-9a-f]+)p([+-][0-9]{1,4})")
 _MOST_EXPONENT = 1024 + 64
@@ -40,39 +33,29 @@ class ExactSums:
 
     def __init__(self, size: int) -> None:
         self._totals = [0] * size
-        self._digits = np.zeros((_DIGITS, size), np.int64)
-        self._columns = np.arange(size)
-        self._pending = 0
 
     def add(self, row: NDArray[np.float64]) -> None:
         """Add one finite value to each sum, (size,) float64."""
         mantissas, exponents = np.frexp(row)
-        whole = np.ldexp(mantissas, _MANTISSA_BITS).astype(np.int64)
-        digit, shift = np.divmod(exponents.astype(np.int64) - _MANTISSA_BITS - _UNIT_EXPONENT, _DIGIT_BITS)
-        magnitude, sign, shift = np.abs(whole).astype(np.uint64), np.sign(whole), shift.astype(np.uint64)
-        low = (magnitude & _LOW) << shift
-        high = (magnitude >> np.uint64(_DIGIT_BITS)) << shift
-        bits = np.uint64(_DIGIT_BITS)
-        parts = (low & _LOW, (low >> bits) + (high & _LOW), high >> bits)
-        for place, part in enumerate(parts):
-            self._digits[digit + place, self._columns] += sign * part.astype(np.int64)
-        self._pending += 1
-        if self._pending == _MOST_PENDING:
-            self._carry()
+        whole = np.ldexp(mantissas, _MANTISSA_BITS).astype(np.int64).tolist()
+        shifts = (exponents - (_MANTISSA_BITS + _UNIT_EXPONENT)).tolist()
+        self._totals = [
+            total + (number << shift) for total, number, shift in zip(self._totals, whole, shifts, strict=True)
+        ]
 
     def merge(self, other: ExactSums) -> ExactSums:
         """The sums of both, which stay as they are."""
-        merged = ExactSums(len(self._totals))
-        merged._totals = [mine + theirs for mine, theirs in zip(self._carry(), other._carry(), strict=True)]
+        merged = ExactSums(0)
+        merged._totals = [mine + theirs for mine, theirs in zip(self._totals, other._totals, strict=True)]
         return merged
 
     def fractions(self) -> list[Fraction]:
         """The sums, exactly."""
-        return [Fraction(total) * Fraction(2) ** _UNIT_EXPONENT for total in self._carry()]
+        return [Fraction(total, _UNITS) for total in self._totals]
 
     def to_texts(self) -> list[str]:
         """Each sum in C's hexadecimal floating-point notation, with an odd mantissa: the one way to write it."""
-        return [_number_text(total) for total in self._carry()]
+        return [_number_text(total) for total in self._totals]
 
     @classmethod
     def from_texts(cls, texts: Sequence[str]) -> ExactSums:
@@ -81,17 +64,9 @@ class ExactSums:
         Raises:
             ValueError: one is no such text.
         """
-        sums = cls(len(texts))
+        sums = cls(0)
         sums._totals = [_parse_number(text) for text in texts]
         return sums
-
-    def _carry(self) -> list[int]:
-        if self._pending:
-            for digit, column in zip(*np.nonzero(self._digits), strict=True):
-                self._totals[column] += int(self._digits[digit, column]) << (_DIGIT_BITS * int(digit))
-            self._digits[:] = 0
-            self._pending = 0
-        return self._totals
 
 
 def _number_text(total: int) -> str:

@@ -1,21 +1,23 @@
-"""Many monitors' files as one: each device once, sums exact, the devices that stand out by name."""
+"""Many monitors' files as one: each series once, sums exact, the devices that stand out by name."""
 
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..drift.gates import AT_MOST, DEFAULT_GATES, Gate, apply_gates, parse_gates
 from ..errors import EmptyDataError, MonitorStateError
-from ..files import finite_json
-from .gates import FleetGate, apply_limits
+from . import paired, unpaired
 from .outliers import Outlier, find_outliers
-from .state import COUNTERS, MonitorState, read_state
+from .references import PAIRED
+from .state import MonitorState, read_state
 
 SCHEMA = 1
+
+_UNPAIRED_GATEABLE = ("invalid", *(name for name in unpaired.METRICS if name != "score_p99_reference"))
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,12 @@ class Device:
 
 @dataclass(frozen=True)
 class FleetReport:
-    """The fleet; ``superseded`` names the files that hold an earlier state, or a copy, of another one."""
+    """The fleet, judged."""
 
     state: MonitorState
     metrics: dict[str, float | None]
-    gates: tuple[FleetGate, ...]
+    gates: tuple[Gate, ...]
     devices: tuple[Device, ...]
-    superseded: tuple[str, ...]
 
     @property
     def outliers(self) -> list[Device]:
@@ -51,12 +52,11 @@ class FleetReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object; the order of the files does not change it."""
-        reference = {name: self.state.reference[name] for name in ("kind", "sha256")}
-        value = {
+        return {
             "schema": SCHEMA,
             "verdict": "pass" if self.passed else "fail",
             "candidate": self.state.candidate,
-            "reference": reference,
+            "reference": {name: self.state.reference[name] for name in ("kind", "sha256")},
             "runtimes": self.state.runtimes,
             "counters": self.state.counters,
             "metrics": self.metrics,
@@ -64,11 +64,8 @@ class FleetReport:
             "gates": [asdict(gate) for gate in self.gates],
             "outliers": [device.name for device in self.outliers],
             "devices": [_device_json(device) for device in self.devices],
-            "superseded": list(self.superseded),
             "statistics": self.state.statistics.to_json(),
         }
-        finite: dict[str, Any] = finite_json(value)
-        return finite
 
 
 def join_fleet(paths: Sequence[Path], gates: Sequence[str] = ()) -> FleetReport:
@@ -76,42 +73,69 @@ def join_fleet(paths: Sequence[Path], gates: Sequence[str] = ()) -> FleetReport:
 
     Args:
         paths: state files of :class:`DriftMonitor`, in any order.
-        gates: ``NAME=VALUE`` texts, see :mod:`.gates`.
+        gates: ``NAME=VALUE`` texts.
 
     Raises:
         UnreadableDataError: a file is no state, or damaged.
-        MonitorStateError: they are of different models or references, or one state lives on in two devices.
+        MonitorStateError: they are of different models or references, or one series is there twice.
         EmptyDataError: no input was compared.
         RequestError: a gate that these files cannot tell.
     """
-    states = {path: read_state(path) for path in sorted(set(paths))}
+    states = [(path, read_state(path)) for path in sorted(paths)]
     _check_one_subject(states)
-    newest, superseded = _newest_of_each_series(states)
-    names = _names(list(newest), newest)
+    _check_each_once(states)
+    limits, at_most = _limits(states[0][1].kind, gates)
     devices = []
-    for name in sorted(set(names.values())):
-        files = [path for path in newest if names[path] == name]
-        merged = functools.reduce(_merge, (newest[path] for path in files))
-        devices.append(Device(name, tuple(map(str, files)), merged, merged.metrics()))
-    total = functools.reduce(_merge, (device.state for device in devices))
-    if not total.statistics.counts["rows"]:
+    for name, files in sorted(_by_device(states).items()):
+        merged = functools.reduce(merge_states, (state for _, state in files))
+        devices.append(Device(name, tuple(str(path) for path, _ in files), merged, merged.metrics()))
+    total = functools.reduce(merge_states, (device.state for device in devices))
+    metrics = total.metrics()
+    if not metrics["count"]:
         raise EmptyDataError(
             f"none of the {total.counters['inputs']} inputs of {len(devices)} device(s) was compared yet. Wait, or let "
             "the monitors compare more (every, budget)."
         )
-    found = find_outliers([device.state.statistics for device in devices], total.distribution())
+    allowed = 1 - limits.get("cosine_p1", DEFAULT_GATES["cosine_p1"])
+    found = find_outliers([device.state.statistics for device in devices], total.distribution(), allowed)
     judged = tuple(replace(device, outlier=tuple(why)) for device, why in zip(devices, found, strict=True))
-    metrics = total.metrics()
-    return FleetReport(total, metrics, apply_limits(metrics, total.kind, gates), judged, tuple(superseded))
+    return FleetReport(total, metrics, apply_gates(metrics, limits, at_most=at_most), judged)
 
 
-def _check_one_subject(states: dict[Path, MonitorState]) -> None:
-    groups: dict[tuple[str, str], list[Path]] = {}
-    for path, state in states.items():
-        groups.setdefault(state.subject, []).append(path)
+def merge_states(one: MonitorState, other: MonitorState) -> MonitorState:
+    """Both together, under the first one's name and series; both of one subject."""
+    return replace(
+        one,
+        statistics=one.statistics.merge(other.statistics),
+        counters={name: count + other.counters[name] for name, count in one.counters.items()},
+        runtimes=sorted({*one.runtimes, *other.runtimes}),
+    )
+
+
+def _limits(kind: str, texts: Sequence[str]) -> tuple[dict[str, float], frozenset[str]]:
+    """The limits that apply, and which of the metrics they bound from above.
+
+    Beside a model they are the drift report's, as far as its metrics can be told here.
+    """
+    if kind == PAIRED:
+        names = ("invalid", *paired.METRICS)
+        limits = {name: limit for name, limit in DEFAULT_GATES.items() if name in names}
+        return {**limits, **parse_gates(texts, names)}, AT_MOST
+    limits = {"invalid": DEFAULT_GATES["invalid"], **unpaired.GATES}
+    upper = frozenset(_UNPAIRED_GATEABLE) - {"spread_ratio_min"}
+    return {**limits, **parse_gates(texts, _UNPAIRED_GATEABLE)}, upper
+
+
+_Files = Sequence[tuple[Path, MonitorState]]
+
+
+def _check_one_subject(states: _Files) -> None:
+    groups: dict[tuple[str, str], list[str]] = {}
+    for path, state in states:
+        groups.setdefault(state.subject, []).append(str(path))
     if len(groups) > 1:
         listed = "; ".join(
-            f"model {model[:12]} with reference {reference[:12]}: {', '.join(map(str, files[:3]))}"
+            f"model {model[:12]} with reference {reference[:12]}: {', '.join(files[:3])}"
             + (f" and {len(files) - 3} more" if len(files) > 3 else "")
             for (model, reference), files in groups.items()
         )
@@ -120,50 +144,27 @@ def _check_one_subject(states: dict[Path, MonitorState]) -> None:
         )
 
 
-def _newest_of_each_series(states: dict[Path, MonitorState]) -> tuple[dict[Path, MonitorState], list[str]]:
-    """A device's file that was fetched twice counts once: the later one holds all that the earlier one does."""
-    series: dict[str, list[Path]] = {}
-    for path, state in states.items():
-        series.setdefault(state.series, []).append(path)
-    newest, superseded = {}, []
-    for paths in series.values():
-        ordered = sorted(paths, key=lambda path: states[path].sequence)
-        for path, following in itertools.pairwise(ordered):
-            if not _continues(states[following], states[path]):
-                raise MonitorStateError(
-                    f"{path} and {following} grew out of one state, but neither holds the other's inputs: it was "
-                    "copied to a second device, or brought back from a backup. Leave out one of them; on the device, "
-                    "remove the copied state."
-                )
-            superseded.append(str(path))
-        newest[ordered[-1]] = states[ordered[-1]]
-    return dict(sorted(newest.items())), sorted(superseded)
+def _check_each_once(states: _Files) -> None:
+    """A later file of a series holds all that an earlier one does, and a copy the same: both would count twice."""
+    first: dict[str, tuple[Path, MonitorState]] = {}
+    for path, state in states:
+        other, there = first.setdefault(state.series, (path, state))
+        if there is not state:
+            raise MonitorStateError(
+                f"{other} ({there.counters['inputs']} inputs) and {path} ({state.counters['inputs']} inputs) grew out "
+                "of one state, so inputs would count twice. Leave out the earlier one; if the state was copied to a "
+                "second device, remove it there."
+            )
 
 
-def _continues(later: MonitorState, earlier: MonitorState) -> bool:
-    if later.sequence == earlier.sequence:
-        return later.to_bytes() == earlier.to_bytes()
-    grown = all(later.counters[name] >= earlier.counters[name] for name in COUNTERS)
-    return grown and later.statistics.may_continue(earlier.statistics)
-
-
-def _names(paths: list[Path], states: dict[Path, MonitorState]) -> dict[Path, str]:
-    """The device's own name, or that of its file; of two unnamed files that are called alike the whole path."""
-    stems = [path.stem for path in paths if states[path].device is None]
-    names = {}
-    for path in paths:
-        alone = stems.count(path.stem) == 1
-        names[path] = states[path].device or (path.stem if alone else str(path))
-    return names
-
-
-def _merge(one: MonitorState, other: MonitorState) -> MonitorState:
-    return replace(
-        one,
-        statistics=one.statistics.merge(other.statistics),
-        counters={name: count + other.counters[name] for name, count in one.counters.items()},
-        runtimes=sorted({*one.runtimes, *other.runtimes}),
-    )
+def _by_device(states: _Files) -> Mapping[str, list[tuple[Path, MonitorState]]]:
+    """By the device's own name, or that of its file; of two unnamed files that are called alike the whole path."""
+    stems = [path.stem for path, state in states if state.device is None]
+    devices: dict[str, list[tuple[Path, MonitorState]]] = {}
+    for path, state in states:
+        name = state.device or (path.stem if stems.count(path.stem) == 1 else str(path))
+        devices.setdefault(name, []).append((path, state))
+    return devices
 
 
 def _device_json(device: Device) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+QUANTILES = (Fraction(1, 2), Fraction(9, 10), Fraction(99, 100), Fraction(999, 1000))
+
 
 @dataclass(frozen=True)
 class LogBins:
@@ -49,6 +51,15 @@ class LogBins:
             octave, step = divmod(place, self.steps)
             edges.append(math.ldexp(1 + step / self.steps, self.lowest + octave))
         return (0.0 if index == 0 else edges[0]), (math.inf if index == self.count - 1 else edges[1])
+
+
+def quantiles(bins: LogBins, counts: NDArray[np.int64]) -> list[dict[str, float]]:
+    """The median and the upper quantiles, each as the edges of the bin it lies in; none of no values."""
+    found = []
+    for share in QUANTILES if counts.any() else ():
+        low, high = bins.bounds(quantile_bin(counts, share))
+        found.append({"share": float(share), "low": low, "high": high})
+    return found
 
 
 def quantile_bin(counts: NDArray[np.int64], share: Fraction) -> int:

@@ -1,4 +1,4 @@
-"""The monitor itself: it gives what the encoder gives, and looks at some of it."""
+"""The monitor itself: it gives what the encoder gives, and looks at some of it in the background."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +27,9 @@ from .references import open_reference
 from .state import MonitorState, StateFile
 from .statistics import Statistics
 
+_MOST_WAITING = 8
+"""Inputs that may wait for their comparison: they are copies, and memory is scarce."""
+
 
 class DriftMonitor:
     """An encoder in use, some of whose inputs are compared with a reference.
@@ -33,21 +38,22 @@ class DriftMonitor:
     ...     vector = monitor.embed_one(image)                                                          # (D,) float32
 
     Each input is chosen by a coin that falls right once in ``every`` throws, not by counting: a camera that sees the
-    same every hundredth time would fool a count. Once the encoder has its answer, nothing that goes wrong here
-    reaches the caller: it is counted, kept in :attr:`last_error` and warned of once. May be shared by threads.
+    same every hundredth time would fool a count. The comparison and all writing is done by a thread of the monitor's
+    own, on copies. Once the encoder has its answer, nothing that goes wrong here reaches the caller: it is counted,
+    kept in :attr:`last_error` and warned of. May be shared by threads.
 
     Args:
-        encoder: an open encoder; it stays the caller's to close.
+        encoder: an open encoder; it stays the caller's to close, after the monitor.
         reference: the float ``.tflite`` of the same export, or an :class:`Encoder` of it; or a distribution for devices
             that cannot run it: stored embeddings (``.npz``), or a :class:`ReferenceDistribution` or its ``.json``.
         every: one input in so many is compared, on average; 1 compares all.
         state: file in which the statistics survive; read when the monitor is made. None keeps them in memory.
         budget: share of the time, above 0 and at most 1, that the monitor may take; a chosen input that does not fit in
-            is skipped and counted. None for no limit. See :mod:`.budget`.
+            is skipped and counted. None compares every chosen input, and a caller who is faster waits. See
+            :mod:`.budget`.
         device: the name in the fleet's report; default the state file's name there.
         seed: makes the choice of inputs repeatable; default a new choice each time.
-        save_every: compared inputs after which the state is saved.
-        save_seconds: seconds after which it is saved, at the next input.
+        save_seconds: seconds after which the state is saved, at the next input.
         clock: monotonic clock in seconds.
 
     Raises:
@@ -66,21 +72,21 @@ class DriftMonitor:
         budget: float | None = 0.05,
         device: str | None = None,
         seed: int | None = None,
-        save_every: int = 100,
         save_seconds: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if every < 1 or save_every < 1 or not save_seconds > 0 or not (budget is None or 0 < budget <= 1):
+        if every < 1 or not save_seconds > 0 or not (budget is None or 0 < budget <= 1):
             raise RequestError(
-                f"every is {every}, save_every {save_every}, save_seconds {save_seconds} and budget {budget}. The "
-                "first two must be 1 or more, save_seconds above 0, and the budget above 0 and at most 1, or None."
+                f"every is {every}, save_seconds {save_seconds} and budget {budget}. Pass every from 1 on, "
+                "save_seconds above 0, and a budget above 0 and at most 1, or None."
             )
         self._encoder = encoder
         self._clock = clock
         self._every = every
-        self._save_every, self._save_seconds = save_every, save_seconds
+        self._save_seconds = save_seconds
         self._random = random.Random(seed)
-        self._lock, self._saving = threading.Lock(), threading.Lock()
+        # The first is held for a few additions only, so that no caller waits for a comparison or a disk.
+        self._lock, self._statistics_lock = threading.Lock(), threading.Lock()
         self._last_error: Exception | None = None
         self._closed = False
         self._reference = open_reference(encoder, reference)
@@ -93,7 +99,11 @@ class DriftMonitor:
             self._release()
             raise
         self._budget = TimeBudget(budget, clock, estimate)
-        self._saved_rows, self._saved_at = self._rows, clock()
+        self._patient = budget is None
+        self._places = threading.Semaphore(_MOST_WAITING)
+        self._saving, self._saved_at = False, clock()
+        # One thread: what is handed over first is done first.
+        self._worker = ThreadPoolExecutor(1, "embedlite-monitor")
 
     @property
     def last_error(self) -> Exception | None:
@@ -102,13 +112,13 @@ class DriftMonitor:
 
     @property
     def counters(self) -> dict[str, int]:
-        """``inputs``, ``chosen``, ``skipped`` and ``failed``, see :class:`.state.MonitorState`, and ``compared``."""
+        """``inputs``, ``skipped`` and ``failed``, see :class:`.state.MonitorState`, and ``compared``."""
         with self._lock:
-            return {**self._state.counters, "compared": self._rows}
+            return {**self._state.counters, "compared": self._state.statistics.counts["rows"]}
 
     def metrics(self) -> dict[str, float | None]:
         """The metrics so far, as ``drift-fleet`` gives them; None without a value, infinite if unbounded."""
-        with self._lock:
+        with self._statistics_lock:
             return self._state.metrics()
 
     def embed_one(self, image: Any) -> NDArray[np.float32]:
@@ -142,26 +152,23 @@ class DriftMonitor:
             yield embedding
 
     def save(self) -> None:
-        """Save the state now.
+        """Wait for the comparisons that were begun, and save the state.
 
         Raises:
             OutputError: the disk refused.
         """
         self._check_open()
-        with self._saving:
-            self._write()
+        self._worker.submit(self._write).result()
 
     def close(self) -> None:
-        """Save the state and close what the monitor opened; a state that cannot be saved is a warning."""
-        with self._saving:
+        """Finish the comparisons, save, close what the monitor opened; a state that cannot be saved is a warning."""
+        with self._lock:
             if self._closed:
                 return
             self._closed = True
-            try:
-                self._write()
-            except Exception as error:
-                self._remember(error)
-            self._release()
+        self._worker.shutdown(wait=True)
+        self._write_quietly()
+        self._release()
 
     def __enter__(self) -> DriftMonitor:
         return self
@@ -170,10 +177,6 @@ class DriftMonitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    @property
-    def _rows(self) -> int:
-        return self._state.statistics.counts["rows"]
 
     def _first_state(self, device: str | None) -> MonitorState:
         runtime = self._encoder.runtime
@@ -196,63 +199,79 @@ class DriftMonitor:
         return self._clock() - started
 
     def _observe(self, image: Any, embedding: NDArray[np.float32]) -> None:
-        """Choose, compare, save; whatever goes wrong stays here."""
+        """Count, choose, hand over; whatever goes wrong stays here."""
         try:
             with self._lock:
-                reserved = self._choose()
-            if reserved is not None:
-                self._compare(image, embedding, reserved)
-            self._save_if_due()
+                self._state.counters["inputs"] += 1
+                chosen = self._random.random() * self._every < 1
+                due = self._file is not None and not self._saving
+                due = due and self._clock() - self._saved_at >= self._save_seconds
+                self._saving |= due
+            if chosen:
+                self._hand_over(image, embedding)
+            if due:
+                self._worker.submit(self._save)
         except Exception as error:
             self._remember(error)
 
-    def _choose(self) -> float | None:
-        counters = self._state.counters
-        counters["inputs"] += 1
-        if self._random.random() * self._every >= 1:
-            return None
-        counters["chosen"] += 1
-        reserved = self._budget.reserve()
-        if reserved is None:
-            counters["skipped"] += 1
-        return reserved
-
-    def _compare(self, image: Any, embedding: NDArray[np.float32], reserved: float) -> None:
-        started, compared = self._clock(), False
-        try:
-            own = self._reference.embed(check_one(image, self._encoder.contract.input))
-            with self._lock:
-                self._reference.add(self._state.statistics, embedding, own)
-                compared = True
-        finally:
-            with self._lock:
-                self._state.counters["failed"] += not compared
-                self._budget.settle(reserved, self._clock() - started)
-
-    def _save_if_due(self) -> None:
-        if self._file is None:
-            return
+    def _hand_over(self, image: Any, embedding: NDArray[np.float32]) -> None:
+        """Have the input compared, if there is time and room."""
+        place = self._places.acquire(blocking=self._patient)
         with self._lock:
-            due = self._rows - self._saved_rows >= self._save_every
-            due = due or self._clock() - self._saved_at >= self._save_seconds
-        if due and self._saving.acquire(blocking=False):
-            started = self._clock()
-            try:
-                if not self._closed:
-                    self._write()
-            finally:
-                self._saving.release()
-                with self._lock:
-                    self._budget.charge(self._clock() - started)
+            reserved = self._budget.reserve() if place else None
+            self._state.counters["skipped"] += reserved is None
+        if reserved is None:
+            if place:
+                self._places.release()
+            return
+        try:
+            # The caller may fill its arrays anew before their turn comes.
+            copy = check_one(image, self._encoder.contract.input).copy()
+            self._worker.submit(self._compare, copy, embedding.copy(), reserved)
+        except BaseException:
+            self._settle(reserved, 0.0, failed=True)
+            raise
+
+    def _compare(self, image: NDArray[Any], embedding: NDArray[np.float32], reserved: float) -> None:
+        started, failed = self._clock(), True
+        try:
+            own = self._reference.embed(image)
+            with self._statistics_lock:
+                self._reference.add(self._state.statistics, embedding, own)
+            failed = False
+        except Exception as error:
+            self._remember(error)
+        finally:
+            self._settle(reserved, self._clock() - started, failed=failed)
+
+    def _settle(self, reserved: float, spent: float, *, failed: bool) -> None:
+        with self._lock:
+            self._state.counters["failed"] += failed
+            self._budget.settle(reserved, spent)
+        self._places.release()
+
+    def _save(self) -> None:
+        """What the thread does when a state is due."""
+        started = self._clock()
+        self._write_quietly()
+        with self._lock:
+            # Also after a failure the next try waits its time: a full disk stays full for a while.
+            self._saving, self._saved_at = False, self._clock()
+            self._budget.charge(self._saved_at - started)
+
+    def _write_quietly(self) -> None:
+        try:
+            self._write()
+        except Exception as error:
+            self._remember(error)
 
     def _write(self) -> None:
         if self._file is None:
             return
-        with self._lock:
-            # Also after a failure the next try waits its time: a full disk stays full for a while.
-            self._saved_rows, self._saved_at = self._rows, self._clock()
-            self._state.sequence += 1
-            data = self._state.to_bytes()
+        with self._statistics_lock:
+            with self._lock:
+                counters = dict(self._state.counters)
+            data = replace(self._state, counters=counters).to_bytes()
         self._file.write(data)
 
     def _remember(self, error: Exception) -> None:

@@ -1,11 +1,11 @@
 """Which device is worse than the rest of its fleet, and not by chance. Each is held against all others together.
 
-Beside a model, two shares are compared: of the device's valid inputs, those with a larger 1 - cosine than nine in ten
-of the others'; and of all its compared inputs, the invalid ones. It is an outlier if a share is more than twice the
-others', and if drawing that many from both together would give it so large a share less than once in a thousand fleets
-without any outlier: Fisher's exact test, one-sided (R. A. Fisher, The Design of Experiments, 1935), with Bonferroni's
-correction for two shares of every device. Nothing is assumed of how drift is distributed, and a device with few
-inputs needs a larger difference.
+Beside a model, two shares are compared: of the device's valid inputs, those with a larger 1 - cosine than the gate
+``cosine_p1`` allows and than nine in ten of the others'; and of all its compared inputs, the invalid ones. It is an
+outlier if a share is more than twice the others', and if drawing that many from both together would give it so large a
+share less than once in a thousand fleets without any outlier: Fisher's exact test, one-sided (R. A. Fisher, The Design
+of Experiments, 1935), with Bonferroni's correction for two shares of every device. Nothing is assumed of how drift is
+distributed, and a device with few inputs needs a larger difference.
 
 Beside a distribution there is no distance of an input, so in place of the first share stands the mean stability index,
 less what chance alone gives: an outlier's is above 0.1 and three standard deviations, and more than twice the others'.
@@ -56,12 +56,15 @@ class Outlier:
     beyond: float | None = None
 
 
-def find_outliers(devices: Sequence[Statistics], reference: ReferenceDistribution | None) -> list[list[Outlier]]:
+def find_outliers(
+    devices: Sequence[Statistics], reference: ReferenceDistribution | None, allowed: float
+) -> list[list[Outlier]]:
     """For each device why it is worse than the others; most often nothing.
 
     Args:
         devices: statistics of one layout.
         reference: None for statistics made beside a model.
+        allowed: 1 - cosine that is no matter beside a model.
     """
     counts = {name: sum(device.counts[name] for device in devices) for name in ("rows", "invalid")}
     name = "cosine_distance" if reference is None else "dimensions"
@@ -76,15 +79,15 @@ def find_outliers(devices: Sequence[Statistics], reference: ReferenceDistributio
             valid = device.counts["rows"] - device.counts["invalid"]
             rest = counts["rows"] - counts["invalid"] - valid
             if reference is None:
-                reasons.append(_farther(mine, others, limit))
+                reasons.append(_farther(mine, others, limit, allowed))
             else:
                 reasons.append(_moved((mine, valid), (others, rest), reference))
         found.append([reason for reason in reasons if reason is not None])
     return found
 
 
-def _farther(mine: NDArray[np.int64], others: NDArray[np.int64], limit: float) -> Outlier | None:
-    edge = quantile_bin(others, 1 - TAIL)
+def _farther(mine: NDArray[np.int64], others: NDArray[np.int64], limit: float, allowed: float) -> Outlier | None:
+    edge = max(quantile_bin(others, 1 - TAIL), DISTANCE_BINS.bin_of(allowed))
     marked, rest = int(mine[edge + 1 :].sum()), int(others[edge + 1 :].sum())
     drawn = int(mine.sum())
     beyond = DISTANCE_BINS.bounds(edge)[1]

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EmbedliteWarning, MonitorStateError, OutputError, UnreadableDataError
-from ..files import check_writable, sha256, write_file
-from .distribution import ReferenceDistribution, canonical_bytes
-from .paired import paired_layout, paired_metrics, paired_quantiles
+from ..files import check_writable, replace_file, sha256
+from .distribution import SCORE_BINS, ReferenceDistribution, canonical_bytes
+from .histogram import quantiles
+from .paired import DISTANCE_BINS, paired_layout, paired_metrics
 from .references import PAIRED, UNPAIRED
 from .statistics import Statistics, whole
-from .unpaired import unpaired_layout, unpaired_metrics, unpaired_quantiles
+from .unpaired import unpaired_layout, unpaired_metrics
 
 SCHEMA = 1
-COUNTERS = ("inputs", "chosen", "skipped", "failed")
-_MOST_SIZE = 1 << 24
+COUNTERS = ("inputs", "skipped", "failed")
 
 
 @dataclass(eq=False)
@@ -35,10 +35,9 @@ class MonitorState:
         statistics: of the compared inputs.
         device: the name it was given, or None.
         runtimes: interpreters that the encoder ran on, sorted.
-        counters: ``inputs`` embedded; ``chosen`` of them to be compared; of these ``skipped`` for want of time, and
-            ``failed`` because the reference did.
+        counters: ``inputs`` embedded; of those chosen to be compared, ``skipped`` for want of time and ``failed``
+            because the reference did.
         series: a random name for all states that grew out of one empty one.
-        sequence: how often the series was saved.
     """
 
     candidate: dict[str, Any]
@@ -49,7 +48,6 @@ class MonitorState:
     runtimes: list[str] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
     series: str = field(default_factory=lambda: secrets.token_hex(8))
-    sequence: int = 0
 
     @property
     def kind(self) -> str:
@@ -88,12 +86,12 @@ class MonitorState:
             raise ValueError("its checksum is not the one that it was written with")
         size = whole(body["embedding_size"])
         kinds = {PAIRED: paired_layout, UNPAIRED: unpaired_layout}
-        if not 0 < size < _MOST_SIZE:
+        # Every value takes several bytes, so that a size that the file cannot hold never costs memory.
+        if not 0 < size < len(data):
             raise ValueError(f"an embedding of {size} values")
         body["statistics"] = Statistics.from_json(kinds[body["reference"]["kind"]](size), body["statistics"])
         body["counters"] = {name: whole(body["counters"][name]) for name in COUNTERS}
         state = cls(**body)
-        whole(state.sequence)
         if not all(
             isinstance(part, str) for part in (*state.subject, state.series, *state.runtimes, state.device or "")
         ):
@@ -115,8 +113,9 @@ class MonitorState:
         return unpaired_metrics(self.statistics, distribution)
 
     def quantiles(self) -> dict[str, list[dict[str, float]]]:
-        """Quantiles of the histograms, each as the edges of the bin it lies in."""
-        return paired_quantiles(self.statistics) if self.kind == PAIRED else unpaired_quantiles(self.statistics)
+        """Quantiles of 1 - cosine, or of the z-scores, see :func:`.histogram.quantiles`."""
+        name, bins = ("cosine_distance", DISTANCE_BINS) if self.kind == PAIRED else ("score", SCORE_BINS)
+        return {name: quantiles(bins, self.statistics.tables[name])}
 
 
 def read_state(path: Path) -> MonitorState:
@@ -205,7 +204,7 @@ class StateFile:
         Raises:
             OutputError: the disk refused.
         """
-        write_file(self.path, data)
+        replace_file(self.path, data)
 
     def close(self) -> None:
         """Let another monitor have it."""

@@ -20,8 +20,8 @@ from .exact import ExactSums
 
 WORST_ROWS = 10
 
-_MOST_COUNT = 1 << 62
-"""A table's counts are 64-bit integers."""
+_MOST_COUNT = 1 << 48
+"""A table's counts are 64-bit integers, also of a fleet of thousands."""
 
 _T = TypeVar("_T")
 
@@ -79,16 +79,6 @@ class Statistics:
         merged.maxima = {name: max(value, other.maxima[name]) for name, value in self.maxima.items()}
         merged.worst = _worst([*self.worst, *other.worst])
         return merged
-
-    def may_continue(self, earlier: Statistics) -> bool:
-        """Whether these can be ``earlier`` and more rows: no count, maximum or worst row has become smaller."""
-        return (
-            all(count >= earlier.counts[name] for name, count in self.counts.items())
-            and all(bool((table >= earlier.tables[name]).all()) for name, table in self.tables.items())
-            and all(value >= earlier.maxima[name] for name, value in self.maxima.items())
-            and len(self.worst) >= len(earlier.worst)
-            and all(mine >= theirs for mine, theirs in zip(self.worst, earlier.worst, strict=False))
-        )
 
     def to_json(self) -> dict[str, Any]:
         """The statistics as a JSON object; equal statistics give equal objects."""

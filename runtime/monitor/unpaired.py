@@ -7,7 +7,7 @@ With p the share of a bin at home and q in the field, over the deciles at home o
 
 Half a row is added to every bin that anything fell into, so that an empty one has a logarithm. Rows of the same
 distribution already give about (bins - 1) (1/n + 1/m) for n rows in the field and m at home (B. Yurdakul, Statistical
-Properties of Population Stability Index, 2018): ``psi_expected``.
+Properties of Population Stability Index, 2018). What is beyond that is the excess.
 """
 
 from __future__ import annotations
@@ -18,12 +18,20 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from ..drift.validity import broken_rows
 from .distribution import BINS, SCORE_BINS, ReferenceDistribution, norm
 from .histogram import quantile_bin
-from .paired import is_flat, standard_deviations
+from .paired import variances
 from .statistics import Layout, Statistics
 
-QUANTILES = (Fraction(1, 2), Fraction(9, 10), Fraction(99, 100))
+METRICS = (
+    *("psi_mean", "psi_excess", "psi_max", "norm_psi", "mean_shift_max_sigma"),
+    *("spread_ratio_min", "spread_ratio_max", "score_p99", "score_p99_reference"),
+)
+"""Beside ``count`` and ``invalid``."""
+
+GATES = {"psi_excess": 0.25}
+"""Limits on them: an index above 0.25 is a changed population."""
 
 
 def unpaired_layout(size: int) -> Layout:
@@ -38,10 +46,10 @@ def unpaired_layout(size: int) -> Layout:
 
 
 def add_row(statistics: Statistics, embedding: NDArray[np.float32], reference: ReferenceDistribution) -> None:
-    """Add one input's embedding, (D,) or (...,) float32; one that is not finite or constant counts as invalid."""
+    """Add one input's embedding, (D,) or (...,) float32; one that is not finite, zero or constant counts as invalid."""
     row = embedding.reshape(-1).astype(np.float64)
     statistics.counts["rows"] += 1
-    if not np.isfinite(row).all() or is_flat(row):
+    if broken_rows(row[None], reference.mean[None])[0]:
         statistics.counts["invalid"] += 1
         return
     statistics.add_to_sums({"embedding": row, "embedding_squared": row * row})
@@ -53,31 +61,31 @@ def add_row(statistics: Statistics, embedding: NDArray[np.float32], reference: R
 
 
 def unpaired_metrics(statistics: Statistics, reference: ReferenceDistribution) -> dict[str, float | None]:
-    """How far the crowd moved; None without a valid row.
+    """``count``, ``invalid`` and :data:`METRICS`: how far the crowd moved; None without a valid row.
 
-    ``psi_max`` and ``psi_mean`` are over dimensions, ``norm_psi`` is the norm's; ``mean_shift_max_sigma`` is the
+    ``psi_max`` and ``psi_mean`` are over dimensions, ``psi_excess`` is the mean less what chance gives so many rows,
+    negative where they are few; ``norm_psi`` is the norm's; ``mean_shift_max_sigma`` is the
     largest shift of a dimension's mean, ``spread_ratio_min`` and ``_max`` are of its standard deviation, both against
     the ones at home; ``score_p99`` is the upper edge of the bin that holds the 99th percentile (nearest rank) of the
     rows' z-scores.
     """
     rows, invalid = statistics.counts["rows"], statistics.counts["invalid"]
     valid = rows - invalid
-    names = ("psi_max", "psi_mean", "psi_expected", "norm_psi", "mean_shift_max_sigma")
-    more = ("spread_ratio_min", "spread_ratio_max", "score_p99", "score_p99_reference")
-    metrics: dict[str, float | None] = {"count": rows, "invalid": invalid, **dict.fromkeys(names + more)}
+    metrics: dict[str, float | None] = {"count": rows, "invalid": invalid, **dict.fromkeys(METRICS)}
     if not valid:
         return metrics
     psi = dimension_psi(statistics.tables["dimensions"], reference)
+    mean = math.fsum(psi) / len(psi)
     sums = statistics.sums()
     totals, squares = sums["embedding"], sums["embedding_squared"]
-    means, sigmas = [float(total / valid) for total in totals], standard_deviations(totals, squares, valid)
+    means, sigmas = [float(total / valid) for total in totals], np.sqrt(variances(totals, squares, valid))
     live = reference.sigma > 0
     shifts = np.abs(np.array(means) - reference.mean)[live] / reference.sigma[live]
-    spreads = np.array(sigmas)[live] / reference.sigma[live]
+    spreads = sigmas[live] / reference.sigma[live]
     return metrics | {
+        "psi_mean": mean,
+        "psi_excess": mean - psi_moments(valid, reference)[0],
         "psi_max": max(psi),
-        "psi_mean": math.fsum(psi) / len(psi),
-        "psi_expected": psi_moments(valid, reference)[0],
         "norm_psi": _psi(reference.norm_counts[0], statistics.tables["norm"]),
         "mean_shift_max_sigma": float(shifts.max()) if live.any() else None,
         "spread_ratio_min": float(spreads.min()) if live.any() else None,
@@ -85,16 +93,6 @@ def unpaired_metrics(statistics: Statistics, reference: ReferenceDistribution) -
         "score_p99": SCORE_BINS.bounds(quantile_bin(statistics.tables["score"], Fraction(99, 100)))[1],
         "score_p99_reference": SCORE_BINS.bounds(quantile_bin(reference.score_counts, Fraction(99, 100)))[1],
     }
-
-
-def unpaired_quantiles(statistics: Statistics) -> dict[str, list[dict[str, float]]]:
-    """Quantiles of the rows' z-scores (nearest rank), each as the edges of the bin it lies in."""
-    table = statistics.tables["score"]
-    found = []
-    for share in QUANTILES if table.any() else ():
-        low, high = SCORE_BINS.bounds(quantile_bin(table, share))
-        found.append({"share": float(share), "low": low, "high": high})
-    return {"score": found}
 
 
 def dimension_psi(table: NDArray[np.int64], reference: ReferenceDistribution) -> list[float]:

@@ -51,7 +51,7 @@ def render_fleet(report: FleetReport) -> str:
             lines.append(f"{name:<22}{number_text(value, name):>12}   {gate_text(gates.get(name))}".rstrip())
     for name, quantiles in state.quantiles().items():
         lines += ["", f"quantiles of {name}, each between the edges of its bin"]
-        lines += [f"  {100 * one['share']:<5g}%{one['low']:>12.4g} to {one['high']:.4g}" for one in quantiles]
+        lines += [f"  {100 * one['share']:>5g} %{one['low']:>12.4g} to {one['high']:.4g}" for one in quantiles]
     return "\n".join([*lines, "", *_devices(report)])
 
 

@@ -30,7 +30,7 @@ from embedlite.runtime.monitor.statistics import WORST_ROWS, Statistics
 from embedlite.runtime.monitor.unpaired import add_row, unpaired_layout
 from embedlite.runtime.stored import pack_embeddings
 
-from conftest import ROOT, Digits, Run, blocks
+from conftest import Digits
 
 IMAGES = 120
 
@@ -375,13 +375,3 @@ def test_only_who_monitors_imports_the_monitor() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[] []\n"
-
-
-def test_the_python_of_the_page_runs(digits: Digits, run: Run, tmp_path: Path) -> None:
-    for path in (digits.int8, digits.float32):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    programs = blocks((ROOT / "docs" / "monitor.md").read_text(), "python")
-    frames = "import numpy as np\nframes = list(np.random.default_rng(0).integers(0, 255, (40, 32, 32, 1), np.uint8))\n"
-    done = run("python", "-c", frames + "\n".join(programs), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert read_state(tmp_path / "door.json").counters["inputs"] == 40

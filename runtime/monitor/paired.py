@@ -71,8 +71,8 @@ def add_pair(statistics: Statistics, candidate: NDArray[np.float32], reference: 
 def paired_metrics(statistics: Statistics) -> dict[str, float | None]:
     """``count``, ``invalid`` and :data:`METRICS`; None without a value, infinite if unbounded.
 
-    ``cosine_p1`` is the lower edge of the histogram's bin that holds the first percentile (nearest rank); all others
-    are rounded only after the last addition.
+    ``cosine_p1`` is the lower edge of the histogram's bin that holds the first percentile (nearest rank), or the worst
+    row's if that is nearer; all others are rounded only after the last addition.
     """
     rows, invalid = statistics.counts["rows"], statistics.counts["invalid"]
     valid = rows - invalid
@@ -88,7 +88,7 @@ def paired_metrics(statistics: Statistics) -> dict[str, float | None]:
     farthest = DISTANCE_BINS.bounds(quantile_bin(statistics.tables["cosine_distance"], Fraction(99, 100)))[1]
     return metrics | {
         "cosine_mean": float(1 - sums["cosine_distance"][0] / valid),
-        "cosine_p1": 1 - min(farthest, 2.0),
+        "cosine_p1": 1 - min(farthest, statistics.worst[0][0]),
         "cosine_min": 1 - statistics.worst[0][0],
         "sqnr_db": sqnr_db(float(signal), float(noise)),
         "max_abs": statistics.maxima["max_abs"],

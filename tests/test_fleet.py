@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from digit_vectors import digit_images, digit_vectors
 from scipy.stats import hypergeom
 
 from embedlite.runtime import DriftMonitor, Encoder
@@ -29,18 +29,12 @@ DEVICES = ("attic", "barn", "cellar", "door")
 
 @pytest.fixture(scope="module")
 def images(digits: Digits) -> np.ndarray:
-    files = sorted(digits.test_images.glob("*.png"))[:200]
-    return np.stack([np.asarray(Image.open(path))[..., None] for path in files])
+    return digit_images(digits, 200)
 
 
 @pytest.fixture(scope="module")
 def vectors(digits: Digits, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the int8 and the float32 file make of them."""
-    found = []
-    for path in (digits.int8, digits.float32):
-        with Encoder(path, threads=1) as encoder:
-            found.append(encoder.embed(images))
-    return found[0], found[1]
+    return digit_vectors(digits, images)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from digit_vectors import digit_images, digit_vectors
 
 from embedlite.runtime import DriftMonitor, Encoder
 from embedlite.runtime.errors import (
@@ -37,19 +37,12 @@ IMAGES = 120
 
 @pytest.fixture(scope="module")
 def images(digits: Digits) -> np.ndarray:
-    """(120, 32, 32, 1) uint8."""
-    files = sorted(digits.test_images.glob("*.png"))[:IMAGES]
-    return np.stack([np.asarray(Image.open(path))[..., None] for path in files])
+    return digit_images(digits, IMAGES)
 
 
 @pytest.fixture(scope="module")
 def vectors(digits: Digits, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the int8 and the float32 file make of them."""
-    found = []
-    for path in (digits.int8, digits.float32):
-        with Encoder(path, threads=1) as encoder:
-            found.append(encoder.embed(images))
-    return found[0], found[1]
+    return digit_vectors(digits, images)
 
 
 @pytest.fixture

@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 from digit_vectors import digit_images, digit_vectors
 
+from embedlite.convert.graph import Graph
 from embedlite.runtime import DriftMonitor, Encoder
+from embedlite.runtime.artifact import read_artifact
 from embedlite.runtime.errors import (
     EmbedliteWarning,
     EncoderClosedError,
     InputShapeError,
     NotTFLiteError,
+    OutputError,
     RequestError,
 )
 from embedlite.runtime.monitor import ReferenceDistribution
@@ -30,7 +33,7 @@ from embedlite.runtime.monitor.statistics import WORST_ROWS, Statistics
 from embedlite.runtime.monitor.unpaired import add_row, unpaired_layout
 from embedlite.runtime.stored import pack_embeddings
 
-from conftest import Digits
+from conftest import Digits, Run
 
 IMAGES = 120
 
@@ -262,14 +265,19 @@ def test_a_reference_that_fails_is_counted_and_told_of_once(
         assert monitor.counters == {"inputs": IMAGES, "skipped": 0, "failed": IMAGES - 3, "compared": 3}
 
 
-def test_where_warnings_are_errors_nothing_ends_either(digits: Digits, encoder: Encoder, images: np.ndarray) -> None:
-    reference = Encoder(digits.float32, threads=1)
+def test_where_warnings_are_errors_nothing_ends_either(
+    digits: Digits, encoder: Encoder, images: np.ndarray, tmp_path: Path
+) -> None:
+    reference, folder = Encoder(digits.float32, threads=1), tmp_path / "card"
+    folder.mkdir()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with DriftMonitor(encoder, reference, every=1, budget=None) as monitor:
+        with DriftMonitor(encoder, reference, every=1, budget=None, state=folder / "door.json") as monitor:
             reference.close()
             assert monitor.embed(images[:4]).shape == (4, 128)
+            folder.rename(tmp_path / "elsewhere")
         assert monitor.counters["failed"] == 4
+        assert isinstance(monitor.last_error, OutputError)
 
 
 def test_a_mistake_of_the_caller_is_the_encoders_own_error_and_counts_as_nothing(
@@ -352,6 +360,30 @@ def test_a_reference_that_does_not_fit_is_refused(digits: Digits, encoder: Encod
         DriftMonitor(encoder, tmp_path / "model.tflite", state=tmp_path / "door.json")
     # Nothing holds the state after a start that failed.
     DriftMonitor(encoder, digits.float32, state=tmp_path / "door.json").close()
+
+
+def test_a_reference_with_frozen_constants_embeds_another_function(
+    digits: Digits, encoder: Encoder, run: Run, tmp_path: Path
+) -> None:
+    """What freezing changes would look like drift of the file."""
+    frozen = ("--normalization", "frozen", "--calibration-data", digits.calibration, "--num-samples", "20")
+    done = run("export-tflite", digits.float32, "-q", "float32", *frozen, "-o", tmp_path)
+    assert done.returncode == 0, done.stderr
+    (reference,) = tmp_path.glob("*.tflite")
+    with pytest.raises(RequestError, match=r"the reference normalizes by .*frozen.*Use the float32 file of the same"):
+        DriftMonitor(encoder, reference)
+
+
+def test_a_plain_reference_is_fed_by_the_encoders_contract(
+    digits: Digits, encoder: Encoder, images: np.ndarray, vectors: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    graph = Graph(read_artifact(digits.float32).flatbuffer)
+    graph.model.metadata, graph.model.description = [], "MLIR Converted."
+    (tmp_path / "plain.tflite").write_bytes(graph.to_bytes())
+    state = tmp_path / "door.json"
+    with DriftMonitor(encoder, tmp_path / "plain.tflite", every=1, budget=None, state=state) as monitor:
+        monitor.embed(images)
+    assert stored_bytes(state) == paired_bytes(*vectors)
 
 
 def test_a_quantized_reference_is_told_of(digits: Digits, encoder: Encoder) -> None:

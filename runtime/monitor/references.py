@@ -165,5 +165,8 @@ def _check_alike(encoder: Encoder, reference: Encoder) -> None:
 
 
 def _normalization(encoder: Encoder) -> tuple[Any, ...]:
+    """What makes two normalizations one function; where it is placed does not, but frozen constants do."""
     spec = encoder.contract.normalization
-    return (spec.kind, *((spec.axes, spec.divisor) if spec.kind == "minmax" else ()))
+    rules = (spec.axes, spec.divisor) if spec.kind == "minmax" else ()
+    frozen = ("frozen", spec.minimum, spec.maximum) if spec.placement == "frozen" else ()
+    return (spec.kind, *rules, *frozen)

@@ -219,7 +219,7 @@ def test_the_reference_takes_its_share_of_the_time_at_most(
     ):
         reference.taken = []
         began = time.monotonic()
-        while time.monotonic() - began < 1.0:
+        while time.monotonic() - began < 1.0 or (not reference.taken and time.monotonic() - began < 30):
             monitor.embed_one(images[0])
         monitor.save()
         lasted, counters = time.monotonic() - began, monitor.counters

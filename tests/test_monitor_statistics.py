@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedlite.runtime.drift import measure_drift
+from embedlite.runtime.drift.gates import DEFAULT_GATES, apply_gates
 from embedlite.runtime.errors import DataError, UnreadableDataError
 from embedlite.runtime.monitor import ReferenceDistribution
 from embedlite.runtime.monitor.budget import BURST_SECONDS, TimeBudget
@@ -260,6 +261,19 @@ def test_a_large_mean_cancels_nothing() -> None:
         add_pair(statistics, row + np.float32(0.5), row)
     sigma = reference.astype(np.float64).std(axis=0)
     assert paired_metrics(statistics)["bias_max_sigma"] == pytest.approx(0.5 / sigma.min(), rel=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_inputs_that_are_all_the_same_tell_nothing_of_dimensions(count: int) -> None:
+    """A camera that has seen one scene so far: no spread, so no shift in units of it, and no gate that fails."""
+    candidate, reference = (np.linspace(1, end, SIZE, dtype=np.float32) for end in (2.01, 2))
+    statistics = Statistics(paired_layout(SIZE))
+    for _ in range(count):
+        add_pair(statistics, candidate, reference)
+    found = paired_metrics(statistics)
+    assert [found[name] for name in ("bias_max_sigma", "gain_error_max", "dead_dimensions")] == [None] * 3
+    assert found["max_abs"] == pytest.approx(0.01)
+    assert all(gate.passed for gate in apply_gates(found, DEFAULT_GATES))
 
 
 def test_without_a_valid_row_there_are_counts_only() -> None:

@@ -82,8 +82,6 @@ def paired_metrics(statistics: Statistics) -> dict[str, float | None]:
     sums = statistics.sums()
     signal = sum(sums["reference_squared"], Fraction())
     noise = signal + sum(sums["candidate_squared"], Fraction()) - 2 * sum(sums["product"], Fraction())
-    bias, var_r, var_c, covariance = _moments(sums, valid)
-    (told,), (gain,), (sigma_r,), (sigma_c,) = shift_and_gain(bias, var_r, var_c, covariance)
     ratios = statistics.counts["norm_ratios"]
     farthest = DISTANCE_BINS.bounds(quantile_bin(statistics.tables["cosine_distance"], Fraction(99, 100)))[1]
     return metrics | {
@@ -92,27 +90,32 @@ def paired_metrics(statistics: Statistics) -> dict[str, float | None]:
         "cosine_min": 1 - statistics.worst[0][0],
         "sqnr_db": sqnr_db(float(signal), float(noise)),
         "max_abs": statistics.maxima["max_abs"],
+        "norm_ratio_mean": float(sums["norm_ratio"][0] / ratios) if ratios else None,
+        **_dimensions(sums, valid),
+    }
+
+
+def _dimensions(sums: dict[str, list[Fraction]], count: int) -> dict[str, float | None]:
+    """What is told in units of the reference's spread; nothing while that has none, as after one input."""
+    c, r = sums["candidate"], sums["reference"]
+    var_r = variances(r, sums["reference_squared"], count)
+    if not var_r.any():
+        return {}
+    var_c = variances(c, sums["candidate_squared"], count)
+    bias = np.array([float((mine - theirs) / count) for mine, theirs in zip(c, r, strict=True)])
+    products = zip(sums["product"], c, r, strict=True)
+    covariance = np.array([float(product / count - mine * theirs / count**2) for product, mine, theirs in products])
+    told, (gain,), (sigma_r,), (sigma_c,) = shift_and_gain(bias[None], var_r[None], var_c[None], covariance[None])
+    return {
         "bias_max_sigma": float(np.abs(told).max()),
         "gain_error_max": gain_error_max(gain),
         "dead_dimensions": len(dead_dimensions(gain, sigma_r, sigma_c)),
-        "norm_ratio_mean": float(sums["norm_ratio"][0] / ratios) if ratios else None,
     }
 
 
 def variances(totals: list[Fraction], squares: list[Fraction], count: int) -> NDArray[np.float64]:
     """(D,) from exact sums of values and of their squares: nothing cancels, whatever the mean."""
     return np.array([float(s / count - (t / count) ** 2) for t, s in zip(totals, squares, strict=True)])
-
-
-def _moments(sums: dict[str, list[Fraction]], count: int) -> list[NDArray[np.float64]]:
-    """What :func:`shift_and_gain` takes, each (1, D)."""
-    c, r = sums["candidate"], sums["reference"]
-    bias = [float((mine - theirs) / count) for mine, theirs in zip(c, r, strict=True)]
-    products = zip(sums["product"], c, r, strict=True)
-    covariance = [float(product / count - mine * theirs / count**2) for product, mine, theirs in products]
-    var_r = variances(r, sums["reference_squared"], count)
-    var_c = variances(c, sums["candidate_squared"], count)
-    return [np.array([values]) for values in (bias, var_r, var_c, covariance)]
 
 
 def _cosine_distance(product: float, c_power: float, r_power: float) -> float:

@@ -17,6 +17,7 @@ from digit_vectors import digit_images, digit_vectors
 from embedlite.convert.graph import Graph
 from embedlite.runtime import DriftMonitor, Encoder
 from embedlite.runtime.artifact import read_artifact
+from embedlite.runtime.drift.gates import DEFAULT_GATES, apply_gates
 from embedlite.runtime.errors import (
     EmbedliteWarning,
     EncoderClosedError,
@@ -142,6 +143,21 @@ def test_without_the_float_file_stored_embeddings_are_the_reference(
         metrics = read_state(state).metrics()
         assert metrics["psi_excess"] is not None
         assert metrics["psi_excess"] < 0.1, "int8 moves the crowd but little"
+
+
+def test_a_camera_that_always_sees_the_same_raises_no_alarm(
+    digits: Digits, encoder: Encoder, images: np.ndarray
+) -> None:
+    """One scene and a sensor's noise: int8 rounds always the same way, which is no shift of the crowd."""
+    noise = np.random.default_rng(0).normal(0, 2, (60, 32, 32, 1)).round()
+    with DriftMonitor(encoder, digits.float32, every=1, budget=None) as monitor:
+        monitor.embed(np.clip(images[3] + noise, 0, 255).astype(np.uint8))
+        monitor.save()
+        metrics = monitor.metrics()
+    assert [name for name, value in metrics.items() if value is None] == [
+        *("bias_max_sigma", "gain_error_max", "dead_dimensions"),
+    ]
+    assert all(gate.passed for gate in apply_gates(metrics, DEFAULT_GATES))
 
 
 def test_no_image_and_no_vector_is_kept(digits: Digits, encoder: Encoder, images: np.ndarray, tmp_path: Path) -> None:

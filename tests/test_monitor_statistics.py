@@ -21,7 +21,7 @@ from embedlite.runtime.monitor.budget import BURST_SECONDS, TimeBudget
 from embedlite.runtime.monitor.distribution import SCORE_BINS, canonical_bytes
 from embedlite.runtime.monitor.exact import ExactSums
 from embedlite.runtime.monitor.histogram import QUANTILES, LogBins, quantiles
-from embedlite.runtime.monitor.paired import DISTANCE_BINS, add_pair, paired_layout, paired_metrics
+from embedlite.runtime.monitor.paired import DISTANCE_BINS, add_pair, paired_layout, paired_metrics, variances
 from embedlite.runtime.monitor.statistics import WORST_ROWS, Statistics
 from embedlite.runtime.monitor.unpaired import add_row, unpaired_layout, unpaired_metrics
 
@@ -254,13 +254,14 @@ def test_metrics_are_the_drift_reports(seed: int) -> None:
 
 
 def test_a_large_mean_cancels_nothing() -> None:
-    """Where float64 sums of squares would lose the variance altogether."""
-    reference = np.float32(2**20) + np.arange(40, dtype=np.float32).reshape(20, 2) / 16
+    """Where float64 sums of squares would lose a dimension's variance altogether."""
+    reference = np.arange(40, dtype=np.float32).reshape(20, 2) / 16 + np.array([2**20, 0], np.float32)
     statistics = Statistics(paired_layout(2))
     for row in reference:
-        add_pair(statistics, row + np.float32(0.5), row)
-    sigma = reference.astype(np.float64).std(axis=0)
-    assert paired_metrics(statistics)["bias_max_sigma"] == pytest.approx(0.5 / sigma.min(), rel=1e-12)
+        add_pair(statistics, row, row)
+    sums = statistics.sums()
+    found = variances(sums["reference"], sums["reference_squared"], len(reference))
+    assert found == pytest.approx((reference.astype(np.float64) - [2**20, 0]).var(axis=0), rel=1e-15)
 
 
 @pytest.mark.parametrize("count", [1, 5])

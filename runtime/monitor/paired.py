@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..drift.metrics import gain_error_max, sqnr_db
-from ..drift.moments import dead_dimensions, shift_and_gain
+from ..drift.moments import HARDLY, dead_dimensions, shift_and_gain
 from ..drift.validity import broken_rows
 from .histogram import LogBins, quantile_bin
 from .statistics import Layout, Statistics
@@ -91,15 +91,19 @@ def paired_metrics(statistics: Statistics) -> dict[str, float | None]:
         "sqnr_db": sqnr_db(float(signal), float(noise)),
         "max_abs": statistics.maxima["max_abs"],
         "norm_ratio_mean": float(sums["norm_ratio"][0] / ratios) if ratios else None,
-        **_dimensions(sums, valid),
+        **_dimensions(sums, valid, float(signal / valid)),
     }
 
 
-def _dimensions(sums: dict[str, list[Fraction]], count: int) -> dict[str, float | None]:
-    """What is told in units of the reference's spread; nothing while that has none, as after one input."""
+def _dimensions(sums: dict[str, list[Fraction]], count: int, power: float) -> dict[str, float | None]:
+    """What is told in units of the reference's spread; nothing while the inputs hardly varied.
+
+    After one input, or before one scene, there is no crowd that could have shifted, and the rounding of int8, always
+    the same, is many of the tiny deviations that there are. ``power`` is the mean of the reference's squared norms.
+    """
     c, r = sums["candidate"], sums["reference"]
     var_r = variances(r, sums["reference_squared"], count)
-    if not var_r.any():
+    if var_r.sum() <= HARDLY**2 * power:
         return {}
     var_c = variances(c, sums["candidate_squared"], count)
     bias = np.array([float((mine - theirs) / count) for mine, theirs in zip(c, r, strict=True)])

@@ -11,22 +11,18 @@ import click
 from .contract import InputOptions
 from .drift import DEFAULT_K, measure
 from .drift.gates import parse_gates
-from .drift.junit import render_junit
+from .drift.metrics import Measurement
 from .drift.report import DriftReport, build_report
-from .drift.sides import Request, open_sides
-from .drift.text import render_text
+from .drift.sides import Request, Sides, open_sides
+from .drift_outputs import Found, Outputs
 from .drift_sources import SourcesRequest, check_sources, find_sources
 from .encoder import input_contract_from_options
 from .errors import DataError, RequestError
-from .files import check_writable, json_bytes, write_files
 from .model_options import ModelOptions, model_options
 from .stored import is_stored
 from .terminal import (
     EXIT_BAD_ANSWER,
-    check_distinct,
-    check_json_path,
     common_options,
-    emit_result,
     feature_option,
     input_options,
     run_command,
@@ -54,6 +50,7 @@ from .terminal import (
 @click.option("--ladder", is_flag=True, help="Show which step from the original to the candidate spends the drift.")
 @click.option("--layers", is_flag=True, help="Show which layers of a quantized candidate make the drift.")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write one test case a gate.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with pictures.")
 @feature_option
 @model_options
 @input_options
@@ -75,6 +72,7 @@ def drift_report(
     ladder: bool,
     layers: bool,
     junit: Path | None,
+    html: Path | None,
     feature: str | None,
     opening: ModelOptions,
     inputs: InputOptions,
@@ -88,10 +86,8 @@ def drift_report(
     """
     limits = parse_gates(gates)
     read = (candidate, reference, data, labels, judge, candidate_model, reference_model)
-    check_json_path(json_path, *read, junit)
-    if junit is not None:
-        check_distinct(junit, *read)
-        check_writable([junit], force=True)
+    outputs = Outputs(json_path, junit, html)
+    outputs.check(*read)
     if far is not None and not 0 < far < 1:
         raise RequestError(f"--far {far:g}: a false accept rate is above 0 and below 1, for instance 0.001.")
     if judge is not None:
@@ -107,7 +103,7 @@ def drift_report(
                 "--judge applies gates to a saved report and runs nothing. Leave out everything but --gate and the "
                 "outputs."
             )
-        report, more = _saved(judge).judge(limits), ""
+        found = Found(_saved(judge).judge(limits))
     else:
         if candidate is None or reference is None:
             missing = "CANDIDATE" if candidate is None else "--reference"
@@ -133,7 +129,9 @@ def drift_report(
         measurement = measure(
             sides.candidate, sides.reference, DEFAULT_K if k is None else k, queries=queries, seed=seed
         )
-        report, more = build_report(measurement, sides.description, limits, far=far), ""
+        found = Found(build_report(measurement, sides.description, limits, far=far))
+        if html is not None:
+            found = _with_pictures(found, sides, measurement)
         if (ladder or layers) and data is not None and sides.top is not None:
             wanted = SourcesRequest(
                 candidate=candidate,
@@ -150,15 +148,19 @@ def drift_report(
                 threads=threads,
             )
             sources = find_sources(wanted)
-            report, more = replace(report, **sources.to_json()), f"\n\n{sources.render()}"
-    outputs = {}
-    if junit is not None:
-        outputs[junit] = render_junit(report)
-    if json_path is not None and json_path != "-":
-        outputs[Path(json_path)] = json_bytes(report.to_json())
-    write_files(outputs)
-    emit_result(report.to_json(), render_text(report) + more, "-" if json_path == "-" else None)
-    return 0 if report.passed else EXIT_BAD_ANSWER
+            found = replace(found, report=replace(found.report, **sources.to_json()), more=f"\n\n{sources.render()}")
+    outputs.write(found)
+    return 0 if found.report.passed else EXIT_BAD_ANSWER
+
+
+def _with_pictures(found: Found, sides: Sides, measurement: Measurement) -> Found:
+    from .drift.pictures import project, thumbnails
+
+    return replace(
+        found,
+        projection=project(measurement, sides.description.ids),
+        thumbnails={} if sides.source is None else thumbnails(sides.source, found.report),
+    )
 
 
 def _saved(path: Path) -> DriftReport:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..interpreters import available_threads
 from ..progress import progress
 from .neighbours import NeighbourOverlap
 from .rows import Rows, UnitRows
@@ -15,7 +17,7 @@ from .rows import Rows, UnitRows
 MOST_PAIRS = 200_000
 """Of more pairs than this, of one kind, a random part is looked at."""
 
-_BLOCK_VALUES = 1 << 21
+_BLOCK_VALUES = 1 << 17
 
 Truth = Literal["labels", "neighbours"]
 
@@ -97,14 +99,18 @@ def score(pairs: Pairs, candidate: Rows, reference: Rows) -> Scores:
     """How similar both models find the pairs."""
     scores = np.empty((3, len(pairs.first)))
     step = max(1, _BLOCK_VALUES // reference.size)
-    starts = range(0, len(pairs.first), step)
+    parts = [slice(start, start + step) for start in range(0, len(pairs.first), step)]
     sides = UnitRows(reference), UnitRows(candidate)
-    for start in progress(starts, len(starts), "pairs"):
-        part = slice(start, start + step)
+
+    def fill(part: slice) -> None:
         r, c = ([rows.take(side[part]) for side in (pairs.first, pairs.second)] for rows in sides)
         scores[0, part] = np.einsum("ij,ij->i", r[0], r[1])
         scores[1, part] = np.einsum("ij,ij->i", c[0], r[1])
         scores[2, part] = np.einsum("ij,ij->i", c[0], c[1])
+
+    with ThreadPoolExecutor(available_threads()) as pool:
+        for _ in progress(pool.map(fill, parts), len(parts), "pairs"):
+            pass
     return Scores(*scores)
 
 

@@ -61,12 +61,20 @@ class Request:
 
 @dataclass(frozen=True)
 class Sides:
-    """Paired rows, what they are, and what a model made of the images for the reference (None for a stored one)."""
+    """Two sets of embeddings of the same images.
+
+    Attributes:
+        candidate, reference: the rows, paired.
+        description: what they are.
+        top: what a model made of the images for the reference; None for a stored one.
+        source: the images; None if both sides are stored.
+    """
 
     candidate: Rows
     reference: Rows
     description: Description
     top: NDArray[np.float32] | None
+    source: Source | None
 
 
 def open_sides(request: Request) -> Sides:
@@ -112,7 +120,7 @@ def open_sides(request: Request) -> Sides:
     data = {"path": str(request.data), "count": len(source), "fingerprint": source.fingerprint(), "matched_by": "id"}
     labels = None if request.labels is None else read_labels(request.labels, source.ids)
     description = Description(facts, other, data, source.ids, describe_environment(), labels)
-    return Sides(Rows(rows), Rows(theirs), description, theirs)
+    return Sides(Rows(rows), Rows(theirs), description, theirs, source)
 
 
 def _check(request: Request) -> None:
@@ -172,7 +180,7 @@ def _paired(request: Request, mine: StoredEmbeddings, facts: dict[str, Any], sou
     if facts["kind"] == "stored":
         facts = {**facts, "sha256": sha256_of(request.candidate)}
     description = Description(facts, other, data, matched.ids, describe_environment(), labels)
-    return Sides(Rows(mine.embeddings, matched.candidate), Rows(stored.embeddings), description, None)
+    return Sides(Rows(mine.embeddings, matched.candidate), Rows(stored.embeddings), description, None, source)
 
 
 def _check_made_by(path: Path, stored: StoredEmbeddings, model: Path | None) -> None:

@@ -1,0 +1,119 @@
+"""A picture with two axes as SVG: what all pictures of the page have in common.
+
+Colours are classes of the page's style sheet, so that they follow the reader's light or dark mode. A picture is as
+wide as a phone's screen, 360 units, so that its letters are never drawn smaller than they are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from xml.etree import ElementTree
+
+from .scales import Scale, short
+
+WIDTH, HEIGHT = 360, 240
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 10, 10, 40
+
+
+class Plot:
+    """A plotting area with a horizontal and a vertical axis.
+
+    Args:
+        label: what the picture shows, for whoever does not see it.
+        x, y: the axes.
+        x_title, y_title: what is on them.
+        height: of the whole picture.
+    """
+
+    def __init__(
+        self, label: str, x: Scale, y: Scale, *, x_title: str = "", y_title: str = "", height: int = HEIGHT
+    ) -> None:
+        self._x, self._y = x, y
+        self._left, self._right, self._top, self._bottom = _LEFT, WIDTH - _RIGHT, _TOP, height - _BOTTOM
+        box = f"0 0 {WIDTH} {height}"
+        self._svg = ElementTree.Element("svg", {"viewBox": box, "role": "img", "aria-label": label})
+        if x_title:
+            self.text((self._left + self._right) / 2, height - 6, x_title, "title middle")
+        if y_title:
+            turned = f"translate(12 {_fixed((self._top + self._bottom) / 2)}) rotate(-90)"
+            self._add("text", {"transform": turned, "class": "title middle"}).text = y_title
+
+    def x(self, value: float) -> float:
+        """Where a value of the horizontal axis is drawn."""
+        return self._left + self._x.share(value) * (self._right - self._left)
+
+    def y(self, value: float) -> float:
+        """Where a value of the vertical axis is drawn."""
+        return self._bottom - self._y.share(value) * (self._bottom - self._top)
+
+    def x_axis(self, ticks: Sequence[float], labels: Iterable[str] | None = None) -> None:
+        """Write values below the area."""
+        for value, label in zip(ticks, labels or map(short, ticks), strict=True):
+            place = self.x(value)
+            self._line(place, self._bottom, place, self._bottom + 4, "axis")
+            self.text(place, self._bottom + 15, label, "middle")
+        self._line(self._left, self._bottom, self._right, self._bottom, "axis")
+
+    def y_axis(self, ticks: Sequence[float], labels: Iterable[str] | None = None) -> None:
+        """Write values left of the area, with lines across it."""
+        for value, label in zip(ticks, labels or map(short, ticks), strict=True):
+            place = self.y(value)
+            self._line(self._left, place, self._right, place, "grid")
+            self.text(self._left - 5, place + 3.5, label, "end")
+
+    def bar(self, low: float, high: float, start: float, end: float, kind: str, hint: str) -> None:
+        """A rectangle from ``low`` to ``high`` across and from ``start`` to ``end`` upwards."""
+        left, right, top, bottom = self.x(low), self.x(high), self.y(max(start, end)), self.y(min(start, end))
+        place = {"x": left, "y": top, "width": max(right - left, 0.3), "height": max(bottom - top, 0.0)}
+        self._hint(self._add("rect", {**_fixed_all(place), "class": kind}), hint)
+
+    def dot(self, x: float, y: float, kind: str, hint: str, radius: float = 2.5) -> None:
+        """A point."""
+        place = _fixed_all({"cx": self.x(x), "cy": self.y(y), "r": radius})
+        self._hint(self._add("circle", {**place, "class": kind}), hint)
+
+    def path(self, points: Sequence[tuple[float, float]], kind: str) -> None:
+        """A line through points."""
+        drawn = " ".join(f"{_fixed(self.x(x))},{_fixed(self.y(y))}" for x, y in points)
+        self._add("polyline", {"points": drawn, "class": kind})
+
+    def limit_x(self, value: float, label: str, kind: str = "limit") -> None:
+        """A vertical line across the area with a word beside it, on the side where there is more room."""
+        place = self.x(value)
+        self._line(place, self._top, place, self._bottom, kind)
+        right = place > (self._left + self._right) / 2
+        self.text(place + (-4 if right else 4), self._top + 9, label, f"{kind} end" if right else kind)
+
+    def limit_y(self, value: float, label: str = "") -> None:
+        """A horizontal line across the area with a word on its left end."""
+        place = self.y(value)
+        self._line(self._left, place, self._right, place, "limit")
+        if label:
+            self.text(self._left + 4, place + (11 if place < self._top + 12 else -4), label, "limit")
+
+    def text(self, x: float, y: float, content: str, kind: str = "") -> None:
+        """Words at a place of the picture, in its own units."""
+        place = _fixed_all({"x": x, "y": y})
+        self._add("text", {**place, **({"class": kind} if kind else {})}).text = content
+
+    def render(self) -> str:
+        """The picture as an element of HTML; deterministic."""
+        return ElementTree.tostring(self._svg, encoding="unicode", method="html")
+
+    def _line(self, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
+        self._add("line", {**_fixed_all({"x1": x1, "y1": y1, "x2": x2, "y2": y2}), "class": kind})
+
+    def _hint(self, element: ElementTree.Element, hint: str) -> None:
+        ElementTree.SubElement(element, "title").text = hint
+
+    def _add(self, tag: str, attributes: dict[str, str]) -> ElementTree.Element:
+        return ElementTree.SubElement(self._svg, tag, attributes)
+
+
+def _fixed(value: float) -> str:
+    """Two digits are finer than any screen, and the same on every machine."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def _fixed_all(values: dict[str, float]) -> dict[str, str]:
+    return {name: _fixed(value) for name, value in values.items()}

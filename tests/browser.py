@@ -1,0 +1,111 @@
+"""Headless Chromium, spoken to over a pipe: what a page really shows, at any width, in the dark, on paper.
+
+Protocol: https://chromedevtools.github.io/devtools-protocol/, messages in JSON that end with a zero byte.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class Page:
+    """One tab; everything that it asks of the network is kept in ``requests``."""
+
+    def __init__(self, to_browser: int, from_browser: int) -> None:
+        self._to, self._from = to_browser, from_browser
+        self._rest = b""
+        self._numbers = itertools.count(1)
+        self._session: str | None = None
+        self.requests: list[str] = []
+        self.messages: list[str] = []
+        target = self._call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Network", "Runtime", "Log"):
+            self._call(f"{domain}.enable")
+
+    def open(self, path: Path, width: int, *, dark: bool = False, media: str = "screen") -> None:
+        """Show a file on a screen of that many CSS pixels."""
+        self._call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._call("Emulation.setEmulatedMedia", media=media, features=[scheme])
+        self._call("Page.navigate", url=path.as_uri())
+        while self.evaluate("document.readyState + location.href") != "complete" + path.as_uri():
+            pass
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression."""
+        result = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def screenshot(self) -> bytes:
+        """The whole page as a PNG file."""
+        return base64.b64decode(self._call("Page.captureScreenshot", captureBeyondViewport=True)["data"])
+
+    def pdf(self) -> bytes:
+        """The page as it is printed."""
+        return base64.b64decode(self._call("Page.printToPDF", printBackground=False)["data"])
+
+    def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        number = next(self._numbers)
+        message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
+        if self._session is not None:
+            message["sessionId"] = self._session
+        os.write(self._to, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._read()
+            if answer.get("id") == number:
+                assert "error" not in answer, answer
+                result: dict[str, Any] = answer["result"]
+                return result
+            if answer.get("method") == "Network.requestWillBeSent":
+                self.requests.append(answer["params"]["request"]["url"])
+            if answer.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
+                self.messages.append(json.dumps(answer["params"]))
+
+    def _read(self) -> dict[str, Any]:
+        while b"\0" not in self._rest:
+            more = os.read(self._from, 1 << 16)
+            assert more, "chromium has ended"
+            self._rest += more
+        message, _, self._rest = self._rest.partition(b"\0")
+        answer: dict[str, Any] = json.loads(message)
+        return answer
+
+
+@contextlib.contextmanager
+def open_browser(program: Path, profile: Path) -> Iterator[Page]:
+    """Start Chromium with nothing of the user's, and end it."""
+    to_read, to_write = os.pipe()
+    from_read, from_write = os.pipe()
+
+    # Chromium reads on descriptor 3 and writes on 4; high numbers first, because either pipe may have one of these.
+    reading, writing = (fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_read, from_write))
+    options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
+    command = [program, *options, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
+    process = subprocess.Popen(
+        ["bash", "-c", f'exec "$0" "$@" 3<&{reading} 4>&{writing}', *command],
+        pass_fds=(reading, writing),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    for end in (to_read, from_write, reading, writing):
+        os.close(end)
+    try:
+        yield Page(to_write, from_read)
+    finally:
+        os.close(to_write)
+        os.close(from_read)
+        process.kill()
+        process.wait()

@@ -10,8 +10,8 @@ from ..calibration.split import hold_out
 from ..calibration.statistics_file import holds_statistics
 from ..runtime.contract import InputContract
 from ..runtime.errors import RequestError
+from ..runtime.progress import progress
 from ..runtime.sources import Data, Skipped, Source, open_source
-from ..runtime.terminal import progress
 from .request import Request
 
 MOST_TEST_IMAGES = 512

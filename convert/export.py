@@ -21,8 +21,8 @@ from typing import Any
 from ..runtime.contract import InputContract, InputOptions
 from ..runtime.errors import RequestError
 from ..runtime.files import sha256
+from ..runtime.progress import stage
 from ..runtime.sources import Data
-from ..runtime.terminal import stage
 from .load import load_original
 from .load_keras import from_keras
 from .original import LoadOptions, Original

@@ -22,8 +22,9 @@ from ..runtime.contract import Contract, InputContract
 from ..runtime.errors import DataError, EmbedliteError
 from ..runtime.images import IMAGE_SUFFIXES, load_image
 from ..runtime.model_options import ModelOptions
+from ..runtime.progress import progress
 from ..runtime.sources import Source, open_source
-from ..runtime.terminal import progress, quiet_libraries
+from ..runtime.terminal import quiet_libraries
 from .errors import ConversionError
 from .graph import Graph
 from .load import load_original

@@ -17,8 +17,8 @@ from ..runtime.files import sha256
 from ..runtime.interpreters import available_threads
 from ..runtime.isolated import ProbeResult, installed, installed_runtimes, probe
 from ..runtime.preprocess import model_ready
+from ..runtime.progress import progress
 from ..runtime.sources import Source
-from ..runtime.terminal import progress
 from .golden import GoldenInputs, golden_path, pack
 from .graph import Graph
 from .package import seal

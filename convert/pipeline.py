@@ -14,8 +14,8 @@ import numpy as np
 from ..runtime.artifact import sidecar
 from ..runtime.contract import Contract, InputContract
 from ..runtime.files import json_bytes, write_files
+from ..runtime.progress import stage
 from ..runtime.sources import Source
-from ..runtime.terminal import stage
 from ..runtime.version import __version__
 from .c_source import c_source
 from .coupling import BatchCoupling, measure_coupling

@@ -34,8 +34,8 @@ from ..calibration.errors import CalibrationDataError
 from ..calibration.split import hold_out
 from ..calibration.statistics import plain_contract
 from ..runtime.contract import InputContract
+from ..runtime.progress import progress
 from ..runtime.sources import Source
-from ..runtime.terminal import progress
 from .equalize import equalizable_pairs, equalize
 from .graph import Graph
 from .prepare import FloatGraph

@@ -15,8 +15,9 @@ import numpy as np
 from ..runtime.contract import InputContract
 from ..runtime.errors import EmbedliteError
 from ..runtime.model_options import ModelOptions
+from ..runtime.progress import progress
 from ..runtime.sources import open_source
-from ..runtime.terminal import progress, quiet_libraries
+from ..runtime.terminal import quiet_libraries
 from .load import load_original
 from .lower import keras_reference, trace
 from .original import LoadOptions

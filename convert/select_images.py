@@ -11,8 +11,8 @@ from ..calibration import Method, choose_ranges, collect_statistics, select_cove
 from ..calibration.collect import collect_outputs
 from ..calibration.select import covering_radius
 from ..calibration.split import hold_out
+from ..runtime.progress import progress
 from ..runtime.sources import Source
-from ..runtime.terminal import progress
 from .data import ExportData
 from .lower import LoweredModel
 from .prepare import prepare

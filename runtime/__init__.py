@@ -8,9 +8,25 @@ imported.
 >>> vectors = encoder.embed(images)            # doctest: +SKIP
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from .contract import Contract, InputContract, NormalizationSpec
 from .encoder import Encoder
 from .errors import EmbedliteError
 from .version import __version__
 
-__all__ = ["Contract", "EmbedliteError", "Encoder", "InputContract", "NormalizationSpec", "__version__"]
+if TYPE_CHECKING:
+    from .monitor import DriftMonitor
+
+__all__ = ["Contract", "DriftMonitor", "EmbedliteError", "Encoder", "InputContract", "NormalizationSpec", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    # Most programs embed without a monitor and need not wait for its import.
+    if name == "DriftMonitor":
+        from .monitor import DriftMonitor
+
+        return DriftMonitor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

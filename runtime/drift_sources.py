@@ -24,9 +24,9 @@ from .ladder_report import Ladder, render_ladder
 from .layer_drift import LAYER_IMAGES, is_quantized, measure_layers
 from .layer_report import LayerReport, render_layers
 from .model_options import ModelOptions
+from .progress import stage
 from .sources import open_source
 from .stored import is_stored
-from .terminal import stage
 
 
 @dataclass(frozen=True)

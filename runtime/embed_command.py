@@ -11,6 +11,7 @@ from .contract import InputOptions
 from .encoder import Encoder
 from .files import check_writable, write_file
 from .model_input import input_contract_from_options
+from .progress import progress
 from .selftest import render_selftest, selftest
 from .sources import open_source
 from .stored import pack_embeddings
@@ -22,7 +23,6 @@ from .terminal import (
     emit_result,
     feature_option,
     input_options,
-    progress,
     run_command,
 )
 

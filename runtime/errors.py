@@ -22,6 +22,7 @@ The tree; each package adds its own leaves in its own ``errors`` module::
       DataError                         a folder or file of inputs, or of stored embeddings
         EmptyDataError
         UnreadableDataError
+        MonitorStateError               a drift monitor's state that belongs to something else, or is in use
       OutputError                       a result that could not be written
         OutputExistsError               kept, because nobody said --force
       EncoderClosedError
@@ -119,6 +120,10 @@ class EmptyDataError(DataError):
 
 class UnreadableDataError(DataError):
     """It exists, but it cannot be read as what it claims to be."""
+
+
+class MonitorStateError(DataError):
+    """A drift monitor's state that is of another model, of a newer version, in use, or not to be merged."""
 
 
 class OutputError(EmbedliteError):

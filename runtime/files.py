@@ -76,10 +76,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
             if not _is_special(path):
                 temporary = path.parent / f".embedlite-{secrets.token_hex(8)}.tmp"
                 staged.append((temporary, path))
-                with temporary.open("xb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
+                _write_flushed(temporary, data, "xb")
         for temporary, path in staged:
             temporary.replace(path)
         for path, data in contents.items():
@@ -99,6 +96,35 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
 def write_file(path: Path, data: bytes) -> None:
     """Write one file whole or not at all; see :func:`write_files`."""
     write_files({path: data})
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace, whole or not at all, a file that one process writes again and again.
+
+    The temporary name is always ``PATH.tmp``: however often the power fails in between, one such file is left at most,
+    and the next write takes it over.
+
+    Raises:
+        OutputError: the disk refused.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        _write_flushed(temporary, data, "wb")
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}. What it held before is still there; free some space, or "
+            "choose another folder."
+        ) from error
+
+
+def _write_flushed(path: Path, data: bytes, mode: str) -> None:
+    with path.open(mode) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def json_bytes(value: Any) -> bytes:

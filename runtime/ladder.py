@@ -32,8 +32,8 @@ from .interpreters import available_threads, find_runtime
 from .isolated import ProbeResult, installed_runtimes, probe
 from .ladder_parts import Parts
 from .ladder_report import Ladder, LadderStep, Moved, with_shares
+from .progress import progress
 from .sources import Source, open_source
-from .terminal import progress
 
 LADDER_IMAGES = 256
 """At most so many of the images are used, chosen at random: some ten runs of each are needed."""

@@ -39,7 +39,7 @@ from .flatbuffer import ModelInfo
 from .interpreters import available_threads
 from .layer_pair import SMALL, GraphPair, Run, Values
 from .layer_report import LayerDrift, LayerReport, decibels
-from .terminal import progress
+from .progress import progress
 
 LAYER_IMAGES = 32
 """Images that layers are measured on: each has thousands of values, so that few images are enough."""

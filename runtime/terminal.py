@@ -1,4 +1,4 @@
-"""What every command shares: options, errors as one line, exit codes, progress, silence from C++.
+"""What every command shares: options, errors as one line, exit codes, silence from C++.
 
 Exit codes: 0 done; 1 the answer is bad (a gate failed); 2 the request or the environment is wrong;
 130 interrupted. Results go to stdout, everything else to stderr.
@@ -13,10 +13,9 @@ import logging
 import os
 import sys
 import tempfile
-import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +32,6 @@ EXIT_INTERRUPTED = 130
 _TALKATIVE = ("tensorflow", "absl")
 """Loggers of libraries that warn of their own deprecations."""
 
-_T = TypeVar("_T")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -190,38 +188,6 @@ def emit_result(result: Any, text: str, json_path: str | None) -> None:
     click.echo(text)
     if json_path:
         write_file(Path(json_path), json_bytes(result))
-
-
-@contextlib.contextmanager
-def stage(label: str) -> Iterator[None]:
-    """Say on stderr what is being done while it lasts; for work that cannot be counted. Silent without a terminal."""
-    terminal = sys.stderr.isatty()
-    if terminal:
-        sys.stderr.write(f"{label} ...")
-    try:
-        yield
-    finally:
-        if terminal:
-            sys.stderr.write("\r\033[K")
-
-
-def progress(items: Iterable[_T], total: int, label: str) -> Iterator[_T]:
-    """Yield ``items`` and say on stderr how far along they are, once it takes more than a second.
-
-    Silent when stderr is no terminal.
-    """
-    terminal, shown = sys.stderr.isatty(), False
-    started = last = time.monotonic()
-    try:
-        for number, item in enumerate(items, 1):
-            yield item
-            now = time.monotonic()
-            if terminal and now - started > 1 and (now - last > 0.2 or number == total):
-                sys.stderr.write(f"\r{label}: {number}/{total}")
-                last, shown = now, True
-    finally:
-        if shown:
-            sys.stderr.write("\r\033[K")
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -1,5 +1,6 @@
 """The commands of the documentation run, in the order in which they stand there."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -21,6 +22,10 @@ def test_console_blocks_run(document: Path, digits: Digits, run: Run, tmp_path: 
     if document.name != "README.md":
         for path in digits.folder.glob("*.tflite"):
             shutil.copy(path, tmp_path)
+    if document.name == "monitor.md":
+        # The states that it joins are what its own program leaves on two devices.
+        for device in ("attic", "door"):
+            run_monitored(digits, run, tmp_path, device)
     commands = console_commands(document.read_text())
     assert commands
     for command, *arguments in commands:
@@ -60,6 +65,37 @@ def test_the_python_of_drift_sources_runs(digits: Digits, run: Run, tmp_path: Pa
     done = run("python", "-c", block, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 3
+
+
+def run_monitored(digits: Digits, run: Run, folder: Path, device: str) -> None:
+    """The first program of monitor.md on one device, in a folder with the models; its camera shows the test images."""
+    program = blocks((ROOT / "docs" / "monitor.md").read_text(), "python")[0]
+    camera = (
+        "from pathlib import Path\nimport numpy as np\nfrom PIL import Image\n"
+        f"files = sorted(Path({str(digits.test_images)!r}).glob('*.png'))\n"
+        "camera = [np.asarray(Image.open(path))[..., None] for path in files] * 10\n"
+        "def keep(vector):\n    assert vector.shape == (128,)\n"
+    )
+    done = run("python", "-c", camera + program.replace("door", device), cwd=folder)
+    assert (done.returncode, done.stderr.count("Warning")) == (0, 0), done.stderr
+
+
+def test_the_python_of_monitor_runs(digits: Digits, run: Run, tmp_path: Path) -> None:
+    """Both programs: beside the float file, and beside stored embeddings."""
+    for path in (digits.float32, digits.int8):
+        shutil.copy(path, tmp_path)
+    run_monitored(digits, run, tmp_path, "door")
+    assert json.loads((tmp_path / "door.json").read_text())["counters"]["inputs"] == 4500
+    done = run("embed-tflite", "model.float32.tflite", digits.test_images, "-o", "home.npz", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    _, second = blocks((ROOT / "docs" / "monitor.md").read_text(), "python")
+    given = "from embedlite.runtime import DriftMonitor, Encoder\nencoder = Encoder('model.int8.tflite')\n"
+    used = "import numpy as np\nmonitor.embed(np.zeros((500, 32, 32, 1), np.uint8))\nmonitor.close()\n"
+    done = run("python", "-c", given + second + used, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    crowd = json.loads((tmp_path / "crowd.json").read_text())
+    assert crowd["counters"]["inputs"] == 500
+    assert crowd["statistics"]["counts"]["rows"] > 0
 
 
 def test_the_readme_shows_the_form_of_the_real_output(digits: Digits, run: Run) -> None:

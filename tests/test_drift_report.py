@@ -61,7 +61,7 @@ def test_gates_are_the_defaults_with_what_was_asked_on_top() -> None:
     [
         ("cosine", "--gate cosine: expected NAME=VALUE with NAME one of invalid, cosine_mean"),
         ("cosine=0.9", "--gate cosine=0.9: expected NAME=VALUE"),
-        ("cosine_min", "For example --gate cosine_min=0.95"),
+        ("cosine_min", "For example --gate invalid=3"),
         ("=0.9", "expected NAME=VALUE"),
         ("", "expected NAME=VALUE"),
         ("count=3", "count is for information and cannot gate"),

@@ -8,7 +8,7 @@ decisions at the threshold that was set at home. Sources and reasons: docs/drift
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import RequestError
@@ -76,8 +76,12 @@ class Gate:
         return self.interval is not None and self.interval[0] < self.limit < self.interval[1]
 
 
-def parse_gates(texts: Sequence[str]) -> dict[str, float]:
+def parse_gates(texts: Sequence[str], names: Collection[str] = GATEABLE) -> dict[str, float]:
     """What ``NAME=VALUE`` texts ask for, to be laid over the defaults.
+
+    Args:
+        texts: what the user gave.
+        names: metrics that can be asked for.
 
     Raises:
         RequestError: no such metric, or no number.
@@ -87,10 +91,9 @@ def parse_gates(texts: Sequence[str]) -> dict[str, float]:
         name, separator, value = text.partition("=")
         if name in INFORMATION:
             raise RequestError(f"--gate {text}: {name} is for information and cannot gate; see docs/drift.md.")
-        if name not in GATEABLE or not separator:
+        if name not in names or not separator:
             raise RequestError(
-                f"--gate {text}: expected NAME=VALUE with NAME one of {', '.join(GATEABLE)}. "
-                "For example --gate cosine_min=0.95."
+                f"--gate {text}: expected NAME=VALUE with NAME one of {', '.join(names)}. For example --gate invalid=3."
             )
         try:
             limit = float(value)
@@ -108,7 +111,10 @@ def all_gates(asked: Mapping[str, float], *, labelled: bool) -> dict[str, float]
 
 
 def apply_gates(
-    metrics: Metrics, gates: Mapping[str, float], intervals: Mapping[str, Interval] | None = None
+    metrics: Metrics,
+    gates: Mapping[str, float],
+    intervals: Mapping[str, Interval] | None = None,
+    at_most: Collection[str] = AT_MOST,
 ) -> tuple[Gate, ...]:
     """Hold the metrics against the limits.
 
@@ -119,13 +125,14 @@ def apply_gates(
         metrics: by name; those that are not there have no value.
         gates: limits by name.
         intervals: of the metrics that have one.
+        at_most: metrics whose limit is an upper one.
     """
     nothing_valid = metrics["invalid"] == metrics["count"]
     applied = []
     for name, limit in gates.items():
-        value, at_most = metrics.get(name), name in AT_MOST
-        margin = None if value is None or not math.isfinite(value) else (limit - value if at_most else value - limit)
+        value, upper = metrics.get(name), name in at_most
+        margin = None if value is None or not math.isfinite(value) else (limit - value if upper else value - limit)
         # An unbounded difference has no margin and holds no limit, whichever side the limit is on.
         passed = not nothing_valid if value is None else margin is not None and margin >= 0
-        applied.append(Gate(name, value, limit, at_most, passed, margin, (intervals or {}).get(name)))
+        applied.append(Gate(name, value, limit, upper, passed, margin, (intervals or {}).get(name)))
     return tuple(applied)

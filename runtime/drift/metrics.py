@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, RequestError
-from ..terminal import progress
+from ..progress import progress
 from .moments import PairedMoments
 from .neighbours import NeighbourOverlap, neighbour_overlap, sample_queries
 from .rows import Rows

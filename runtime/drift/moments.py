@@ -15,6 +15,33 @@ DEAD = 0.01
 """A dimension is dead if the candidate keeps less than this share of the reference's standard deviation."""
 
 
+def shift_and_gain(
+    bias: NDArray[np.float64], var_r: NDArray[np.float64], var_c: NDArray[np.float64], covariance: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], ...]:
+    """Per-dimension shift and gain from moments, all (B, D); see :meth:`PairedMoments.dimensions` for what it returns.
+
+    Args:
+        bias: mean(c - r).
+        var_r, var_c: variances of reference and candidate, never negative.
+        covariance: of the two.
+    """
+    sigma_r, sigma_c = np.sqrt(var_r), np.sqrt(var_c)
+    typical = np.sqrt(var_r.mean(axis=1, keepdims=True))
+    varies = sigma_r >= np.maximum(HARDLY * typical, np.finfo(np.float64).tiny)
+    unit = np.where(varies, sigma_r, typical)
+    unbounded = np.where(bias == 0, 0.0, np.copysign(np.inf, bias))
+    told = np.divide(bias, unit, out=unbounded, where=unit > 0)
+    gain = np.divide(covariance, var_r, out=np.full(var_r.shape, np.nan), where=varies)
+    return told, gain, sigma_r, sigma_c
+
+
+def dead_dimensions(
+    gain: NDArray[np.float64], sigma_r: NDArray[np.float64], sigma_c: NDArray[np.float64]
+) -> NDArray[np.intp]:
+    """Dimensions in which the reference varies and the candidate does not; all (D,), of :func:`shift_and_gain`."""
+    return np.flatnonzero(~np.isnan(gain) & (sigma_c < DEAD * sigma_r))
+
+
 class PairedMoments:
     """First and second moments of reference and candidate, dimension by dimension, in up to ``groups`` groups of rows.
 
@@ -68,19 +95,12 @@ class PairedMoments:
         mean_r, square_r, mean_c, square_c, product, bias = sums / (weights @ self.counts)[:, None]
         var_r = np.maximum(square_r - mean_r * mean_r, 0)
         var_c = np.maximum(square_c - mean_c * mean_c, 0)
-        sigma_r, sigma_c = np.sqrt(var_r), np.sqrt(var_c)
-        typical = np.sqrt(var_r.mean(axis=1, keepdims=True))
-        varies = sigma_r >= np.maximum(HARDLY * typical, np.finfo(np.float64).tiny)
-        unit = np.where(varies, sigma_r, typical)
-        unbounded = np.where(bias == 0, 0.0, np.copysign(np.inf, bias))
-        told = np.divide(bias, unit, out=unbounded, where=unit > 0)
-        gain = np.divide(product - mean_r * mean_c, var_r, out=np.full(var_r.shape, np.nan), where=varies)
-        return told, gain, sigma_r, sigma_c
+        return shift_and_gain(bias, var_r, var_c, product - mean_r * mean_c)
 
     def dead(self) -> NDArray[np.intp]:
         """Dimensions in which the reference varies and the candidate does not."""
         _, (gain,), (sigma_r,), (sigma_c,) = self.dimensions()
-        return np.flatnonzero(~np.isnan(gain) & (sigma_c < DEAD * sigma_r))
+        return dead_dimensions(gain, sigma_r, sigma_c)
 
     @property
     def variance(self) -> float:

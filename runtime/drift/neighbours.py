@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..interpreters import available_threads
-from ..terminal import progress
+from ..progress import progress
 from .rows import Rows, UnitRows
 
 EXACT_ROWS = 20_000

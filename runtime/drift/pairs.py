@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..interpreters import available_threads
-from ..terminal import progress
+from ..progress import progress
 from .neighbours import NeighbourOverlap
 from .rows import Rows, UnitRows
 

@@ -19,9 +19,9 @@ from ..encoder import Encoder
 from ..errors import DataError, EmbedliteWarning, RequestError
 from ..keras_reference import embed_with_keras, is_keras_model
 from ..model_options import ModelOptions
+from ..progress import progress
 from ..sources import Source, open_source
 from ..stored import StoredEmbeddings, is_stored, load_embeddings, match_rows
-from ..terminal import progress
 from .environment import describe_environment
 from .labels import codes, read_labels
 from .report import Description

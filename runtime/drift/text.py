@@ -24,8 +24,8 @@ def render_text(report: DriftReport) -> str:
         if name in ("count", "k"):
             continue
         interval = report.intervals.get(name)
-        shown = "" if interval is None else f"{_number(interval[0], name)} to {_number(interval[1], name)}"
-        lines.append(f"{name:<20}{_number(value, name):>12}   {shown:<23}   {_gate(gates.get(name))}".rstrip())
+        shown = "" if interval is None else f"{number_text(interval[0], name)} to {number_text(interval[1], name)}"
+        lines.append(f"{name:<20}{number_text(value, name):>12}   {shown:<23}   {gate_text(gates.get(name))}".rstrip())
     if report.decisions is not None:
         lines += ["", *_decisions(report.decisions)]
     lines += ["", "worst inputs by cosine"]
@@ -51,7 +51,8 @@ def _decisions(decisions: Decisions) -> list[str]:
     return lines
 
 
-def _number(value: float | None, name: str) -> str:
+def number_text(value: float | None, name: str) -> str:
+    """A metric's value, or ``none``."""
     if value is None:
         return "none"
     if isinstance(value, int):
@@ -59,7 +60,8 @@ def _number(value: float | None, name: str) -> str:
     return f"{value:.2f}" if name in ("sqnr_db", "invalid") else f"{value:.6f}"
 
 
-def _gate(gate: Gate | None) -> str:
+def gate_text(gate: Gate | None) -> str:
+    """A metric's limit and whether it holds; empty without a gate."""
     if gate is None:
         return ""
     margin = "" if gate.margin is None else f", margin {gate.margin:.3g}"

@@ -1,0 +1,155 @@
+"""What a monitor keeps of its rows: a few numbers, never an input, an embedding, an id or a time.
+
+Counts, exact sums, histograms with fixed bins, maxima and the few worst rows: each merges by an addition of whole
+numbers or by a set operation. So any split of the rows over devices, any order and any tree of merges gives the same
+statistics, byte for byte. What is rounded is rounded once, in the row it comes from, before it is added.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .exact import ExactSums
+
+WORST_ROWS = 10
+
+_MOST_COUNT = 1 << 48
+"""A table's counts are 64-bit integers, also of a fleet of thousands."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The names and sizes of what is kept.
+
+    Attributes:
+        counts: names of plain counters.
+        sums: number of exact sums by name.
+        tables: number of counters in each histogram, or table of histograms, by name.
+        maxima: names of largest values, never negative.
+        worst: names of a row's figures, the one first that says how bad it is: larger is worse.
+    """
+
+    counts: tuple[str, ...]
+    sums: Mapping[str, int]
+    tables: Mapping[str, int]
+    maxima: tuple[str, ...]
+    worst: tuple[str, ...]
+
+
+class Statistics:
+    """Statistics of one layout; empty when made. Not safe to share between threads."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.counts = dict.fromkeys(layout.counts, 0)
+        self._sums = ExactSums(sum(layout.sums.values()))
+        self.tables: dict[str, NDArray[np.int64]] = {
+            name: np.zeros(size, np.int64) for name, size in layout.tables.items()
+        }
+        self.maxima = dict.fromkeys(layout.maxima, 0.0)
+        self.worst: list[tuple[float, ...]] = []
+
+    def add_to_sums(self, rows: Mapping[str, NDArray[np.float64]]) -> None:
+        """Add one row's values to the exact sums; finite float64 arrays for all names of the layout."""
+        self._sums.add(np.concatenate([rows[name] for name in self.layout.sums]))
+
+    def sums(self) -> dict[str, list[Fraction]]:
+        """The exact sums by name."""
+        return self._by_name(self._sums.fractions())
+
+    def add_worst(self, row: tuple[float, ...]) -> None:
+        """Keep a row's figures if it is among the worst."""
+        self.worst = _worst([*self.worst, row])
+
+    def merge(self, other: Statistics) -> Statistics:
+        """The statistics of all rows of both, which stay as they are; both of one layout."""
+        merged = Statistics(self.layout)
+        merged.counts = {name: count + other.counts[name] for name, count in self.counts.items()}
+        merged._sums = self._sums.merge(other._sums)
+        merged.tables = {name: table + other.tables[name] for name, table in self.tables.items()}
+        merged.maxima = {name: max(value, other.maxima[name]) for name, value in self.maxima.items()}
+        merged.worst = _worst([*self.worst, *other.worst])
+        return merged
+
+    def to_json(self) -> dict[str, Any]:
+        """The statistics as a JSON object; equal statistics give equal objects."""
+        return {
+            "counts": dict(self.counts),
+            "sums": {name: " ".join(texts) for name, texts in self._by_name(self._sums.to_texts()).items()},
+            "tables": {name: _table_text(table) for name, table in self.tables.items()},
+            "maxima": dict(self.maxima),
+            "worst": [dict(zip(self.layout.worst, row, strict=True)) for row in self.worst],
+        }
+
+    @classmethod
+    def from_json(cls, layout: Layout, value: Any) -> Statistics:
+        """The statistics from their JSON object.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: it is none, or one of another layout.
+        """
+        statistics = cls(layout)
+        statistics.counts = {name: whole(value["counts"][name]) for name in layout.counts}
+        texts = {name: value["sums"][name].split(" ") for name in layout.sums}
+        if {name: len(parts) for name, parts in texts.items()} != dict(layout.sums):
+            raise ValueError("sums are missing")
+        statistics._sums = ExactSums.from_texts([text for parts in texts.values() for text in parts])
+        statistics.tables = {name: _parse_table(value["tables"][name], size) for name, size in layout.tables.items()}
+        statistics.maxima = {name: _finite(value["maxima"][name]) for name in layout.maxima}
+        rows = [tuple(_finite(row[name]) for name in layout.worst) for row in value["worst"]]
+        statistics.worst = _worst(rows)
+        if rows != statistics.worst:
+            raise ValueError("the worst rows are not in order, or too many")
+        return statistics
+
+    def _by_name(self, items: Sequence[_T]) -> dict[str, list[_T]]:
+        found, start = {}, 0
+        for name, size in self.layout.sums.items():
+            found[name] = list(items[start : start + size])
+            start += size
+        return found
+
+
+def whole(value: Any) -> int:
+    """A count as it is read from JSON.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if type(value) is not int or not 0 <= value < _MOST_COUNT:
+        raise ValueError(f"{value!r} is no count")
+    return value
+
+
+def _finite(value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no finite number")
+    return float(value)
+
+
+def _worst(rows: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    return sorted(rows, reverse=True)[:WORST_ROWS]
+
+
+def _table_text(table: NDArray[np.int64]) -> str:
+    """``place:count`` of every counter that is not zero, in ascending order."""
+    return " ".join(f"{place}:{table[place]}" for place in np.flatnonzero(table))
+
+
+def _parse_table(text: str, size: int) -> NDArray[np.int64]:
+    table = np.zeros(size, np.int64)
+    for item in text.split():
+        place, _, count = item.partition(":")
+        if not (place.isdecimal() and count.isdecimal() and len(place) < 20 and len(count) < 20 and int(place) < size):
+            raise ValueError(f"{item[:40]!r} is no counter of {size}")
+        table[int(place)] = whole(int(count))
+    return table

@@ -1,31 +1,31 @@
 """Every error that embedlite raises on purpose.
 
-The tree; each package adds its own leaves in its own ``errors`` module::
+The tree; each package adds its own leaves in its own ``errors`` module. Behind each class: its cause, and what to do::
 
-    EmbedliteError                      exit code 2
-      RequestError                      an option, or options that contradict each other
-      MissingPackageError               also an ImportError; names the pip line
-        NoInterpreterError              neither ai-edge-litert nor tflite-runtime can be used
-      ModelFileError                    a .tflite file that cannot be trusted or read
-        NotTFLiteError                  not a TFLite flatbuffer at all
-        DamagedModelError               truncated, or its SHA-256 is not the one it was written with
-        NewerContractError              written by a newer embedlite than this one
-        UnsupportedModelError           a sound file that is no encoder this package can run
-        InterpreterFailedError          the interpreter refused the file or failed while it ran it
-          MissingOperatorError          it lacks an operator that the file needs; names one that has it
-          DelegateError                 a delegate that cannot be loaded, refused the file, or took none of it
-      InputError                        what the caller passed to an encoder
-        EmptyBatchError                 no image in it
-        InputShapeError                 another rank or size; names the likely mistake
-        InputTypeError                  int8, bool, text, objects: no images
-        InputValueError                 NaN, infinity, or pixels outside 0-255
-      DataError                         a folder or file of inputs, or of stored embeddings
-        EmptyDataError
-        UnreadableDataError
-        MonitorStateError               a drift monitor's state that belongs to something else, or is in use
-      OutputError                       a result that could not be written
-        OutputExistsError               kept, because nobody said --force
-      EncoderClosedError
+    EmbedliteError               anything below: read the message; exit code 2
+      RequestError               an option, or options that contradict each other: change what the message names
+      MissingPackageError        a package is not installed (also an ImportError): run the pip line in the message
+        NoInterpreterError       neither ai-edge-litert nor tflite-runtime can be used: the same
+      ModelFileError             a model file that cannot be used: pass another one
+        NotTFLiteError           no TFLite flatbuffer at all: pass a .tflite file
+        DamagedModelError        cut short, or its SHA-256 is not the one it was written with: copy it again
+        NewerContractError       written by a newer embedlite than this one: install the version in the message
+        UnsupportedModelError    sound, but no encoder, or of a newer TFLite schema: export it with export-tflite
+        InterpreterFailedError   the interpreter refused the file or failed in it: update it, or export another mode
+          MissingOperatorError   it lacks an operator, or a version of one: install the release that has it
+          DelegateError          not loaded, refused the file, or took none of it: see its documentation, or do without
+      InputError                 what the caller passed to an encoder: one of these
+        EmptyBatchError          no image in it: pass at least one; iterators can be read only once
+        InputShapeError          another rank or size: do the conversion that the message names
+        InputTypeError           int8, bool, text, objects: pass uint8 pixels or floats
+        InputValueError          NaN, infinity, or integers outside 0-255: repair or leave out that image
+      DataError                  a folder or file of inputs, or of stored embeddings: one of these
+        EmptyDataError           nothing in it: pass another one, or other ids
+        UnreadableDataError      missing, or not what it claims to be, such as an undecodable image: repair or remove it
+        MonitorStateError        a monitor's state of another model or reference, or in use: name another state file
+      OutputError                a result could not be written, nothing is left half written: choose another place
+        OutputExistsError        a file was kept because nobody said --force: say it, or choose another name
+      EncoderClosedError         used after close(): open the file again
 
 A command turns any of them into one message on stderr and the class's exit code. Exit code 1 is not
 an error: it is the answer "bad" (a drift gate that failed), given by the command itself.

@@ -15,6 +15,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -211,8 +212,16 @@ def _way_out(model: bytes) -> str:
     return "Update the interpreter, or export the model in another mode (float32 runs everywhere)."
 
 
-def available_threads() -> int:
-    """The processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def available_threads(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """The processors that this process may use: by its affinity, and in a container by the quota of its control group.
+
+    Args:
+        quota: Linux's file (cgroup v2): microseconds of processor time, or ``max``, and the period that they are for.
+    """
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        share, period = quota.read_text().split()
+        # Half a processor still needs a thread; of one and a half, a second thread would use the half.
+        return min(processors, max(1, -(-int(share) // int(period))))
+    except (OSError, ValueError):
+        return processors

@@ -128,8 +128,8 @@ class Session:
 
     def _is_pixels_less_128(self) -> bool:
         """Whether every pixel becomes itself less 128: one operation on bytes then does what five on floats do."""
-        _, width, channels = self._contract.input.shape
-        levels = np.arange(256, dtype=np.uint8).repeat(width * channels).reshape(256, width, channels)
-        ready = self._scale_pixels(levels, np.empty(levels.shape, np.float32))
+        channels = self._contract.input.shape[2]
+        levels = np.arange(256, dtype=np.uint8).repeat(channels).reshape(256, 1, channels)
+        ready = PixelScaler(self._contract.input, 1)(levels, np.empty(levels.shape, np.float32))
         quantized = quantize(ready, self._input_scale, self._input_zero_point, self._dtype)
         return bool((quantized == (levels ^ np.uint8(128)).view(np.int8)).all())

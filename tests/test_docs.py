@@ -56,6 +56,24 @@ def test_the_python_of_calibration_runs(digits: Digits, run: Run, tmp_path: Path
     assert done.stdout.startswith("650 images;")
 
 
+def test_the_python_of_device_runs(digits: Digits, run: Run, tmp_path: Path) -> None:
+    shutil.copy(digits.int8, tmp_path)
+    (block,) = blocks((ROOT / "docs" / "device.md").read_text(), "python")
+    given = (
+        "import numpy as np\nimages = np.arange(2048, dtype=np.uint8).reshape(2, 32, 32, 1)\ncamera = iter(images)\n"
+    )
+    done = run(
+        "python",
+        "-W",
+        "error",
+        "-c",
+        given + block + "print(vectors.shape, (vectors == vector).all(axis=1))\n",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "(2, 128) [ True  True]\n"
+
+
 def test_the_python_of_drift_sources_runs(digits: Digits, run: Run, tmp_path: Path) -> None:
     shutil.copytree(digits.test_images, tmp_path / "held-out")
     for path in (digits.float32, digits.int8):

@@ -1,6 +1,8 @@
 """What an interpreter lacks is named, with what has it; on both interpreters."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 from embedlite.convert.graph import Graph
 from embedlite.runtime.artifact import read_artifact
 from embedlite.runtime.errors import EmbedliteError
+from embedlite.runtime.interpreters import available_threads
 from embedlite.runtime.operator_versions import first_runtime, minimum_runtime
 
 from conftest import Digits
@@ -96,11 +99,33 @@ def test_the_first_runtime_of_a_version_is_where_its_own_minimum_lies() -> None:
     assert first_runtime("CONV_2D", 99) == first_runtime("CONV_2D", 0) == first_runtime("NO_SUCH_OPERATOR", 1) == ""
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux binds a process to processors")
+def test_threads_are_the_processors_that_the_process_may_use() -> None:
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    code += "from embedlite.runtime.interpreters import available_threads; print(available_threads())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [("max 100000\n", None), ("50000 100000\n", 1), ("100000 100000\n", 1), ("150000 100000\n", 2), ("", None)],
+)
+def test_a_container_s_quota_limits_the_threads(text: str, most: int | None, tmp_path: Path) -> None:
+    """The kernel's own format; see its cgroup-v2.rst, cpu.max."""
+    quota = tmp_path / "cpu.max"
+    processors = available_threads(quota)
+    quota.write_text(text)
+    assert available_threads(quota) == (processors if most is None else min(most, processors))
+
+
 def test_every_error_is_in_the_tree_of_the_docstring() -> None:
     from embedlite.runtime import errors
 
     tree = errors.__doc__ or ""
     rows = [line for line in tree.splitlines() if line.strip().split(" ")[0].endswith("Error")]
+    # Its cause, and what to do.
+    assert [line for line in rows if not re.search(r"Error +\w.*: \w", line)] == []
     drawn = {line.split()[0]: (len(line) - len(line.lstrip())) for line in rows}
     classes = [item for item in vars(errors).values() if isinstance(item, type) and issubclass(item, EmbedliteError)]
     assert {item.__name__ for item in classes} == set(drawn)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from embedlite.runtime.artifact import read_artifact
+
 from conftest import ROOT, Digits, Run, blocks, console_commands
 
 WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -83,6 +85,19 @@ def test_the_python_of_drift_sources_runs(digits: Digits, run: Run, tmp_path: Pa
     done = run("python", "-c", block, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 3
+
+
+def test_the_python_of_npu_gives_a_compiled_file_its_contract(digits: Digits, run: Run, tmp_path: Path) -> None:
+    """The flatbuffer alone stands for what a compiler makes of it."""
+    shutil.copy(digits.int8, tmp_path)
+    compiled = tmp_path / "model_edgetpu.tflite"
+    compiled.write_bytes(read_artifact(digits.int8).flatbuffer)
+    (program,) = blocks((ROOT / "docs" / "npu.md").read_text(), "python")
+    done = run("python", "-c", program, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert read_artifact(compiled).contract is not None
+    done = run("embed-tflite", compiled, digits.test_images, "-o", tmp_path / "vectors.npz")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def run_monitored(digits: Digits, run: Run, folder: Path, device: str) -> None:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from .contract import InputContract
 from .errors import EmptyBatchError, InputShapeError, InputTypeError
 
+_INT8 = np.dtype(np.int8)
+
 
 def check_batch(inputs: Any, contract: InputContract) -> NDArray[Any]:
     """``inputs`` as an array of shape (N, H, W, C) and of a dtype that has a meaning here.
@@ -71,7 +73,7 @@ def _as_array(inputs: Any) -> NDArray[Any]:
             f"the inputs do not form one array ({error}). Pass images of one size as an array (N, H, W, C)."
         ) from error
     dtype = array.dtype
-    if dtype.kind != "f" and (dtype.kind not in "iu" or dtype == np.int8):
+    if dtype.kind != "f" and (dtype.kind not in "iu" or dtype == _INT8):
         raise InputTypeError(f"an input of dtype {dtype} cannot be embedded. {_dtype_advice(dtype)}")
     return array
 

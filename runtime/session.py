@@ -48,6 +48,7 @@ class Session:
         source, target = self._interpreter.get_input_details()[0], self._interpreter.get_output_details()[0]
         self._input_index, self._output_index = source["index"], target["index"]
         self._dtype = np.dtype(source["dtype"])
+        self._takes_floats, self._takes_bytes = self._dtype == np.float32, self._dtype == np.uint8
         self._input_scale, self._input_zero_point = source["quantization"]
         self._output_scale, self._output_zero_point = target["quantization"]
         shape = contract.input.shape
@@ -56,7 +57,8 @@ class Session:
         self._floats = np.empty((1, *shape), np.float32)
         self._integers = np.empty((1, *shape), np.uint8)
         self._output_shape = contract.output_shape
-        self._finished = contract.normalization.placement != "runtime" and np.dtype(target["dtype"]) == np.float32
+        self._answers_floats = np.dtype(target["dtype"]) == np.float32
+        self._finished = contract.normalization.placement != "runtime" and self._answers_floats
         self._shifted = self._dtype == np.int8 and self._is_pixels_less_128()
 
     @property
@@ -86,7 +88,7 @@ class Session:
                 "Update the interpreter, or export the model in another mode."
             ) from error
         # A sum of squares is quick, and finite unless a value is not or all are huge.
-        if values.dtype == np.float32 and not math.isfinite(np.vdot(values, values)):
+        if self._answers_floats and not math.isfinite(np.vdot(values, values)):
             self._values.explain_non_finite(image, values)
         if self._finished:
             embedding: NDArray[np.float32] = values.reshape(self._output_shape)
@@ -99,7 +101,7 @@ class Session:
         if spec.placement == "runtime":
             from .normalize import normalize, normalize_quantized
 
-            if values.dtype == np.float32:
+            if self._answers_floats:
                 return normalize(values, spec)
             return normalize_quantized(values, self._output_scale, self._output_zero_point, spec)
         return dequantize(values, self._output_scale, self._output_zero_point)
@@ -109,19 +111,19 @@ class Session:
         if image.dtype.kind == "f":
             ready = as_float32(image)
             # What is rounded to eight bits leaves no NaN in the vector to be found afterwards.
-            self._values.check_floats(ready, every_value=every_value or self._dtype != np.float32)
-            if self._dtype == np.float32:
+            self._values.check_floats(ready, every_value=every_value or not self._takes_floats)
+            if self._takes_floats:
                 return ready[None]
             return self._quantize(ready[None])
         pixels = to_pixels(image)
         self._values.check_pixels(pixels)
-        if self._dtype == np.uint8:
+        if self._takes_bytes:
             # A uint8 input holds raw pixels: its scale and zero point say the same as mean and std.
             return pixels[None]
         if self._shifted:
             return np.bitwise_xor(pixels, np.uint8(128), out=self._integers[0])[None].view(np.int8)
         self._scale_pixels(pixels, self._floats[0])
-        return self._floats if self._dtype == np.float32 else self._quantize(self._floats)
+        return self._floats if self._takes_floats else self._quantize(self._floats)
 
     def _quantize(self, values: NDArray[np.float32]) -> NDArray[Any]:
         return quantize(values, self._input_scale, self._input_zero_point, self._dtype, out=self._floats)

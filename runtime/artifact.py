@@ -19,9 +19,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import struct
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,14 +41,6 @@ GOLDEN_NAME = "golden.npz"
 
 SIDECAR_SUFFIX = f".{CONTRACT_NAME}"
 """What a sidecar is called: the model's whole file name and this."""
-
-_EARLIEST = (1980, 1, 1, 0, 0, 0)
-
-# What zipfile lets through for damaged archives: it has no common class.
-_ZIP_ERRORS = (
-    *(zipfile.BadZipFile, EOFError, ValueError, OSError, NotImplementedError, RuntimeError, OverflowError),
-    *(IndexError, struct.error),
-)
 
 
 @dataclass(frozen=True)
@@ -202,16 +191,12 @@ def append_contract(flatbuffer: bytes, contract: Contract, golden: bytes | None 
 
     The same arguments give the same bytes: the zip's time stamps are fixed and nothing is compressed.
     """
-    buffer = io.BytesIO(flatbuffer)
+    from .attachments import append_zip
+
     contents = {CONTRACT_NAME: _seal(flatbuffer, contract, "" if golden is None else sha256(golden))}
     if golden is not None:
         contents[GOLDEN_NAME] = golden
-    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_STORED) as archive:
-        for name, content in contents.items():
-            entry = zipfile.ZipInfo(name, _EARLIEST)
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, content)
-    return buffer.getvalue()
+    return append_zip(flatbuffer, contents)
 
 
 def sidecar(flatbuffer: bytes, contract: Contract) -> bytes:
@@ -236,38 +221,13 @@ def _seal(flatbuffer: bytes, contract: Contract, golden_sha256: str) -> bytes:
 
 def _find_contract(file: BinaryIO) -> tuple[_Sealed, int, bytes | None] | None:
     """The contract, the length of what is before it and the golden vectors, if a zip with a contract ends the file."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            names = archive.namelist()
-            if CONTRACT_NAME not in names:
-                return None
-            if len(set(names)) < len(names):
-                raise zipfile.BadZipFile("two entries of one name")
-            start = min(entry.header_offset for entry in archive.infolist())
-            text = _read_stored(archive, CONTRACT_NAME)
-            golden = _read_stored(archive, GOLDEN_NAME) if GOLDEN_NAME in names else None
-    except _ZIP_ERRORS as error:
-        if _ends_with_zip(file):
-            raise DamagedModelError(
-                f"the contract at the end of the model is damaged ({error}). "
-                "Copy the file again from where it was exported."
-            ) from error
+    from .attachments import read_zip
+
+    found = read_zip(file, CONTRACT_NAME, GOLDEN_NAME)
+    if found is None:
         return None
-    return _parse(text, "at the end of the model"), start, golden
-
-
-def _ends_with_zip(file: BinaryIO) -> bool:
-    """Whether the last record of a zip without comment is where it would be."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(size - 22, 0))
-    return file.read(4) == b"PK\x05\x06"
-
-
-def _read_stored(archive: zipfile.ZipFile, name: str) -> bytes:
-    """An entry's content; a compressed one is not ours, and might unpack to any size."""
-    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
-        raise zipfile.BadZipFile(f"{name} is compressed")
-    return archive.read(name)
+    entries, start = found
+    return _parse(entries[CONTRACT_NAME], "at the end of the model"), start, entries.get(GOLDEN_NAME)
 
 
 def _parse(text: bytes, where: str) -> _Sealed:

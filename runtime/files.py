@@ -9,7 +9,6 @@ import json
 import math
 import os
 import secrets
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +46,9 @@ def _check_destination(path: Path, *, force: bool) -> None:
         raise OutputExistsError(f"{path} exists and was kept. Pass --force to replace it, or name another output.")
     if not path.parent.is_dir():
         raise OutputError(f"cannot write {path}: there is no folder {path.parent}. Create it first.")
+    # Not above: it imports much that an encoder, which writes nothing, does not need.
+    import tempfile
+
     with tempfile.TemporaryFile(dir=path.parent):
         pass
 

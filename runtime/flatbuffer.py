@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from .errors import DamagedModelError, NotTFLiteError, UnsupportedModelError
 from .operators import OPERATOR_NAMES
@@ -52,8 +51,7 @@ NPU_OPERATOR = "CUSTOM:ethos-u"
 """What the compiler Vela puts in place of the operators that an Arm Ethos-U NPU runs."""
 
 
-@dataclass(frozen=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """What the file says of one tensor; ``scale`` and ``zero_point`` are empty for float tensors."""
 
     name: str
@@ -64,16 +62,14 @@ class TensorInfo:
     constant: bool
 
 
-@dataclass(frozen=True)
-class OperatorInfo:
+class OperatorInfo(NamedTuple):
     """An operator's name (``CUSTOM:name`` for custom ones) and the version the file asks for."""
 
     name: str
     version: int
 
 
-@dataclass(frozen=True)
-class Wiring:
+class Wiring(NamedTuple):
     """Which tensors a graph's operators read and write, as indices into :attr:`ModelInfo.tensors`.
 
     Attributes:
@@ -87,8 +83,7 @@ class Wiring:
     operators: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
 
 
-@dataclass(frozen=True)
-class ModelInfo:
+class ModelInfo(NamedTuple):
     """The parts of a TFLite file that this package needs; see :func:`read_flatbuffer`."""
 
     schema: int

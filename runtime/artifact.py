@@ -22,7 +22,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from .contract import Contract, binding
 from .errors import DamagedModelError, ModelFileError, UnreadableDataError
@@ -156,8 +156,7 @@ def _read_sidecar(path: Path) -> bytes | None:
         ) from error
 
 
-@dataclass(frozen=True)
-class _Sealed:
+class _Sealed(NamedTuple):
     """A contract as it was read, and the binding that its text has."""
 
     contract: Contract

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import queue
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -73,7 +73,7 @@ class Encoder:
         self._single: Session | None = self._open_session(self._threads)
         # What works on batches: one single-threaded session a processor, opened when there is work for it.
         self._executor: ThreadPoolExecutor | None = None
-        self._idle: queue.SimpleQueue[Session] = queue.SimpleQueue()
+        self._idle: deque[Session] = deque()
 
     @property
     def contract(self) -> Contract:
@@ -175,7 +175,7 @@ class Encoder:
             executor, self._executor, self._single = self._executor, None, None
         if executor is not None:
             executor.shutdown(wait=True, cancel_futures=True)
-            self._idle = queue.SimpleQueue()
+            self._idle.clear()
 
     def __enter__(self) -> Encoder:
         return self
@@ -213,27 +213,27 @@ class Encoder:
             return
         from concurrent.futures import CancelledError
 
-        pending: queue.SimpleQueue[Future[NDArray[np.float32]]] = queue.SimpleQueue()
+        pending: deque[Future[NDArray[np.float32]]] = deque()
         try:
             for image in images:
                 try:
-                    pending.put(executor.submit(self._work, image))
+                    pending.append(executor.submit(self._work, image))
                 except RuntimeError:
                     # It was shut down meanwhile.
                     with self._lock:
                         self._check_open()
                     raise
-                if pending.qsize() > 2 * self._threads:
-                    yield pending.get().result()
-            while not pending.empty():
-                yield pending.get().result()
+                if len(pending) > 2 * self._threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         except CancelledError:
             with self._lock:
                 self._check_open()
             raise
         finally:
-            while not pending.empty():
-                pending.get().cancel()
+            while pending:
+                pending.popleft().cancel()
 
     def _open_executor(self) -> ThreadPoolExecutor | None:
         """What spreads a batch over processors, if anything does."""
@@ -248,13 +248,13 @@ class Encoder:
     def _work(self, image: NDArray[Any]) -> NDArray[np.float32]:
         """Embed an image on an idle session; no more are opened than the executor has threads."""
         try:
-            session = self._idle.get_nowait()
-        except queue.Empty:
+            session = self._idle.popleft()
+        except IndexError:
             session = self._open_session(1)
         try:
             return session.run(image, every_value=True)
         finally:
-            self._idle.put(session)
+            self._idle.append(session)
 
     def _check_open(self) -> Session:
         if self._single is None:

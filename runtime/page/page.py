@@ -73,7 +73,6 @@ def render_page(
     images = {name: _data_url(content) for name, content in (thumbnails or {}).items()}
     page = environment.get_template("template.html").render(
         report=report,
-        failed=[gate for gate in report.gates if not gate.passed],
         others=[name for name in wording.METRICS if name not in {gate.name for gate in report.gates}],
         pictures=pictures,
         images=images,

@@ -1,0 +1,108 @@
+"""Weight rounding with error feedback (GPTQ): which of the two nearest steps each weight takes, chosen for the outputs.
+
+Rounding each weight to the nearest step makes the least error in the *weights*. What counts is the error of what the
+layer answers, and there the errors of several weights can cancel: inputs of a layer go together. So the weights of an
+output channel are rounded one after the other, those of the strongest inputs first, and each error is spread over the
+weights that are not rounded yet, as the inputs' second moments H = X'X say it is cancelled best. Step sizes stay, and
+so do size and time of the file. X is what the quantized graph gives the layer, its own earlier layers already rounded.
+
+Frantar et al., GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers, 2022
+(arXiv:2210.17323), after Hassibi and Stork, Optimal Brain Surgeon, 1993.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .linear_layers import LinearLayer, PairedGraph
+from .patches import input_rows, stored_weights, weight_matrices
+
+LARGEST = 127
+"""8-bit weights are symmetric: from -127 to 127 steps."""
+
+MOST_INPUTS = 2304
+"""Layers with more inputs to each output stay as they are: the time grows with the third power, to seconds each."""
+
+_DAMPING = 0.01
+"""Added to H's diagonal, as a share of its mean, as in the paper: weights of inputs that hardly occur stay near."""
+
+_BLOCK = 64
+"""Weights whose errors are handed on together; a matter of speed alone."""
+
+_Array = NDArray[np.float64]
+
+
+def round_weights(graph: PairedGraph, shown: Callable[[Iterable[LinearLayer]], Iterable[LinearLayer]] = iter) -> None:
+    """Round the weights of every layer anew; see the module's text.
+
+    Args:
+        graph: the quantized graph, which is changed, and the images.
+        shown: wraps the layers, to report progress.
+    """
+    for layer in shown(graph.layers):
+        weights = graph.float_constant(layer.float_tensors[1])
+        moments = input_moments(graph, layer, weights.shape)
+        if moments is None:
+            continue
+        matrices = weight_matrices(layer, weights)
+        groups, outputs, _ = matrices.shape
+        scales = graph.scales(layer.tensors[1], groups * outputs).reshape(groups, outputs)
+        rounded = np.stack(
+            [round_with_feedback(*group) for group in zip(matrices, moments, scales, strict=True)]
+        )
+        graph.replace(layer.tensors[1], stored_weights(layer, rounded, weights.shape))
+
+
+def input_moments(graph: PairedGraph, layer: LinearLayer, shape: tuple[int, ...]) -> _Array | None:
+    """Second moments of what a layer multiplies its weights with, (groups, inputs, inputs); None where unknown.
+
+    Args:
+        graph: whose quantized half gives the inputs.
+        layer: the layer.
+        shape: of its stored weights.
+    """
+    inputs = int(np.prod(shape[1:-1] if layer.kind == "DEPTHWISE_CONV_2D" else shape[1:], dtype=np.int64))
+    if inputs > MOST_INPUTS:
+        return None
+    found = graph.at_inputs(layer, lambda values, _: input_rows(layer, values, shape))
+    rows = [item.astype(np.float64) for item in found if item is not None]
+    if not rows:
+        return None
+    moments: _Array = sum((item.transpose(0, 2, 1) @ item for item in rows[1:]), rows[0].transpose(0, 2, 1) @ rows[0])
+    return moments
+
+
+def round_with_feedback(weights: _Array, moments: _Array, scales: _Array) -> _Array:
+    """Whole numbers for weights in steps of ``scales``, with little error of the outputs.
+
+    Args:
+        weights: (outputs, inputs).
+        moments: H = X'X of the inputs, (inputs, inputs).
+        scales: step size of each output's weights, (outputs,).
+
+    Returns:
+        (outputs, inputs), whole numbers from -127 to 127.
+    """
+    order = np.argsort(-np.diag(moments), kind="stable")
+    rest, hessian = weights[:, order].copy(), moments[np.ix_(order, order)].copy()
+    diagonal = np.einsum("ii->i", hessian)
+    # Without any input nothing is known of any weight, and each is rounded by itself.
+    diagonal += _DAMPING * diagonal.mean() if diagonal.any() else 1.0
+    # The upper Cholesky factor of the inverse holds, row by row, what the paper updates column by column.
+    factor = np.linalg.cholesky(np.linalg.inv(hessian)).T
+    rounded = np.empty_like(rest)
+    for first in range(0, len(order), _BLOCK):
+        last = min(first + _BLOCK, len(order))
+        errors = np.empty((len(rest), last - first))
+        for place in range(first, last):
+            rounded[:, place] = np.clip(np.rint(rest[:, place] / scales), -LARGEST, LARGEST)
+            error = (rest[:, place] - rounded[:, place] * scales) / factor[place, place]
+            rest[:, place:last] -= np.outer(error, factor[place, place:last])
+            errors[:, place - first] = error
+        rest[:, last:] -= errors @ factor[first:last, last:]
+    result = np.empty_like(rounded)
+    result[:, order] = rounded
+    return result

@@ -12,23 +12,21 @@ Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 import numpy as np
 from numpy.typing import NDArray
 
-from .linear_layers import LinearLayer, PairedGraph, Values
+from ..runtime.terminal import progress
+from .linear_layers import PairedGraph, Values
 
 
-def correct_biases(graph: PairedGraph, shown: Callable[[Iterable[LinearLayer]], Iterable[LinearLayer]] = iter) -> None:
+def correct_biases(graph: PairedGraph) -> None:
     """Subtract from each bias the mean error of its channel; see the module's text.
 
     Args:
         graph: the quantized graph, which is changed, and the images.
-        shown: wraps the layers, to report progress.
     """
-    for layer in shown(graph.layers):
-        errors = graph.at_outputs(layer, channel_errors)
+    for layer in progress(graph.layers, len(graph.layers), "correcting biases"):
+        errors = graph.both_outputs(layer, channel_errors)
         mean = np.mean(errors, axis=0)
         bias = layer.tensors[2]
         graph.replace(bias, graph.constant(bias) - mean / graph.scales(bias, len(mean)))
@@ -37,4 +35,5 @@ def correct_biases(graph: PairedGraph, shown: Callable[[Iterable[LinearLayer]], 
 def channel_errors(values: Values, true: Values) -> NDArray[np.float64]:
     """By how much one image's values are too large on average, for each channel (the last axis): (C,)."""
     difference = values.astype(np.float64) - true
-    return difference.reshape(-1, difference.shape[-1]).mean(axis=0)
+    means: NDArray[np.float64] = difference.reshape(-1, difference.shape[-1]).mean(axis=0)
+    return means

@@ -28,6 +28,7 @@ KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 _T = TypeVar("_T")
 Values = NDArray[Any]
+Run = Callable[[NDArray[np.float32]], Values]
 
 
 @dataclass(frozen=True)
@@ -115,31 +116,58 @@ class PairedGraph:
         stored = np.clip(np.rint(values), -limit, limit).astype(dtype)
         self._bytes(index)[:] = np.frombuffer(stored.tobytes(), np.uint8)
 
-    def at_outputs(self, layer: LinearLayer, take: Callable[[Values, Values], _T]) -> list[_T]:
-        """What ``take`` makes of a layer's output in the quantized and in the float graph, for each image."""
-        return self._run(layer, 3, take)
+    def rescale(self, layer: LinearLayer, scales: NDArray[np.float32]) -> None:
+        """Give a layer's weights other step sizes, one for each output channel, and its bias those that follow."""
+        _, weights, bias, _ = layer.tensors
+        step = np.float32(self._info.tensors[layer.tensors[0]].scale[0])
+        subgraph = schema.Model.GetRootAs(self._data, 0).Subgraphs(0)
+        for index, values in ((weights, scales), (bias, scales * step)):
+            subgraph.Tensors(index).Quantization().ScaleAsNumpy()[:] = values
+        self._info = read_flatbuffer(bytes(self._data))
 
-    def at_inputs(self, layer: LinearLayer, take: Callable[[Values, Values], _T]) -> list[_T]:
+    def inputs(self, layer: LinearLayer, take: Callable[[Values], _T]) -> list[_T]:
+        """What ``take`` makes of a layer's input, (1, ...) in real numbers, for each image."""
+        return self._each([self._quantized(layer.place, layer.tensors[0])], take)
+
+    def both_inputs(self, layer: LinearLayer, take: Callable[[Values, Values], _T]) -> list[_T]:
         """What ``take`` makes of a layer's input in the quantized and in the float graph, for each image."""
-        return self._run(layer, 0, take)
+        return self._each(
+            [self._quantized(layer.place, layer.tensors[0]), self._float(layer.float_place, layer.float_tensors[0])],
+            take,
+        )
 
-    def _run(self, layer: LinearLayer, role: int, take: Callable[[Values, Values], _T]) -> list[_T]:
-        index, other = layer.tensors[role], layer.float_tensors[role]
-        tensor = self._info.tensors[index]
-        mine = _prefix(self.to_bytes(), self._info, layer.place, index)
-        floats = _prefix(self._original, self._float_info, layer.float_place, other)
+    def both_outputs(self, layer: LinearLayer, take: Callable[[Values, Values], _T]) -> list[_T]:
+        """The same of a layer's output."""
+        return self._each(
+            [self._quantized(layer.place, layer.tensors[3]), self._float(layer.float_place, layer.float_tensors[3])],
+            take,
+        )
 
+    def _each(self, makers: Sequence[Callable[[], Run]], take: Callable[..., _T]) -> list[_T]:
         def make() -> Callable[[NDArray[np.float32]], _T]:
-            run = runner(self._runtime, mine, self._info.wiring.inputs, [index], 1)
-            run_float = runner(self._runtime, floats, self._float_info.wiring.inputs, [other], 1)
-
-            def taken(image: NDArray[np.float32]) -> _T:
-                (stored,), (true,) = run([image[None]]), run_float([image[None]])
-                return take(dequantize(stored, tensor.scale[0], tensor.zero_point[0]), true)
-
-            return taken
+            runs = [maker() for maker in makers]
+            return lambda image: take(*(run(image) for run in runs))
 
         return map_images(make, self._images, self._threads)
+
+    def _quantized(self, place: int, output: int) -> Callable[[], Run]:
+        """Makes the quantized graph up to an operator: from an image to one tensor in real numbers."""
+        tensor, part = self._info.tensors[output], _prefix(bytes(self._data), self._info, place, output)
+
+        def make() -> Run:
+            run = runner(self._runtime, part, self._info.wiring.inputs, [output], 1)
+            return lambda image: dequantize(run([image[None]])[0], tensor.scale[0], tensor.zero_point[0])
+
+        return make
+
+    def _float(self, place: int, output: int) -> Callable[[], Run]:
+        part = _prefix(self._original, self._float_info, place, output)
+
+        def make() -> Run:
+            run = runner(self._runtime, part, self._float_info.wiring.inputs, [output], 1)
+            return lambda image: run([image[None]])[0]
+
+        return make
 
     def _bytes(self, index: int) -> NDArray[np.uint8]:
         """A constant's bytes where they lie in the file."""

@@ -54,7 +54,6 @@ def input_rows(layer: LinearLayer, values: NDArray[Any], shape: tuple[int, ...])
     return rows.reshape(len(rows), -1, shape[-1]).transpose(2, 0, 1)
 
 
-
 def patches(values: NDArray[Any], kernel: tuple[int, int], options: Any) -> NDArray[Any]:
     """The patches of one image.
 

@@ -77,6 +77,8 @@ class Int8Plan:
         fingerprint: of the images, SHA-256 in hexadecimal.
         assessment: whether the images are enough.
         decisions: what was decided on the user's behalf.
+        fitting: the images that are not held out; None where there are none.
+        trial: those that are held out to judge by; None where there are none.
     """
 
     flatbuffer: bytes
@@ -85,6 +87,8 @@ class Int8Plan:
     fingerprint: str
     assessment: Assessment
     decisions: tuple[str, ...]
+    fitting: Source | None = None
+    trial: Trial | None = None
 
 
 def plan_int8(
@@ -202,6 +206,8 @@ class _Planner:
             self._calibration.fingerprint(),
             assessment,
             tuple(self._decisions),
+            self._calibration.subset(self._fit),
+            self._trial,
         )
 
     def _equalized(self, trial: Trial) -> bytes:

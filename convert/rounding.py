@@ -12,11 +12,10 @@ Frantar et al., GPTQ: Accurate Post-Training Quantization for Generative Pre-tra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.terminal import progress
 from .linear_layers import LinearLayer, PairedGraph
 from .patches import input_rows, stored_weights, weight_matrices
 
@@ -35,14 +34,13 @@ _BLOCK = 64
 _Array = NDArray[np.float64]
 
 
-def round_weights(graph: PairedGraph, shown: Callable[[Iterable[LinearLayer]], Iterable[LinearLayer]] = iter) -> None:
+def round_weights(graph: PairedGraph) -> None:
     """Round the weights of every layer anew; see the module's text.
 
     Args:
         graph: the quantized graph, which is changed, and the images.
-        shown: wraps the layers, to report progress.
     """
-    for layer in shown(graph.layers):
+    for layer in progress(graph.layers, len(graph.layers), "rounding weights"):
         weights = graph.float_constant(layer.float_tensors[1])
         moments = input_moments(graph, layer, weights.shape)
         if moments is None:
@@ -50,9 +48,7 @@ def round_weights(graph: PairedGraph, shown: Callable[[Iterable[LinearLayer]], I
         matrices = weight_matrices(layer, weights)
         groups, outputs, _ = matrices.shape
         scales = graph.scales(layer.tensors[1], groups * outputs).reshape(groups, outputs)
-        rounded = np.stack(
-            [round_with_feedback(*group) for group in zip(matrices, moments, scales, strict=True)]
-        )
+        rounded = np.stack([round_with_feedback(*group) for group in zip(matrices, moments, scales, strict=True)])
         graph.replace(layer.tensors[1], stored_weights(layer, rounded, weights.shape))
 
 
@@ -67,7 +63,7 @@ def input_moments(graph: PairedGraph, layer: LinearLayer, shape: tuple[int, ...]
     inputs = int(np.prod(shape[1:-1] if layer.kind == "DEPTHWISE_CONV_2D" else shape[1:], dtype=np.int64))
     if inputs > MOST_INPUTS:
         return None
-    found = graph.at_inputs(layer, lambda values, _: input_rows(layer, values, shape))
+    found = graph.inputs(layer, lambda values: input_rows(layer, values, shape))
     rows = [item.astype(np.float64) for item in found if item is not None]
     if not rows:
         return None

@@ -37,15 +37,17 @@ _MOST_BYTES = 256 << 20
 """Images that corrections are fitted on stay in memory; so many, and so many bytes, at most."""
 
 
-def choose_corrections(asked: Sequence[str]) -> tuple[str, ...]:
+def choose_corrections(asked: Sequence[str], modes: Sequence[str]) -> tuple[str, ...]:
     """The corrections to try, in order, from the names that were given; none given means all.
 
     Raises:
-        RequestError: a name is unknown, or ``none`` stands beside another.
+        RequestError: a name is unknown, ``none`` stands beside another, or there is no int8 file to correct.
     """
     for name in asked:
         if name not in (*CORRECTIONS, AUTO, NONE):
             raise RequestError(f"unknown correction {name!r}. Use {', '.join(CORRECTIONS)}, auto or none.")
+    if asked and "int8" not in modes:
+        raise RequestError(f"--correct {asked[0]} is for the int8 file, which was not asked for. Add -q int8.")
     if NONE in asked:
         if set(asked) != {NONE}:
             others = ", ".join(name for name in asked if name != NONE)

@@ -179,7 +179,7 @@ def export(
         batch_size=batch_size,
         seed=seed,
         equalize=equalize,
-        corrections=choose_corrections(correct),
+        corrections=choose_corrections(correct, modes),
         threads=threads,
         measure=measure,
     )

@@ -114,7 +114,7 @@ def plan_from_statistics(
 ) -> Int8Plan:
     """Take ranges from statistics that were collected elsewhere, on the very float file that is exported now.
 
-    There are no images to try anything on: no equalization, and minimum and maximum in place of ``auto``.
+    There are no images to try anything on: no equalization, no corrections, minimum and maximum in place of ``auto``.
 
     Raises:
         StatisticsMismatchError: they are of another model or other preprocessing.
@@ -127,8 +127,8 @@ def plan_from_statistics(
     method = parse_method("minmax" if options.method == AUTO else options.method)
     ranges = choose_ranges(statistics, groups, method)
     decisions = [
-        f"ranges by {method} from statistics of {statistics.samples} images; without the images neither equalization "
-        "nor other methods were tried."
+        f"ranges by {method} from statistics of {statistics.samples} images; without the images neither equalization, "
+        "nor other methods, nor corrections were tried."
     ]
     if raw_pixels:
         ranges = replace(ranges, limits={**ranges.limits, graph.input_name: _pixel_range(contract)})

@@ -31,6 +31,9 @@ _DAMPING = 0.01
 _BLOCK = 64
 """Weights whose errors are handed on together; a matter of speed alone."""
 
+_ROWS = 4096
+"""Rows of X that are in memory in double precision at a time."""
+
 _Array = NDArray[np.float64]
 
 
@@ -64,10 +67,14 @@ def input_moments(graph: PairedGraph, layer: LinearLayer, shape: tuple[int, ...]
     if inputs > MOST_INPUTS:
         return None
     found = graph.inputs(layer, lambda values: input_rows(layer, values, shape))
-    rows = [item.astype(np.float64) for item in found if item is not None]
-    if not rows:
+    if found[0] is None:
         return None
-    moments: _Array = sum((item.transpose(0, 2, 1) @ item for item in rows[1:]), rows[0].transpose(0, 2, 1) @ rows[0])
+    rows = np.concatenate([item for item in found if item is not None], axis=1)
+    groups, count, _ = rows.shape
+    moments = np.zeros((groups, inputs, inputs))
+    for first in range(0, count, _ROWS):
+        part = rows[:, first : first + _ROWS].astype(np.float64)
+        moments += part.transpose(0, 2, 1) @ part
     return moments
 
 
@@ -83,22 +90,23 @@ def round_with_feedback(weights: _Array, moments: _Array, scales: _Array) -> _Ar
         (outputs, inputs), whole numbers from -127 to 127.
     """
     order = np.argsort(-np.diag(moments), kind="stable")
+    order = order[np.diag(moments)[order] > 0]
+    # A weight whose input these images never use is rounded by itself.
+    result = np.clip(np.rint(weights / scales[:, None]), -LARGEST, LARGEST)
+    if not len(order):
+        return result
     rest, hessian = weights[:, order].copy(), moments[np.ix_(order, order)].copy()
     diagonal = np.einsum("ii->i", hessian)
-    # Without any input nothing is known of any weight, and each is rounded by itself.
-    diagonal += _DAMPING * diagonal.mean() if diagonal.any() else 1.0
+    diagonal += _DAMPING * diagonal.mean()
     # The upper Cholesky factor of the inverse holds, row by row, what the paper updates column by column.
     factor = np.linalg.cholesky(np.linalg.inv(hessian)).T
-    rounded = np.empty_like(rest)
     for first in range(0, len(order), _BLOCK):
         last = min(first + _BLOCK, len(order))
         errors = np.empty((len(rest), last - first))
         for place in range(first, last):
-            rounded[:, place] = np.clip(np.rint(rest[:, place] / scales), -LARGEST, LARGEST)
-            error = (rest[:, place] - rounded[:, place] * scales) / factor[place, place]
+            rounded = np.clip(np.rint(rest[:, place] / scales), -LARGEST, LARGEST)
+            errors[:, place - first] = error = (rest[:, place] - rounded * scales) / factor[place, place]
             rest[:, place:last] -= np.outer(error, factor[place, place:last])
-            errors[:, place - first] = error
+            result[:, order[place]] = rounded
         rest[:, last:] -= errors @ factor[first:last, last:]
-    result = np.empty_like(rounded)
-    result[:, order] = rounded
     return result

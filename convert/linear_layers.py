@@ -41,7 +41,7 @@ class LinearLayer:
         place: among the operators of the quantized graph.
         float_place: of its counterpart in the float graph.
         tensors: in the quantized graph the indices of input, weights, bias and output.
-        float_tensors: likewise in the float graph.
+        float_tensors: likewise in the float graph; -1 for a bias that it does not have.
         options: the operator's ``builtinOptions`` (strides, padding, activation function).
     """
 
@@ -80,12 +80,7 @@ class PairedGraph:
         match = match_graphs(read_flatbuffer(quantized), read_flatbuffer(original))
         found = (_layer(graph, self._float_graph, place, other) for place, other in match.operators.items())
         self.layers = tuple(layer for layer in found if layer is not None)
-        for layer in self.layers:
-            # Equal constants share a buffer, and each is to change by itself.
-            for index in layer.tensors[1:3]:
-                values = graph.constant(index)
-                assert values is not None
-                graph.make_constant(index, values)
+        # What the copies replaced is dropped when the file is packed.
         self._data, self._original = bytearray(graph.to_bytes()), original
         self._info, self._float_info = read_flatbuffer(bytes(self._data)), read_flatbuffer(original)
 
@@ -104,9 +99,19 @@ class PairedGraph:
         assert values is not None
         return values.astype(np.float64)
 
+    def float_bias(self, layer: LinearLayer) -> NDArray[np.float64]:
+        """A layer's bias in the float graph, (outputs,); zeros where it has none."""
+        index = layer.float_tensors[2]
+        return np.zeros(self.constant(layer.tensors[2]).shape) if index < 0 else self.float_constant(index)
+
     def scales(self, index: int, count: int) -> NDArray[np.float64]:
         """A constant's step sizes, one for each of ``count`` channels."""
         return np.broadcast_to(np.asarray(self._info.tensors[index].scale, np.float64), (count,))
+
+    def scaled_by_channel(self, layer: LinearLayer) -> bool:
+        """Whether a layer's weights have a step size for each output channel."""
+        weights, outputs = self._info.tensors[layer.tensors[1]], self._info.tensors[layer.tensors[3]].shape[-1]
+        return len(weights.scale) == outputs
 
     def replace(self, index: int, values: NDArray[np.float64]) -> None:
         """Overwrite a constant with whole numbers; they are kept within its type, biases well within."""
@@ -180,21 +185,42 @@ class PairedGraph:
 def _layer(graph: Graph, original: Graph, place: int, other: int) -> LinearLayer | None:
     operator, counterpart = graph.operators[place], original.operators[other]
     kind = graph.operator_name(operator)
-    if kind not in KINDS or len(operator.inputs) < 3 or len(counterpart.inputs) < 3:
+    if kind not in KINDS:
         return None
-    tensors, floats = (
-        (int(op.inputs[0]), int(op.inputs[1]), int(op.inputs[2]), int(op.outputs[0])) for op in (operator, counterpart)
-    )
-    constant = all(
-        index >= 0 and owner.constant(index) is not None
-        for owner, indices in ((graph, tensors[1:3]), (original, floats[1:3]))
-        for index in indices
-    )
-    integers = all(graph.dtype(index) in ("int8", "int16") for index in (tensors[0], tensors[3]))
-    if not constant or not integers or graph.dtype(tensors[1]) != "int8":
+    weights, true = int(operator.inputs[1]), int(counterpart.inputs[1])
+    ends = (int(operator.inputs[0]), int(operator.outputs[0]))
+    if graph.constant(weights) is None or original.constant(true) is None or graph.dtype(weights) != "int8":
         return None
+    if any(graph.dtype(index) != "int8" for index in ends):
+        return None
+    # Equal constants may be one tensor, or share a buffer, and each is to change by itself.
+    weights, bias = _own(graph, operator, 1), _own(graph, operator, 2)
+    true_bias = int(counterpart.inputs[2]) if len(counterpart.inputs) > 2 else -1
+    floats = (int(counterpart.inputs[0]), true, true_bias, int(counterpart.outputs[0]))
     name = original.tensor_name(floats[3])
-    return LinearLayer(kind, name, place, other, tensors, floats, operator.builtinOptions)
+    return LinearLayer(kind, name, place, other, (ends[0], weights, bias, ends[1]), floats, operator.builtinOptions)
+
+
+def _own(graph: Graph, operator: Any, role: int) -> int:
+    """Give an operator a copy of its weights (1) or its bias (2; zeros where it has none), and return its index."""
+    index = int(operator.inputs[role]) if len(operator.inputs) > role else -1
+    name = f"{graph.tensor_name(int(operator.outputs[0]))}/corrected{role}"
+    if index >= 0:
+        values = graph.constant(index)
+        assert values is not None
+        copy = graph.add_constant(name, values)
+        graph.tensor(copy).quantization = graph.tensor(index).quantization
+    else:
+        weights = graph.tensor(int(operator.inputs[1])).quantization
+        step = np.float32(graph.tensor(int(operator.inputs[0])).quantization.scale[0])
+        outputs = graph.shape(int(operator.outputs[0]))[-1]
+        copy = graph.add_constant(name, np.zeros(outputs, np.int32))
+        quantization = schema.QuantizationParametersT()
+        quantization.scale = np.asarray(weights.scale, np.float32) * step
+        quantization.zeroPoint = np.zeros(len(quantization.scale), np.int64)
+        graph.tensor(copy).quantization = quantization
+    operator.inputs = [*(int(i) for i in operator.inputs[:role]), copy, *(int(i) for i in operator.inputs[role + 1 :])]
+    return copy
 
 
 def _prefix(flatbuffer: bytes, info: ModelInfo, place: int, output: int) -> bytes:

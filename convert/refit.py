@@ -42,9 +42,10 @@ def refit_last_layer(graph: PairedGraph) -> None:
     layer = graph.layers[-1]
     weights = graph.float_constant(layer.float_tensors[1])
     linear = layer.options.fusedActivationFunction == schema.ActivationFunctionType.NONE
-    if layer.kind == "DEPTHWISE_CONV_2D" or not linear or np.prod(weights.shape[1:]) > MOST_INPUTS:
+    known = layer.kind != "DEPTHWISE_CONV_2D" and np.prod(weights.shape[1:]) <= MOST_INPUTS
+    if not linear or not known or not graph.scaled_by_channel(layer):
         return
-    matrix, bias = weight_matrices(layer, weights)[0], graph.float_constant(layer.float_tensors[2])
+    matrix, bias = weight_matrices(layer, weights)[0], graph.float_bias(layer)
     pairs = _rows(graph, layer, weights.shape)
     if len(pairs) < 2 * _JUDGING:
         return

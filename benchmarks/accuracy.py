@@ -27,8 +27,10 @@ from embedlite.calibration.split import hold_out
 from embedlite.runtime import InputContract
 from embedlite.runtime.artifact import read_artifact
 from embedlite.runtime.drift import Drift, measure_drift
+from embedlite.runtime.flatbuffer import read_flatbuffer
 from embedlite.runtime.interpreters import find_runtime, open_interpreter
 from embedlite.runtime.normalize import normalize
+from embedlite.runtime.preprocess import dequantize, quantize
 from embedlite.runtime.sources import open_source
 from embedlite.runtime.terminal import quiet_libraries
 
@@ -53,8 +55,15 @@ class Way:
     finish: Callable[[np.ndarray], np.ndarray] = lambda values: values
 
     def embed(self, images: np.ndarray) -> np.ndarray:
-        """Embeddings of model-ready images."""
-        return self.finish(run(self.file, images))
+        """Embeddings of model-ready images; litert-quantizer's files take and answer integers."""
+        info = read_flatbuffer(self.file)
+        (source,), (result,) = info.inputs, info.outputs
+        if source.dtype == "int8":
+            images = quantize(images, source.scale[0], source.zero_point[0], np.dtype(np.int8))
+        values = run(self.file, images)
+        if result.dtype == "int8":
+            values = dequantize(values, result.scale[0], result.zero_point[0])
+        return self.finish(values)
 
 
 def litert_default(flatbuffer: bytes, images: np.ndarray) -> bytes:
@@ -103,7 +112,8 @@ def latencies(found: dict[str, Way], image: np.ndarray) -> dict[str, float]:
     invoke = {}
     for name, way in found.items():
         interpreter = open_interpreter(find_runtime(), way.file, threads=1)
-        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image[None])
+        details = interpreter.get_input_details()[0]
+        interpreter.set_tensor(details["index"], image[None].astype(details["dtype"]))
         invoke[name] = interpreter.invoke
     times: dict[str, list[float]] = {name: [] for name in found}
     for _ in range(TURNS):

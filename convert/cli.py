@@ -104,7 +104,7 @@ def _shape(_: click.Context, parameter: click.Parameter, value: str | None) -> t
     "--correct",
     multiple=True,
     metavar="NAME",
-    help=f"Corrects the int8 file where that helps: {', '.join(CORRECTIONS)}, none; repeatable.  [default: all]",
+    help=f"Corrections that are kept where they help: {', '.join(CORRECTIONS)}, none; repeatable.  [default: all]",
 )
 @click.option("--force", is_flag=True, help="Replace existing files.")
 @model_options

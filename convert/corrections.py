@@ -28,6 +28,9 @@ from .trial import Trial
 CORRECTIONS = ("rounding", "bias", "refit")
 """Names of the corrections, in the order in which they are applied."""
 
+OF_MODE = {"int8": CORRECTIONS, "int16x8": ("rounding",)}
+"""What is tried in which mode. With 16-bit activations the weights are all that is wrong, and rounding mends them."""
+
 AUTO, NONE = "auto", "none"
 
 _STANDARD_ERRORS = 2.3
@@ -43,13 +46,17 @@ def choose_corrections(asked: Sequence[str], modes: Sequence[str]) -> tuple[str,
     """The corrections to try, in order, from the names that were given; none given means all.
 
     Raises:
-        RequestError: a name is unknown, ``none`` stands beside another, or there is no int8 file to correct.
+        RequestError: a name is unknown, ``none`` stands beside another, or there is no file to correct.
     """
     for name in asked:
         if name not in (*CORRECTIONS, AUTO, NONE):
             raise RequestError(f"unknown correction {name!r}. Use {', '.join(CORRECTIONS)}, auto or none.")
-    if asked and "int8" not in modes:
-        raise RequestError(f"--correct {asked[0]} is for the int8 file, which was not asked for. Add -q int8.")
+    for name in asked:
+        able = [mode for mode, names in OF_MODE.items() if name in (*names, AUTO, NONE)]
+        if not set(able).intersection(modes):
+            raise RequestError(
+                f"--correct {name} is for {' and '.join(able)}, which this export does not make. Add -q {able[0]}."
+            )
     if NONE in asked:
         if set(asked) != {NONE}:
             others = ", ".join(name for name in asked if name != NONE)
@@ -83,28 +90,34 @@ class Corrector:
         self._images: list[Values] = []
         self._errors: NDArray[np.float64] = np.empty(0)
 
-    def correct(self, quantized: bytes) -> bytes:
-        """The int8 graph with those corrections that bring its embeddings closer to the float graph's.
+    def correct(self, quantized: bytes, mode: str) -> bytes:
+        """The graph with those corrections that bring its embeddings closer to the float graph's.
 
         Args:
-            quantized: float-in, float-out, of mode int8.
+            quantized: float-in, float-out.
+            mode: one of :data:`OF_MODE`.
         """
-        if not self._names or self._paired(quantized) is None:
+        names = tuple(name for name in self._names if name in OF_MODE[mode])
+        if not names or self._paired(quantized) is None:
             return quantized
         self._errors = self._trial.errors_of(quantized)
-        together = self._tried(quantized, self._names)
+        together = self._tried(quantized, mode, names)
         if together is not None:
             return together
-        for name in self._names if len(self._names) > 1 else ():
-            quantized = self._tried(quantized, (name,)) or quantized
-        if not self.decisions:
+        kept = []
+        for name in names if len(names) > 1 else ():
+            alone = self._tried(quantized, mode, (name,))
+            if alone is not None:
+                kept.append(name)
+                quantized = alone
+        if not kept:
             self.decisions.append(
-                f"int8 was not corrected: {', '.join(self._names)} brought no clear gain on {len(self._trial)} "
-                "held-out calibration images."
+                f"{mode} was not corrected: {', '.join(names)} brought no clear gain on {len(self._trial)} held-out "
+                "calibration images."
             )
         return quantized
 
-    def _tried(self, quantized: bytes, names: Sequence[str]) -> bytes | None:
+    def _tried(self, quantized: bytes, mode: str, names: Sequence[str]) -> bytes | None:
         """The graph with these corrections; None if held-out images do not clearly gain."""
         graph = self._paired(quantized)
         assert graph is not None
@@ -115,9 +128,10 @@ class Corrector:
         if not better(after, before, _STANDARD_ERRORS):
             return None
         self._errors = after
+        gained = f"{self._trial.sqnr(before):.1f} -> {self._trial.sqnr(after):.1f} dB"
         self.decisions.append(
-            f"int8 was corrected ({', '.join(names)}): {self._trial.sqnr(before):.1f} -> {self._trial.sqnr(after):.1f} "
-            f"dB on {len(self._trial)} calibration images held out for that. --correct none leaves it as it is."
+            f"{mode} was corrected ({', '.join(names)}): {gained} on {len(self._trial)} calibration images held out "
+            "for that. --correct none leaves it as it is."
         )
         return corrected
 

@@ -131,7 +131,12 @@ class PairedGraph:
         self._info = read_flatbuffer(bytes(self._data))
 
     def inputs(self, layer: LinearLayer, take: Callable[[Values], _T]) -> list[_T]:
-        """What ``take`` makes of a layer's input, (1, ...) in real numbers, for each image."""
+        """What ``take`` makes of a layer's input, (1, ...) in real numbers, for each image.
+
+        With 16-bit activations it is the float graph's: they differ next to nothing, and it is twenty times faster.
+        """
+        if self._info.tensors[layer.tensors[0]].dtype == "int16":
+            return self._each([self._float(layer.float_place, layer.float_tensors[0])], take)
         return self._each([self._quantized(layer.place, layer.tensors[0])], take)
 
     def both_inputs(self, layer: LinearLayer, take: Callable[[Values, Values], _T]) -> list[_T]:
@@ -191,7 +196,7 @@ def _layer(graph: Graph, original: Graph, place: int, other: int) -> LinearLayer
     ends = (int(operator.inputs[0]), int(operator.outputs[0]))
     if graph.constant(weights) is None or original.constant(true) is None or graph.dtype(weights) != "int8":
         return None
-    if any(graph.dtype(index) != "int8" for index in ends):
+    if any(graph.dtype(index) not in ("int8", "int16") for index in ends):
         return None
     # Equal constants may be one tensor, or share a buffer, and each is to change by itself.
     weights, bias = _own(graph, operator, 1), _own(graph, operator, 2)
@@ -214,7 +219,8 @@ def _own(graph: Graph, operator: Any, role: int) -> int:
         weights = graph.tensor(int(operator.inputs[1])).quantization
         step = np.float32(graph.tensor(int(operator.inputs[0])).quantization.scale[0])
         outputs = graph.shape(int(operator.outputs[0]))[-1]
-        copy = graph.add_constant(name, np.zeros(outputs, np.int32))
+        wide = graph.dtype(int(operator.inputs[0])) == "int16"
+        copy = graph.add_constant(name, np.zeros(outputs, np.int64 if wide else np.int32))
         quantization = schema.QuantizationParametersT()
         quantization.scale = np.asarray(weights.scale, np.float32) * step
         quantization.zeroPoint = np.zeros(len(quantization.scale), np.int64)

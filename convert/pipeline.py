@@ -157,8 +157,8 @@ class Pipeline:
         facts = {"method": plan.method, "samples": plan.ranges.samples, "fingerprint": plan.fingerprint}
         contract = replace(contract, calibration=facts)
         flatbuffer = quantize(plan.flatbuffer, mode, plan.ranges, graph.keep_float)
-        if corrector is not None and mode == "int8":
-            flatbuffer = corrector.correct(flatbuffer)
+        if corrector is not None:
+            flatbuffer = corrector.correct(flatbuffer, mode)
         return self._package(mode, flatbuffer, contract, ends, graph)
 
     def _package(self, mode: str, flatbuffer: bytes, contract: Contract, ends: Ends, graph: FloatGraph) -> Made:

@@ -16,7 +16,7 @@ from keras import layers
 from embedlite.calibration import collect_ranges
 from embedlite.convert import corrections, export
 from embedlite.convert.bias_correction import channel_errors, correct_biases
-from embedlite.convert.corrections import Corrector
+from embedlite.convert.corrections import CORRECTIONS, Corrector
 from embedlite.convert.graph import Graph
 from embedlite.convert.linear_layers import PairedGraph
 from embedlite.convert.load_keras import from_keras
@@ -156,6 +156,16 @@ def test_rounding_brings_every_layer_closer_on_its_inputs() -> None:
     assert error() < before / 2
 
 
+def test_with_16_bit_activations_rounding_takes_most_of_the_error_away() -> None:
+    ranges = collect_ranges(made().graph.flatbuffer, made().source)
+    quantized = quantize(made().graph.flatbuffer, "int16x8", ranges, made().graph.keep_float)
+    corrector = Corrector(made().graph.flatbuffer, made().source.subset(range(50)), made().trial, CORRECTIONS, 2)
+    corrected = corrector.correct(quantized, "int16x8")
+    assert corrector.decisions[0].startswith("int16x8 was corrected (rounding): ")
+    before, after = (made().trial.errors_of(flatbuffer).sum() for flatbuffer in (quantized, corrected))
+    assert after < before / 2
+
+
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -233,7 +243,7 @@ def test_what_does_harm_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(corrections._APPLY, "bias", shift)
     corrector = Corrector(made().graph.flatbuffer, made().source.subset(range(50)), made().trial, ["bias"], 2)
-    assert corrector.correct(made().int8) == made().int8
+    assert corrector.correct(made().int8, "int8") == made().int8
     assert corrector.decisions == [
         "int8 was not corrected: bias brought no clear gain on 10 held-out calibration images."
     ]
@@ -241,7 +251,7 @@ def test_what_does_harm_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_graph_without_layers_is_left_alone() -> None:
     corrector = Corrector(made().graph.flatbuffer, made().source.subset(range(50)), made().trial, ["bias"], 2)
-    assert corrector.correct(made().graph.flatbuffer) == made().graph.flatbuffer
+    assert corrector.correct(made().graph.flatbuffer, "int8") == made().graph.flatbuffer
     assert corrector.decisions == []
 
 
@@ -306,7 +316,11 @@ def test_every_runtime_agrees_on_the_corrected_file(exported: dict[str, SimpleNa
     [
         (["--correct", "gptq"], "unknown correction 'gptq'. Use rounding, bias, refit, auto or none"),
         (["--correct", "none", "--correct", "bias"], "given as none and as bias"),
-        (["-q", "float32", "--correct", "bias"], "--correct bias is for the int8 file"),
+        (
+            ["-q", "float32", "--correct", "bias"],
+            "--correct bias is for int8, which this export does not make. Add -q int8",
+        ),
+        (["-q", "float16", "--correct", "rounding"], "--correct rounding is for int8 and int16x8, which"),
     ],
 )
 def test_corrections_that_make_no_sense(
@@ -318,6 +332,7 @@ def test_corrections_that_make_no_sense(
 
 def test_names_are_tried_in_the_order_in_which_they_build_on_each_other() -> None:
     assert corrections.choose_corrections(["refit", "rounding"], ["int8"]) == ("rounding", "refit")
+    assert corrections.choose_corrections(["rounding"], ["int16x8"]) == ("rounding",)
     assert corrections.choose_corrections([], ["float32"]) == ("rounding", "bias", "refit")
-    with pytest.raises(RequestError, match="unknown correction"):
-        corrections.choose_corrections(["Bias"], ["int8"])
+    with pytest.raises(RequestError, match="--correct refit is for int8, which"):
+        corrections.choose_corrections(["refit"], ["int16x8"])

@@ -198,12 +198,20 @@ def _layer(graph: Graph, original: Graph, place: int, other: int) -> LinearLayer
         return None
     if any(graph.dtype(index) not in ("int8", "int16") for index in ends):
         return None
-    # Equal constants may be one tensor, or share a buffer, and each is to change by itself.
+    if _shared(graph, weights):
+        # Two layers with the same weights would need them twice after that, and the file would grow.
+        return None
     weights, bias = _own(graph, operator, 1), _own(graph, operator, 2)
     true_bias = int(counterpart.inputs[2]) if len(counterpart.inputs) > 2 else -1
     floats = (int(counterpart.inputs[0]), true, true_bias, int(counterpart.outputs[0]))
     name = original.tensor_name(floats[3])
     return LinearLayer(kind, name, place, other, (ends[0], weights, bias, ends[1]), floats, operator.builtinOptions)
+
+
+def _shared(graph: Graph, weights: int) -> bool:
+    buffer = graph.tensor(weights).buffer
+    reads = [int(index) for operator in graph.operators for index in operator.inputs if index >= 0]
+    return sum(graph.tensor(index).buffer == buffer for index in reads) > 1
 
 
 def _own(graph: Graph, operator: Any, role: int) -> int:

@@ -166,6 +166,21 @@ def test_with_16_bit_activations_rounding_takes_most_of_the_error_away() -> None
     assert after < before / 2
 
 
+def test_weights_that_two_layers_share_stay_shared() -> None:
+    """Otherwise the file would grow by them."""
+    image = keras.Input((12, 12, 3))
+    shared = layers.Conv2D(3, 3, padding="same", activation="relu")
+    x = layers.Flatten()(layers.Conv2D(4, 12)(shared(shared(image))))
+    graph = prepare(lower(from_keras(keras.Model(image, x, name="shared"), "shared", LoadOptions())).flatbuffer)
+    images = np.random.default_rng(0).integers(0, 256, (20, 12, 12, 3), np.uint8)
+    source = open_source(images, InputContract((12, 12, 3)))
+    int8 = quantize(graph.flatbuffer, "int8", collect_ranges(graph.flatbuffer, source), graph.keep_float)
+    both = PairedGraph(int8, graph.flatbuffer, [source.ready(index) for index in range(20)], 1)
+    kinds = [Graph(int8).operator_name(operator) for operator in Graph(int8).operators]
+    assert kinds.count("CONV_2D") == 3
+    assert len(both.layers) == 1
+
+
 SEEDS = st.integers(0, 2**32 - 1)
 
 

@@ -38,8 +38,9 @@ _STANDARD_ERRORS = 2.3
 there, in 4 % of the exports (Bonferroni)."""
 
 _MOST_IMAGES = 256
-_MOST_BYTES = 256 << 20
-"""Images that corrections are fitted on stay in memory; so many, and so many bytes, at most."""
+_MOST_BYTES = 48 << 20
+"""Corrections are fitted on so many images at most, and on fewer of large ones, each of which has more places to look
+at and takes longer: 16 of 512x512x3."""
 
 
 def choose_corrections(asked: Sequence[str], modes: Sequence[str]) -> tuple[str, ...]:

@@ -210,8 +210,8 @@ def _layer(graph: Graph, original: Graph, place: int, other: int) -> LinearLayer
 
 def _shared(graph: Graph, weights: int) -> bool:
     buffer = graph.tensor(weights).buffer
-    reads = [int(index) for operator in graph.operators for index in operator.inputs if index >= 0]
-    return sum(graph.tensor(index).buffer == buffer for index in reads) > 1
+    reads = (int(index) for operator in graph.operators for index in operator.inputs if index >= 0)
+    return len([index for index in reads if graph.tensor(index).buffer == buffer]) > 1
 
 
 def _own(graph: Graph, operator: Any, role: int) -> int:

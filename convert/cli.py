@@ -17,6 +17,7 @@ from ..runtime.terminal import (
     input_options,
     run_command,
 )
+from .corrections import CORRECTIONS
 from .export import export
 from .quantize import MODES
 from .table import render_result
@@ -99,6 +100,12 @@ def _shape(_: click.Context, parameter: click.Parameter, value: str | None) -> t
     help="Of training: batch coupling is measured with it.",
 )
 @click.option("--equalize/--no-equalize", default=True, help="Equalize convolutions for int8 where it helps.")
+@click.option(
+    "--correct",
+    multiple=True,
+    metavar="NAME",
+    help=f"Corrections that are kept where they help: {', '.join(CORRECTIONS)}, none; repeatable.  [default: all]",
+)
 @click.option("--force", is_flag=True, help="Replace existing files.")
 @model_options
 @input_options
@@ -125,6 +132,7 @@ def export_tflite(
     output_type: str | None,
     batch_size: int,
     equalize: bool,
+    correct: tuple[str, ...],
     force: bool,
     opening: ModelOptions,
     inputs: InputOptions,
@@ -168,6 +176,7 @@ def export_tflite(
         batch_size=batch_size,
         seed=seed,
         equalize=equalize,
+        correct=correct,
         threads=threads,
         force=force,
     )

@@ -5,6 +5,7 @@ lower     once through TensorFlow: the float graph               lower.py
 find      the normalization, proved, guarded or frozen           recognise.py, guard.py, freeze.py, prepare.py
 collect   activation ranges from the calibration images          ../calibration, plan.py
 quantize  each mode from the float graph                         quantize.py
+correct   weights and biases, where held-out images gain           corrections.py
 place     the normalization, and the types at the file's ends    placement.py
 package   repair, names, types, contract                         repair.py, package.py
 measure   every installed runtime, drift, latency, the batch     measure.py, verify.py, vela.py, coupling.py
@@ -23,6 +24,7 @@ from ..runtime.errors import RequestError
 from ..runtime.files import sha256
 from ..runtime.progress import stage
 from ..runtime.sources import Data
+from .corrections import choose_corrections
 from .load import load_original
 from .load_keras import from_keras
 from .original import LoadOptions, Original
@@ -73,6 +75,7 @@ def export(
     batch_size: int = 32,
     seed: int = 0,
     equalize: bool = True,
+    correct: Sequence[str] = (),
     threads: int | None = None,
     measure: bool = True,
     force: bool = False,
@@ -124,6 +127,9 @@ def export(
         batch_size: of training; how far an image's embedding moves between batches of one and of this size is measured.
         seed: of every random choice.
         equalize: whether the int8 file may be made from equalized convolutions, where that lowers its drift.
+        correct: which corrections to try on the int8 file (``rounding`` on int16x8, too), kept only where held-out
+            calibration images gain: ``rounding``, ``bias``, ``refit``; see :mod:`embedlite.convert.corrections`.
+            ``none`` for none; default ``auto``: all.
         threads: processors; default all.
         measure: whether to run the files (drift, latency, verdicts, golden vectors); False only writes them.
         force: replace existing files.
@@ -173,6 +179,7 @@ def export(
         batch_size=batch_size,
         seed=seed,
         equalize=equalize,
+        corrections=choose_corrections(correct, modes),
         threads=threads,
         measure=measure,
     )

@@ -18,6 +18,7 @@ from ..runtime.progress import stage
 from ..runtime.sources import Source
 from ..runtime.version import __version__
 from .c_source import c_source
+from .corrections import Corrector
 from .coupling import BatchCoupling, measure_coupling
 from .data import ExportData, open_data
 from .errors import ConversionError
@@ -65,7 +66,9 @@ class Pipeline:
             self.decisions += chosen
         graph = self._prepare(lowered, data)
         plan = self._plan(graph, data)
-        made = [self._make(mode, graph, plan) for mode in request.modes]
+        corrector = self._corrector(plan)
+        made = [self._make(mode, graph, plan, corrector) for mode in request.modes]
+        self.decisions += [] if corrector is None else corrector.decisions
         self.decisions += explain_placement(request, graph, made)
         report, coupling = NormalizationReport(graph.spec.kind, request.normalization), None
         measured = Measured(tuple(made), tuple(describe(request, item, None, None, ()) for item in made), {})
@@ -130,7 +133,12 @@ class Pipeline:
         self.decisions += plan.decisions
         return plan
 
-    def _make(self, mode: str, graph: FloatGraph, plan: Int8Plan | None) -> Made:
+    def _corrector(self, plan: Int8Plan | None) -> Corrector | None:
+        if plan is None or plan.fitting is None or plan.trial is None:
+            return None
+        return Corrector(plan.flatbuffer, plan.fitting, plan.trial, self.request.corrections, self.request.threads)
+
+    def _make(self, mode: str, graph: FloatGraph, plan: Int8Plan | None, corrector: Corrector | None) -> Made:
         """One mode's file and its contract."""
         ends = choose_ends(self.request, mode, graph)
         contract = Contract(
@@ -155,6 +163,8 @@ class Pipeline:
             facts["channel_means"] = list(plan.channel_means)
         contract = replace(contract, calibration=facts)
         flatbuffer = quantize(plan.flatbuffer, mode, plan.ranges, graph.keep_float)
+        if corrector is not None:
+            flatbuffer = corrector.correct(flatbuffer, mode)
         return self._package(mode, flatbuffer, contract, ends, graph)
 
     def _package(self, mode: str, flatbuffer: bytes, contract: Contract, ends: Ends, graph: FloatGraph) -> Made:

@@ -79,6 +79,8 @@ class Int8Plan:
         channel_means: of the images, see :func:`embedlite.calibration.colors.channel_means`.
         assessment: whether the images are enough.
         decisions: what was decided on the user's behalf.
+        fitting: the images that are not held out; None where there are none.
+        trial: those that are held out to judge by; None where there are none.
     """
 
     flatbuffer: bytes
@@ -88,6 +90,8 @@ class Int8Plan:
     channel_means: tuple[float, ...]
     assessment: Assessment
     decisions: tuple[str, ...]
+    fitting: Source | None = None
+    trial: Trial | None = None
 
 
 def plan_int8(
@@ -113,7 +117,7 @@ def plan_from_statistics(
 ) -> Int8Plan:
     """Take ranges from statistics that were collected elsewhere, on the very float file that is exported now.
 
-    There are no images to try anything on: no equalization, and minimum and maximum in place of ``auto``.
+    There are no images to try anything on: no equalization, no corrections, minimum and maximum in place of ``auto``.
 
     Raises:
         StatisticsMismatchError: they are of another model or other preprocessing.
@@ -126,8 +130,8 @@ def plan_from_statistics(
     method = parse_method("minmax" if options.method == AUTO else options.method)
     ranges = choose_ranges(statistics, groups, method)
     decisions = [
-        f"ranges by {method} from statistics of {statistics.samples} images; without the images neither equalization "
-        "nor other methods were tried."
+        f"ranges by {method} from statistics of {statistics.samples} images; without the images neither equalization, "
+        "nor other methods, nor corrections were tried."
     ]
     if raw_pixels:
         ranges = replace(ranges, limits={**ranges.limits, graph.input_name: _pixel_range(contract)})
@@ -206,6 +210,8 @@ class _Planner:
             channel_means(self._calibration),
             assessment,
             tuple(self._decisions),
+            self._calibration.subset(self._fit),
+            self._trial,
         )
 
     def _equalized(self, trial: Trial) -> bytes:

@@ -41,6 +41,7 @@ class Request:
     batch_size: int
     seed: int
     equalize: bool
+    corrections: tuple[str, ...]
     threads: int | None
     measure: bool
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from ..runtime.interpreters import available_threads, find_runtime, open_interpr
 from .graph import Graph
 
 Values = NDArray[np.float32]
+_T = TypeVar("_T")
 
 
 def embedding_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -28,20 +30,35 @@ def float_runner(flatbuffer: bytes, threads: int | None = None) -> Callable[[Val
 
 
 def float_rows(flatbuffer: bytes, images: Sequence[Values], threads: int | None = None) -> Values:
-    """The flattened output of a TFLite graph for each image: (images, D).
+    """The flattened output of a TFLite graph for each image: (images, D)."""
+
+    def make() -> Callable[[Values], Values]:
+        run = float_runner(flatbuffer, threads=1)
+        return lambda image: run(image).ravel()
+
+    return np.stack(map_images(make, images, threads))
+
+
+def map_images(make: Callable[[], Callable[[Values], _T]], images: Sequence[Values], threads: int | None) -> list[_T]:
+    """What a function answers for each image, in their order.
 
     Images are spread over the threads, an interpreter each: threads within the inference of a small encoder mostly wait
     for each other.
+
+    Args:
+        make: makes the function, once for each thread.
+        images: what it is called with.
+        threads: default all processors.
     """
     workers = min(threads or available_threads(), len(images))
 
-    def part(first: int) -> list[Values]:
-        run = float_runner(flatbuffer, threads=1)
-        return [run(image).ravel() for image in images[first::workers]]
+    def part(first: int) -> list[_T]:
+        run = make()
+        return [run(image) for image in images[first::workers]]
 
     with ThreadPoolExecutor(workers) as pool:
         parts = list(pool.map(part, range(workers)))
-    return np.stack([parts[place % workers][place // workers] for place in range(len(images))])
+    return [parts[place % workers][place // workers] for place in range(len(images))]
 
 
 def tensor_values(flatbuffer: bytes, names: Sequence[str], images: Iterable[Values]) -> Iterator[dict[str, Values]]:

@@ -42,7 +42,11 @@ class Trial:
             ranges: of its activations.
         """
         # As litert-quantizer leaves it: the repairs are for other runtimes and change no value here.
-        embeddings = float_rows(quantize(flatbuffer, "int8", ranges, self._keep_float), self._images, self._threads)
+        return self.errors_of(quantize(flatbuffer, "int8", ranges, self._keep_float))
+
+    def errors_of(self, quantized: bytes) -> NDArray[np.float64]:
+        """Squared error of each image's embedding by a quantized graph with float input and output, (images,)."""
+        embeddings = float_rows(quantized, self._images, self._threads)
         with np.errstate(over="ignore", invalid="ignore"):
             errors = ((embeddings.astype(np.float64) - self._reference) ** 2).sum(axis=1)
         # Zeros in place of an embedding are no embedding, however close to it they are.

@@ -1,0 +1,160 @@
+"""Corrections of a quantized graph that cost no time on the device: which are tried, and which are kept.
+
+All of them change stored numbers only (weights, biases, step sizes of one layer): operators, size and speed stay. They
+are fitted on the calibration images that are not held out, and kept only if the *embeddings* of the held-out ones come
+closer to the float graph's, by more than chance would explain: a layer that answers better by itself is no proof.
+
+First all are tried together, in the order of :data:`CORRECTIONS`: bias correction takes out what rounding leaves, and
+the last layer is fitted to whatever the others make of its inputs. If that is no clear gain, they are tried one by one,
+each on top of those that were kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..calibration.auto import better
+from ..runtime.errors import RequestError
+from ..runtime.sources import Source
+from .bias_correction import correct_biases
+from .linear_layers import PairedGraph, Values
+from .refit import refit_last_layer
+from .rounding import round_weights
+from .trial import Trial
+
+CORRECTIONS = ("rounding", "bias", "refit")
+"""Names of the corrections, in the order in which they are applied."""
+
+OF_MODE = {"int8": CORRECTIONS, "int16x8": ("rounding",)}
+"""What is tried in which mode. With 16-bit activations the weights are all that is wrong, and rounding mends them."""
+
+AUTO, NONE = "auto", "none"
+
+_STANDARD_ERRORS = 2.3
+"""Four trials at most, not thirty as of ranges: with that many, chance alone passes as seldom as three standard errors
+there, in 4 % of the exports (Bonferroni)."""
+
+_MOST_IMAGES = 256
+_MOST_BYTES = 48 << 20
+"""Corrections are fitted on so many images at most, and on fewer of large ones, each of which has more places to look
+at and takes longer: 16 of 512x512x3."""
+
+
+def choose_corrections(asked: Sequence[str], modes: Sequence[str]) -> tuple[str, ...]:
+    """The corrections to try, in order, from the names that were given; none given means all.
+
+    Raises:
+        RequestError: a name is unknown, ``none`` stands beside another, or there is no file to correct.
+    """
+    for name in asked:
+        if name not in (*CORRECTIONS, AUTO, NONE):
+            raise RequestError(f"unknown correction {name!r}. Use {', '.join(CORRECTIONS)}, auto or none.")
+    for name in asked:
+        able = [mode for mode, names in OF_MODE.items() if name in (*names, AUTO, NONE)]
+        if not set(able).intersection(modes):
+            raise RequestError(
+                f"--correct {name} is for {' and '.join(able)}, which this export does not make. Add -q {able[0]}."
+            )
+    if NONE in asked:
+        if set(asked) != {NONE}:
+            others = ", ".join(name for name in asked if name != NONE)
+            raise RequestError(f"corrections were given as none and as {others}. Leave one of them out.")
+        return ()
+    return tuple(name for name in CORRECTIONS if not asked or AUTO in asked or name in asked)
+
+
+class Corrector:
+    """Corrects the quantized graphs of one export.
+
+    Attributes:
+        decisions: what was kept and what was not, in words.
+    """
+
+    def __init__(
+        self, original: bytes, images: Source, trial: Trial, names: Sequence[str], threads: int | None
+    ) -> None:
+        """Prepare, without running anything.
+
+        Args:
+            original: the float graph that is quantized, equalized if int8 is.
+            images: the calibration images that corrections are fitted on; none of them is in ``trial``.
+            trial: judges by the held-out ones.
+            names: the corrections to try, of :data:`CORRECTIONS`.
+            threads: processors; default all.
+        """
+        self.decisions: list[str] = []
+        self._original, self._source, self._trial = original, images, trial
+        self._names, self._threads = names, threads
+        self._images: list[Values] = []
+        self._errors: NDArray[np.float64] = np.empty(0)
+
+    def correct(self, quantized: bytes, mode: str) -> bytes:
+        """The graph with those corrections that bring its embeddings closer to the float graph's.
+
+        Args:
+            quantized: float-in, float-out.
+            mode: one of :data:`OF_MODE`.
+        """
+        names = tuple(name for name in self._names if name in OF_MODE[mode])
+        if not names or self._paired(quantized) is None:
+            return quantized
+        self._errors = self._trial.errors_of(quantized)
+        together = self._tried(quantized, mode, names)
+        if together is not None:
+            return together
+        kept = []
+        for name in names if len(names) > 1 else ():
+            alone = self._tried(quantized, mode, (name,))
+            if alone is not None:
+                kept.append(name)
+                quantized = alone
+        if not kept:
+            self.decisions.append(
+                f"{mode} was not corrected: {', '.join(names)} brought no clear gain on {len(self._trial)} held-out "
+                "calibration images."
+            )
+        return quantized
+
+    def _tried(self, quantized: bytes, mode: str, names: Sequence[str]) -> bytes | None:
+        """The graph with these corrections; None if held-out images do not clearly gain."""
+        graph = self._paired(quantized)
+        assert graph is not None
+        for name in names:
+            _APPLY[name](graph)
+        corrected = graph.to_bytes()
+        before, after = self._errors, self._trial.errors_of(corrected)
+        if not better(after, before, _STANDARD_ERRORS):
+            return None
+        self._errors = after
+        gained = f"{self._trial.sqnr(before):.1f} -> {self._trial.sqnr(after):.1f} dB"
+        self.decisions.append(
+            f"{mode} was corrected ({', '.join(names)}): {gained} on {len(self._trial)} calibration images held out "
+            "for that. --correct none leaves it as it is."
+        )
+        return corrected
+
+    def _paired(self, quantized: bytes) -> PairedGraph | None:
+        """The graph beside the float one; None where there is no layer to correct."""
+        try:
+            graph = PairedGraph(quantized, self._original, self._fitting(), self._threads)
+        except RequestError:
+            # Nothing in it was quantized, so nothing has a counterpart.
+            return None
+        return graph if graph.layers else None
+
+    def _fitting(self) -> list[Values]:
+        if not self._images:
+            size = 4 * self._source.ready(0).size
+            count = min(len(self._source), _MOST_IMAGES, max(1, _MOST_BYTES // size))
+            self._images = [self._source.ready(index) for index in range(count)]
+        return self._images
+
+
+_APPLY: dict[str, Callable[[PairedGraph], None]] = {
+    "rounding": round_weights,
+    "bias": correct_biases,
+    "refit": refit_last_layer,
+}

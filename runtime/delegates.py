@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import DelegateError
+from .errors import DelegateError, DelegateLoadError
 from .flatbuffer import read_flatbuffer
 
 _FUNCTIONS = ("tflite_plugin_create_delegate", "tflite_plugin_destroy_delegate")
@@ -22,21 +22,21 @@ def load_delegate(runtime: Any, path: str, options: Mapping[str, str] | None) ->
         options: what the delegate's own documentation says.
 
     Raises:
-        DelegateError: the library is not there or no delegate, or it refuses, for instance without its device.
+        DelegateLoadError: the library is not there or no delegate, or it refuses, for instance without its device.
     """
     try:
         # Looked at first: the interpreters' own classes print tracebacks of their destructors when this fails.
         library = ctypes.CDLL(path)
         missing = [name for name in _FUNCTIONS if not hasattr(library, name)]
         if missing:
-            raise DelegateError(
+            raise DelegateLoadError(
                 f"{path} is no TFLite delegate: it exports no {missing[0]}. Pass the delegate's own library, such as "
                 "libedgetpu.so.1."
             )
         return runtime.module.load_delegate(path, dict(options or {}))
     except (ValueError, OSError) as error:
         reason = " ".join(str(error).split()) or "no reason given"
-        raise DelegateError(
+        raise DelegateLoadError(
             f"the delegate {path} could not be loaded ({reason}). Check the path, the delegate's options and that the "
             "device is attached, or leave the delegate out; nothing falls back silently."
         ) from error

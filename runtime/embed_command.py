@@ -8,8 +8,9 @@ import click
 import numpy as np
 
 from .contract import InputOptions
+from .device_measure import find_models, measure_device, render_figures
 from .encoder import Encoder
-from .files import check_writable, write_file
+from .files import check_writable, json_bytes, write_file
 from .model_input import input_contract_from_options
 from .progress import progress
 from .selftest import render_selftest, selftest
@@ -41,6 +42,12 @@ def _options(_: click.Context, parameter: click.Parameter, values: tuple[str, ..
 @click.argument("data", type=click.Path(path_type=Path), required=False)
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE.npz")
 @click.option("--selftest", "replay", is_flag=True, help="Replay the file's golden vectors on this device instead.")
+@click.option(
+    "--measure",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="Measure the files of MODEL on this device instead.",
+)
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--delegate", metavar="LIB.so", help="A TFLite delegate, for instance libedgetpu.so.1.")
 @click.option(
@@ -59,6 +66,7 @@ def embed(
     data: Path | None,
     output: Path | None,
     replay: bool,
+    measure: Path | None,
     force: bool,
     delegate: str | None,
     delegate_options: dict[str, str],
@@ -73,13 +81,21 @@ def embed(
 
     With --selftest, and neither DATA nor -o: embed the inputs that the export packed into the file, and compare the
     vectors with those that it packed beside them. Exit code 1 says that they differ.
+
+    With --measure, likewise: time MODEL, or every .tflite of the folder MODEL, on this device, replay their golden
+    vectors, and write what was found to FILE.json. Exit code 1 says that a file failed.
     """
-    if replay:
-        if data is not None or output is not None or inputs != InputOptions():
+    if replay or measure is not None:
+        if data is not None or output is not None or feature is not None or inputs != InputOptions():
             raise click.UsageError(
-                "--selftest replays what is in MODEL: leave out DATA, -o and what describes the input"
+                f"{'--selftest' if replay else '--measure'} needs nothing but MODEL: leave out DATA, -o and what "
+                "describes the input"
             )
-        return _selftest(model, threads, delegate, delegate_options, json_path)
+        if measure is None:
+            return _selftest(model, threads, delegate, delegate_options, json_path)
+        if replay:
+            raise click.UsageError("--measure replays the golden vectors too: leave out --selftest")
+        return _measure(model, measure, force, threads, delegate, delegate_options, json_path)
     if data is None or output is None:
         raise click.UsageError("DATA and -o FILE.npz are needed: what to embed, and where the vectors go")
     if output.suffix != ".npz":
@@ -123,6 +139,27 @@ def _selftest(
     runs_on = f"{runtime.name} {runtime.version}" + (f" with {delegate}" if delegate else "")
     emit_result(result, render_selftest(found, str(model), runs_on), json_path)
     return 0 if found.passed else EXIT_BAD_ANSWER
+
+
+def _measure(
+    model: Path,
+    output: Path,
+    force: bool,
+    threads: int | None,
+    delegate: str | None,
+    delegate_options: dict[str, str],
+    json_path: str | None,
+) -> int:
+    if output.suffix != ".json":
+        raise click.UsageError(f"--measure {output}: the figures are JSON, so the name of their file ends in .json")
+    check_writable([output], force=force)
+    models = find_models(model)
+    check_distinct(output, *models)
+    check_json_path(json_path, output, *models)
+    figures = measure_device(models, threads=threads, delegate=delegate, delegate_options=delegate_options)
+    write_file(output, json_bytes(figures.to_json()))
+    emit_result(figures.to_json(), render_figures(figures, output), json_path)
+    return 0 if figures.passed else EXIT_BAD_ANSWER
 
 
 def main() -> None:

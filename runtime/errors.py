@@ -23,6 +23,7 @@ The tree; each package adds its own leaves in its own ``errors`` module. Behind 
         EmptyDataError           nothing in it: pass another one, or other ids
         UnreadableDataError      missing, or not what it claims to be, such as an undecodable image: repair or remove it
         MonitorStateError        a monitor's state of another model or reference, or in use: name another state file
+        DeviceFiguresError       of another model, or by a newer embedlite: measure this export's files, or update
       OutputError                a result could not be written, nothing is left half written: choose another place
         OutputExistsError        a file was kept because nobody said --force: say it, or choose another name
       EncoderClosedError         used after close(): open the file again
@@ -90,6 +91,10 @@ class DelegateError(InterpreterFailedError):
     """The delegate cannot be loaded, refused the file, or took none of its operators."""
 
 
+class DelegateLoadError(DelegateError):
+    """The delegate cannot be loaded, whatever the file: its library is missing or no delegate, or has no device."""
+
+
 class InputError(EmbedliteError):
     """An input that does not fit the encoder."""
 
@@ -124,6 +129,10 @@ class UnreadableDataError(DataError):
 
 class MonitorStateError(DataError):
     """A drift monitor's state that is of another model, of a newer version, in use, or not to be merged."""
+
+
+class DeviceFiguresError(DataError):
+    """What a device measured is of another model, or was written by a newer version."""
 
 
 class OutputError(EmbedliteError):

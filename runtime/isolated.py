@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .child import ask
 from .interpreters import MICRO_RUNTIME, RUNTIMES
 from .probe import ProbeRequest
 
@@ -95,29 +93,11 @@ def probe(
             None if golden is None else str(golden),
             str(golden_result),
         )
-        try:
-            process = subprocess.run(
-                [sys.executable, "-m", "embedlite.runtime.probe"],
-                input=json.dumps(asdict(request)),
-                capture_output=True,
-                text=True,
-                timeout=PROBE_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return ProbeResult(runtime, version, error=f"no answer within {PROBE_SECONDS} s")
-        if process.returncode != 0 or not process.stdout:
-            return ProbeResult(runtime, version, error=_death(process))
-        answer = json.loads(process.stdout)
+        answer, failure = ask("probe", asdict(request), PROBE_SECONDS)
+        if failure:
+            return ProbeResult(runtime, version, error=failure)
         if "error" in answer:
             return ProbeResult(runtime, version, error=answer["error"])
         facts = {key: answer[key] for key in ("latency_us", "arena_bytes")}
         replayed = None if golden is None else np.load(golden_result)
         return ProbeResult(runtime, version, np.load(result), golden=replayed, **facts)
-
-
-def _death(process: subprocess.CompletedProcess[str]) -> str:
-    if process.returncode < 0:
-        return f"crashed with signal {-process.returncode}"
-    lines = process.stderr.strip().splitlines()
-    return f"ended with code {process.returncode}: {lines[-1] if lines else 'no message'}"

@@ -1,15 +1,11 @@
 """Running one file on one interpreter in a process of its own: ``python -m embedlite.runtime.probe``.
 
-A crash in C++ then is an answer about the file instead of the end of the caller. The request comes as JSON on
-stdin; the answer is one JSON line on stdout, the embeddings a ``.npy``. The answer's keys are ``version``,
+Request and answer are JSON (:mod:`.child`), the embeddings a ``.npy``. The answer's keys are ``version``,
 ``latency_us`` (null if it was not asked for) and ``arena_bytes`` (null but on TFLite Micro), or ``error`` alone.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .child import serve
 from .encoder import Encoder
 from .errors import EmbedliteError
 
@@ -58,16 +55,14 @@ class ProbeRequest:
 
 def main() -> None:
     """Serve one request."""
-    request = ProbeRequest(**json.load(sys.stdin))
-    # The answer's channel is kept for the answer: libraries print to stdout as well.
-    answer = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    serve(_answer)
+
+
+def _answer(**request: Any) -> dict[str, Any]:
     try:
-        result = _run(request)
+        return _run(ProbeRequest(**request))
     except EmbedliteError as error:
-        result = {"error": str(error)}
-    json.dump(result, answer)
-    answer.close()
+        return {"error": str(error)}
 
 
 def _run(request: ProbeRequest) -> dict[str, Any]:

@@ -1,25 +1,23 @@
 """Latencies of several files on one interpreter, measured in turns: ``python -m embedlite.runtime.timing``.
 
 Files that are to be compared are timed in one process, a short burst of each in every round, so that whatever slows the
-machine down for a while slows all of them. The process is one of its own because an interpreter may crash. The request
-comes as JSON on stdin, the answer is one JSON line on stdout.
+machine down for a while slows all of them. The process is one of its own because an interpreter may crash
+(:mod:`.child`).
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from .child import ask, serve
 from .encoder import Encoder
 from .errors import EmbedliteError, InterpreterFailedError
 
@@ -48,7 +46,14 @@ class Timing:
 
 
 def time_files(
-    models: Sequence[Path], runtime: str, *, threads: int, rounds: int = 15, seconds: float = 0.4
+    models: Sequence[Path],
+    runtime: str,
+    *,
+    threads: int,
+    delegate: str | None = None,
+    delegate_options: Mapping[str, str] | None = None,
+    rounds: int = 15,
+    seconds: float = 0.4,
 ) -> list[Timing]:
     """Time files in turns, on noise, in a process of its own.
 
@@ -56,6 +61,8 @@ def time_files(
         models: ``.tflite`` files with a contract.
         runtime: ``ai-edge-litert``, ``tflite-runtime`` or ``tflite-micro``.
         threads: processors that one inference may use.
+        delegate: path of a delegate's shared library; each file is opened with one of its own.
+        delegate_options: for the delegate.
         rounds: how many times each file has its turn.
         seconds: for each file, all rounds together; a slow file takes longer, because every round runs it three times.
 
@@ -65,49 +72,51 @@ def time_files(
     Raises:
         InterpreterFailedError: the interpreter crashed, or did not answer.
     """
-    request = {"models": [str(path) for path in models], "runtime": runtime, "threads": threads, "rounds": rounds}
-    try:
-        process = subprocess.run(
-            [sys.executable, "-m", "embedlite.runtime.timing"],
-            input=json.dumps({**request, "seconds": seconds}),
-            capture_output=True,
-            text=True,
-            timeout=_PROCESS_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
+    request = {
+        "models": [str(path) for path in models],
+        "runtime": runtime,
+        "threads": threads,
+        "delegate": delegate,
+        "delegate_options": dict(delegate_options or {}),
+        "rounds": rounds,
+        "seconds": seconds,
+    }
+    answer, failure = ask("timing", request, _PROCESS_SECONDS)
+    if failure:
         raise InterpreterFailedError(
-            f"{runtime} did not finish timing {len(models)} files within {_PROCESS_SECONDS:.0f} s. Time fewer files."
-        ) from error
-    if process.returncode != 0 or not process.stdout:
-        version = importlib.metadata.version(runtime)
-        raise InterpreterFailedError(
-            f"{runtime} {version} crashed (code {process.returncode}) while files were timed. Run embed-tflite "
-            "--selftest on each of them to see which one it was."
+            f"{runtime} {importlib.metadata.version(runtime)} {failure}, timing "
+            + (
+                f"{models[0].name}. Update the interpreter, or export the model in another mode."
+                if len(models) == 1
+                else f"{len(models)} files. Time them one by one to see which of them it was."
+            )
         )
-    return [Timing(**item) for item in json.loads(process.stdout)]
+    return [Timing(**item) for item in answer]
 
 
 def main() -> None:
     """Serve one request."""
-    request = json.load(sys.stdin)
-    # The answer's channel is kept for the answer: libraries print to stdout as well.
-    answer = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    json.dump([asdict(timing) for timing in _time(**request)], answer)
-    answer.close()
+    serve(_answer)
 
 
-def _time(models: Sequence[str], runtime: str, threads: int, rounds: int, seconds: float) -> list[Timing]:
+def _answer(
+    models: Sequence[str],
+    runtime: str,
+    threads: int,
+    delegate: str | None,
+    delegate_options: Mapping[str, str],
+    rounds: int,
+    seconds: float,
+) -> list[dict[str, Any]]:
     encoders: dict[int, Encoder] = {}
     timings = [Timing(None)] * len(models)
     for place, path in enumerate(models):
         try:
-            encoders[place] = Encoder(path, threads, runtime=runtime)
-            encoders[place].embed_one(_frame(encoders[place]))
+            encoder = Encoder(path, threads, delegate, delegate_options=delegate_options, runtime=runtime)
+            encoder.embed_one(noise_frame(encoder))
+            encoders[place] = encoder
         except EmbedliteError as error:
             timings[place] = Timing(None, error=str(error))
-            encoders.pop(place, None)
     medians: dict[int, list[float]] = {place: [] for place in encoders}
     for _ in range(rounds):
         for place, encoder in encoders.items():
@@ -116,16 +125,17 @@ def _time(models: Sequence[str], runtime: str, threads: int, rounds: int, second
         low, middle, high = (float(value) for value in np.quantile(medians[place], (0.25, 0.5, 0.75)))
         timings[place] = Timing(middle, low, high, encoder.arena_bytes)
         encoder.close()
-    return timings
+    return [asdict(timing) for timing in timings]
 
 
-def _frame(encoder: Encoder) -> np.ndarray[Any, Any]:
+def noise_frame(encoder: Encoder) -> NDArray[np.uint8]:
+    """An image of noise as pixels, (H, W, C); always the same."""
     return np.random.default_rng(0).integers(0, 256, encoder.contract.input.shape).astype(np.uint8)
 
 
 def _burst(encoder: Encoder, seconds: float) -> float:
     """Median microseconds of some inferences without a pause; the first one warms the caches and does not count."""
-    frame = _frame(encoder)
+    frame = noise_frame(encoder)
     encoder.embed_one(frame)
     durations: list[float] = []
     end = time.perf_counter() + seconds

@@ -81,13 +81,14 @@ class FileFigures:
             _check(isinstance(value[name], str) and value[name], name, value[name], "no text")
         _check(re.fullmatch("[0-9a-f]{64}", figures.model_sha256), "model_sha256", figures.model_sha256, "no SHA-256")
         _check(figures.error is None or isinstance(figures.error, str), "error", figures.error, "no text")
-        latencies = [value[name] for name in ("low_us", "latency_us", "high_us")]
+        named = {name: value[name] for name in ("low_us", "latency_us", "high_us")}
+        latencies = list(named.values())
         if figures.error is not None:
             _check(latencies == [None] * 3, "latency_us", latencies, "given for a file that could not be run")
         else:
-            for latency in latencies:
+            for name, latency in named.items():
                 sound = type(latency) in (int, float) and math.isfinite(latency) and latency > 0
-                _check(sound, "latency_us", latency, "no number of microseconds")
+                _check(sound, name, latency, "no number of microseconds")
             _check(latencies == sorted(latencies), "latency_us", latencies, "not within its quartiles")
         arena, verdict = figures.arena_bytes, figures.selftest
         _check(arena is None or (type(arena) is int and arena > 0), "arena_bytes", arena, "no number of bytes")

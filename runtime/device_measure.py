@@ -88,7 +88,7 @@ def measure_device(
         replayed = replay(path, **vars(options))
         found[place] = replace(found[place], selftest=replayed.selftest, error=replayed.error or None)
     sound = [place for place, figures in enumerate(found) if figures.error is None]
-    with stage(f"timing {len(sound)} file(s)"):
+    with stage(f"timing {_counted(len(sound), 'file')}"):
         for place, timing in zip(sound, _time([models[place] for place in sound], options), strict=True):
             found[place] = replace(found[place], **{**vars(timing), "error": timing.error or None})
     return DeviceFigures(
@@ -133,9 +133,9 @@ def render_figures(figures: DeviceFigures, path: Path) -> str:
         figures: what was found.
         path: the file that they were written to.
     """
-    processors = f"{figures.threads} thread{'s' if figures.threads > 1 else ''}"
+    files, threads = _counted(len(figures.files), "file"), _counted(figures.threads, "thread")
     place = figures.device["cpu"] or figures.device["machine"]
-    lines = [f"{path}: {len(figures.files)} file(s) on {figures.runtime}, {processors}, {place}", ""]
+    lines = [f"{path}: {files} on {figures.runtime}, {threads}, {place}", ""]
     rows = [("file", "mode", "µs", "quartiles", "self-test"), *map(_row, figures.files)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, mode, latency, quartiles, verdict in rows:
@@ -143,6 +143,10 @@ def render_figures(figures: DeviceFigures, path: Path) -> str:
         lines.append(f"{line}   {verdict}")
     problems = [text for file in figures.files for text in _problems(file)]
     return "\n".join([*lines, *([""] if problems else []), *problems])
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _row(file: FileFigures) -> tuple[str, str, str, str, str]:

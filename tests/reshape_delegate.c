@@ -2,7 +2,9 @@
  *
  * The structures are the beginnings of those of TensorFlow Lite's stable C API (lite/core/c/common.h); later fields are
  * left out, or kept as zeros where a structure is handed over. Options: "take" = none, reshape or refuse; "report" = a
- * file to which all options are written; "fail" = a reason not to create the delegate at all.
+ * file to which all options are written; "fail" = a reason not to create the delegate at all; "crash" = the process ends
+ * when a model of so many operators is opened, or with "after" = N when it is run for the Nth time; "second" = refuse or
+ * crash: a process may have one delegate at a time.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -77,7 +79,10 @@ struct Context {
   int (*replace_nodes)(Context *, Registration, const IntArray *, Delegate *);
 };
 
+static int created, crash_operators = -1, crash_after, doomed;
+
 static int invoke(Context *context, Node *node) {
+  if (doomed && --crash_after <= 0) abort();
   const Tensor *target = &context->tensors[node->outputs->data[0]];
   /* The other input is the new shape, and either may come first. */
   for (int i = 0; i < node->inputs->size; i++) {
@@ -105,6 +110,8 @@ static int prepare(Context *context, Delegate *delegate) {
   if (strcmp(take, "reshape") != 0) return OK;
   IntArray *plan, *taken;
   if (context->get_execution_plan(context, &plan) != OK) return ERROR;
+  if (plan->size == crash_operators) doomed = 1;
+  if (doomed && crash_after == 0) abort();
   taken = calloc(1, sizeof(IntArray) + sizeof(int) * plan->size);
   for (int i = 0; i < plan->size; i++) {
     Node *node;
@@ -127,10 +134,18 @@ Delegate *tflite_plugin_create_delegate(char **keys, char **values, size_t count
       return NULL;
     }
     if (strcmp(keys[i], "take") == 0) take = values[i];
+    if (strcmp(keys[i], "crash") == 0) crash_operators = atoi(values[i]);
+    if (strcmp(keys[i], "after") == 0) crash_after = atoi(values[i]);
+    if (strcmp(keys[i], "second") == 0 && created > 0) {
+      if (strcmp(values[i], "crash") == 0) abort();
+      report("the device is in use");
+      return NULL;
+    }
     if (strcmp(keys[i], "report") == 0) file = fopen(values[i], "w");
   }
   for (size_t i = 0; file && i < count; i++) fprintf(file, "%s=%s\n", keys[i], values[i]);
   if (file) fclose(file);
+  created++;
   Delegate *delegate = calloc(1, sizeof(Delegate));
   delegate->data = strdup(take);
   delegate->prepare = prepare;
@@ -141,6 +156,7 @@ Delegate *tflite_plugin_create_delegate(char **keys, char **values, size_t count
 void tflite_plugin_destroy_delegate(Delegate *delegate) {
   /* The interpreters also destroy what was not created. */
   if (delegate == NULL) return;
+  created--;
   free(delegate->data);
   free(delegate);
 }

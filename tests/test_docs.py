@@ -60,7 +60,7 @@ def test_the_python_of_calibration_runs(digits: Digits, run: Run, tmp_path: Path
 
 def test_the_python_of_device_runs(digits: Digits, run: Run, tmp_path: Path) -> None:
     shutil.copy(digits.int8, tmp_path)
-    (block,) = blocks((ROOT / "docs" / "device.md").read_text(), "python")
+    block, reader = blocks((ROOT / "docs" / "device.md").read_text(), "python")
     given = (
         "import numpy as np\nimages = np.arange(2048, dtype=np.uint8).reshape(2, 32, 32, 1)\ncamera = iter(images)\n"
     )
@@ -74,6 +74,9 @@ def test_the_python_of_device_runs(digits: Digits, run: Run, tmp_path: Path) -> 
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "(2, 128) [ True  True]\n"
+    assert run("embed-tflite", "model.int8.tflite", "--measure", "device.json", cwd=tmp_path).returncode == 0
+    done = run("python", "-W", "error", "-c", reader + "print(figures.path, figures.passed)\n", cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("model.int8.tflite True\n", "")
 
 
 def test_the_python_of_drift_sources_runs(digits: Digits, run: Run, tmp_path: Path) -> None:

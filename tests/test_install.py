@@ -144,6 +144,7 @@ def test_the_readme_s_device_section_runs_on_what_a_page_installs(
         ["embed-tflite", "model.float32.tflite", "held-out", "-o", "home.npz"],
         ["drift-report", "vectors.npz", "--reference", "home.npz"],
         ["drift-report", "model.int8.tflite", "--reference", "home.npz", "--data", "held-out"],
+        ["embed-tflite", ".", "--measure", "device.json"],
     ]
     assert commands[0][0] == "embed-tflite"
     for command, *arguments in commands:

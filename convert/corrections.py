@@ -99,16 +99,20 @@ class Corrector:
             mode: one of :data:`OF_MODE`.
         """
         names = tuple(name for name in self._names if name in OF_MODE[mode])
-        if not names or self._paired(quantized) is None:
+        graph = self._paired(quantized) if names else None
+        if graph is None:
             return quantized
         self._errors = self._trial.errors_of(quantized)
-        together = self._tried(quantized, mode, names)
-        if together is not None:
+        # Tried one by one, the first would be applied to the same graph again.
+        first = _corrected(graph, names[:1])
+        together = _corrected(graph, names[1:])
+        if self._gains(together, mode, names):
             return together
         kept = []
         for name in names if len(names) > 1 else ():
-            alone = self._tried(quantized, mode, (name,))
-            if alone is not None:
+            graph = None if name == names[0] else self._paired(quantized)
+            alone = first if graph is None else _corrected(graph, (name,))
+            if self._gains(alone, mode, (name,)):
                 kept.append(name)
                 quantized = alone
         if not kept:
@@ -118,23 +122,18 @@ class Corrector:
             )
         return quantized
 
-    def _tried(self, quantized: bytes, mode: str, names: Sequence[str]) -> bytes | None:
-        """The graph with these corrections; None if held-out images do not clearly gain."""
-        graph = self._paired(quantized)
-        assert graph is not None
-        for name in names:
-            _APPLY[name](graph)
-        corrected = graph.to_bytes()
+    def _gains(self, corrected: bytes, mode: str, names: Sequence[str]) -> bool:
+        """Whether held-out images clearly gain by these corrections; if so, that is a decision."""
         before, after = self._errors, self._trial.errors_of(corrected)
         if not better(after, before, _STANDARD_ERRORS):
-            return None
+            return False
         self._errors = after
         gained = f"{self._trial.sqnr(before):.1f} -> {self._trial.sqnr(after):.1f} dB"
         self.decisions.append(
             f"{mode} was corrected ({', '.join(names)}): {gained} on {len(self._trial)} calibration images held out "
             "for that. --correct none leaves it as it is."
         )
-        return corrected
+        return True
 
     def _paired(self, quantized: bytes) -> PairedGraph | None:
         """The graph beside the float one; None where there is no layer to correct."""
@@ -151,6 +150,13 @@ class Corrector:
             count = min(len(self._source), _MOST_IMAGES, max(1, _MOST_BYTES // size))
             self._images = [self._source.ready(index) for index in range(count)]
         return self._images
+
+
+def _corrected(graph: PairedGraph, names: Sequence[str]) -> bytes:
+    """The graph, which is changed, with these corrections."""
+    for name in names:
+        _APPLY[name](graph)
+    return graph.to_bytes()
 
 
 _APPLY: dict[str, Callable[[PairedGraph], None]] = {

@@ -1,8 +1,8 @@
 """A quantized graph beside the float graph that it was made from, with constants that can be replaced.
 
 Corrections change the stored values of biases and weights, layer after layer: what a layer is given depends on what
-was done to those before it. So the graph is run from its input up to a layer, again for each layer, and the constants
-are overwritten where they lie in the file.
+was done to those before it. So both graphs are run layer by layer (:mod:`.walk`), and the constants are overwritten
+where they lie in the file.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from ..runtime.flatbuffer import ModelInfo, read_flatbuffer
-from ..runtime.interpreters import find_runtime
+from ..runtime.flatbuffer import read_flatbuffer
 from ..runtime.layer_match import match_graphs
 from ..runtime.preprocess import dequantize
-from ..runtime.subgraph import cut, runner
 from .graph import Graph
 from .run import map_images
+from .walk import Walk
 
 KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 """Operators with weights that corrections know."""
 
 _T = TypeVar("_T")
 Values = NDArray[Any]
-Run = Callable[[NDArray[np.float32]], Values]
+Run = Callable[[int], Values]
+"""From an image's number to a tensor."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class PairedGraph:
         Raises:
             RequestError: the graphs do not belong together.
         """
-        self._images, self._threads, self._runtime = images, threads, find_runtime()
+        self._count, self._threads = len(images), threads
         graph, self._float_graph = Graph(quantized), Graph(original)
         match = match_graphs(read_flatbuffer(quantized), read_flatbuffer(original))
         found = (_layer(graph, self._float_graph, place, other) for place, other in match.operators.items())
@@ -83,6 +83,7 @@ class PairedGraph:
         # What the copies replaced is dropped when the file is packed.
         self._data, self._original = bytearray(graph.to_bytes()), original
         self._info, self._float_info = read_flatbuffer(bytes(self._data)), read_flatbuffer(original)
+        self._walk, self._float_walk = (Walk(info, images, threads) for info in (self._info, self._float_info))
 
     def to_bytes(self) -> bytes:
         """The quantized graph as it is now."""
@@ -120,6 +121,7 @@ class PairedGraph:
         limit = 127 if dtype == np.int8 else float(np.iinfo(dtype).max // 2)
         stored = np.clip(np.rint(values), -limit, limit).astype(dtype)
         self._bytes(index)[:] = np.frombuffer(stored.tobytes(), np.uint8)
+        self._walk.changed(index)
 
     def rescale(self, layer: LinearLayer, scales: NDArray[np.float32]) -> None:
         """Give a layer's weights other step sizes, one for each output channel, and its bias those that follow."""
@@ -128,6 +130,7 @@ class PairedGraph:
         subgraph = schema.Model.GetRootAs(self._data, 0).Subgraphs(0)
         for index, values in ((weights, scales), (bias, scales * step)):
             subgraph.Tensors(index).Quantization().ScaleAsNumpy()[:] = values
+            self._walk.changed(index)
         self._info = read_flatbuffer(bytes(self._data))
 
     def inputs(self, layer: LinearLayer, take: Callable[[Values], _T]) -> list[_T]:
@@ -154,30 +157,24 @@ class PairedGraph:
         )
 
     def _each(self, makers: Sequence[Callable[[], Run]], take: Callable[..., _T]) -> list[_T]:
-        def make() -> Callable[[NDArray[np.float32]], _T]:
+        def make() -> Callable[[int], _T]:
             runs = [maker() for maker in makers]
-            return lambda image: take(*(run(image) for run in runs))
+            return lambda number: take(*(run(number) for run in runs))
 
-        return map_images(make, self._images, self._threads)
+        return map_images(make, range(self._count), self._threads)
 
-    def _quantized(self, place: int, output: int) -> Callable[[], Run]:
-        """Makes the quantized graph up to an operator: from an image to one tensor in real numbers."""
-        tensor, part = self._info.tensors[output], _prefix(bytes(self._data), self._info, place, output)
+    def _quantized(self, place: int, index: int) -> Callable[[], Run]:
+        """Makes what gives one tensor of the quantized graph, in real numbers."""
+        tensor, maker = self._info.tensors[index], self._walk.reach(bytes(self._data), place, index)
 
         def make() -> Run:
-            run = runner(self._runtime, part, self._info.wiring.inputs, [output], 1)
-            return lambda image: dequantize(run([image[None]])[0], tensor.scale[0], tensor.zero_point[0])
+            run = maker()
+            return lambda number: dequantize(run(number), tensor.scale[0], tensor.zero_point[0])
 
         return make
 
-    def _float(self, place: int, output: int) -> Callable[[], Run]:
-        part = _prefix(self._original, self._float_info, place, output)
-
-        def make() -> Run:
-            run = runner(self._runtime, part, self._float_info.wiring.inputs, [output], 1)
-            return lambda image: run([image[None]])[0]
-
-        return make
+    def _float(self, place: int, index: int) -> Callable[[], Run]:
+        return self._float_walk.reach(self._original, place, index)
 
     def _bytes(self, index: int) -> NDArray[np.uint8]:
         """A constant's bytes where they lie in the file."""
@@ -235,7 +232,3 @@ def _own(graph: Graph, operator: Any, role: int) -> int:
         graph.tensor(copy).quantization = quantization
     operator.inputs = [*(int(i) for i in operator.inputs[:role]), copy, *(int(i) for i in operator.inputs[role + 1 :])]
     return copy
-
-
-def _prefix(flatbuffer: bytes, info: ModelInfo, place: int, output: int) -> bytes:
-    return cut(flatbuffer, range(place + 1), info.wiring.inputs, [output])

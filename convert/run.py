@@ -14,6 +14,7 @@ from .graph import Graph
 
 Values = NDArray[np.float32]
 _T = TypeVar("_T")
+_Image = TypeVar("_Image")
 
 
 def embedding_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -39,7 +40,7 @@ def float_rows(flatbuffer: bytes, images: Sequence[Values], threads: int | None 
     return np.stack(map_images(make, images, threads))
 
 
-def map_images(make: Callable[[], Callable[[Values], _T]], images: Sequence[Values], threads: int | None) -> list[_T]:
+def map_images(make: Callable[[], Callable[[_Image], _T]], images: Sequence[_Image], threads: int | None) -> list[_T]:
     """What a function answers for each image, in their order.
 
     Images are spread over the threads, an interpreter each: threads within the inference of a small encoder mostly wait
@@ -47,7 +48,7 @@ def map_images(make: Callable[[], Callable[[Values], _T]], images: Sequence[Valu
 
     Args:
         make: makes the function, once for each thread.
-        images: what it is called with.
+        images: what it is called with, images or their numbers.
         threads: default all processors.
     """
     workers = min(threads or available_threads(), len(images))

@@ -193,6 +193,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(digits: Digits, tmp_pat
         return [
             *(sys.executable, program, digits.float32, "-o", tmp_path / name, "-q", "int8"),
             *("--calibration-data", data, "--calibrate-method", "mse", "--calibration-cache", tmp_path / f"{name}.npz"),
+            *("--correct", "none"),
         ]
 
     process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -224,6 +225,7 @@ def test_the_export_uses_its_cache_for_every_method(
             calibration_data=digits.calibration,
             calibrate_method=method,
             calibration_cache=cache,
+            correct=["none"],
             measure=False,
         )
         return result.files[0].path.read_bytes()

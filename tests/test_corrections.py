@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from keras import layers
 
 from embedlite.calibration import collect_ranges
-from embedlite.convert import corrections, export
+from embedlite.convert import corrections, export, walk
 from embedlite.convert.bias_correction import channel_errors, correct_biases
 from embedlite.convert.corrections import CORRECTIONS, Corrector
 from embedlite.convert.graph import Graph
@@ -31,7 +31,10 @@ from embedlite.convert.trial import Trial
 from embedlite.runtime import Encoder, InputContract
 from embedlite.runtime.drift import measure_drift
 from embedlite.runtime.errors import RequestError
+from embedlite.runtime.flatbuffer import ModelInfo, read_flatbuffer
+from embedlite.runtime.interpreters import find_runtime
 from embedlite.runtime.sources import open_source
+from embedlite.runtime.subgraph import cut, runner
 
 from conftest import Digits, Run, error_line
 
@@ -179,6 +182,64 @@ def test_weights_that_two_layers_share_stay_shared() -> None:
     kinds = [Graph(int8).operator_name(operator) for operator in Graph(int8).operators]
     assert kinds.count("CONV_2D") == 3
     assert len(both.layers) == 1
+
+
+def activations() -> tuple[bytes, ModelInfo, list[tuple[int, int]]]:
+    """An int8 graph with a residual, and each operator with a tensor that it reads or writes, in order."""
+    image = keras.Input((12, 12, 3))
+    x = layers.Conv2D(4, 3, padding="same", activation="relu")(image)
+    y = layers.DepthwiseConv2D(3, padding="same")(layers.Conv2D(4, 1, activation="relu")(x))
+    x = layers.Flatten()(layers.Conv2D(6, 3, strides=2)(layers.Add()([x, y])))
+    graph = prepare(lower(from_keras(keras.Model(image, x, name="residual"), "r", LoadOptions())).flatbuffer)
+    source = open_source(pictures(), InputContract((12, 12, 3)))
+    int8 = quantize(graph.flatbuffer, "int8", collect_ranges(graph.flatbuffer, source), graph.keep_float)
+    info = read_flatbuffer(int8)
+    wiring = enumerate(info.wiring.operators)
+    pairs = [(place, index) for place, ends in wiring for index in (ends[0][0], ends[1][0])]
+    return int8, info, pairs
+
+
+def pictures() -> np.ndarray:
+    return np.random.default_rng(2).integers(0, 256, (9, 12, 12, 3), np.uint8)
+
+
+@pytest.mark.parametrize("kept", [walk.MOST_KEPT, 9 * 12 * 12 * 3 * 4, 0])
+@pytest.mark.parametrize("order", ["onwards", "back", "any"])
+def test_a_walk_answers_what_a_run_from_the_image_does(kept: int, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit, whatever is kept on the way and wherever it goes next."""
+    monkeypatch.setattr(walk, "MOST_KEPT", kept)
+    int8, info, pairs = activations()
+    chosen = {"onwards": pairs, "back": pairs[::-1], "any": list(np.random.default_rng(3).permutation(pairs))}[order]
+    images = [np.float32(picture) / 255 for picture in pictures()]
+    going = walk.Walk(info, images, 2)
+    for place, index in chosen:
+        part = cut(int8, range(place + 1), info.wiring.inputs, [int(index)])
+        whole = runner(find_runtime(), part, info.wiring.inputs, [int(index)], 1)
+        read = going.reach(int8, int(place), int(index))()
+        for number, image in enumerate(images):
+            np.testing.assert_array_equal(read(number), whole([image[None]])[0])
+
+
+def test_a_walk_forgets_what_an_older_constant_led_to() -> None:
+    """Of a layer before the one where it stands; the layer itself has not been run."""
+    graph = paired()
+    first, last = graph.layers[0], graph.layers[-1]
+    before = np.stack(graph.inputs(last, np.array))
+    bias = graph.constant(first.tensors[2])
+    graph.replace(first.tensors[2], bias + 3000)
+    after = np.stack(graph.inputs(last, np.array))
+    assert not np.array_equal(after, before)
+    np.testing.assert_array_equal(after, np.stack(paired(graph.to_bytes()).inputs(last, np.array)))
+
+
+def test_the_number_of_threads_changes_nothing() -> None:
+    corrected = set()
+    for threads in (1, 2, 3):
+        corrector = Corrector(
+            made().graph.flatbuffer, made().source.subset(range(50)), made().trial, CORRECTIONS, threads
+        )
+        corrected.add(corrector.correct(made().int8, "int8"))
+    assert len(corrected) == 1
 
 
 SEEDS = st.integers(0, 2**32 - 1)

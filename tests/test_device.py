@@ -165,7 +165,7 @@ def test_a_file_shows_the_same_there(device: Device, digits: Digits, run: Run) -
 def test_the_commands_of_the_page_run_on_its_device(
     page: str, machine: str, runtime: str, digits: Digits, run: Run, wheel: Path, tmp_path: Path
 ) -> None:
-    """Those under "On the device"; test_docs.py runs the others, and these once more, on this machine."""
+    """Those under "On the device"; the tests of the documents run the others, and these once more, on this machine."""
     device = make_device(machine, runtime, wheel, tmp_path)
     (tmp_path / "held-out").mkdir()
     for path in image_files(digits):

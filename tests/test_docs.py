@@ -6,33 +6,19 @@ import shutil
 from pathlib import Path
 
 import pytest
+from documents import WITH_COMMANDS, WRITTEN, exports, run_console_blocks, run_monitored
 
 from embedlite.runtime.artifact import read_artifact
 
-from conftest import ROOT, Digits, Run, blocks, console_commands
+from conftest import ROOT, Digits, Run, blocks
 
-WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-DOCUMENTS = [path for path in WRITTEN if "```console" in path.read_text()]
+DOCUMENTS = [path for path in WITH_COMMANDS if not exports(path)]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_console_blocks_run(document: Path, digits: Digits, run: Run, tmp_path: Path) -> None:
-    """In a folder with what the documents speak of: a model, its files, photos to calibrate and others to test."""
-    shutil.copytree(digits.calibration, tmp_path / "photos")
-    shutil.copytree(digits.test_images, tmp_path / "held-out")
-    shutil.copy(digits.model, tmp_path)
-    if document.name != "README.md":
-        for path in digits.folder.glob("*.tflite"):
-            shutil.copy(path, tmp_path)
-    if document.name == "monitor.md":
-        # The states that it joins are what its own program leaves on two devices.
-        for device in ("attic", "door"):
-            run_monitored(digits, run, tmp_path, device)
-    commands = console_commands(document.read_text())
-    assert commands
-    for command, *arguments in commands:
-        done = run(command, *arguments, cwd=tmp_path)
-        assert done.returncode == 0, f"{command} {arguments}\n{done.stdout}{done.stderr}"
+    """Of documents that only use files; tests/test_docs_export.py has those that make them."""
+    run_console_blocks(document, digits, run, tmp_path)
 
 
 def test_python_blocks_of_the_readme_run(digits: Digits, run: Run, tmp_path: Path) -> None:
@@ -102,19 +88,6 @@ def test_the_python_of_npu_gives_a_compiled_file_its_contract(digits: Digits, ru
     assert read_artifact(compiled).contract is not None
     done = run("embed-tflite", compiled, digits.test_images, "-o", tmp_path / "vectors.npz")
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def run_monitored(digits: Digits, run: Run, folder: Path, device: str) -> None:
-    """The first program of monitor.md on one device, in a folder with the models; its camera shows the test images."""
-    program = blocks((ROOT / "docs" / "monitor.md").read_text(), "python")[0]
-    camera = (
-        "from pathlib import Path\nimport numpy as np\nfrom PIL import Image\n"
-        f"files = sorted(Path({str(digits.test_images)!r}).glob('*.png'))\n"
-        "camera = [np.asarray(Image.open(path))[..., None] for path in files] * 10\n"
-        "def keep(vector):\n    assert vector.shape == (128,)\n"
-    )
-    done = run("python", "-c", camera + program.replace("door", device), cwd=folder)
-    assert (done.returncode, done.stderr.count("Warning")) == (0, 0), done.stderr
 
 
 def test_the_python_of_monitor_runs(digits: Digits, run: Run, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def test_the_export_says_what_coverage_gained(digits: Digits, tmp_path: Path) ->
         num_samples=40,
         select="coverage",
         calibrate_method="minmax",
+        correct=["none"],
         measure=False,
     )
     text = next(decision for decision in result.decisions if "cover the embedding space" in decision)
@@ -90,6 +91,7 @@ def test_the_choice_does_not_depend_on_the_order_of_the_images(digits: Digits, t
             num_samples=20,
             select="coverage",
             calibrate_method="minmax",
+            correct=["none"],
             measure=False,
         )
         for name, data in (("one", images), ("two", images[rng.permutation(60)]))

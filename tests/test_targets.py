@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_file_that_a_required_target_does_not_run_is_rejected(folder: Path, tmp_path: Path, run: Run) -> None:
     """tflite-runtime's XNNPACK answers zeros for a 3x3 convolution of stride 4 in float, and is right in int8."""
     arguments = ("wide.keras", "-o", tmp_path, "-q", "float32", "-q", "int8", "--calibration-data", "images.npy")
-    done = run("export-tflite", *arguments, "--target", "tflite-runtime", cwd=folder)
+    done = run("export-tflite", *arguments, "--correct", "none", "--target", "tflite-runtime", cwd=folder)
     assert done.returncode == 1, done.stderr
     assert "FAILED: tflite-runtime does not run the float32 file" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -88,7 +88,8 @@ def test_tflite_runtime_as_a_target_gets_the_dense_weights_it_can_read(folder: P
 
 
 def test_ethos_u_gets_integers_throughout_and_the_compiled_file(folder: Path, tmp_path: Path) -> None:
-    result = export(folder / "small.keras", tmp_path, quantize=["int8"], calibration_data=IMAGES, targets=["ethos-u"])
+    options = {"quantize": ["int8"], "calibration_data": IMAGES, "correct": ["none"], "targets": ["ethos-u"]}
+    result = export(folder / "small.keras", tmp_path, **options)
     (file,) = result.files
     assert (file.contract["input"]["dtype"], file.contract["output_dtype"]) == ("int8", "int8")
     assert file.contract["normalization"]["placement"] == "runtime"
@@ -103,11 +104,9 @@ def test_ethos_u_gets_integers_throughout_and_the_compiled_file(folder: Path, tm
     kept = export(
         folder / "small.keras",
         tmp_path / "float",
-        quantize=["int8"],
-        calibration_data=IMAGES,
-        targets=["ethos-u"],
         input_type="float32",
         output_type="float32",
+        **options,
     )
     assert kept.files[0].contract["input"]["dtype"] == "float32"
     assert {v.runtime: v for v in kept.files[0].verified}["ethos-u-vela"].cpu_operators
@@ -115,7 +114,7 @@ def test_ethos_u_gets_integers_throughout_and_the_compiled_file(folder: Path, tm
 
 def test_micro_reports_its_arena_and_c_source_compiles(folder: Path, tmp_path: Path, run: Run) -> None:
     arguments = ("small.keras", "-o", tmp_path, "-q", "int8", "--calibration-data", "images.npy", "--c-array")
-    integers = ("--input-type", "int8", "--output-type", "int8", "--target", "micro")
+    integers = ("--input-type", "int8", "--output-type", "int8", "--target", "micro", "--correct", "none")
     done = run("export-tflite", *arguments, *integers, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "TFLite Micro needs an arena of" in done.stdout

@@ -1,0 +1,46 @@
+"""The documentation's commands, for the files of tests that run them; pytest's workers take whole files."""
+
+import shutil
+from pathlib import Path
+
+from conftest import ROOT, Digits, Run, blocks, console_commands
+
+WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+WITH_COMMANDS = [path for path in WRITTEN if "```console" in path.read_text()]
+
+
+def exports(document: Path) -> bool:
+    """Whether a document's commands make files, which takes longest."""
+    return any(command == "export-tflite" for command, *_ in console_commands(document.read_text()))
+
+
+def run_console_blocks(document: Path, digits: Digits, run: Run, tmp_path: Path) -> None:
+    """In a folder with what the documents speak of: a model, its files, photos to calibrate and others to test."""
+    shutil.copytree(digits.calibration, tmp_path / "photos")
+    shutil.copytree(digits.test_images, tmp_path / "held-out")
+    shutil.copy(digits.model, tmp_path)
+    if document.name != "README.md":
+        for path in digits.folder.glob("*.tflite"):
+            shutil.copy(path, tmp_path)
+    if document.name == "monitor.md":
+        # The states that it joins are what its own program leaves on two devices.
+        for device in ("attic", "door"):
+            run_monitored(digits, run, tmp_path, device)
+    commands = console_commands(document.read_text())
+    assert commands
+    for command, *arguments in commands:
+        done = run(command, *arguments, cwd=tmp_path)
+        assert done.returncode == 0, f"{command} {arguments}\n{done.stdout}{done.stderr}"
+
+
+def run_monitored(digits: Digits, run: Run, folder: Path, device: str) -> None:
+    """The first program of monitor.md on one device, in a folder with the models; its camera shows the test images."""
+    program = blocks((ROOT / "docs" / "monitor.md").read_text(), "python")[0]
+    camera = (
+        "from pathlib import Path\nimport numpy as np\nfrom PIL import Image\n"
+        f"files = sorted(Path({str(digits.test_images)!r}).glob('*.png'))\n"
+        "camera = [np.asarray(Image.open(path))[..., None] for path in files] * 10\n"
+        "def keep(vector):\n    assert vector.shape == (128,)\n"
+    )
+    done = run("python", "-c", camera + program.replace("door", device), cwd=folder)
+    assert (done.returncode, done.stderr.count("Warning")) == (0, 0), done.stderr

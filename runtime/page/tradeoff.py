@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from ..export_summary import ExportSummary, FileSummary
 from .plot import HEIGHT, Plot
@@ -38,9 +39,11 @@ def draw_tradeoff(export: ExportSummary, candidate: str) -> tuple[str, str] | No
     for latency, sqnr in export.tried:
         shown = "no noise" if sqnr is None else f"{sqnr:.1f} dB"
         plot.dot(latency, y_scale.high if sqnr is None else sqnr, "tried", f"tried: {latency:.0f} µs, {shown}", 1.5)
-    if export.judged:
-        plot.path(_frontier([file for _, file in files], x_scale.high, y_scale.high), "frontier")
     labels = _Labels(plot)
+    if export.judged:
+        frontier = _frontier([file for _, file in files], x_scale.high, y_scale.high)
+        plot.path(frontier, "frontier")
+        labels.keep_clear(*frontier)
     places = [(file.latency_us or 0.0, _height(file, y_scale.high)) for _, file in files]
     for (number, file), (x, y) in zip(files, places, strict=True):
         kind = "candidate" if file.sha256 == candidate else "dominated" if file.dominated else "reference"
@@ -53,7 +56,7 @@ def draw_tradeoff(export: ExportSummary, candidate: str) -> tuple[str, str] | No
         plot.dot(x, y, kind, f"{number}: {file.name}, {x:.0f} µs, {shown}", 3.5)
         if kind == "candidate":
             plot.dot(x, y, "ring", f"{number}: {file.name}, the candidate of this report", 6)
-        labels.keep_clear(x, y)
+        labels.keep_clear((x, y), (x, y))
     for (number, file), (x, y) in zip(files, places, strict=True):
         labels.write(x, y, f"{number} {file.mode}{', identical' if file.identical else ''}", str(number))
     said = "Numbers are those of the table. Bars are 95 % intervals of the SQNR, and the quartiles of the latency."
@@ -115,10 +118,14 @@ class _Labels:
         self._plot = plot
         self._taken: list[tuple[float, float, float, float]] = []
 
-    def keep_clear(self, x: float, y: float) -> None:
-        """Let no word cover this point."""
-        left, top = self._plot.x(x), self._plot.y(y)
-        self._taken.append((left - 4, top - 4, left + 4, top + 4))
+    def keep_clear(self, *points: tuple[float, float]) -> None:
+        """Let no word cover these points, nor the level and upright lines between them."""
+        for one, other in pairwise(points):
+            (left, right), (top, bottom) = (
+                sorted(place(point[axis]) for point in (one, other))
+                for axis, place in enumerate((self._plot.x, self._plot.y))
+            )
+            self._taken.append((left - 4, top - 4, right + 4, bottom + 4))
 
     def write(self, x: float, y: float, *wordings: str) -> None:
         """Write the first wording that has room somewhere around the point; none, if none has."""

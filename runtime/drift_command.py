@@ -13,10 +13,11 @@ from .drift import DEFAULT_K, measure
 from .drift.gates import parse_gates
 from .drift.metrics import Measurement
 from .drift.report import DriftReport, build_report
-from .drift.sides import Request, Sides, open_sides
+from .drift.sides import Request, Sides, open_sides, sha256_of
 from .drift_outputs import Found, Outputs
 from .drift_sources import SourcesRequest, check_sources, find_sources
 from .errors import DataError, RequestError
+from .export_summary import model_sha256, read_export
 from .model_input import input_contract_from_options
 from .model_options import ModelOptions, model_options
 from .stored import is_stored
@@ -51,6 +52,7 @@ from .terminal import (
 @click.option("--layers", is_flag=True, help="Show which layers of a quantized candidate make the drift.")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write one test case a gate.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with pictures.")
+@click.option("--export", type=click.Path(path_type=Path), metavar="EXPORT.json", help="Show its files on the page.")
 @feature_option
 @model_options
 @input_options
@@ -73,6 +75,7 @@ def drift_report(
     layers: bool,
     junit: Path | None,
     html: Path | None,
+    export: Path | None,
     feature: str | None,
     opening: ModelOptions,
     inputs: InputOptions,
@@ -85,13 +88,16 @@ def drift_report(
     (needs TensorFlow), a .tflite file, or stored embeddings. Exit code 1 says that a gate failed.
     """
     limits = parse_gates(gates)
-    read = (candidate, reference, data, labels, judge, candidate_model, reference_model)
+    read = (candidate, reference, data, labels, judge, candidate_model, reference_model, export)
     outputs = Outputs(json_path, junit, html)
     outputs.check(*read)
     if far is not None and not 0 < far < 1:
         raise RequestError(f"--far {far:g}: a false accept rate is above 0 and below 1, for instance 0.001.")
+    if export is not None and html is None:
+        raise RequestError("--export shows its files on the page. Add --html FILE, or leave out --export.")
+    exported = None if export is None else read_export(export)
     if judge is not None:
-        given = (candidate, reference, data, labels, far, k, queries, num_samples, feature, *read[5:])
+        given = (candidate, reference, data, labels, far, k, queries, num_samples, feature, *read[5:7])
         if (
             any(item is not None for item in given)
             or ladder
@@ -100,8 +106,8 @@ def drift_report(
             or inputs != InputOptions()
         ):
             raise RequestError(
-                "--judge applies gates to a saved report and runs nothing. Leave out everything but --gate and the "
-                "outputs."
+                "--judge applies gates to a saved report and runs nothing. Leave out everything but --gate, "
+                "--export and the outputs."
             )
         found = Found(_saved(judge).judge(limits))
     else:
@@ -111,6 +117,8 @@ def drift_report(
         if ladder or layers:
             check_sources(candidate, reference, ladder=ladder, layers=layers)
         contract = None if is_stored(candidate) else input_contract_from_options(candidate, inputs)
+        if exported is not None and contract is not None:
+            exported.check_candidate(sha256_of(candidate), str(candidate))
         request = Request(
             candidate,
             reference,
@@ -149,6 +157,9 @@ def drift_report(
             )
             sources = find_sources(wanted)
             found = replace(found, report=replace(found.report, **sources.to_json()), more=f"\n\n{sources.render()}")
+    if exported is not None:
+        exported.check_candidate(model_sha256(found.report.candidate), str(found.report.candidate["path"]))
+        found = replace(found, export=exported)
     outputs.write(found)
     return 0 if found.report.passed else EXIT_BAD_ANSWER
 

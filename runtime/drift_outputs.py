@@ -10,6 +10,7 @@ from typing import Any
 from .drift.junit import render_junit
 from .drift.report import DriftReport
 from .drift.text import render_text
+from .export_summary import ExportSummary
 from .files import check_writable, json_bytes, write_files
 from .terminal import check_distinct, check_json_path, emit_result
 
@@ -22,12 +23,14 @@ class Found:
         report: the report.
         more: text that comes after it on the terminal.
         projection, thumbnails: pictures for the page, see :mod:`.drift.pictures`.
+        export: the files that were exported with the candidate, for the page.
     """
 
     report: DriftReport
     more: str = ""
     projection: Mapping[str, Any] | None = None
     thumbnails: Mapping[str, bytes] = field(default_factory=dict)
+    export: ExportSummary | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Outputs:
         if self.html is not None:
             from .page import render_page
 
-            files[self.html] = render_page(report, found.projection, found.thumbnails)
+            files[self.html] = render_page(report, found.projection, found.thumbnails, found.export)
         if self.json is not None and self.json != "-":
             files[Path(self.json)] = json_bytes(report.to_json())
         write_files(files)

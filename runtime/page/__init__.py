@@ -3,7 +3,8 @@
 - :mod:`.page` puts it together, from ``template.html`` and ``style.css``;
 - :mod:`.wording` says what the figures are called;
 - :mod:`.plot` is a plotting area with axes as SVG, :mod:`.scales` places values on it;
-- :mod:`.map`, :mod:`.histogram`, :mod:`.overlap`, :mod:`.dimensions`, :mod:`.layers` draw one picture each.
+- :mod:`.map`, :mod:`.histogram`, :mod:`.overlap`, :mod:`.dimensions`, :mod:`.layers`, :mod:`.tradeoff` draw one
+  picture each.
 """
 
 from .page import check_page, render_page

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..drift.report import DriftReport
 from ..errors import MissingPackageError
+from ..export_summary import ExportSummary, model_sha256
 from ..layer_report import layer_name
 from ..version import __version__
 from . import wording
@@ -17,8 +18,10 @@ from .histogram import draw_histogram
 from .layers import draw_layers
 from .map import draw_map
 from .overlap import draw_overlap
+from .tradeoff import draw_tradeoff
 
 SHOWN_LAYERS = 12
+SHOWN_SENSITIVITY = 20
 _FOLDER = Path(__file__).parent
 
 
@@ -39,7 +42,10 @@ def check_page() -> None:
 
 
 def render_page(
-    report: DriftReport, projection: Mapping[str, Any] | None = None, thumbnails: Mapping[str, bytes] | None = None
+    report: DriftReport,
+    projection: Mapping[str, Any] | None = None,
+    thumbnails: Mapping[str, bytes] | None = None,
+    export: ExportSummary | None = None,
 ) -> bytes:
     """The report as HTML, UTF-8; the same report gives the same bytes.
 
@@ -47,6 +53,7 @@ def render_page(
         report: the report.
         projection: see :func:`..drift.pictures.project`; without it, as in a saved report, there is no map.
         thumbnails: PNG files by id; where one is missing, the id alone is shown.
+        export: the files that were exported with the candidate, which is one of them.
 
     Raises:
         MissingPackageError: Jinja is not installed.
@@ -67,7 +74,7 @@ def render_page(
     )
     pictures = {
         name: {"svg": Markup(drawn[0]), "caption": drawn[1]}
-        for name, drawn in _pictures(report, projection).items()
+        for name, drawn in _pictures(report, projection, export).items()
         if drawn is not None
     }
     images = {name: _data_url(content) for name, content in (thumbnails or {}).items()}
@@ -76,6 +83,9 @@ def render_page(
         others=[name for name in wording.METRICS if name not in {gate.name for gate in report.gates}],
         pictures=pictures,
         images=images,
+        export=export,
+        candidate_sha256=model_sha256(report.candidate),
+        sensitivity=() if export is None else export.sensitivity[:SHOWN_SENSITIVITY],
         layers=_ranked(report.layers or ()),
         layer_name=layer_name,
         wording=wording,
@@ -85,7 +95,9 @@ def render_page(
     return page.encode()
 
 
-def _pictures(report: DriftReport, projection: Mapping[str, Any] | None) -> dict[str, tuple[str, str] | None]:
+def _pictures(
+    report: DriftReport, projection: Mapping[str, Any] | None, export: ExportSummary | None
+) -> dict[str, tuple[str, str] | None]:
     limits = {gate.name: gate.limit for gate in report.gates}
     marked = [row.id for row in report.worst]
     return {
@@ -96,6 +108,7 @@ def _pictures(report: DriftReport, projection: Mapping[str, Any] | None) -> dict
         else draw_overlap(report.neighbours, limits.get("knn_overlap_cross")),
         "dimensions": draw_dimensions(report.dimensions, limits.get("bias_max_sigma")),
         "layers": draw_layers(report.layers) if report.layers else None,
+        "tradeoff": None if export is None else draw_tradeoff(export, model_sha256(report.candidate) or ""),
     }
 
 

@@ -96,6 +96,10 @@ class Plot:
         place = _fixed_all({"x": x, "y": y})
         self._add("text", {**place, **({"class": kind} if kind else {})}).text = content
 
+    def holds(self, left: float, top: float, right: float, bottom: float) -> bool:
+        """Whether a box in the picture's own units lies within the area between the axes."""
+        return self._left <= left and right <= self._right and top >= 0 and bottom <= self._bottom
+
     def render(self) -> str:
         """The picture as an element of HTML; deterministic."""
         return ElementTree.tostring(self._svg, encoding="unicode", method="html")

@@ -106,6 +106,29 @@ def _shape(_: click.Context, parameter: click.Parameter, value: str | None) -> t
     metavar="NAME",
     help=f"Corrections that are kept where they help: {', '.join(CORRECTIONS)}, none; repeatable.  [default: all]",
 )
+@click.option("--pareto", is_flag=True, help="Compare every mode and what a search finds; say which to ship where.")
+@click.option(
+    "--max-drift",
+    multiple=True,
+    metavar="METRIC=VALUE",
+    help="Write the fastest file that keeps this limit, for instance sqnr_db=30; repeatable.",
+)
+@click.option("--time-budget", type=float, metavar="SECONDS", help="End the search after this time.")
+@click.option(
+    "--search-cache", type=click.Path(path_type=Path), metavar="FILE", help="Keeps what was tried, for the next search."
+)
+@click.option(
+    "--measured",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Latencies that embed-tflite --measure found on a device.",
+)
+@click.option(
+    "--recipe",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="An export.json: make its files again from its decisions, without a search.",
+)
 @click.option("--force", is_flag=True, help="Replace existing files.")
 @model_options
 @input_options
@@ -133,6 +156,12 @@ def export_tflite(
     batch_size: int,
     equalize: bool,
     correct: tuple[str, ...],
+    pareto: bool,
+    max_drift: tuple[str, ...],
+    time_budget: float | None,
+    search_cache: Path | None,
+    measured: Path | None,
+    recipe: Path | None,
     force: bool,
     opening: ModelOptions,
     inputs: InputOptions,
@@ -143,13 +172,14 @@ def export_tflite(
 
     MODEL is a .keras, .h5 or .hdf5 file, a SavedModel folder (TensorFlow 2, or 1 with a signature), or a float .tflite.
     Writes STEM.MODE.tflite for each mode and STEM.export.json; prints a table and which file to ship where. Exit code 1
-    says that a required target does not run a file, which is then named .rejected.
+    says that a required target does not run a file, or that none keeps --max-drift; it is then named .rejected.
     """
     folder = output_dir or model.parent
     written = [folder / f"{model.stem}.{kind}" for kind in (*(f"{mode}.tflite" for mode in MODES), "export.json")]
     check_json_path(
         json_path,
         *(model, calibration_data, test_data, golden_from, calibration_cache, opening.custom_objects),
+        *(search_cache, measured, recipe),
         *written,
     )
     result = export(
@@ -177,11 +207,17 @@ def export_tflite(
         seed=seed,
         equalize=equalize,
         correct=correct,
+        pareto=pareto,
+        max_drift=max_drift,
+        time_budget=time_budget,
+        search_cache=search_cache,
+        measured=measured,
+        recipe=recipe,
         threads=threads,
         force=force,
     )
     emit_result(result.to_json(), render_result(result), json_path)
-    return EXIT_BAD_ANSWER if result.failed_targets else 0
+    return EXIT_BAD_ANSWER if result.failed_targets or result.missed else 0
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from ..runtime.errors import RequestError
 from ..runtime.sources import Source
 from .bias_correction import correct_biases
 from .linear_layers import PairedGraph, Values
+from .quantize import MIXED, is_mixed
 from .refit import refit_last_layer
 from .rounding import round_weights
 from .trial import Trial
@@ -28,10 +29,13 @@ from .trial import Trial
 CORRECTIONS = ("rounding", "bias", "refit")
 """Names of the corrections, in the order in which they are applied."""
 
-OF_MODE = {"int8": CORRECTIONS, "int16x8": ("rounding",)}
+OF_MODE = {"int8": CORRECTIONS, "int16x8": ("rounding",), MIXED: CORRECTIONS}
 """What is tried in which mode. With 16-bit activations the weights are all that is wrong, and rounding mends them."""
 
 AUTO, NONE = "auto", "none"
+
+Steps = tuple[tuple[str, ...], ...]
+"""Corrections one after the other; those of one step are made together."""
 
 _STANDARD_ERRORS = 2.3
 """Four trials at most, not thirty as of ranges: with that many, chance alone passes as seldom as three standard errors
@@ -91,35 +95,43 @@ class Corrector:
         self._images: list[Values] = []
         self._errors: NDArray[np.float64] = np.empty(0)
 
-    def correct(self, quantized: bytes, mode: str) -> bytes:
-        """The graph with those corrections that bring its embeddings closer to the float graph's.
+    def correct(self, quantized: bytes, mode: str) -> tuple[bytes, Steps]:
+        """The graph with those corrections that bring its embeddings closer to the float graph's, and which these are.
 
         Args:
             quantized: float-in, float-out.
-            mode: one of :data:`OF_MODE`.
+            mode: one of :data:`OF_MODE`; of several mixed files, the one's name.
         """
-        names = tuple(name for name in self._names if name in OF_MODE[mode])
+        names = tuple(name for name in self._names if name in OF_MODE[MIXED if is_mixed(mode) else mode])
         graph = self._paired(quantized) if names else None
         if graph is None:
-            return quantized
+            return quantized, ()
         self._errors = self._trial.errors_of(quantized)
         # Tried one by one, the first would be applied to the same graph again.
         first = _corrected(graph, names[:1])
         together = _corrected(graph, names[1:])
         if self._gains(together, mode, names):
-            return together
+            return together, (names,)
         kept = []
         for name in names if len(names) > 1 else ():
             graph = None if name == names[0] else self._paired(quantized)
             alone = first if graph is None else _corrected(graph, (name,))
             if self._gains(alone, mode, (name,)):
-                kept.append(name)
+                kept.append((name,))
                 quantized = alone
         if not kept:
             self.decisions.append(
                 f"{mode} was not corrected: {', '.join(names)} brought no clear gain on {len(self._trial)} held-out "
                 "calibration images."
             )
+        return quantized, tuple(kept)
+
+    def apply(self, quantized: bytes, steps: Steps) -> bytes:
+        """The graph with given corrections, whatever they bring: those that were kept for the same graph before."""
+        for names in steps:
+            graph = self._paired(quantized)
+            assert graph is not None
+            quantized = _corrected(graph, names)
         return quantized
 
     def _gains(self, corrected: bytes, mode: str, names: Sequence[str]) -> bool:

@@ -12,6 +12,7 @@ from ..runtime.contract import InputContract
 from ..runtime.errors import RequestError
 from ..runtime.progress import progress
 from ..runtime.sources import Data, Skipped, Source, open_source
+from .budget import check_enough_images
 from .request import Request
 
 MOST_TEST_IMAGES = 512
@@ -120,3 +121,24 @@ def _explain(skipped: tuple[Skipped, ...]) -> list[str]:
     named = ", ".join(image.id for image in skipped[:_MOST_NAMED])
     more = f" and {len(skipped) - _MOST_NAMED} more" if len(skipped) > _MOST_NAMED else ""
     return [f"{len(skipped)} image(s) that cannot be used were left out: {named}{more}. export.json has the reasons."]
+
+
+def calibration_fingerprint(data: ExportData) -> str | None:
+    """Fingerprint of the calibration images, or of those that their statistics are of; None without."""
+    if data.calibration is not None:
+        return data.calibration.fingerprint()
+    return None if data.statistics is None else f"{data.statistics.images:064x}"
+
+
+def check_searchable(data: ExportData) -> None:
+    """Refuse a search that no calibration images could judge, or too few.
+
+    Raises:
+        RequestError: there are only statistics of them, or too few; the message says how many are needed.
+    """
+    if data.calibration is None:
+        raise RequestError(
+            "a search judges files by calibration images, and --calibration-data holds statistics of them only. Pass "
+            "the images themselves, or leave --pareto and --max-drift out."
+        )
+    check_enough_images(len(data.calibration))

@@ -4,11 +4,13 @@ load      the user's model, no foreign code                      load.py, load_*
 lower     once through TensorFlow: the float graph               lower.py
 find      the normalization, proved, guarded or frozen           recognise.py, guard.py, freeze.py, prepare.py
 collect   activation ranges from the calibration images          ../calibration, plan.py
-quantize  each mode from the float graph                         quantize.py
-correct   weights and biases, where held-out images gain           corrections.py
+quantize  each mode from the float graph                         quantize.py, make.py
+correct   weights and biases, where held-out images gain         corrections.py
+search    layers that should not be int8                         precision.py, search.py, mixed.py
 place     the normalization, and the types at the file's ends    placement.py
 package   repair, names, types, contract                         repair.py, package.py
-measure   every installed runtime, drift, latency, the batch     measure.py, verify.py, vela.py, coupling.py
+measure   every installed runtime, drift, latency, the batch     measure.py, verify.py, latency.py, vela.py, coupling.py
+compare   which files are superfluous, which keeps the limits    compare.py, ship.py
 write     all files, or none                                     pipeline.py
 """
 
@@ -24,12 +26,14 @@ from ..runtime.errors import RequestError
 from ..runtime.files import sha256
 from ..runtime.progress import stage
 from ..runtime.sources import Data
+from .budget import parse_budget
 from .corrections import choose_corrections
 from .load import load_original
 from .load_keras import from_keras
 from .original import LoadOptions, Original
 from .outputs import check_outputs
 from .pipeline import Pipeline
+from .recipe import deciding_options, read_recipe
 from .request import (
     Request,
     check_calibration,
@@ -37,6 +41,7 @@ from .request import (
     check_normalization,
     check_numbers,
     check_raw_pixels,
+    check_search,
     check_types,
     choose_modes,
 )
@@ -76,6 +81,12 @@ def export(
     seed: int = 0,
     equalize: bool = True,
     correct: Sequence[str] = (),
+    pareto: bool = False,
+    max_drift: Sequence[str] = (),
+    time_budget: float | None = None,
+    search_cache: str | Path | None = None,
+    measured: str | Path | None = None,
+    recipe: str | Path | None = None,
     threads: int | None = None,
     measure: bool = True,
     force: bool = False,
@@ -130,6 +141,15 @@ def export(
         correct: which corrections to try on the int8 file (``rounding`` on int16x8, too), kept only where held-out
             calibration images gain: ``rounding``, ``bias``, ``refit``; see :mod:`embedlite.convert.corrections`.
             ``none`` for none; default ``auto``: all.
+        pareto: make every mode that is not ruled out by ``quantize``, search for layers that should not be int8, and
+            say which files others make superfluous; see docs/accuracy.md.
+        max_drift: ``METRIC=VALUE``, limits on drift metrics (for instance ``sqnr_db=30``): only the fastest file that
+            keeps them on the first target is written, or, if none does, the best one, named ``.rejected``.
+        time_budget: seconds after which the search ends with the best so far; default none.
+        search_cache: a file that keeps what the search tried: a killed search takes up there, and the same search
+            decides the same.
+        measured: what ``embed-tflite --measure`` wrote on a device; its latencies take the place of those here.
+        recipe: an ``export.json``: the same files are made again from its decisions, byte for byte, without any search.
         threads: processors; default all.
         measure: whether to run the files (drift, latency, verdicts, golden vectors); False only writes them.
         force: replace existing files.
@@ -145,10 +165,25 @@ def export(
     if in_memory and output_dir is None:
         raise RequestError("a model in memory has no folder of its own. Pass output_dir.")
     path = Path(f"{model.name}.keras" if in_memory else model)
-    modes = choose_modes(quantize, calibrated=calibration_data is not None)
+    calibrated = calibration_data is not None
+    check_search(
+        asked=quantize,
+        pareto=pareto,
+        limited=bool(max_drift),
+        calibrated=calibrated,
+        measure=measure,
+        time_budget=time_budget,
+        search_cache=search_cache,
+        measured=measured,
+        recipe=recipe,
+    )
+    decided = None if recipe is None else read_recipe(Path(recipe))
+    modes = choose_modes(quantize, calibrated=calibrated, compared=pareto or bool(max_drift))
+    if decided is not None:
+        modes = tuple(decided.files)
     check_types(modes, input_type, output_type)
-    check_normalization(normalization, calibrated=calibration_data is not None)
-    check_calibration(select, calibrate_method, calibration_cache, num_samples, calibrated=calibration_data is not None)
+    check_normalization(normalization, calibrated=calibrated)
+    check_calibration(select, calibrate_method, calibration_cache, num_samples, calibrated=calibrated)
     check_numbers(seed=seed, batch_size=batch_size)
     check_data_options(
         feature, skip_unreadable=skip_unreadable, data=calibration_data is not None or test_data is not None
@@ -180,6 +215,12 @@ def export(
         seed=seed,
         equalize=equalize,
         corrections=choose_corrections(correct, modes),
+        pareto=pareto,
+        budget=parse_budget(max_drift) if max_drift else None,
+        time_budget=time_budget,
+        search_cache=None if search_cache is None else Path(search_cache),
+        measured=None if measured is None else Path(measured),
+        recipe=None if recipe is None else Path(recipe),
         threads=threads,
         measure=measure,
     )
@@ -191,11 +232,13 @@ def export(
     contract = _input_contract(original, InputOptions(mean, std, color_order, resampler))
     if input_type == "uint8":
         check_raw_pixels(contract)
+    if decided is not None and request.recipe is not None:
+        decided.check_options(deciding_options(request, contract), request.recipe)
     source = {"path": str(path), "sha256": None if in_memory else _digest(path)}
     made = not request.output_dir.exists()
     check_outputs(request, force=force)
     try:
-        return Pipeline(request, contract, source).run(original)
+        return Pipeline(request, contract, source, decided).run(original)
     except BaseException:
         if made:
             with contextlib.suppress(OSError):

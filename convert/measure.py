@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.contract import Contract, InputContract
-from ..runtime.drift import DEFAULT_K, Drift, measure_drift
+from ..runtime.drift import Drift
+from ..runtime.drift.intervals import Interval
 from ..runtime.files import sha256
 from ..runtime.interpreters import available_threads
 from ..runtime.isolated import ProbeResult, installed, installed_runtimes, probe
 from ..runtime.preprocess import model_ready
-from ..runtime.progress import progress
+from ..runtime.progress import progress, stage
 from ..runtime.sources import Source
+from ..runtime.timing import Timing
+from .drift import drift_and_intervals
 from .golden import GoldenInputs, golden_path, pack
 from .graph import Graph
+from .latency import Stopwatch
 from .package import seal
-from .quantize import CALIBRATED
+from .precision import Precision
+from .quantize import takes_ranges
 from .request import Request
 from .results import ExportedFile, Verdict
 from .targets import NPU_PACKAGE, target_of
@@ -49,11 +54,13 @@ class Made:
         mode: its quantization mode.
         data: its bytes.
         contract: what it carries.
+        precision: of those layers that are not what the mode says.
     """
 
     mode: str
     data: bytes
     contract: Contract
+    precision: Precision = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,14 @@ def _chain(*parts: Any) -> Iterator[NDArray[np.float32]]:
 
 
 def measure_files(
-    request: Request, made: list[Made], frames: Frames, inputs: GoldenInputs, *, drift: bool, folder: Path
+    request: Request,
+    made: list[Made],
+    frames: Frames,
+    inputs: GoldenInputs,
+    stopwatch: Stopwatch,
+    *,
+    drift: bool,
+    folder: Path,
 ) -> Measured:
     """Run every file on every runtime that can run its mode.
 
@@ -134,6 +148,7 @@ def measure_files(
         made: the files.
         frames: from :func:`collect_frames`.
         inputs: what the files' golden vectors are made of.
+        stopwatch: of the target that latencies are measured on.
         drift: whether the frames are images that drift can be measured on.
         folder: where the files are written to be run.
     """
@@ -151,15 +166,18 @@ def measure_files(
             frames.ready,
             order.all,
             threads=threads,
-            timed=True,
             seconds=_DRIFT_SECONDS,
             golden=golden,
         )
+    with stage("timing"):
+        runnable = [item for item in made if target_of(stopwatch.package).runs(item.mode, item.precision)]
+        found = stopwatch.time([item.data for item in runnable])
+    timings = dict.fromkeys((item.mode for item in made), Timing(None))
+    timings |= {item.mode: timing for item, timing in zip(runnable, found, strict=True)}
     # Nothing is timed from here on, so the runtimes may share the processors.
-    jobs = [(item, name) for item in made for name in runtimes[1:] if item.mode in target_of(name).modes]
-    jobs += [
-        (item, NPU_PACKAGE) for item in made if item.mode in target_of(NPU_PACKAGE).modes and installed(NPU_PACKAGE)
-    ]
+    jobs = [(item, name) for item in made for name in runtimes[1:] if target_of(name).runs(item.mode, item.precision)]
+    npu = target_of(NPU_PACKAGE)
+    jobs += [(item, NPU_PACKAGE) for item in made if installed(NPU_PACKAGE) and npu.runs(item.mode, item.precision)]
 
     def run(job: tuple[Made, str]) -> ProbeResult | NpuCompilation:
         path, runtime = paths[job[0].mode], job[1]
@@ -167,7 +185,7 @@ def measure_files(
             working = folder / f"{job[0].mode}.npu"
             working.mkdir()
             return compile_for_npu(path, working)
-        return probe(path, runtime, frames.ready, order.few, threads=1, timed=False, seconds=_AGREEMENT_SECONDS)
+        return probe(path, runtime, frames.ready, order.few, threads=1, seconds=_AGREEMENT_SECONDS)
 
     with ThreadPoolExecutor(threads) as pool:
         answers = list(progress(pool.map(run, jobs), len(jobs), "verifying"))
@@ -182,11 +200,11 @@ def measure_files(
                 verdicts.append(npu_verdict(answer))
             elif other is item and isinstance(answer, ProbeResult):
                 verdicts.append(judge(answer, item.mode, frames.part(order.few), first.embeddings))
-        moved = None
+        moved, sure = None, dict[str, Interval]()
         if drift and first.embeddings is not None:
             place, images = order.images(len(first.embeddings))
-            moved = drift_of(first.embeddings[place], frames.reference[images])
-        files.append(describe(request, complete, moved, first.latency_us, tuple(verdicts)))
+            moved, sure = drift_and_intervals(first.embeddings[place], frames.reference[images])
+        files.append(describe(request, complete, moved, sure, timings[item.mode], tuple(verdicts)))
     return Measured(replayable, tuple(files), compiled)
 
 
@@ -195,7 +213,8 @@ def _with_golden(item: Made, first: ProbeResult, inputs: GoldenInputs) -> Made:
     if first.golden is None:
         return item
     golden = pack(inputs, first.golden, f"{first.runtime} {first.version}", item.contract)
-    return Made(item.mode, *seal(item.data[: item.contract.flatbuffer_bytes], item.contract, golden))
+    data, contract = seal(item.data[: item.contract.flatbuffer_bytes], item.contract, golden)
+    return replace(item, data=data, contract=contract)
 
 
 class _Order:
@@ -228,13 +247,13 @@ def npu_verdict(compiled: NpuCompilation) -> Verdict:
     return Verdict(NPU_PACKAGE, compiled.version, ok, detail, npu_operators=placed, cpu_operators=dict(compiled.cpu))
 
 
-def drift_of(embeddings: NDArray[np.float32], reference: NDArray[np.float32]) -> Drift:
-    """Drift with neighbours where there are rows enough."""
-    return measure_drift(embeddings, reference, k=DEFAULT_K if len(reference) > DEFAULT_K else None)[0]
-
-
 def describe(
-    request: Request, item: Made, drift: Drift | None, latency: float | None, verdicts: tuple[Verdict, ...]
+    request: Request,
+    item: Made,
+    drift: Drift | None,
+    intervals: Mapping[str, Interval],
+    timing: Timing,
+    verdicts: tuple[Verdict, ...],
 ) -> ExportedFile:
     """The file's entry in export.json."""
     return ExportedFile(
@@ -245,13 +264,17 @@ def describe(
         asdict(item.contract),
         _float_operators(item),
         drift,
-        latency,
+        intervals,
+        timing.latency_us,
+        timing.low_us,
+        timing.high_us,
+        None,
         verdicts,
     )
 
 
 def _float_operators(item: Made) -> tuple[str, ...]:
-    if item.mode not in CALIBRATED:
+    if not takes_ranges(item.mode):
         return ()
     graph = Graph(item.data[: item.contract.flatbuffer_bytes])
     names = (

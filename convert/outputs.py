@@ -23,7 +23,7 @@ def check_outputs(request: Request, *, force: bool) -> None:
         OutputExistsError: a file is there and ``force`` is false.
         OutputError: the folder cannot be made or written to.
     """
-    own = [request.path(mode) for mode in request.modes]
+    own = [request.path(mode) for mode in request.names]
     paths = [*own, *map(rejected_path, own), *_extra_paths(request), request.result_path]
     try:
         request.output_dir.mkdir(parents=True, exist_ok=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,30 +11,35 @@ from typing import Any
 import numpy as np
 
 from ..runtime.artifact import sidecar
-from ..runtime.contract import Contract, InputContract
-from ..runtime.files import json_bytes, write_files
+from ..runtime.contract import InputContract
+from ..runtime.device_figures import another_model, read_device_figures
+from ..runtime.drift.environment import describe_environment
+from ..runtime.files import json_bytes, sha256, write_files
+from ..runtime.isolated import package_version
 from ..runtime.progress import stage
 from ..runtime.sources import Source
-from ..runtime.version import __version__
+from ..runtime.timing import Timing
 from .c_source import c_source
-from .corrections import Corrector
+from .compare import choose_files, mark_dominated
 from .coupling import BatchCoupling, measure_coupling
-from .data import ExportData, open_data
-from .errors import ConversionError
+from .data import ExportData, calibration_fingerprint, check_searchable, open_data
+from .drift import drift_of
 from .explain import explain_coupling, explain_frozen, explain_placement
 from .freeze import share_outside
 from .golden import golden_inputs
+from .latency import Stopwatch
 from .lower import LoweredModel, lower
-from .measure import Made, Measured, collect_frames, describe, drift_of, measure_files
+from .make import Maker, tool_versions
+from .measure import Measured, collect_frames, describe, measure_files
+from .mixed import MixedFiles
 from .original import Original
 from .outputs import REJECTED, c_mode, npu_paths, rejected_path
-from .package import package
-from .placement import Ends, choose_ends
 from .plan import CalibrationOptions, Int8Plan, plan_from_statistics, plan_int8
 from .prepare import FloatGraph, prepare
-from .quantize import CALIBRATED, quantize
+from .quantize import takes_ranges
+from .recipe import Recipe, deciding_options
 from .request import Request
-from .results import ExportedFile, ExportResult, NormalizationReport
+from .results import ExportedFile, ExportResult, MeasuredOn, NormalizationReport
 from .run import float_runner
 from .select_images import select_images
 from .ship import recommend
@@ -49,8 +53,11 @@ _PROOF_IMAGES = 4
 class Pipeline:
     """One run; holds what the steps share."""
 
-    def __init__(self, request: Request, contract: InputContract, source: dict[str, Any]) -> None:
-        self.request, self.contract, self.source = request, contract, source
+    def __init__(
+        self, request: Request, contract: InputContract, source: dict[str, Any], recipe: Recipe | None
+    ) -> None:
+        self.request, self.contract, self.source, self.recipe = request, contract, source, recipe
+        self.device = None if request.measured is None else read_device_figures(request.measured)
         self.decisions: list[str] = []
 
     def run(self, original: Original) -> ExportResult:
@@ -64,14 +71,26 @@ class Pipeline:
         if request.select == "coverage":
             data, chosen = select_images(lowered, data, request)
             self.decisions += chosen
+        if request.searching:
+            check_searchable(data)
         graph = self._prepare(lowered, data)
+        if self.recipe is not None and request.recipe is not None:
+            self.recipe.check_graph(sha256(graph.flatbuffer), request.recipe)
         plan = self._plan(graph, data)
-        corrector = self._corrector(plan)
-        made = [self._make(mode, graph, plan, corrector) for mode in request.modes]
-        self.decisions += [] if corrector is None else corrector.decisions
+        maker = Maker(request, self.contract, graph, plan, self.recipe)
+        precisions = {} if self.recipe is None else {mode: file.precision for mode, file in self.recipe.files.items()}
+        made = [maker.make(mode, precisions.get(mode)) for mode in request.modes]
+        search = None
+        if request.searching and plan is not None:
+            search = MixedFiles(request, graph, plan, maker)
+            made += search.find(made)
+        self.decisions += maker.decisions
+        self.decisions += [] if search is None else search.decisions
         self.decisions += explain_placement(request, graph, made)
         report, coupling = NormalizationReport(graph.spec.kind, request.normalization), None
-        measured = Measured(tuple(made), tuple(describe(request, item, None, None, ()) for item in made), {})
+        nothing = Timing(None)
+        measured = Measured(tuple(made), tuple(describe(request, item, None, {}, nothing, ()) for item in made), {})
+        stopwatch = Stopwatch(request.timed_on, request.threads)
         if request.measure:
             inputs = golden_inputs(
                 request.golden_from, request.feature, request.seed, graph.flatbuffer, made[0].contract.input
@@ -80,26 +99,37 @@ class Pipeline:
                 frames, coupling = self._reference(lowered, data.test, Path(folder))
                 report = self._judge_frozen(report, graph, data.test, frames)
                 measured = measure_files(
-                    request, made, frames, inputs, drift=data.test is not None, folder=Path(folder)
+                    request, made, frames, inputs, stopwatch, drift=data.test is not None, folder=Path(folder)
                 )
-        files, failed = self._reject(measured.files)
+        files, measured_on = self._on_device(measured.files, stopwatch)
+        if request.pareto:
+            files = mark_dominated(files)
+        judged = {} if search is None else search.judged
+        files, missed, kept = choose_files(request, files, judged)
+        files, failed = self._reject(files)
         result = ExportResult(
             source=self.source,
             normalization=report,
             batch_coupling=coupling,
             calibration=None if plan is None else plan.assessment,
+            measured_on=measured_on if request.measure else None,
+            search=None if search is None else search.report,
+            limits=None if request.budget is None else request.budget.limits,
+            missed=missed,
+            recipe=self._recipe_of(graph, plan, maker, files).to_json(),
             not_checked=missing_runtimes(),
             failed_targets=failed,
             skipped=data.skipped,
             files=files,
             decisions=tuple(self.decisions),
-            ship=recommend(tuple(file for file in files if file.path.suffix != REJECTED)),
+            ship=(*kept, *recommend(tuple(file for file in files if file.path.suffix != REJECTED))),
         )
-        contents = {file.path: item.data for file, item in zip(files, measured.made, strict=True)}
+        data_of = {item.mode: item.data for item in measured.made}
+        contents = {file.path: data_of[file.mode] for file in files}
         contents |= self._extras(measured, files)
         write_files({**contents, request.result_path: json_bytes(result.to_json())})
         # With --force an earlier export may have left the other name of a file; it would contradict export.json.
-        for path in map(request.path, request.modes):
+        for path in map(request.path, request.names):
             for name in {path, rejected_path(path)} - contents.keys():
                 name.unlink(missing_ok=True)
         return result
@@ -118,63 +148,23 @@ class Pipeline:
 
     def _plan(self, graph: FloatGraph, data: ExportData) -> Int8Plan | None:
         request = self.request
-        if not set(CALIBRATED).intersection(request.modes):
+        if not any(map(takes_ranges, request.modes)):
             return None
+        if self.recipe is not None and request.recipe is not None:
+            self.recipe.check_images(calibration_fingerprint(data), request.recipe)
         options = CalibrationOptions(
             request.calibrate_method, request.calibration_cache, request.equalize, request.threads
         )
         raw_pixels = request.input_type == "uint8"
         if data.calibration is not None:
-            plan = plan_int8(graph, data.calibration, self.contract, options, raw_pixels=raw_pixels)
+            choices = None if self.recipe is None else self.recipe.choices
+            plan = plan_int8(graph, data.calibration, self.contract, options, raw_pixels=raw_pixels, choices=choices)
         elif data.statistics is not None:
             plan = plan_from_statistics(graph, data.statistics, self.contract, options, raw_pixels=raw_pixels)
         else:
             return None
         self.decisions += plan.decisions
         return plan
-
-    def _corrector(self, plan: Int8Plan | None) -> Corrector | None:
-        if plan is None or plan.fitting is None or plan.trial is None:
-            return None
-        return Corrector(plan.flatbuffer, plan.fitting, plan.trial, self.request.corrections, self.request.threads)
-
-    def _make(self, mode: str, graph: FloatGraph, plan: Int8Plan | None, corrector: Corrector | None) -> Made:
-        """One mode's file and its contract."""
-        ends = choose_ends(self.request, mode, graph)
-        contract = Contract(
-            input=replace(self.contract, dtype=ends.input_type),
-            output_shape=graph.output_shape,
-            output_dtype=ends.output_type,
-            normalization=replace(graph.spec, placement=ends.placement),
-            mode=mode,
-            calibration=None,
-            tools=_tools(),
-        )
-        if mode not in CALIBRATED or plan is None:
-            per_tensor = mode == "dynamic" and "tflite-runtime" in self.request.targets
-            flatbuffer = quantize(graph.flatbuffer, mode, None, (), dense_per_tensor=per_tensor)
-            return Made(mode, *package(flatbuffer, contract, graph.raw_name))
-        facts: dict[str, Any] = {
-            "method": plan.method,
-            "samples": plan.ranges.samples,
-            "fingerprint": plan.fingerprint,
-        }
-        if plan.channel_means:
-            facts["channel_means"] = list(plan.channel_means)
-        contract = replace(contract, calibration=facts)
-        flatbuffer = quantize(plan.flatbuffer, mode, plan.ranges, graph.keep_float)
-        if corrector is not None:
-            flatbuffer = corrector.correct(flatbuffer, mode)
-        return self._package(mode, flatbuffer, contract, ends, graph)
-
-    def _package(self, mode: str, flatbuffer: bytes, contract: Contract, ends: Ends, graph: FloatGraph) -> Made:
-        try:
-            return Made(mode, *package(flatbuffer, contract, graph.raw_name))
-        except ConversionError:
-            if ends.output_chosen or ends.output_type == "float32":
-                raise
-        self.decisions.append("the encoder ends in float operators, so the output of the int8 file stays float32.")
-        return Made(mode, *package(flatbuffer, replace(contract, output_dtype="float32"), graph.raw_name))
 
     def _reference(
         self, lowered: LoweredModel, test: Source | None, folder: Path
@@ -224,13 +214,51 @@ class Pipeline:
                 if verdict.runtime == TARGETS[name].package and not verdict.ok
             ]
             failed += reasons
-            kept.append(replace(file, path=rejected_path(file.path)) if reasons else file)
+            bad = reasons and file.path.suffix != REJECTED
+            kept.append(replace(file, path=rejected_path(file.path)) if bad else file)
         return tuple(kept), tuple(failed)
+
+    def _on_device(
+        self, files: tuple[ExportedFile, ...], stopwatch: Stopwatch
+    ) -> tuple[tuple[ExportedFile, ...], MeasuredOn]:
+        """The files with the latencies of the device that was measured, if one was; and what they were measured on."""
+        figures, path = self.device, self.request.measured
+        if figures is None or path is None:
+            runtime = {"name": stopwatch.package, "version": package_version(stopwatch.package), "delegate": None}
+            return files, MeasuredOn(describe_environment(), runtime, stopwatch.threads)
+        timed = []
+        for file in files:
+            found = figures.of(file.sha256)
+            if found is None:
+                raise another_model(path, figures, file.path.name, file.sha256)
+            timed.append(
+                replace(
+                    file,
+                    latency_us=found.latency_us,
+                    latency_low_us=found.low_us,
+                    latency_high_us=found.high_us,
+                )
+            )
+        return tuple(timed), MeasuredOn(figures.device, asdict(figures.runtime), figures.threads)
+
+    def _recipe_of(
+        self, graph: FloatGraph, plan: Int8Plan | None, maker: Maker, files: tuple[ExportedFile, ...]
+    ) -> Recipe:
+        return Recipe(
+            sha256(graph.flatbuffer),
+            None if plan is None else plan.fingerprint,
+            deciding_options(self.request, self.contract),
+            tool_versions(),
+            None if plan is None else plan.choices,
+            {file.mode: maker.recipes[file.mode] for file in files},
+        )
 
     def _extras(self, measured: Measured, files: tuple[ExportedFile, ...]) -> dict[Path, bytes]:
         """C source, and what the NPU's compiler made."""
         request, extras = self.request, dict[Path, bytes]()
-        for item, file in zip(measured.made, files, strict=True):
+        made = {item.mode: item for item in measured.made}
+        for file in files:
+            item = made[file.mode]
             if file.path.suffix == REJECTED:
                 continue
             if request.c_array and item.mode == c_mode(request):
@@ -243,8 +271,3 @@ class Pipeline:
                 target, beside = npu_paths(request, item.mode)
                 extras |= {target: compiled.flatbuffer, beside: sidecar(compiled.flatbuffer, item.contract)}
         return extras
-
-
-def _tools() -> dict[str, str]:
-    others = ("tensorflow", "keras", "litert-quantizer")
-    return {"embedlite": __version__, **{name: importlib.metadata.version(name) for name in others}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -42,6 +42,7 @@ from .prepare import FloatGraph
 from .trial import Trial, only_float
 
 AUTO = "auto"
+NO_EQUALIZATION, FORWARDS, BACKWARDS = "none", "forwards", "backwards"
 
 _OTHER_ORDER = 3
 """Standard errors by which equalization backwards must be better than forwards to be taken."""
@@ -68,6 +69,21 @@ class CalibrationOptions:
 
 
 @dataclass(frozen=True)
+class PlanChoices:
+    """What was found by trying, so that it can be done again without.
+
+    Attributes:
+        equalization: ``none``, ``forwards`` or ``backwards``.
+        method: of the ranges, as text.
+        only: the method of those tensor groups that have another one, by name.
+    """
+
+    equalization: str
+    method: str
+    only: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Int8Plan:
     """What int8 is made from.
 
@@ -81,6 +97,7 @@ class Int8Plan:
         decisions: what was decided on the user's behalf.
         fitting: the images that are not held out; None where there are none.
         trial: those that are held out to judge by; None where there are none.
+        choices: what was found by trying.
     """
 
     flatbuffer: bytes
@@ -92,10 +109,17 @@ class Int8Plan:
     decisions: tuple[str, ...]
     fitting: Source | None = None
     trial: Trial | None = None
+    choices: PlanChoices = PlanChoices(NO_EQUALIZATION, "minmax", {})
 
 
 def plan_int8(
-    graph: FloatGraph, calibration: Source, contract: InputContract, options: CalibrationOptions, *, raw_pixels: bool
+    graph: FloatGraph,
+    calibration: Source,
+    contract: InputContract,
+    options: CalibrationOptions,
+    *,
+    raw_pixels: bool,
+    choices: PlanChoices | None = None,
 ) -> Int8Plan:
     """Choose the float graph and the ranges that bring the int8 file closest to the float one.
 
@@ -105,11 +129,12 @@ def plan_int8(
         contract: mean and std of the input.
         options: see :class:`CalibrationOptions`.
         raw_pixels: whether the file's input holds pixels, whatever the calibration data are.
+        choices: of an earlier plan for the same graph and images, to be done again; None tries.
 
     Raises:
         CalibrationDataError: the data give no ranges.
     """
-    return _Planner(graph, calibration, contract, options, raw_pixels).plan()
+    return _Planner(graph, calibration, contract, options, raw_pixels, choices).plan()
 
 
 def plan_from_statistics(
@@ -136,8 +161,11 @@ def plan_from_statistics(
     if raw_pixels:
         ranges = replace(ranges, limits={**ranges.limits, graph.input_name: _pixel_range(contract)})
     assessment = assess(statistics, None, statistics, groups, method)
+    choices = PlanChoices(NO_EQUALIZATION, str(method), {})
     fingerprint = f"{statistics.images:064x}"
-    return Int8Plan(graph.flatbuffer, ranges, str(method), fingerprint, (), assessment, tuple(decisions))
+    return Int8Plan(
+        graph.flatbuffer, ranges, str(method), fingerprint, (), assessment, tuple(decisions), choices=choices
+    )
 
 
 def _check_belonging(
@@ -173,8 +201,10 @@ class _Planner:
         contract: InputContract,
         options: CalibrationOptions,
         raw_pixels: bool,
+        choices: PlanChoices | None,
     ) -> None:
         self._graph, self._calibration, self._options = graph, calibration, options
+        self._choices, self._equalization = choices, NO_EQUALIZATION
         self._decisions: list[str] = []
         self._pixels: dict[str, tuple[float, float]] = {}
         if calibration.pixels or raw_pixels:
@@ -212,13 +242,17 @@ class _Planner:
             tuple(self._decisions),
             self._calibration.subset(self._fit),
             self._trial,
+            PlanChoices(
+                self._equalization, str(choice.method), {name: str(method) for name, method in choice.only.items()}
+            ),
         )
 
     def _equalized(self, trial: Trial) -> bytes:
         """The float graph with its convolutions equalized, unless int8 comes closer to float without that."""
         graph = Graph(self._graph.flatbuffer)
         pairs = equalizable_pairs(graph)
-        if not pairs:
+        decided = None if self._choices is None else self._choices.equalization
+        if not pairs or decided == NO_EQUALIZATION:
             return self._graph.flatbuffer
         pilot = self._fit[:_PILOT_IMAGES]
         ranges = self._with_pixels(
@@ -233,14 +267,19 @@ class _Planner:
         )
         # Equalization changes nothing in float and costs nothing, so only proof against it rules it out. On images that
         # are not in the ranges: those that are show no clipping, which it helps with most.
+        if decided is not None:
+            self._equalization = decided
+            return equalize(self._graph.flatbuffer, ranges, backwards=decided == BACKWARDS)[0]
         plain = trial.errors(self._graph.flatbuffer, ranges)
+        direction = FORWARDS
         flatbuffer, scaled = equalize(self._graph.flatbuffer, ranges)
         equalized = trial.errors(flatbuffer, scaled)
         other, scaled = equalize(self._graph.flatbuffer, ranges, backwards=True)
         if better(backwards := trial.errors(other, scaled), equalized, _OTHER_ORDER):
-            flatbuffer, equalized = other, backwards
+            flatbuffer, equalized, direction = other, backwards, BACKWARDS
         if better(plain, equalized):
             return self._graph.flatbuffer
+        self._equalization = direction
         self._decisions.append(
             f"{len(pairs)} pairs of convolutions were equalized for int8: {trial.sqnr(plain):.1f} -> "
             f"{trial.sqnr(equalized):.1f} dB on {len(trial)} calibration images held out for that. --no-equalize "
@@ -263,6 +302,9 @@ class _Planner:
 
     def _choose(self, flatbuffer: bytes, fit: Statistics) -> AutoChoice:
         """The method of each group, from the images that are not held out."""
+        if self._choices is not None:
+            only = {name: parse_method(method) for name, method in self._choices.only.items()}
+            return AutoChoice(parse_method(self._choices.method), only, 0, 0, 0)
         if self._options.method != AUTO:
             return AutoChoice(parse_method(self._options.method), {}, 0, 0, 0)
         trial = self._trial

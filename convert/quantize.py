@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,28 @@ MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
 CALIBRATED = ("int8", "int16x8")
 """The modes that need ranges: 8-bit weights with 8-bit or 16-bit activations."""
 
-_HEAVY = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL"})
+MIXED = "mixed"
+"""How an int8 file is called some layers of which are something else; with a number where there are several files."""
+
+FLOAT, DYNAMIC, INT16 = "float", "dynamic", "int16"
+PRECISIONS = (FLOAT, DYNAMIC, INT16)
+"""What an operator of the int8 file may be instead: float, 8-bit weights between float activations, or 16-bit
+activations."""
+
+HEAVY = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL"})
+_DENSE = "FULLY_CONNECTED"
+_DYNAMIC = ("CONV_2D", "DEPTHWISE_CONV_2D", _DENSE)
 _RESHAPING = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
 
 
 def quantize(
-    flatbuffer: bytes, mode: str, ranges: Ranges | None, keep_float: Sequence[str], *, dense_per_tensor: bool = False
+    flatbuffer: bytes,
+    mode: str,
+    ranges: Ranges | None,
+    keep_float: Sequence[str],
+    *,
+    precision: Mapping[str, str] | None = None,
+    dense_per_tensor: bool = False,
 ) -> bytes:
     """One mode's flatbuffer from the float one; inputs and outputs stay float32.
 
@@ -34,7 +50,10 @@ def quantize(
         mode: one of :data:`MODES`.
         ranges: for ``int8`` and ``int16x8``: the range of every activation.
         keep_float: operators that stay float, by the name of their first output tensor.
-        dense_per_tensor: for ``dynamic``: one scale for all weights of a dense layer, as tflite-runtime 2.14 needs it.
+        precision: for ``int8``: operators that are something else, by the name of their first output tensor; values of
+            :data:`PRECISIONS`. Operators without weights are float where ``dynamic`` is asked for.
+        dense_per_tensor: for ``dynamic``, file or operator: one scale for all weights of a dense layer, as
+            tflite-runtime 2.14 needs it.
 
     Raises:
         ConversionError: litert-quantizer refused.
@@ -43,7 +62,7 @@ def quantize(
         return flatbuffer
     from litert_quantizer import quantizer
 
-    engine = quantizer.Quantizer(flatbuffer, _recipe(mode, keep_float, dense_per_tensor))
+    engine = quantizer.Quantizer(flatbuffer, _recipe(mode, keep_float, precision or {}, dense_per_tensor))
     statistics = _statistics(flatbuffer, ranges) if ranges is not None and mode in CALIBRATED else None
     try:
         with warnings.catch_warnings():
@@ -58,6 +77,16 @@ def quantize(
     return bytes(result.quantized_model)
 
 
+def is_mixed(mode: str) -> bool:
+    """Whether a file is called like one some layers of which are not int8."""
+    return mode.startswith(MIXED)
+
+
+def takes_ranges(mode: str) -> bool:
+    """Whether a file of this mode needs ranges, because it has integer activations."""
+    return mode in CALIBRATED or is_mixed(mode)
+
+
 def float_tail(graph: Graph) -> list[Any]:
     """The operators behind the raw embedding, if they do arithmetic: they are cheap and int8 would hurt them.
 
@@ -69,7 +98,7 @@ def float_tail(graph: Graph) -> list[Any]:
     for operator in reversed(graph.operators):
         readers = graph.consumers(int(operator.outputs[0]))
         small = all(int(np.prod(graph.shape(i), dtype=np.int64)) <= size for i in graph.inputs(operator))
-        if graph.operator_name(operator) in _HEAVY or not small:
+        if graph.operator_name(operator) in HEAVY or not small:
             continue
         if all(any(reader is member for member in tail) for reader in readers):
             tail.insert(0, operator)
@@ -83,7 +112,7 @@ def float_tail(graph: Graph) -> list[Any]:
     return arithmetic
 
 
-def _recipe(mode: str, keep_float: Sequence[str], dense_per_tensor: bool) -> Any:
+def _recipe(mode: str, keep_float: Sequence[str], precision: Mapping[str, str], dense_per_tensor: bool) -> Any:
     from litert_quantizer import qtyping, recipe_manager
     from litert_quantizer.algorithm_manager import AlgorithmName
 
@@ -95,8 +124,17 @@ def _recipe(mode: str, keep_float: Sequence[str], dense_per_tensor: bool) -> Any
             recipe.add_quantization_config(".*", boundary, algorithm_key=AlgorithmName.NO_QUANTIZE)
         # tflite-runtime 2.14 refuses a quantized DIV, and LiteRT rounds small divisors to zero.
         recipe.add_quantization_config(".*", qtyping.TFLOperationName.DIV, algorithm_key=AlgorithmName.NO_QUANTIZE)
-        for name in keep_float:
-            recipe.add_quantization_config(f"^{re.escape(name)}(;|$)", every, algorithm_key=AlgorithmName.NO_QUANTIZE)
+        for name, kind in {**precision, **dict.fromkeys(keep_float, FLOAT)}.items():
+            scope = f"^{re.escape(name)}(;|$)"
+            if kind == INT16:
+                recipe.add_static_config(scope, every, activation_num_bits=16, weight_num_bits=8)
+                continue
+            recipe.add_quantization_config(scope, every, algorithm_key=AlgorithmName.NO_QUANTIZE)
+            if kind == DYNAMIC:
+                sizes = qtyping.QuantGranularity
+                for operation in _DYNAMIC:
+                    size = sizes.TENSORWISE if dense_per_tensor and operation == _DENSE else sizes.CHANNELWISE
+                    recipe.add_dynamic_config(scope, qtyping.TFLOperationName(operation), num_bits=8, granularity=size)
     elif mode == "dynamic":
         recipe.add_dynamic_config(".*", every, num_bits=8)
         if dense_per_tensor:

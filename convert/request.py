@@ -10,11 +10,15 @@ from ..calibration import parse_method
 from ..runtime.contract import INPUT_DTYPES, PLACEMENTS, InputContract
 from ..runtime.errors import RequestError
 from ..runtime.sources import Data
+from .budget import Budget
 from .plan import AUTO
-from .quantize import CALIBRATED, MODES
+from .quantize import CALIBRATED, MIXED, MODES, is_mixed
 
 SELECTIONS = ("random", "coverage")
 """How --num-samples images are chosen, the default first."""
+
+MOST_MIXED = 4
+"""Files that a search may find."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,12 @@ class Request:
     seed: int
     equalize: bool
     corrections: tuple[str, ...]
+    pareto: bool
+    budget: Budget | None
+    time_budget: float | None
+    search_cache: Path | None
+    measured: Path | None
+    recipe: Path | None
     threads: int | None
     measure: bool
 
@@ -50,13 +60,68 @@ class Request:
         return self.output_dir / f"{self.stem}.{mode}.tflite"
 
     @property
+    def searching(self) -> bool:
+        """Whether layers are searched that should not be int8."""
+        return (self.pareto or self.budget is not None) and self.recipe is None and "int8" in self.modes
+
+    @property
+    def timed_on(self) -> str:
+        """The target that latencies are measured on."""
+        return self.targets[0] if self.targets and (self.pareto or self.budget is not None) else "litert"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modes, and what files that a search finds may be called."""
+        further = (MIXED, *(f"{MIXED}{number}" for number in range(1, MOST_MIXED + 1)))
+        return (*self.modes, *(further if self.searching else ()))
+
+    @property
     def result_path(self) -> Path:
         """Where export.json goes."""
         return self.output_dir / f"{self.stem}.export.json"
 
 
-def choose_modes(asked: Sequence[str], *, calibrated: bool) -> tuple[str, ...]:
-    """The modes to make, in the order of the table.
+def check_search(
+    *,
+    pareto: bool,
+    limited: bool,
+    calibrated: bool,
+    measure: bool,
+    time_budget: float | None,
+    search_cache: str | Path | None,
+    measured: str | Path | None,
+    recipe: str | Path | None,
+    asked: Sequence[str],
+) -> None:
+    """Refuse searches without what they need, and options that would do nothing.
+
+    Raises:
+        RequestError: the first of them.
+    """
+    searching = pareto or limited
+    if limited and recipe is not None:
+        raise RequestError("--max-drift searches for a file, and --recipe says which files. Leave one of them out.")
+    if recipe is not None and asked:
+        raise RequestError("--recipe says which files to make. Leave -q out.")
+    for option, value in (("--time-budget", time_budget), ("--search-cache", search_cache)):
+        if value is not None and (not searching or recipe is not None):
+            raise RequestError(f"{option} is about a search. Add --pareto or --max-drift, or leave it out.")
+    if time_budget is not None and not time_budget > 0:
+        raise RequestError(f"the time budget is {time_budget:g} s. Give the search some time, for instance 60.")
+    if measured is not None and not searching:
+        raise RequestError("--measured is for the comparison of files. Add --pareto or --max-drift, or leave it out.")
+    if searching and not measure:
+        raise RequestError("a comparison is made by running the files, and measure is False. Leave one of them out.")
+    if searching and recipe is None and not calibrated:
+        raise RequestError(
+            f"{'--max-drift' if limited else '--pareto'} compares int8 files with the others, and int8 needs "
+            "calibration data. Pass --calibration-data with a folder of some hundred images like those the encoder "
+            "will see."
+        )
+
+
+def choose_modes(asked: Sequence[str], *, calibrated: bool, compared: bool = False) -> tuple[str, ...]:
+    """The modes to make, in the order of the table; ``compared`` makes all of them the default.
 
     Raises:
         RequestError: a mode does not exist, or one that needs ranges was asked for without calibration data.
@@ -64,7 +129,7 @@ def choose_modes(asked: Sequence[str], *, calibrated: bool) -> tuple[str, ...]:
     for mode in asked:
         if mode not in (*MODES, "all"):
             raise RequestError(f"unknown quantization mode {mode!r}. Use one of: {', '.join(MODES)}, all.")
-    if "all" in asked:
+    if "all" in asked or (compared and not asked and calibrated):
         asked = MODES
     if not asked:
         asked = ("float32", "int8") if calibrated else ("float32",)
@@ -132,7 +197,7 @@ def check_types(modes: Sequence[str], input_type: str | None, output_type: str |
     for option, value in (("--input-type", input_type), ("--output-type", output_type)):
         if value is not None and value not in INPUT_DTYPES:
             raise RequestError(f"{option} is {value!r}. Use one of: {', '.join(INPUT_DTYPES)}.")
-        if value not in (None, "float32") and "int8" not in modes:
+        if value not in (None, "float32") and not any(mode == "int8" or is_mixed(mode) for mode in modes):
             raise RequestError(f"{option} {value} is for the int8 file, which was not asked for. Add -q int8.")
 
 

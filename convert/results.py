@@ -9,6 +9,7 @@ from typing import Any
 
 from ..calibration import Assessment
 from ..runtime.drift import Drift
+from ..runtime.drift.intervals import Interval
 from ..runtime.sources import Skipped
 from .coupling import BatchCoupling
 
@@ -43,14 +44,21 @@ class ExportedFile:
     """One written file.
 
     Attributes:
-        mode: ``float32``, ``float16``, ``dynamic``, ``int8`` or ``int16x8``.
+        mode: ``float32``, ``float16``, ``dynamic``, ``int8`` or ``int16x8``; ``mixed``, ``mixed1`` ... where a search
+            left layers of an int8 file in another precision.
         path: where it is.
         bytes: its size.
         sha256: of the whole file.
         contract: the content of its ``embedlite.json``.
         float_operators: of a file with integer activations, the operators that still compute in float, once each.
         drift: against the Keras model on images that set no ranges; None without such images.
-        latency_us: median microseconds per inference on this machine; None if nothing was measured.
+        intervals: 95 % intervals of those metrics that have one, by name.
+        latency_us: median microseconds per inference, on what :attr:`ExportResult.measured_on` says; None if it was not
+            measured, or the file does not run there.
+        latency_low_us: its lower quartile.
+        latency_high_us: its upper quartile.
+        dominated: whether another file that runs wherever this one does is as good in drift, latency and size and
+            better in one; None if that was not asked.
         verified: one verdict per interpreter that was tried.
     """
 
@@ -61,8 +69,90 @@ class ExportedFile:
     contract: Mapping[str, Any]
     float_operators: tuple[str, ...]
     drift: Drift | None
+    intervals: Mapping[str, Interval]
     latency_us: float | None
+    latency_low_us: float | None
+    latency_high_us: float | None
+    dominated: bool | None
     verified: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True)
+class TriedFile:
+    """One file that a search tried; it was not corrected.
+
+    Attributes:
+        precision: of the layers that are not int8, by the tensor that the layer's first operator writes.
+        latency_us: on the target.
+        sqnr_db: on the calibration images, against the float graph; None if they are identical.
+    """
+
+    precision: Mapping[str, str]
+    latency_us: float
+    sqnr_db: float | None
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """What one layer does to drift and latency: the int8 file, uncorrected, with this layer alone in another precision.
+
+    Attributes:
+        layer: the tensor that its first operator writes.
+        operators: kinds of its operators.
+        precision: ``float``, ``dynamic`` (8-bit weights between float activations) or ``int16`` (16-bit activations).
+        sqnr_db: on the calibration images.
+        gained_db: over the int8 file.
+        latency_us: on the target.
+        added_us: to the int8 file's.
+    """
+
+    layer: str
+    operators: tuple[str, ...]
+    precision: str
+    sqnr_db: float | None
+    gained_db: float | None
+    latency_us: float
+    added_us: float
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """What a search for layers that should not be int8 tried.
+
+    Attributes:
+        target: what it was made for.
+        runtime: the package that stood for it.
+        threads: processors that one inference might use.
+        images: calibration images that judged, those first that set no ranges.
+        seconds: how long it took.
+        ended: ``finished``, ``time budget`` or ``interrupted``.
+        tried: every file that runs on the target, the int8 file first.
+        sensitivity: each layer alone in each precision, the largest gain first.
+    """
+
+    target: str
+    runtime: str
+    threads: int
+    images: int
+    seconds: float
+    ended: str
+    tried: tuple[TriedFile, ...]
+    sensitivity: tuple[LayerSensitivity, ...]
+
+
+@dataclass(frozen=True)
+class MeasuredOn:
+    """What the latencies were measured on.
+
+    Attributes:
+        device: its description, as in a drift report.
+        runtime: name and version of what ran the files.
+        threads: processors that one inference might use.
+    """
+
+    device: Mapping[str, str]
+    runtime: Mapping[str, str | None]
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -91,6 +181,11 @@ class ExportResult:
         normalization: where it was placed, and for ``frozen`` what that costs; see :class:`NormalizationReport`.
         batch_coupling: how far the same images move between batches; None if that could not be measured.
         calibration: whether the calibration images are enough; None where no ranges were needed.
+        measured_on: what the latencies were measured on; None where there are none.
+        search: what was tried for layers that should not be int8; None if nothing was.
+        limits: what ``max_drift`` asked for, by metric; None if it did not.
+        missed: why no file keeps these limits, one sentence each; empty if one does.
+        recipe: what the same files can be made from again, see :mod:`.recipe`.
         not_checked: runtimes that are not installed here, so that no file was run on them.
         failed_targets: one sentence for each file that a required target does not run; their files end in
             ``.rejected``.
@@ -105,6 +200,11 @@ class ExportResult:
     normalization: NormalizationReport
     batch_coupling: BatchCoupling | None
     calibration: Assessment | None
+    measured_on: MeasuredOn | None
+    search: SearchReport | None
+    limits: Mapping[str, float] | None
+    missed: tuple[str, ...]
+    recipe: Mapping[str, Any]
     not_checked: tuple[str, ...]
     failed_targets: tuple[str, ...]
     skipped: tuple[Skipped, ...]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..runtime.errors import MissingPackageError, RequestError
 from ..runtime.isolated import installed
-from .quantize import MODES
+from .quantize import DYNAMIC, MODES, is_mixed
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,17 @@ class Target:
     name: str
     package: str
     modes: tuple[str, ...]
+
+    def runs(self, mode: str, precision: Mapping[str, str]) -> bool:
+        """Whether it can run a file at all.
+
+        Args:
+            mode: the file's.
+            precision: of those of its layers that are not what the mode says.
+        """
+        if not is_mixed(mode):
+            return mode in self.modes
+        return "dynamic" in self.modes or DYNAMIC not in precision.values() or self.package == NPU_PACKAGE
 
 
 NPU_PACKAGE = "ethos-u-vela"
@@ -65,7 +76,7 @@ def check_targets(names: Iterable[str], modes: Sequence[str]) -> tuple[str, ...]
         if name not in TARGETS:
             raise RequestError(f"unknown target {name!r}. Use one of: {', '.join(TARGETS)}.")
         target = TARGETS[name]
-        if not set(target.modes).intersection(modes):
+        if not any(target.runs(mode, {}) for mode in modes):
             raise RequestError(
                 f"--target {name} runs {', '.join(target.modes)} files, but {', '.join(modes)} was asked for. "
                 f"Add -q {target.modes[-2]} and --calibration-data."

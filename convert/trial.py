@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..calibration import Ranges
+from ..runtime.drift import Drift
+from .drift import drift_of
 from .graph import Graph
 from .prepare import FloatGraph
 from .quantize import quantize
@@ -18,7 +20,11 @@ Values = NDArray[np.float32]
 
 
 class Trial:
-    """Some images and the float graph's embeddings of them, to try ranges on."""
+    """Some images and the float graph's embeddings of them, to try ranges on.
+
+    Attributes:
+        images: as they were given.
+    """
 
     def __init__(self, graph: FloatGraph, images: Sequence[Values], threads: int | None) -> None:
         """Embed the images with the float graph.
@@ -28,11 +34,12 @@ class Trial:
             images: model-ready, (H, W, C) float32; at least one.
             threads: processors; default all.
         """
-        self._images, self._threads, self._keep_float = images, threads, graph.keep_float
+        self.images = images
+        self._threads, self._keep_float = threads, graph.keep_float
         self._reference = float_rows(graph.flatbuffer, images, threads)
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self.images)
 
     def errors(self, flatbuffer: bytes, ranges: Ranges) -> NDArray[np.float64]:
         """Squared error of each image's embedding by the int8 file with these ranges, (images,).
@@ -46,7 +53,14 @@ class Trial:
 
     def errors_of(self, quantized: bytes) -> NDArray[np.float64]:
         """Squared error of each image's embedding by a quantized graph with float input and output, (images,)."""
-        embeddings = float_rows(quantized, self._images, self._threads)
+        return self._errors(float_rows(quantized, self.images, self._threads))
+
+    def measure(self, quantized: bytes) -> tuple[NDArray[np.float64], Drift]:
+        """The same, and the drift of the embeddings, with neighbours where there are images enough."""
+        embeddings = float_rows(quantized, self.images, self._threads)
+        return self._errors(embeddings), drift_of(embeddings, self._reference)
+
+    def _errors(self, embeddings: Values) -> NDArray[np.float64]:
         with np.errstate(over="ignore", invalid="ignore"):
             errors = ((embeddings.astype(np.float64) - self._reference) ** 2).sum(axis=1)
         # Zeros in place of an embedding are no embedding, however close to it they are.

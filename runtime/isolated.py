@@ -26,7 +26,6 @@ class ProbeResult:
         runtime: its package.
         version: its version.
         embeddings: of the first frames, as many as there was time for; None if it failed.
-        latency_us: median microseconds per inference; None if it was not timed.
         arena_bytes: memory that TFLite Micro needs; None for the others.
         golden: of the golden inputs; None if they were not asked for.
         error: how it failed.
@@ -35,7 +34,6 @@ class ProbeResult:
     runtime: str
     version: str
     embeddings: NDArray[np.float32] | None = None
-    latency_us: float | None = None
     arena_bytes: int | None = None
     golden: NDArray[np.float32] | None = None
     error: str = ""
@@ -48,11 +46,15 @@ def installed_runtimes() -> list[str]:
 
 def installed(name: str) -> bool:
     """Whether a package is installed, by the name pip knows it by."""
+    return package_version(name) is not None
+
+
+def package_version(name: str) -> str | None:
+    """A package's version, by the name pip knows it by; None if it is not installed."""
     try:
-        importlib.metadata.version(name)
+        return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
 def probe(
@@ -62,7 +64,6 @@ def probe(
     rows: Sequence[int],
     *,
     threads: int,
-    timed: bool,
     seconds: float,
     golden: Path | None = None,
 ) -> ProbeResult:
@@ -74,7 +75,6 @@ def probe(
         inputs: a ``.npy`` of model-ready images, (N, H, W, C) float32.
         rows: which of them to embed, in this order.
         threads: processors that one inference may use.
-        timed: whether to measure the latency too.
         seconds: after this time no further image is begun, once there are two.
         golden: a ``.npy`` of uint8 frames that golden vectors are made of, (N, H, W, C).
     """
@@ -88,7 +88,6 @@ def probe(
             str(inputs),
             list(rows),
             str(result),
-            timed,
             seconds,
             None if golden is None else str(golden),
             str(golden_result),
@@ -98,6 +97,5 @@ def probe(
             return ProbeResult(runtime, version, error=failure)
         if "error" in answer:
             return ProbeResult(runtime, version, error=answer["error"])
-        facts = {key: answer[key] for key in ("latency_us", "arena_bytes")}
         replayed = None if golden is None else np.load(golden_result)
-        return ProbeResult(runtime, version, np.load(result), golden=replayed, **facts)
+        return ProbeResult(runtime, version, np.load(result), answer["arena_bytes"], replayed)

@@ -208,7 +208,7 @@ class _Climb:
 
     def _run(self, model: Path, runtime: str, inputs: Path, seconds: float) -> ProbeResult:
         rows: Sequence[int] = range(self._count)
-        result = probe(model, runtime, inputs, rows, threads=self._threads, timed=False, seconds=seconds)
+        result = probe(model, runtime, inputs, rows, threads=self._threads, seconds=seconds)
         if result.embeddings is None:
             return result
         return replace(result, embeddings=result.embeddings.reshape(len(result.embeddings), -1))

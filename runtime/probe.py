@@ -19,8 +19,6 @@ from .child import serve
 from .encoder import Encoder
 from .errors import EmbedliteError
 
-TIMED_SECONDS = 0.4
-TIMED_RUNS = 200
 LEAST_ROWS = 2
 
 
@@ -35,7 +33,6 @@ class ProbeRequest:
         inputs: path of a ``.npy`` with model-ready images (N, H, W, C) float32.
         rows: which of them to embed, in this order.
         result: path for the embeddings; fewer than ``rows`` if time ran out.
-        timed: whether to measure the latency too.
         seconds: after this time no further image is begun, once there are two.
         golden: path of a ``.npy`` with uint8 frames (N, H, W, C) that golden vectors are made of, or None.
         golden_result: path for their embeddings.
@@ -47,7 +44,6 @@ class ProbeRequest:
     inputs: str
     rows: list[int]
     result: str
-    timed: bool
     seconds: float
     golden: str | None = None
     golden_result: str = ""
@@ -69,8 +65,7 @@ def _run(request: ProbeRequest) -> dict[str, Any]:
     inputs = np.load(request.inputs, mmap_mode="r")
     with Encoder(request.model, request.threads, runtime=request.runtime) as encoder:
         np.save(Path(request.result), np.stack(list(_embed(encoder, inputs, request))))
-        latency = _median_latency_us(encoder, np.array(inputs[request.rows[0]])) if request.timed else None
-        facts = {"version": encoder.runtime.version, "latency_us": latency, "arena_bytes": encoder.arena_bytes}
+        facts = {"version": encoder.runtime.version, "arena_bytes": encoder.arena_bytes}
     if request.golden is not None:
         # One thread: more may split sums differently, and the same export shall give the same bytes.
         with Encoder(request.model, 1, runtime=request.runtime) as encoder:
@@ -84,16 +79,6 @@ def _embed(encoder: Encoder, inputs: Any, request: ProbeRequest) -> Iterator[NDA
         if done >= LEAST_ROWS and time.monotonic() > end:
             return
         yield encoder.embed_one(np.array(inputs[row]))
-
-
-def _median_latency_us(encoder: Encoder, image: np.ndarray[Any, Any]) -> float:
-    durations: list[float] = []
-    end = time.perf_counter() + TIMED_SECONDS
-    while len(durations) < 5 or (time.perf_counter() < end and len(durations) < TIMED_RUNS):
-        start = time.perf_counter()
-        encoder.embed_one(image)
-        durations.append(time.perf_counter() - start)
-    return float(np.median(durations) * 1e6)
 
 
 if __name__ == "__main__":

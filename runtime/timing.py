@@ -22,8 +22,8 @@ from .encoder import Encoder
 from .errors import EmbedliteError, InterpreterFailedError
 
 _PROCESS_SECONDS = 900.0
-_LEAST_RUNS, _MOST_RUNS = 3, 50
-"""Inferences of one file in a round."""
+_LEAST_ROUNDS, _MOST_RUNS = 3, 50
+"""A slow file has fewer turns, a fast one no more inferences than this in each."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Timing:
         latency_us: median microseconds per inference: of the rounds' medians.
         low_us: their lower quartile.
         high_us: their upper quartile.
+        relative: its latency by that of the first file, the median of the rounds' ratios: what slows down a whole round
+            does not change it.
         arena_bytes: memory that TFLite Micro needs; None for the others.
         error: why the file could not be run; empty if it could.
     """
@@ -41,6 +43,7 @@ class Timing:
     latency_us: float | None
     low_us: float | None = None
     high_us: float | None = None
+    relative: float | None = None
     arena_bytes: int | None = None
     error: str = ""
 
@@ -64,7 +67,7 @@ def time_files(
         delegate: path of a delegate's shared library; each file is opened with one of its own.
         delegate_options: for the delegate.
         rounds: how many times each file has its turn.
-        seconds: for each file, all rounds together; a slow file takes longer, because every round runs it three times.
+        seconds: for each file, all rounds together; a slow file has fewer rounds, but three at least.
 
     Returns:
         A timing for each file, in their order.
@@ -118,12 +121,18 @@ def _answer(
         except EmbedliteError as error:
             timings[place] = Timing(None, error=str(error))
     medians: dict[int, list[float]] = {place: [] for place in encoders}
-    for _ in range(rounds):
+    spent = dict.fromkeys(encoders, 0.0)
+    for round_ in range(rounds):
         for place, encoder in encoders.items():
-            medians[place].append(_burst(encoder, seconds / rounds))
+            if round_ < _LEAST_ROUNDS or spent[place] < seconds:
+                start = time.perf_counter()
+                medians[place].append(_burst(encoder, seconds / rounds))
+                spent[place] += time.perf_counter() - start
     for place, encoder in encoders.items():
         low, middle, high = (float(value) for value in np.quantile(medians[place], (0.25, 0.5, 0.75)))
-        timings[place] = Timing(middle, low, high, encoder.arena_bytes)
+        ratios = [mine / first for mine, first in zip(medians[place], medians.get(0, []), strict=False)]
+        relative = float(np.median(ratios)) if ratios else None
+        timings[place] = Timing(middle, low, high, relative, encoder.arena_bytes)
         encoder.close()
     return [asdict(timing) for timing in timings]
 
@@ -139,7 +148,7 @@ def _burst(encoder: Encoder, seconds: float) -> float:
     encoder.embed_one(frame)
     durations: list[float] = []
     end = time.perf_counter() + seconds
-    while len(durations) < _LEAST_RUNS or (time.perf_counter() < end and len(durations) < _MOST_RUNS):
+    while not durations or (time.perf_counter() < end and len(durations) < _MOST_RUNS):
         start = time.perf_counter()
         encoder.embed_one(frame)
         durations.append(time.perf_counter() - start)

@@ -76,12 +76,13 @@ class Gate:
         return self.interval is not None and self.interval[0] < self.limit < self.interval[1]
 
 
-def parse_gates(texts: Sequence[str], names: Collection[str] = GATEABLE) -> dict[str, float]:
+def parse_gates(texts: Sequence[str], names: Collection[str] = GATEABLE, option: str = "--gate") -> dict[str, float]:
     """What ``NAME=VALUE`` texts ask for, to be laid over the defaults.
 
     Args:
         texts: what the user gave.
         names: metrics that can be asked for.
+        option: what the user calls it.
 
     Raises:
         RequestError: no such metric, or no number.
@@ -90,17 +91,18 @@ def parse_gates(texts: Sequence[str], names: Collection[str] = GATEABLE) -> dict
     for text in texts:
         name, separator, value = text.partition("=")
         if name in INFORMATION:
-            raise RequestError(f"--gate {text}: {name} is for information and cannot gate; see docs/drift.md.")
+            raise RequestError(f"{option} {text}: {name} is for information and cannot gate; see docs/drift.md.")
         if name not in names or not separator:
             raise RequestError(
-                f"--gate {text}: expected NAME=VALUE with NAME one of {', '.join(names)}. For example --gate invalid=3."
+                f"{option} {text}: expected NAME=VALUE with NAME one of {', '.join(names)}. For example {option} "
+                "invalid=3."
             )
         try:
             limit = float(value)
         except ValueError:
             limit = math.nan
         if not math.isfinite(limit):
-            raise RequestError(f"--gate {text}: {value!r} is no finite number. For example --gate {name}=0.95.")
+            raise RequestError(f"{option} {text}: {value!r} is no finite number. For example {option} {name}=0.95.")
         gates[name] = limit
     return gates
 

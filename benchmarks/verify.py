@@ -21,7 +21,8 @@ with quiet_libraries():
     from embedlite.convert.targets import TARGETS
     from embedlite.convert.verify import judge
     from embedlite.runtime import InputContract
-    from embedlite.runtime.isolated import installed, probe
+    from embedlite.runtime.timing import time_files
+from embedlite.runtime.isolated import installed, probe
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
@@ -51,11 +52,11 @@ def main() -> None:
                 if target.name == "ethos-u" or file.mode not in target.modes or not installed(target.package):
                     continue
                 start = time.perf_counter()
-                answer = probe(file.path, target.package, frames.ready, rows, threads=1, timed=False, seconds=6)
+                answer = probe(file.path, target.package, frames.ready, rows, threads=1, seconds=6)
                 verdict = judge(answer, file.mode, frames.part(rows), None)
                 took = time.perf_counter() - start
                 total += took if target.name in ("litert", "tflite-runtime") else 0
-                bare = probe(file.path, target.package, frames.ready, rows[:2], threads=1, timed=True, seconds=0)
+                (bare,) = time_files([file.path], target.package, threads=1)
                 milliseconds = (bare.latency_us or 0) / 1000
                 print(f"{file.mode:<10}{target.package:<18}{took:>8.1f}{milliseconds:>10.0f}   {verdict.detail}")
             print(f"{file.mode:<10}{'LiteRT and tflite-runtime together':<26}{total:>.1f} s")

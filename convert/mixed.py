@@ -20,11 +20,11 @@ from .prepare import FloatGraph
 from .quantize import FLOAT, MIXED
 from .request import Request
 from .results import LayerSensitivity, SearchReport, TriedFile
-from .search import INTERRUPTED, OUT_OF_TIME, PrecisionSearch, Search
+from .search import PrecisionSearch, Search
 from .search_cache import SearchCache, fingerprint
 from .targets import TARGETS
 from .trial import Trial
-from .tried import Trials, Tried
+from .tried import FINISHED, OUT_OF_TIME, Trials, Tried
 
 MOST_IMAGES = 256
 """Calibration images that judge, those first that are held out from the ranges."""
@@ -88,7 +88,7 @@ class MixedFiles:
         )
         found = search.run()
         self.report = self._report(search, found)
-        if found.ended in (OUT_OF_TIME, INTERRUPTED):
+        if found.ended != FINISHED:
             why = "its time was up" if found.ended == OUT_OF_TIME else "it was interrupted"
             self.decisions.append(
                 f"the search for layers that should not be int8 tried {len(self._trials.all) - 1} files until {why}; "

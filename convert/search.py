@@ -21,7 +21,7 @@ from ..calibration.auto import better
 from ..runtime.progress import progress
 from .precision import Layer, Precision
 from .quantize import DYNAMIC
-from .tried import TimeIsUpError, Trials, Tried
+from .tried import FINISHED, SearchEndedError, Trials, Tried
 
 MOST_RELATIVE = 1.5
 """A file that takes this much longer than int8 is no longer searched from; dynamic or float files are there then."""
@@ -40,8 +40,6 @@ _LESS = 0.9
 
 _LEAST_SAVED = 0.02
 """Share of int8's latency that is worth another file."""
-
-FINISHED, OUT_OF_TIME, INTERRUPTED = "finished", "time budget", "interrupted"
 
 
 @dataclass(frozen=True)
@@ -91,13 +89,12 @@ class PrecisionSearch:
         """Search until nothing is gained any more, the limits hold at the least latency, or the time is up."""
         start, ended = time.monotonic(), FINISHED
         try:
-            self._try_singles()
-            self._lower_noise()
-            self._save_time()
-        except TimeIsUpError:
-            ended = OUT_OF_TIME
-        except KeyboardInterrupt:
-            ended = INTERRUPTED
+            with self._trials.interruptible():
+                self._try_singles()
+                self._lower_noise()
+                self._save_time()
+        except SearchEndedError as reason:
+            ended = str(reason)
         return Search(self._best, self._state, ended, time.monotonic() - start)
 
     def sensitivity(self) -> Mapping[tuple[str, str], Tried]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -46,8 +49,12 @@ class Tried:
         return float(self.errors.sum())
 
 
-class TimeIsUpError(Exception):
-    """The time budget is spent; never leaves the search."""
+FINISHED, OUT_OF_TIME, INTERRUPTED = "finished", "time budget", "interrupted"
+"""How a search ended."""
+
+
+class SearchEndedError(Exception):
+    """No further file is tried, for the reason that it names; never leaves the search."""
 
 
 class Trials:
@@ -76,6 +83,7 @@ class Trials:
             seconds: after which no further file is tried; None for as many as it takes.
         """
         self._make, self._trial, self._stopwatch, self._cache = make, trial, stopwatch, cache
+        self._interrupted = False
         self._end = None if seconds is None else time.monotonic() + seconds
         quantized, self._base_file = make({})
         self.base = replace(self._judged({}, quantized, self._base_file), relative=1.0)
@@ -106,7 +114,7 @@ class Trials:
         """Try files, and leave out those that cannot be made or do not run.
 
         Raises:
-            TimeIsUpError: the time is up; those that were done by then are in :attr:`all`.
+            SearchEndedError: the time is up; those that were done by then are in :attr:`all`.
         """
         waiting = [precision for precision in precisions if _key(precision) not in self._found]
         for batch in progress(_batches(waiting), -(-len(waiting) // _BATCH), label):
@@ -118,7 +126,7 @@ class Trials:
         """Noise of a file that is not timed; infinite if it cannot be made.
 
         Raises:
-            TimeIsUpError: the time is up.
+            SearchEndedError: the time is up.
         """
         if (key := _key(precision)) not in self._noises:
             self._check_time()
@@ -133,9 +141,32 @@ class Trials:
         known = self._found[_key(precision)]
         return replace(self._judged(precision, quantized, b""), bytes=known.bytes, relative=known.relative)
 
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Within it the first Ctrl-C only ends the search, between two files; another one is as usual.
+
+        An exception in the middle of a file could surface in C++ and be told as something else.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.getsignal(signal.SIGINT) or signal.default_int_handler
+
+        def note(*_: object) -> None:
+            self._interrupted = True
+            signal.signal(signal.SIGINT, before)
+
+        signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
     def _check_time(self) -> None:
+        if self._interrupted:
+            raise SearchEndedError(INTERRUPTED)
         if self._end is not None and time.monotonic() > self._end:
-            raise TimeIsUpError
+            raise SearchEndedError(OUT_OF_TIME)
 
     def _try(self, batch: Sequence[Precision]) -> None:
         files: list[bytes] = []

@@ -90,7 +90,14 @@ def measure_device(
     sound = [place for place, figures in enumerate(found) if figures.error is None]
     with stage(f"timing {_counted(len(sound), 'file')}"):
         for place, timing in zip(sound, _time([models[place] for place in sound], options), strict=True):
-            found[place] = replace(found[place], **{**vars(timing), "error": timing.error or None})
+            found[place] = replace(
+                found[place],
+                latency_us=timing.latency_us,
+                low_us=timing.low_us,
+                high_us=timing.high_us,
+                arena_bytes=timing.arena_bytes,
+                error=timing.error or None,
+            )
     return DeviceFigures(
         describe_environment(), DeviceRuntime(runtime.name, runtime.version, delegate), options.threads, tuple(found)
     )

@@ -1,7 +1,7 @@
 """Running one file on one interpreter in a process of its own: ``python -m embedlite.runtime.probe``.
 
 Request and answer are JSON (:mod:`.child`), the embeddings a ``.npy``. The answer's keys are ``version``,
-``latency_us`` (null if it was not asked for) and ``arena_bytes`` (null but on TFLite Micro), or ``error`` alone.
+``arena_bytes`` (null but on TFLite Micro), or ``error`` alone.
 """
 
 from __future__ import annotations

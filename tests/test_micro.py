@@ -120,7 +120,7 @@ def probe(model: Path, runtime: str, images: Path, result: Path) -> dict[str, An
     }
     done = subprocess.run(
         [sys.executable, "-m", "embedlite.runtime.probe"],
-        input=json.dumps({**request, "result": str(result), "timed": True}),
+        input=json.dumps({**request, "result": str(result)}),
         capture_output=True,
         text=True,
         check=True,
@@ -133,7 +133,6 @@ def probe(model: Path, runtime: str, images: Path, result: Path) -> dict[str, An
 def test_the_probe_reports_the_arena(digits: Digits, images: Path, tmp_path: Path) -> None:
     micro = probe(digits.int8, "tflite-micro", images, tmp_path / "micro.npy")
     assert micro["arena_bytes"] > 2 * 32 * 32 * 8
-    assert micro["latency_us"] > 0
     assert np.load(tmp_path / "micro.npy").shape == (8, 128)
     litert = probe(digits.int8, "ai-edge-litert", images, tmp_path / "litert.npy")
     assert litert["arena_bytes"] is None

@@ -29,7 +29,7 @@ from embedlite.convert.prepare import FloatGraph, prepare
 from embedlite.convert.quantize import DYNAMIC, FLOAT, INT16, quantize
 from embedlite.convert.results import ExportedFile, ExportResult, Verdict
 from embedlite.convert.search_cache import SearchCache, fingerprint
-from embedlite.convert.tried import TimeIsUpError, Trials
+from embedlite.convert.tried import SearchEndedError, Trials
 from embedlite.runtime import Encoder, InputContract
 from embedlite.runtime.drift import Drift, measure_drift
 from embedlite.runtime.drift.gates import apply_gates
@@ -431,6 +431,6 @@ def test_no_file_is_tried_when_the_time_is_up() -> None:
         package="x", time=lambda files: [SimpleNamespace(latency_us=1.0, relative=1.0)] * len(files)
     )
     trials = Trials(lambda precision: (b"", b""), judge, clock, SearchCache(None, ""), -1)
-    with pytest.raises(TimeIsUpError):
+    with pytest.raises(SearchEndedError):
         trials.try_all([{"a": FLOAT}], "trying")
     assert len(trials.all) == 1

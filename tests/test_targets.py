@@ -193,7 +193,7 @@ def frames(folder: Path, float_file: Path) -> Frames:
     ready = np.stack([*(IMAGES[:4] / np.float32(255)), *edge_frames(InputContract(SHAPE))])
     np.save(folder / "frames.npy", ready)
     rows = range(len(ready))
-    result = probe(float_file, "ai-edge-litert", folder / "frames.npy", rows, threads=1, timed=False, seconds=60)
+    result = probe(float_file, "ai-edge-litert", folder / "frames.npy", rows, threads=1, seconds=60)
     assert result.embeddings is not None
     edge = np.arange(len(ready)) >= 4
     return Frames(folder / "frames.npy", result.embeddings, edge, np.ones(len(ready), bool))
@@ -236,7 +236,7 @@ def test_a_wrong_file_fails_on_every_runtime(
     detail: str, runtime: str, float_file: Path, frames: Frames, tmp_path: Path
 ) -> None:
     path = change(float_file, tmp_path / "wrong.tflite", FAULTS[detail])
-    result = probe(path, runtime, frames.ready, range(len(frames.edge)), threads=1, timed=False, seconds=60)
+    result = probe(path, runtime, frames.ready, range(len(frames.edge)), threads=1, seconds=60)
     verdict = judge(result, "float32", frames, None)
     assert not verdict.ok
     assert detail in verdict.detail
@@ -247,7 +247,7 @@ def test_a_file_that_kills_or_stops_an_interpreter_is_a_verdict(
     runtime: str, float_file: Path, frames: Frames, tmp_path: Path
 ) -> None:
     path = change(float_file, tmp_path / "deadly.tflite", no_stride)
-    result = probe(path, runtime, frames.ready, range(len(frames.edge)), threads=1, timed=False, seconds=60)
+    result = probe(path, runtime, frames.ready, range(len(frames.edge)), threads=1, seconds=60)
     verdict = judge(result, "float32", frames, None)
     assert not verdict.ok
     assert verdict.detail

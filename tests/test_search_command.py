@@ -1,0 +1,213 @@
+"""``export-tflite --pareto``, ``--max-drift`` and ``--recipe`` as a user types them."""
+
+import json
+import signal
+import subprocess
+import sysconfig
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import Run, error_line
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    """A small saved encoder; made in a process of its own, so that this one stays free of TensorFlow."""
+    path = tmp_path_factory.mktemp("model") / "small.keras"
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from encoders import small_encoder\n"
+        "from keras import layers\n"
+        "from embedlite.convert.layers import MinMaxNormalization\n"
+        f"small_encoder([layers.Flatten(), MinMaxNormalization()]).save({str(path)!r})\n"
+    )
+    done = run("python", "-c", code)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.fixture(scope="module")
+def compared(model: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory, run: Run) -> tuple[Path, str]:
+    """The folder of a whole comparison, and what it printed."""
+    folder = tmp_path_factory.mktemp("compared")
+    done = run("export-tflite", model, "-o", folder, "--calibration-data", photos, "--pareto", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return folder, done.stdout
+
+
+def test_the_comparison_has_every_mode_and_says_what_is_superfluous(compared: tuple[Path, str]) -> None:
+    folder, text = compared
+    value = json.loads((folder / "small.export.json").read_text())
+    modes = [file["mode"] for file in value["files"]]
+    assert modes[:5] == ["float32", "float16", "dynamic", "int8", "int16x8"]
+    assert all(mode.startswith("mixed") for mode in modes[5:])
+    assert {folder / file["path"] for file in value["files"]} == set(folder.glob("*.tflite"))
+    assert all(file["dominated"] in (True, False) for file in value["files"])
+    rows = {line.split()[0]: line for line in text.splitlines() if ".tflite " in line}
+    for file in value["files"]:
+        low, high = file["intervals"]["sqnr_db"]
+        assert f"{file['drift']['sqnr_db']:.1f} ({low:.1f}-{high:.1f})" in rows[file["mode"]]
+        quartiles = f"({file['latency_low_us']:,.0f}-{file['latency_high_us']:,.0f})"
+        assert f"{file['latency_us']:,.0f} {quartiles}" in rows[file["mode"]]
+    dominated = [file["mode"] for file in value["files"] if file["dominated"]]
+    assert (f"dominated: {', '.join(dominated)}: " in text) == bool(dominated)
+    assert "layers that cost most drift as int8" in text
+    assert "CPU: ship small." in text
+    assert "\x1b" not in text
+
+
+def test_a_recipe_makes_every_file_again(
+    compared: tuple[Path, str], model: Path, photos: Path, tmp_path: Path, run: Run
+) -> None:
+    folder, _ = compared
+    recipe = folder / "small.export.json"
+    done = run("export-tflite", model, "-o", tmp_path, "--calibration-data", photos, "--recipe", recipe)
+    assert done.returncode == 0, done.stderr
+    made = sorted(path.name for path in folder.glob("*.tflite"))
+    assert sorted(path.name for path in tmp_path.glob("*.tflite")) == made
+    assert all((folder / name).read_bytes() == (tmp_path / name).read_bytes() for name in made)
+
+
+def test_latencies_of_a_device_take_the_place_of_those_here(
+    compared: tuple[Path, str], model: Path, photos: Path, tmp_path: Path, run: Run
+) -> None:
+    folder, _ = compared
+    figures = tmp_path / "device.json"
+    done = run("embed-tflite", folder, "--measure", figures, "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    value = json.loads(figures.read_text())
+    for place, file in enumerate(value["files"], 1):
+        file |= {"low_us": 1000.0 * place, "latency_us": 2000.0 * place, "high_us": 3000.0 * place}
+    value["device"]["cpu"] = "a slow board"
+    figures.write_text(json.dumps(value))
+    common = (
+        "export-tflite",
+        model,
+        "--calibration-data",
+        photos,
+        "--pareto",
+        "--recipe",
+        folder / "small.export.json",
+    )
+    done = run(*common, "-o", tmp_path / "again", "--measured", figures)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "again/small.export.json").read_text())
+    measured = {file["path"]: file["latency_us"] for file in value["files"]}
+    assert {file["path"]: file["latency_us"] for file in result["files"]} == measured
+    assert result["measured_on"]["device"]["cpu"] == "a slow board"
+    assert "a slow board" in done.stdout
+
+    value["files"][0]["model_sha256"] = "0" * 64
+    figures.write_text(json.dumps(value))
+    told = error_line(run(*common, "-o", tmp_path / "other", "--measured", figures))
+    assert "000000000000" in told
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_fastest_file_within_the_budget_is_the_only_one_written(
+    model: Path, photos: Path, tmp_path: Path, run: Run
+) -> None:
+    data = ("--calibration-data", photos, "--threads", "1", "--correct", "none")
+    done = run("export-tflite", model, "-o", tmp_path, *data, "--max-drift", "sqnr_db=20", "--max-drift", "invalid=0")
+    assert done.returncode == 0, done.stderr
+    value = json.loads((tmp_path / "small.export.json").read_text())
+    (file,) = value["files"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([file["path"], "small.export.json"])
+    assert value["limits"] == {"sqnr_db": 20, "invalid": 0}
+    assert value["missed"] == []
+    assert file["drift"]["sqnr_db"] is None or file["drift"]["sqnr_db"] >= 20
+    assert f"sqnr_db >= 20, invalid <= 0: ship {file['path']} (" in done.stdout
+
+
+def test_a_budget_that_no_file_keeps_is_exit_code_1(model: Path, photos: Path, tmp_path: Path, run: Run) -> None:
+    data = ("--calibration-data", photos, "--threads", "1", "--correct", "none", "-q", "int8")
+    done = run("export-tflite", model, "-o", tmp_path, *data, "--max-drift", "sqnr_db=500", "--time-budget", "5")
+    assert done.returncode == 1, done.stderr
+    value = json.loads((tmp_path / "small.export.json").read_text())
+    (file,) = value["files"]
+    assert file["path"].endswith(".tflite.rejected")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([file["path"], "small.export.json"])
+    assert "FAILED: no file keeps sqnr_db >= 500; the best found is the " in done.stdout
+    assert "where sqnr_db >= 500 is asked on calibration images" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--max-drift", "sqnr=30"], "--max-drift sqnr=30: expected NAME=VALUE with NAME one of"),
+        (["--max-drift", "cka=0.9"], "--max-drift cka=0.9: cka is for information"),
+        (["--time-budget", "5"], "--time-budget is about a search"),
+        (["--search-cache", "x.json"], "--search-cache is about a search"),
+        (["--measured", "x.json"], "--measured is for the comparison of files"),
+        (["--pareto", "--time-budget", "0"], "the time budget is 0 s"),
+        (["--pareto", "--num-samples", "30"], "needs 40 calibration images or more, and there are 24"),
+        (["--recipe", "nothing.json"], "cannot read the recipe nothing.json"),
+        (["--recipe", "nothing.json", "-q", "int8"], "--recipe says which files to make"),
+        (["--recipe", "nothing.json", "--max-drift", "sqnr_db=3"], "Leave one of them out"),
+    ],
+)
+def test_bad_requests(model: Path, photos: Path, tmp_path: Path, run: Run, arguments: list[str], told: str) -> None:
+    done = run("export-tflite", model, "-o", tmp_path / "out", "--calibration-data", photos, *arguments)
+    assert told in error_line(done)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_comparison_without_calibration_images_is_refused(model: Path, tmp_path: Path, run: Run) -> None:
+    assert "Pass --calibration-data" in error_line(run("export-tflite", model, "-o", tmp_path / "out", "--pareto"))
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"recipe": null}', '{"recipe": {"files": {}}}'])
+def test_another_file_is_no_recipe(model: Path, photos: Path, tmp_path: Path, run: Run, content: str) -> None:
+    recipe = tmp_path / "other.json"
+    recipe.write_text(content)
+    done = run("export-tflite", model, "-o", tmp_path / "out", "--calibration-data", photos, "--recipe", recipe)
+    assert "other.json holds no recipe" in error_line(done)
+
+
+def test_an_interrupted_search_keeps_the_best_so_far(model: Path, photos: Path, tmp_path: Path) -> None:
+    """Given Ctrl-C while layers are tried. Result: exit code 0 and files, and a word about it."""
+    cache = tmp_path / "cache.json"
+    command = [Path(sysconfig.get_path("scripts"), "export-tflite"), model, "-o", tmp_path / "out", "--pareto"]
+    options = [
+        "--calibration-data",
+        photos,
+        "--search-cache",
+        cache,
+        "-q",
+        "float32",
+        "-q",
+        "int8",
+        "--correct",
+        "none",
+    ]
+    process = subprocess.Popen(
+        [*map(str, command), *map(str, options)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + 120
+    # The cache appears with the first files that were tried.
+    while not cache.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stdout + stderr
+    value = json.loads((tmp_path / "out/small.export.json").read_text())
+    assert value["search"]["ended"] == "interrupted"
+    assert "until it was interrupted" in stdout
+
+
+@pytest.mark.parametrize("target", ["micro", "ethos-u"])
+def test_other_targets_have_their_own_latencies_and_precisions(
+    model: Path, photos: Path, tmp_path: Path, run: Run, target: str
+) -> None:
+    data = ("--calibration-data", photos, "--correct", "none", "-q", "int8", "--target", target)
+    done = run("export-tflite", model, "-o", tmp_path, *data, "--pareto")
+    assert done.returncode == 0, done.stderr
+    value = json.loads((tmp_path / "small.export.json").read_text())
+    assert value["search"]["target"] == target
+    kinds = {row["precision"] for row in value["search"]["sensitivity"]}
+    assert kinds == ({"float", "int16"} if target == "micro" else {"int16"})
+    assert value["measured_on"]["runtime"]["name"] == {"micro": "tflite-micro", "ethos-u": "ethos-u-vela"}[target]
+    assert all(file["latency_us"] > 0 for file in value["files"])

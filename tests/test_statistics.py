@@ -237,6 +237,7 @@ def test_an_export_from_shards_has_the_ranges_of_the_images(
             input_type="uint8",
             calibrate_method=method,
             equalize=False,
+            correct=["none"],
             measure=False,
         ).files[0]
         for name, data in (("shards", shards / "whole.npz"), ("images", digits.calibration))

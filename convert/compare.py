@@ -111,7 +111,9 @@ def fastest_within(
     """
     usable = [file for file in files if file.latency_us is not None and _fits(file, targets)]
     keeping = [
-        file for file in usable if file.drift is not None and budget.kept(file.drift) and budget.kept(judged[file.mode])
+        file
+        for file in usable
+        if file.drift is not None and all(map(budget.kept, (file.drift, *_judged(file, judged))))
     ]
     if keeping:
         return min(keeping, key=lambda file: (file.latency_us or math.inf, -sqnr(file))), ()
@@ -129,10 +131,15 @@ def _fits(file: ExportedFile, targets: Sequence[str]) -> bool:
     return all(ran.get(package, False) for package in wanted) and all(verdict.ok for verdict in file.verified[:1])
 
 
+def _judged(file: ExportedFile, judged: Mapping[str, Drift]) -> tuple[Drift, ...]:
+    """A file's drift on the calibration images, where a search measured it."""
+    return (judged[file.mode],) if file.mode in judged else ()
+
+
 def _obstacle(budget: Budget, file: ExportedFile, judged: Mapping[str, Drift]) -> str:
     if file.drift is None:
         return f"{file.mode}: its drift was not measured"
-    places = (("test images", file.drift), ("calibration images", judged[file.mode]))
+    places = (("test images", file.drift), *(("calibration images", drift) for drift in _judged(file, judged)))
     texts = [f"{_figures(gates)} on {where}" for where, drift in places if (gates := budget.missed(drift))]
     return f"{file.mode}: {' and '.join(texts)}"
 

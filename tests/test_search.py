@@ -390,6 +390,14 @@ def test_time_that_is_up_ends_the_search_with_the_best_so_far(model: Path, image
     assert any("until its time was up" in decision for decision in result.decisions)
 
 
+def test_a_budget_among_modes_without_int8_needs_no_search(model: Path, images: np.ndarray, tmp_path: Path) -> None:
+    data = {"calibration_data": images[:48], "test_data": images[48:]}
+    modes = ["float16", "dynamic"]
+    result = export(model, tmp_path, **data, max_drift=["sqnr_db=60"], quantize=modes, threads=1)
+    assert (result.search, result.missed) == (None, ())
+    assert [file.mode for file in result.files] == ["float16"]
+
+
 # What trials do with files that cannot be made or do not run
 
 

@@ -99,7 +99,11 @@ def _shape(_: click.Context, parameter: click.Parameter, value: str | None) -> t
     show_default=True,
     help="Of training: batch coupling is measured with it.",
 )
-@click.option("--equalize/--no-equalize", default=True, help="Equalize convolutions for int8 where it helps.")
+@click.option(
+    "--equalize/--no-equalize",
+    default=True,
+    help="Equalize convolutions for int8, and move offsets into biases, where it helps.",
+)
 @click.option(
     "--correct",
     multiple=True,

@@ -137,7 +137,8 @@ def export(
             model and images needs no inference.
         batch_size: of training; how far an image's embedding moves between batches of one and of this size is measured.
         seed: of every random choice.
-        equalize: whether the int8 file may be made from equalized convolutions, where that lowers its drift.
+        equalize: whether the int8 file may be made from equalized convolutions, and from convolutions between which
+            offsets were moved into a bias, where that lowers its drift.
         correct: which corrections to try on the int8 file (``rounding`` on int16x8, too), kept only where held-out
             calibration images gain: ``rounding``, ``bias``, ``refit``; see :mod:`embedlite.convert.corrections`.
             ``none`` for none; default ``auto``: all.

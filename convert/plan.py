@@ -36,7 +36,8 @@ from ..calibration.statistics import plain_contract
 from ..runtime.contract import InputContract
 from ..runtime.progress import progress
 from ..runtime.sources import Source
-from .equalize import equalizable_pairs, equalize
+from .absorb import absorb, absorbable_pairs
+from .equalize import Pair, equalizable_pairs, equalize
 from .graph import Graph
 from .prepare import FloatGraph
 from .trial import Trial, only_float
@@ -46,6 +47,9 @@ NO_EQUALIZATION, FORWARDS, BACKWARDS = "none", "forwards", "backwards"
 
 _OTHER_ORDER = 3
 """Standard errors by which equalization backwards must be better than forwards to be taken."""
+
+_ABSORBING = 2
+"""Standard errors by which moved offsets must be better: with a ReLU they are exact for most images only."""
 
 _PILOT_IMAGES = 256
 """Images whose channels decide the equalization: any scale is exact, so a sample does, and memory stays bounded."""
@@ -74,11 +78,13 @@ class PlanChoices:
 
     Attributes:
         equalization: ``none``, ``forwards`` or ``backwards``.
+        absorbed: whether offsets were moved into the biases of the layers that read them.
         method: of the ranges, as text.
         only: the method of those tensor groups that have another one, by name.
     """
 
     equalization: str
+    absorbed: bool
     method: str
     only: Mapping[str, str]
 
@@ -109,7 +115,7 @@ class Int8Plan:
     decisions: tuple[str, ...]
     fitting: Source | None = None
     trial: Trial | None = None
-    choices: PlanChoices = PlanChoices(NO_EQUALIZATION, "minmax", {})
+    choices: PlanChoices = PlanChoices(NO_EQUALIZATION, False, "minmax", {})
 
 
 def plan_int8(
@@ -161,7 +167,7 @@ def plan_from_statistics(
     if raw_pixels:
         ranges = replace(ranges, limits={**ranges.limits, graph.input_name: _pixel_range(contract)})
     assessment = assess(statistics, None, statistics, groups, method)
-    choices = PlanChoices(NO_EQUALIZATION, str(method), {})
+    choices = PlanChoices(NO_EQUALIZATION, False, str(method), {})
     fingerprint = f"{statistics.images:064x}"
     return Int8Plan(
         graph.flatbuffer, ranges, str(method), fingerprint, (), assessment, tuple(decisions), choices=choices
@@ -204,7 +210,7 @@ class _Planner:
         choices: PlanChoices | None,
     ) -> None:
         self._graph, self._calibration, self._options = graph, calibration, options
-        self._choices, self._equalization = choices, NO_EQUALIZATION
+        self._choices, self._equalization, self._absorbed = choices, NO_EQUALIZATION, False
         self._decisions: list[str] = []
         self._pixels: dict[str, tuple[float, float]] = {}
         if calibration.pixels or raw_pixels:
@@ -223,7 +229,7 @@ class _Planner:
         """Equalize if it helps, collect, choose."""
         flatbuffer = self._graph.flatbuffer
         if self._options.equalize and self._trial is not None:
-            flatbuffer = self._equalized(self._trial)
+            flatbuffer = self._with_absorbed(self._equalized(self._trial), self._trial)
         fit, held = self._collect(flatbuffer)
         whole = fit if held is None else merge([fit, held])
         groups = tensor_groups(flatbuffer, self._without)
@@ -243,7 +249,10 @@ class _Planner:
             self._calibration.subset(self._fit),
             self._trial,
             PlanChoices(
-                self._equalization, str(choice.method), {name: str(method) for name, method in choice.only.items()}
+                self._equalization,
+                self._absorbed,
+                str(choice.method),
+                {name: str(method) for name, method in choice.only.items()},
             ),
         )
 
@@ -254,17 +263,7 @@ class _Planner:
         decided = None if self._choices is None else self._choices.equalization
         if not pairs or decided == NO_EQUALIZATION:
             return self._graph.flatbuffer
-        pilot = self._fit[:_PILOT_IMAGES]
-        ranges = self._with_pixels(
-            collect_ranges(
-                self._graph.flatbuffer,
-                self._calibration,
-                by_channel={graph.tensor_name(pair.between) for pair in pairs},
-                threads=self._options.threads,
-                without=self._without,
-                indices=progress(pilot, len(pilot), "equalizing"),
-            )
-        )
+        ranges = self._by_channel(graph, pairs, "equalizing")
         # Equalization changes nothing in float and costs nothing, so only proof against it rules it out. On images that
         # are not in the ranges: those that are show no clipping, which it helps with most.
         if decided is not None:
@@ -286,6 +285,43 @@ class _Planner:
             "leaves them as they are."
         )
         return flatbuffer
+
+    def _with_absorbed(self, flatbuffer: bytes, trial: Trial) -> bytes:
+        """The float graph with offsets moved into biases, if int8 comes clearly closer to float by that."""
+        graph = Graph(flatbuffer)
+        pairs = absorbable_pairs(graph)
+        decided = None if self._choices is None else self._choices.absorbed
+        if not pairs or decided is False:
+            return flatbuffer
+        ranges = self._by_channel(graph, pairs, "absorbing")
+        absorbed, narrower, count = absorb(flatbuffer, ranges)
+        if decided is None:
+            if not count:
+                return flatbuffer
+            plain, errors = trial.errors(flatbuffer, ranges), trial.errors(absorbed, narrower)
+            if not better(errors, plain, _ABSORBING):
+                return flatbuffer
+            self._decisions.append(
+                f"offsets of {count} activation(s) were moved into the biases that read them: "
+                f"{trial.sqnr(plain):.1f} -> {trial.sqnr(errors):.1f} dB on {len(trial)} calibration images held out for that. "
+                "--no-equalize leaves them where they are."
+            )
+        self._absorbed = True
+        return absorbed
+
+    def _by_channel(self, graph: Graph, pairs: Sequence[Pair], label: str) -> Ranges:
+        """Ranges over some images, with the channels of the activations between pairs."""
+        pilot = self._fit[:_PILOT_IMAGES]
+        return self._with_pixels(
+            collect_ranges(
+                graph.to_bytes(),
+                self._calibration,
+                by_channel={graph.tensor_name(pair.between) for pair in pairs},
+                threads=self._options.threads,
+                without=self._without,
+                indices=progress(pilot, len(pilot), label),
+            )
+        )
 
     def _collect(self, flatbuffer: bytes) -> tuple[Statistics, Statistics | None]:
         options, calibration = self._options, self._calibration

@@ -301,10 +301,10 @@ class _Planner:
             plain, errors = trial.errors(flatbuffer, ranges), trial.errors(absorbed, narrower)
             if not better(errors, plain, _ABSORBING):
                 return flatbuffer
+            gained = f"{trial.sqnr(plain):.1f} -> {trial.sqnr(errors):.1f} dB"
             self._decisions.append(
-                f"offsets of {count} activation(s) were moved into the biases that read them: "
-                f"{trial.sqnr(plain):.1f} -> {trial.sqnr(errors):.1f} dB on {len(trial)} calibration images held out for that. "
-                "--no-equalize leaves them where they are."
+                f"offsets of {count} activation(s) were moved into the biases that read them: {gained} on {len(trial)} "
+                "calibration images held out for that. --no-equalize leaves them where they are."
             )
         self._absorbed = True
         return absorbed

@@ -92,6 +92,22 @@ def run() -> Run:
 
 
 @pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    """A small saved encoder; made in a process of its own, so that this one stays free of TensorFlow."""
+    path = tmp_path_factory.mktemp("model") / "small.keras"
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from encoders import small_encoder\n"
+        "from keras import layers\n"
+        "from embedlite.convert.layers import MinMaxNormalization\n"
+        f"small_encoder([layers.Flatten(), MinMaxNormalization()]).save({str(path)!r})\n"
+    )
+    done = run("python", "-c", code)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixty 24x24 RGB crops of scikit-image's photos, as PNG files."""
     from skimage import data

@@ -18,24 +18,8 @@ from PIL import Image
 from conftest import Digits, Run, error_line
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
-    """A small saved encoder; made in a process of its own, so that this one stays free of TensorFlow."""
-    path = tmp_path_factory.mktemp("model") / "small.keras"
-    code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from encoders import small_encoder\n"
-        "from keras import layers\n"
-        "from embedlite.convert.layers import MinMaxNormalization\n"
-        f"small_encoder([layers.Flatten(), MinMaxNormalization()]).save({str(path)!r})\n"
-    )
-    done = run("python", "-c", code)
-    assert done.returncode == 0, done.stderr
-    return path
-
-
-def test_the_table_names_every_file_and_the_ones_to_ship(model: Path, photos: Path, tmp_path: Path, run: Run) -> None:
-    done = run("export-tflite", model, "-o", tmp_path, "-q", "all", "--calibration-data", photos)
+def test_the_table_names_every_file_and_the_ones_to_ship(small: Path, photos: Path, tmp_path: Path, run: Run) -> None:
+    done = run("export-tflite", small, "-o", tmp_path, "-q", "all", "--calibration-data", photos)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     rows = [line.split() for line in done.stdout.splitlines() if ".tflite " in line]
@@ -55,8 +39,8 @@ def test_the_table_names_every_file_and_the_ones_to_ship(model: Path, photos: Pa
     )
 
 
-def test_json_to_stdout_is_only_json_and_the_same_as_the_file(model: Path, tmp_path: Path, run: Run) -> None:
-    done = run("export-tflite", model, "-o", tmp_path, "--json", "-")
+def test_json_to_stdout_is_only_json_and_the_same_as_the_file(small: Path, tmp_path: Path, run: Run) -> None:
+    done = run("export-tflite", small, "-o", tmp_path, "--json", "-")
     assert done.returncode == 0, done.stderr
     value = json.loads(done.stdout)
     assert value == json.loads((tmp_path / "small.export.json").read_text())
@@ -64,9 +48,9 @@ def test_json_to_stdout_is_only_json_and_the_same_as_the_file(model: Path, tmp_p
     assert value["files"][0]["drift"] is None
 
 
-def test_default_modes_depend_on_calibration_data(model: Path, photos: Path, tmp_path: Path, run: Run) -> None:
+def test_default_modes_depend_on_calibration_data(small: Path, photos: Path, tmp_path: Path, run: Run) -> None:
     for name, arguments, modes in (("a", [], ["float32"]), ("b", ["--calibration-data", photos], ["float32", "int8"])):
-        done = run("export-tflite", model, "-o", tmp_path / name, *arguments)
+        done = run("export-tflite", small, "-o", tmp_path / name, *arguments)
         assert done.returncode == 0, done.stderr
         assert sorted(tmp_path.joinpath(name).glob("*.tflite")) == [
             tmp_path / name / f"small.{mode}.tflite" for mode in modes
@@ -74,11 +58,11 @@ def test_default_modes_depend_on_calibration_data(model: Path, photos: Path, tmp
 
 
 @pytest.fixture
-def bad(tmp_path: Path, model: Path, photos: Path) -> Path:
+def bad(tmp_path: Path, small: Path, photos: Path) -> Path:
     """A folder of things that are wrong."""
     folder = tmp_path / "bad"
     folder.mkdir()
-    (folder / "cut.keras").write_bytes(model.read_bytes()[:-500])
+    (folder / "cut.keras").write_bytes(small.read_bytes()[:-500])
     (folder / "text.keras").write_text("not a model")
     (folder / "folder").mkdir()
     (folder / "empty").mkdir()
@@ -120,11 +104,11 @@ ERRORS = {
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_a_mistake_gets_one_clear_error_and_nothing_is_written(
-    name: str, bad: Path, model: Path, tmp_path: Path, run: Run
+    name: str, bad: Path, small: Path, tmp_path: Path, run: Run
 ) -> None:
     arguments, message = ERRORS[name]
     before = sorted(bad.rglob("*"))
-    arguments = [str(model) if argument == "MODEL" else argument for argument in arguments]
+    arguments = [str(small) if argument == "MODEL" else argument for argument in arguments]
     if "-o" not in arguments:
         arguments += ["-o", str(tmp_path / "out")]
     assert message in error_line(run("export-tflite", *arguments, cwd=bad))
@@ -132,7 +116,7 @@ def test_a_mistake_gets_one_clear_error_and_nothing_is_written(
     assert not list((tmp_path / "out").glob("*"))
 
 
-def test_images_of_any_size_and_mode_calibrate(model: Path, tmp_path: Path, run: Run) -> None:
+def test_images_of_any_size_and_mode_calibrate(small: Path, tmp_path: Path, run: Run) -> None:
     folder = tmp_path / "mixed"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -143,7 +127,7 @@ def test_images_of_any_size_and_mode_calibrate(model: Path, tmp_path: Path, run:
     exif = Image.Exif()
     exif[0x0112] = 6
     rgb.save(folder / "rotated.jpg", exif=exif)
-    done = run("export-tflite", model, "-o", tmp_path, "--calibration-data", folder)
+    done = run("export-tflite", small, "-o", tmp_path, "--calibration-data", folder)
     assert done.returncode == 0, done.stderr
 
 
@@ -155,7 +139,7 @@ def pick_out(photos: Path, count: int, folder: Path) -> Path:
     return folder
 
 
-def test_unreadable_images_are_left_out_and_named(model: Path, photos: Path, tmp_path: Path, run: Run) -> None:
+def test_unreadable_images_are_left_out_and_named(small: Path, photos: Path, tmp_path: Path, run: Run) -> None:
     folder = pick_out(photos, 10, tmp_path / "images")
     for name in ("b0.png", "b1.png", "b2.png", "b3.png"):
         (folder / name).write_text("not a photo")
@@ -165,10 +149,10 @@ def test_unreadable_images_are_left_out_and_named(model: Path, photos: Path, tmp
     data = ("--calibration-data", folder, "--test-data", tmp_path / "test.npy", "-o", tmp_path / "out")
     # Which of them is read first depends on which images are held out.
     assert re.search(
-        r"cannot read the image .*/b[0-3]\.png", error_line(run("export-tflite", model, *data, "-q", "int8"))
+        r"cannot read the image .*/b[0-3]\.png", error_line(run("export-tflite", small, *data, "-q", "int8"))
     )
     assert not (tmp_path / "out").exists()
-    done = run("export-tflite", model, *data, "-q", "int8", "--skip-unreadable")
+    done = run("export-tflite", small, *data, "-q", "int8", "--skip-unreadable")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "5 image(s) that cannot be used were left out: b0.png, b1.png, b2.png and 2 more" in done.stdout
@@ -182,15 +166,15 @@ def test_unreadable_images_are_left_out_and_named(model: Path, photos: Path, tmp
     assert value["files"][0]["drift"]["count"] == 5
 
 
-def test_nothing_readable_is_an_error(model: Path, bad: Path, tmp_path: Path, run: Run) -> None:
+def test_nothing_readable_is_an_error(small: Path, bad: Path, tmp_path: Path, run: Run) -> None:
     arguments = ("--calibration-data", bad / "texts", "-o", tmp_path / "out", "--skip-unreadable")
-    assert "no image that can be used" in error_line(run("export-tflite", model, *arguments))
+    assert "no image that can be used" in error_line(run("export-tflite", small, *arguments))
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("option", [["--feature", "image"], ["--skip-unreadable"]])
-def test_an_option_of_images_needs_images(option: list[str], model: Path, tmp_path: Path, run: Run) -> None:
-    assert f"{option[0]} is for the images" in error_line(run("export-tflite", model, "-o", tmp_path / "out", *option))
+def test_an_option_of_images_needs_images(option: list[str], small: Path, tmp_path: Path, run: Run) -> None:
+    assert f"{option[0]} is for the images" in error_line(run("export-tflite", small, "-o", tmp_path / "out", *option))
 
 
 @pytest.fixture(scope="module")
@@ -218,12 +202,12 @@ def records(photos: Path, tmp_path_factory: pytest.TempPathFactory, run: Run) ->
 
 
 def test_a_tfrecord_calibrates_as_its_images_do(
-    model: Path, photos: Path, records: Path, tmp_path: Path, run: Run
+    small: Path, photos: Path, records: Path, tmp_path: Path, run: Run
 ) -> None:
     uncorrected = ("--correct", "none")
     for name, data in (("files", [photos]), ("records", [records, "--feature", "sound"])):
         done = run(
-            "export-tflite", model, "-o", tmp_path / name, "-q", "int8", *uncorrected, "--calibration-data", *data
+            "export-tflite", small, "-o", tmp_path / name, "-q", "int8", *uncorrected, "--calibration-data", *data
         )
         assert done.returncode == 0, done.stderr
     files, stored = (
@@ -234,8 +218,8 @@ def test_a_tfrecord_calibrates_as_its_images_do(
     assert files["contract"]["calibration"]["fingerprint"] != stored["contract"]["calibration"]["fingerprint"]
 
 
-def test_one_damaged_record_is_named_or_left_out(model: Path, records: Path, tmp_path: Path, run: Run) -> None:
-    command = ("export-tflite", model, "-o", tmp_path / "out", "-q", "int8", "--calibration-data", records)
+def test_one_damaged_record_is_named_or_left_out(small: Path, records: Path, tmp_path: Path, run: Run) -> None:
+    command = ("export-tflite", small, "-o", tmp_path / "out", "-q", "int8", "--calibration-data", records)
     assert f"{records}, record 10" in error_line(run(*command))
     message = error_line(run(*command, "--feature", "missing"))
     assert "record 0: its feature 'missing' is not there" in message
@@ -245,14 +229,14 @@ def test_one_damaged_record_is_named_or_left_out(model: Path, records: Path, tmp
     assert [image["id"] for image in json.loads(done.stdout)["skipped"]] == ["10"]
 
 
-def test_a_feature_reaches_every_command(model: Path, records: Path, tmp_path: Path, run: Run) -> None:
-    assert run("export-tflite", model, "-o", tmp_path).returncode == 0
+def test_a_feature_reaches_every_command(small: Path, records: Path, tmp_path: Path, run: Run) -> None:
+    assert run("export-tflite", small, "-o", tmp_path).returncode == 0
     encoder, vectors = tmp_path / "small.float32.tflite", {}
     for feature in ("sound", "turned"):
         vectors[feature] = tmp_path / f"{feature}.npz"
         done = run("embed-tflite", encoder, records, "-o", vectors[feature], "--feature", feature)
         assert done.returncode == 0, done.stderr
-        for reference in (model, encoder, vectors[feature]):
+        for reference in (small, encoder, vectors[feature]):
             report = ("--reference", reference, "--data", records, "--feature", feature, "--json", "-")
             done = run("drift-report", encoder, *report)
             assert done.returncode == 0, done.stdout + done.stderr
@@ -264,13 +248,13 @@ def test_a_feature_reaches_every_command(model: Path, records: Path, tmp_path: P
     assert "nothing to embed" in error_line(run(*stored))
 
 
-def test_an_existing_file_is_kept_unless_forced(model: Path, tmp_path: Path, run: Run) -> None:
+def test_an_existing_file_is_kept_unless_forced(small: Path, tmp_path: Path, run: Run) -> None:
     existing = tmp_path / "small.float32.tflite"
     existing.write_text("mine")
-    assert "--force" in error_line(run("export-tflite", model, "-o", tmp_path))
+    assert "--force" in error_line(run("export-tflite", small, "-o", tmp_path))
     assert existing.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [existing]
-    assert run("export-tflite", model, "-o", tmp_path, "--force").returncode == 0
+    assert run("export-tflite", small, "-o", tmp_path, "--force").returncode == 0
     assert existing.read_bytes()[4:8] == b"TFL3"
 
 
@@ -301,7 +285,7 @@ def test_a_classifier_map_is_no_embedding(tmp_path: Path, run: Run) -> None:
     assert "no embedding" in error_line(run("export-tflite", "map.keras", cwd=tmp_path))
 
 
-def test_ctrl_c_during_calibration_leaves_nothing(model: Path, tmp_path: Path) -> None:
+def test_ctrl_c_during_calibration_leaves_nothing(small: Path, tmp_path: Path) -> None:
     """On a terminal, because only there the progress says that calibration has begun."""
     images, out = tmp_path / "many.npy", tmp_path / "out"
     np.save(images, np.random.default_rng(0).integers(0, 256, (60_000, 24, 24, 3), np.uint8))
@@ -312,7 +296,7 @@ def test_ctrl_c_during_calibration_leaves_nothing(model: Path, tmp_path: Path) -
         [
             sys.executable,
             Path(sysconfig.get_path("scripts"), "export-tflite"),
-            model,
+            small,
             *("-o", out, "--calibration-data", images),
         ],
         stdout=subprocess.PIPE,

@@ -31,7 +31,7 @@ def enriched(digits: Digits) -> dict[str, Any]:
         file["intervals"] = {"sqnr_db": [drift["sqnr_db"] - 0.8, drift["sqnr_db"] + 0.7]}
     value["files"][0]["drift"]["sqnr_db"] = None
     value["files"][0]["intervals"] = {}
-    value["measured_on"] = {"device": {"model": HOSTILE}, "runtime": {"name": "x", "version": "1"}, "threads": 2}
+    value["measured_on"] = {"device": {"cpu": HOSTILE}, "runtime": {"name": "x", "version": "1"}, "threads": 2}
     value["search"] = {
         "target": "litert",
         "runtime": "ai-edge-litert",

@@ -13,26 +13,10 @@ from conftest import Run, error_line
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
-    """A small saved encoder; made in a process of its own, so that this one stays free of TensorFlow."""
-    path = tmp_path_factory.mktemp("model") / "small.keras"
-    code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from encoders import small_encoder\n"
-        "from keras import layers\n"
-        "from embedlite.convert.layers import MinMaxNormalization\n"
-        f"small_encoder([layers.Flatten(), MinMaxNormalization()]).save({str(path)!r})\n"
-    )
-    done = run("python", "-c", code)
-    assert done.returncode == 0, done.stderr
-    return path
-
-
-@pytest.fixture(scope="module")
-def compared(model: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory, run: Run) -> tuple[Path, str]:
+def compared(small: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory, run: Run) -> tuple[Path, str]:
     """The folder of a whole comparison, and what it printed."""
     folder = tmp_path_factory.mktemp("compared")
-    done = run("export-tflite", model, "-o", folder, "--calibration-data", photos, "--pareto", "--threads", "1")
+    done = run("export-tflite", small, "-o", folder, "--calibration-data", photos, "--pareto", "--threads", "1")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return folder, done.stdout
@@ -60,11 +44,11 @@ def test_the_comparison_has_every_mode_and_says_what_is_superfluous(compared: tu
 
 
 def test_a_recipe_makes_every_file_again(
-    compared: tuple[Path, str], model: Path, photos: Path, tmp_path: Path, run: Run
+    compared: tuple[Path, str], small: Path, photos: Path, tmp_path: Path, run: Run
 ) -> None:
     folder, _ = compared
     recipe = folder / "small.export.json"
-    done = run("export-tflite", model, "-o", tmp_path, "--calibration-data", photos, "--recipe", recipe)
+    done = run("export-tflite", small, "-o", tmp_path, "--calibration-data", photos, "--recipe", recipe)
     assert done.returncode == 0, done.stderr
     made = sorted(path.name for path in folder.glob("*.tflite"))
     assert sorted(path.name for path in tmp_path.glob("*.tflite")) == made
@@ -72,7 +56,7 @@ def test_a_recipe_makes_every_file_again(
 
 
 def test_latencies_of_a_device_take_the_place_of_those_here(
-    compared: tuple[Path, str], model: Path, photos: Path, tmp_path: Path, run: Run
+    compared: tuple[Path, str], small: Path, photos: Path, tmp_path: Path, run: Run
 ) -> None:
     folder, _ = compared
     figures = tmp_path / "device.json"
@@ -85,7 +69,7 @@ def test_latencies_of_a_device_take_the_place_of_those_here(
     figures.write_text(json.dumps(value))
     common = (
         "export-tflite",
-        model,
+        small,
         "--calibration-data",
         photos,
         "--pareto",
@@ -108,10 +92,10 @@ def test_latencies_of_a_device_take_the_place_of_those_here(
 
 
 def test_the_fastest_file_within_the_budget_is_the_only_one_written(
-    model: Path, photos: Path, tmp_path: Path, run: Run
+    small: Path, photos: Path, tmp_path: Path, run: Run
 ) -> None:
     data = ("--calibration-data", photos, "--threads", "1", "--correct", "none")
-    done = run("export-tflite", model, "-o", tmp_path, *data, "--max-drift", "sqnr_db=20", "--max-drift", "invalid=0")
+    done = run("export-tflite", small, "-o", tmp_path, *data, "--max-drift", "sqnr_db=20", "--max-drift", "invalid=0")
     assert done.returncode == 0, done.stderr
     value = json.loads((tmp_path / "small.export.json").read_text())
     (file,) = value["files"]
@@ -122,9 +106,9 @@ def test_the_fastest_file_within_the_budget_is_the_only_one_written(
     assert f"sqnr_db >= 20, invalid <= 0: ship {file['path']} (" in done.stdout
 
 
-def test_a_budget_that_no_file_keeps_is_exit_code_1(model: Path, photos: Path, tmp_path: Path, run: Run) -> None:
+def test_a_budget_that_no_file_keeps_is_exit_code_1(small: Path, photos: Path, tmp_path: Path, run: Run) -> None:
     data = ("--calibration-data", photos, "--threads", "1", "--correct", "none", "-q", "int8")
-    done = run("export-tflite", model, "-o", tmp_path, *data, "--max-drift", "sqnr_db=500", "--time-budget", "5")
+    done = run("export-tflite", small, "-o", tmp_path, *data, "--max-drift", "sqnr_db=500", "--time-budget", "5")
     assert done.returncode == 1, done.stderr
     value = json.loads((tmp_path / "small.export.json").read_text())
     (file,) = value["files"]
@@ -149,28 +133,28 @@ def test_a_budget_that_no_file_keeps_is_exit_code_1(model: Path, photos: Path, t
         (["--recipe", "nothing.json", "--max-drift", "sqnr_db=3"], "Leave one of them out"),
     ],
 )
-def test_bad_requests(model: Path, photos: Path, tmp_path: Path, run: Run, arguments: list[str], told: str) -> None:
-    done = run("export-tflite", model, "-o", tmp_path / "out", "--calibration-data", photos, *arguments)
+def test_bad_requests(small: Path, photos: Path, tmp_path: Path, run: Run, arguments: list[str], told: str) -> None:
+    done = run("export-tflite", small, "-o", tmp_path / "out", "--calibration-data", photos, *arguments)
     assert told in error_line(done)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_comparison_without_calibration_images_is_refused(model: Path, tmp_path: Path, run: Run) -> None:
-    assert "Pass --calibration-data" in error_line(run("export-tflite", model, "-o", tmp_path / "out", "--pareto"))
+def test_a_comparison_without_calibration_images_is_refused(small: Path, tmp_path: Path, run: Run) -> None:
+    assert "Pass --calibration-data" in error_line(run("export-tflite", small, "-o", tmp_path / "out", "--pareto"))
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"recipe": null}', '{"recipe": {"files": {}}}'])
-def test_another_file_is_no_recipe(model: Path, photos: Path, tmp_path: Path, run: Run, content: str) -> None:
+def test_another_file_is_no_recipe(small: Path, photos: Path, tmp_path: Path, run: Run, content: str) -> None:
     recipe = tmp_path / "other.json"
     recipe.write_text(content)
-    done = run("export-tflite", model, "-o", tmp_path / "out", "--calibration-data", photos, "--recipe", recipe)
+    done = run("export-tflite", small, "-o", tmp_path / "out", "--calibration-data", photos, "--recipe", recipe)
     assert "other.json holds no recipe" in error_line(done)
 
 
-def test_an_interrupted_search_keeps_the_best_so_far(model: Path, photos: Path, tmp_path: Path) -> None:
+def test_an_interrupted_search_keeps_the_best_so_far(small: Path, photos: Path, tmp_path: Path) -> None:
     """Given Ctrl-C while layers are tried. Result: exit code 0 and files, and a word about it."""
     cache = tmp_path / "cache.json"
-    command = [Path(sysconfig.get_path("scripts"), "export-tflite"), model, "-o", tmp_path / "out", "--pareto"]
+    command = [Path(sysconfig.get_path("scripts"), "export-tflite"), small, "-o", tmp_path / "out", "--pareto"]
     options = [
         "--calibration-data",
         photos,
@@ -200,10 +184,10 @@ def test_an_interrupted_search_keeps_the_best_so_far(model: Path, photos: Path, 
 
 @pytest.mark.parametrize("target", ["micro", "ethos-u"])
 def test_other_targets_have_their_own_latencies_and_precisions(
-    model: Path, photos: Path, tmp_path: Path, run: Run, target: str
+    small: Path, photos: Path, tmp_path: Path, run: Run, target: str
 ) -> None:
     data = ("--calibration-data", photos, "--correct", "none", "-q", "int8", "--target", target)
-    done = run("export-tflite", model, "-o", tmp_path, *data, "--pareto")
+    done = run("export-tflite", small, "-o", tmp_path, *data, "--pareto")
     assert done.returncode == 0, done.stderr
     value = json.loads((tmp_path / "small.export.json").read_text())
     assert value["search"]["target"] == target

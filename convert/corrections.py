@@ -60,7 +60,7 @@ def choose_corrections(asked: Sequence[str], modes: Sequence[str]) -> tuple[str,
         able = [mode for mode, names in OF_MODE.items() if name in (*names, AUTO, NONE)]
         if not set(able).intersection(modes):
             raise RequestError(
-                f"--correct {name} is for {' and '.join(able)}, which this export does not make. Add -q {able[0]}."
+                f"--correct {name} is for {_listed(able)}, which this export does not make. Add -q {able[0]}."
             )
     if NONE in asked:
         if set(asked) != {NONE}:
@@ -162,6 +162,10 @@ class Corrector:
             count = min(len(self._source), _MOST_IMAGES, max(1, _MOST_BYTES // size))
             self._images = [self._source.ready(index) for index in range(count)]
         return self._images
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
 def _corrected(graph: PairedGraph, names: Sequence[str]) -> bytes:

@@ -13,7 +13,8 @@ The tree; each package adds its own leaves in its own ``errors`` module. Behind 
         UnsupportedModelError    sound, but no encoder, or of a newer TFLite schema: export it with export-tflite
         InterpreterFailedError   the interpreter refused the file or failed in it: update it, or export another mode
           MissingOperatorError   it lacks an operator, or a version of one: install the release that has it
-          DelegateError          not loaded, refused the file, or took none of it: see its documentation, or do without
+          DelegateError          refused the file, or took none of it: see its documentation, or do without
+            DelegateLoadError    not there, no delegate, or its device is missing: correct the path or connect it
       InputError                 what the caller passed to an encoder: one of these
         EmptyBatchError          no image in it: pass at least one; iterators can be read only once
         InputShapeError          another rank or size: do the conversion that the message names

@@ -319,7 +319,7 @@ def test_what_does_harm_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(corrections._APPLY, "bias", shift)
     corrector = Corrector(made().graph.flatbuffer, made().source.subset(range(50)), made().trial, ["bias"], 2)
-    assert corrector.correct(made().int8, "int8") == made().int8
+    assert corrector.correct(made().int8, "int8") == (made().int8, ())
     assert corrector.decisions == [
         "int8 was not corrected: bias brought no clear gain on 10 held-out calibration images."
     ]
@@ -327,7 +327,7 @@ def test_what_does_harm_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_graph_without_layers_is_left_alone() -> None:
     corrector = Corrector(made().graph.flatbuffer, made().source.subset(range(50)), made().trial, ["bias"], 2)
-    assert corrector.correct(made().graph.flatbuffer, "int8") == made().graph.flatbuffer
+    assert corrector.correct(made().graph.flatbuffer, "int8") == (made().graph.flatbuffer, ())
     assert corrector.decisions == []
 
 
@@ -394,9 +394,9 @@ def test_every_runtime_agrees_on_the_corrected_file(exported: dict[str, SimpleNa
         (["--correct", "none", "--correct", "bias"], "given as none and as bias"),
         (
             ["-q", "float32", "--correct", "bias"],
-            "--correct bias is for int8, which this export does not make. Add -q int8",
+            "--correct bias is for int8 and mixed, which this export does not make. Add -q int8",
         ),
-        (["-q", "float16", "--correct", "rounding"], "--correct rounding is for int8 and int16x8, which"),
+        (["-q", "float16", "--correct", "rounding"], "--correct rounding is for int8, int16x8 and mixed, which"),
     ],
 )
 def test_corrections_that_make_no_sense(
@@ -410,5 +410,5 @@ def test_names_are_tried_in_the_order_in_which_they_build_on_each_other() -> Non
     assert corrections.choose_corrections(["refit", "rounding"], ["int8"]) == ("rounding", "refit")
     assert corrections.choose_corrections(["rounding"], ["int16x8"]) == ("rounding",)
     assert corrections.choose_corrections([], ["float32"]) == ("rounding", "bias", "refit")
-    with pytest.raises(RequestError, match="--correct refit is for int8, which"):
+    with pytest.raises(RequestError, match="--correct refit is for int8 and mixed, which"):
         corrections.choose_corrections(["refit"], ["int16x8"])

@@ -86,14 +86,33 @@ def test_nothing_sticks_out_or_overlaps(made: tuple[Path, dict[str, Any]], brows
     outside = """[...document.querySelectorAll('#export *:not(svg *)')].filter(e => {
         const box = e.getBoundingClientRect(); return box.width > 0 && box.right > innerWidth + 0.5}).length"""
     assert browser.evaluate(outside) == 0
-    overlaps = """(() => {const frame = document.querySelector('#tradeoff svg').getBoundingClientRect();
+    assert browser.evaluate(OVERLAPS) == []
+
+
+OVERLAPS = """(() => {const frame = document.querySelector('#tradeoff svg').getBoundingClientRect();
         const boxes = [...document.querySelectorAll('#tradeoff svg text')].map(
             e => [e.textContent, e.getBoundingClientRect()]);
         return boxes.flatMap(([name, a], i) => [
             ...(a.left < frame.left - 1 || a.right > frame.right + 1 || a.top < frame.top - 1 ? [name] : []),
             ...boxes.slice(i + 1).filter(([_, b]) => a.left < b.right - 1 && b.left < a.right - 1 &&
                 a.top < b.bottom - 3 && b.top < a.bottom - 3).map(([other]) => `${name} | ${other}`)])})()"""
-    assert browser.evaluate(overlaps) == []
+
+
+@pytest.mark.parametrize("latencies", [[353, 344, 351, 388, 26254], [189, 219, 198, 173, 4910], [1, 1, 1, 1, 1]])
+def test_values_of_an_axis_have_room(
+    latencies: list[float], made: tuple[Path, dict[str, Any]], browser: Page, run: Run, saved: Path, tmp_path: Path
+) -> None:
+    """A value near the right edge stuck out of the picture, and two that are close stood upon each other."""
+    files = [
+        file | {"latency_us": us, "latency_low_us": 0.95 * us, "latency_high_us": 1.2 * us}
+        for file, us in zip(made[1]["files"], latencies, strict=True)
+    ]
+    export, page = tmp_path / "model.export.json", tmp_path / "report.html"
+    export.write_text(json.dumps(made[1] | {"files": files}))
+    done = run("drift-report", "--judge", saved, "--gate", "knn_overlap_cross=0", "--html", page, "--export", export)
+    assert done.returncode == 0, done.stderr
+    browser.open(page, 360)
+    assert browser.evaluate(OVERLAPS) == []
 
 
 def test_points_stand_where_the_figures_are(made: tuple[Path, dict[str, Any]], browser: Page) -> None:

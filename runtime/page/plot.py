@@ -14,6 +14,9 @@ from .scales import Scale, short
 WIDTH, HEIGHT = 360, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 10, 10, 40
 
+LETTER = 6.9
+"""Room for a digit or a usual letter, in the picture's units: wider than any usual font's (DejaVu Sans: 6.7)."""
+
 
 class Plot:
     """A plotting area with a horizontal and a vertical axis.
@@ -47,11 +50,15 @@ class Plot:
         return self._bottom - self._y.share(value) * (self._bottom - self._top)
 
     def x_axis(self, ticks: Sequence[float], labels: Iterable[str] | None = None) -> None:
-        """Write values below the area."""
+        """Write values, which grow, below the area; those without room beside the one before only as a mark."""
+        free = 0.0
         for value, label in zip(ticks, labels or map(short, ticks), strict=True):
-            place = self.x(value)
+            place, half = self.x(value), LETTER * len(label) / 2
             self._line(place, self._bottom, place, self._bottom + 4, "axis")
-            self.text(place, self._bottom + 15, label, "middle")
+            middle = min(place, WIDTH - half)
+            if middle - half >= free:
+                self.text(middle, self._bottom + 15, label, "middle")
+                free = middle + half
         self._line(self._left, self._bottom, self._right, self._bottom, "axis")
 
     def y_axis(self, ticks: Sequence[float], labels: Iterable[str] | None = None) -> None:

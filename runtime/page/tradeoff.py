@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from ..export_summary import ExportSummary, FileSummary
-from .plot import HEIGHT, Plot
+from .plot import HEIGHT, LETTER, Plot
 from .scales import Scale, around
 
-_LETTER, _LINE = 6.4, 12
-"""Room for a letter and for a line of a label, in the picture's units: wider than any usual font's."""
+_LINE = 12
+"""Room for a line of a label, in the picture's units."""
 
 
 def draw_tradeoff(export: ExportSummary, candidate: str) -> tuple[str, str] | None:
@@ -131,7 +131,7 @@ class _Labels:
         """Write the first wording that has room somewhere around the point; none, if none has."""
         across, down = self._plot.x(x), self._plot.y(y)
         for words in wordings:
-            width = _LETTER * len(words)
+            width = LETTER * len(words)
             for shift in (0, _LINE, -_LINE, 2 * _LINE, -2 * _LINE):
                 for left in (across + 8, across - 8 - width):
                     box = (left, down + shift - _LINE / 2, left + width, down + shift + _LINE / 2)

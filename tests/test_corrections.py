@@ -163,7 +163,8 @@ def test_with_16_bit_activations_rounding_takes_most_of_the_error_away() -> None
     ranges = collect_ranges(made().graph.flatbuffer, made().source)
     quantized = quantize(made().graph.flatbuffer, "int16x8", ranges, made().graph.keep_float)
     corrector = Corrector(made().graph.flatbuffer, made().source.subset(range(50)), made().trial, CORRECTIONS, 2)
-    corrected = corrector.correct(quantized, "int16x8")
+    corrected, steps = corrector.correct(quantized, "int16x8")
+    assert steps == (("rounding",),)
     assert corrector.decisions[0].startswith("int16x8 was corrected (rounding): ")
     before, after = (made().trial.errors_of(flatbuffer).sum() for flatbuffer in (quantized, corrected))
     assert after < before / 2

@@ -13,6 +13,7 @@ from ..runtime.terminal import (
     check_json_path,
     common_options,
     emit_result,
+    engine_option,
     feature_option,
     input_options,
     run_command,
@@ -106,6 +107,7 @@ def _shape(_: click.Context, parameter: click.Parameter, value: str | None) -> t
     metavar="NAME",
     help=f"Corrections that are kept where they help: {', '.join(CORRECTIONS)}, none; repeatable.  [default: all]",
 )
+@engine_option
 @click.option("--force", is_flag=True, help="Replace existing files.")
 @model_options
 @input_options
@@ -133,6 +135,7 @@ def export_tflite(
     batch_size: int,
     equalize: bool,
     correct: tuple[str, ...],
+    engine: str,
     force: bool,
     opening: ModelOptions,
     inputs: InputOptions,
@@ -178,6 +181,7 @@ def export_tflite(
         equalize=equalize,
         correct=correct,
         threads=threads,
+        engine=engine,
         force=force,
     )
     emit_result(result.to_json(), render_result(result), json_path)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.contract import InputContract, InputOptions
+from ..runtime.engine import LOCAL
 from ..runtime.errors import RequestError
 from ..runtime.files import sha256
 from ..runtime.progress import stage
@@ -77,6 +78,7 @@ def export(
     equalize: bool = True,
     correct: Sequence[str] = (),
     threads: int | None = None,
+    engine: Any = LOCAL,
     measure: bool = True,
     force: bool = False,
 ) -> ExportResult:
@@ -131,6 +133,8 @@ def export(
             calibration images gain: ``rounding``, ``bias``, ``refit``; see :mod:`embedlite.convert.corrections`.
             ``none`` for none; default ``auto``: all.
         threads: processors; default all.
+        engine: what runs the calibration images: ``local``, ``dask``, a scheduler's address, or a
+            ``distributed.Client``; see docs/scale-out.md.
         measure: whether to run the files (drift, latency, verdicts, golden vectors); False only writes them.
         force: replace existing files.
 
@@ -182,6 +186,7 @@ def export(
         corrections=choose_corrections(correct, modes),
         threads=threads,
         measure=measure,
+        engine=engine,
     )
     options = LoadOptions(
         input_shape, layer, output, None if custom_objects is None else Path(custom_objects), tuple(replace_lambda)

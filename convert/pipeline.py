@@ -13,6 +13,7 @@ import numpy as np
 
 from ..runtime.artifact import sidecar
 from ..runtime.contract import Contract, InputContract
+from ..runtime.engine import Engine, open_engine
 from ..runtime.files import json_bytes, write_files
 from ..runtime.progress import stage
 from ..runtime.sources import Source
@@ -55,6 +56,11 @@ class Pipeline:
 
     def run(self, original: Original) -> ExportResult:
         """Make, measure and write everything."""
+        # A cluster that does not answer should say so before the model is converted.
+        with open_engine(self.request.engine, self.request.threads) as engine:
+            return self._run(original, engine)
+
+    def _run(self, original: Original, engine: Engine) -> ExportResult:
         request = self.request
         self.decisions += original.decisions
         data = open_data(request, self.contract)
@@ -62,10 +68,10 @@ class Pipeline:
         with stage("converting"):
             lowered = lower(original)
         if request.select == "coverage":
-            data, chosen = select_images(lowered, data, request)
+            data, chosen = select_images(lowered, data, request, engine)
             self.decisions += chosen
         graph = self._prepare(lowered, data)
-        plan = self._plan(graph, data)
+        plan = self._plan(graph, data, engine)
         corrector = self._corrector(plan)
         made = [self._make(mode, graph, plan, corrector) for mode in request.modes]
         self.decisions += [] if corrector is None else corrector.decisions
@@ -116,12 +122,12 @@ class Pipeline:
         self.decisions += graph.decisions
         return graph
 
-    def _plan(self, graph: FloatGraph, data: ExportData) -> Int8Plan | None:
+    def _plan(self, graph: FloatGraph, data: ExportData, engine: Engine) -> Int8Plan | None:
         request = self.request
         if not set(CALIBRATED).intersection(request.modes):
             return None
         options = CalibrationOptions(
-            request.calibrate_method, request.calibration_cache, request.equalize, request.threads
+            request.calibrate_method, request.calibration_cache, request.equalize, request.threads, engine
         )
         raw_pixels = request.input_type == "uint8"
         if data.calibration is not None:

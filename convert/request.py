@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..calibration import parse_method
 from ..runtime.contract import INPUT_DTYPES, PLACEMENTS, InputContract
+from ..runtime.engine import LOCAL
 from ..runtime.errors import RequestError
 from ..runtime.sources import Data
 from .plan import AUTO
@@ -44,6 +46,7 @@ class Request:
     corrections: tuple[str, ...]
     threads: int | None
     measure: bool
+    engine: Any = LOCAL
 
     def path(self, mode: str) -> Path:
         """Where one mode's file goes."""

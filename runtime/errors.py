@@ -23,6 +23,8 @@ The tree; each package adds its own leaves in its own ``errors`` module. Behind 
         EmptyDataError           nothing in it: pass another one, or other ids
         UnreadableDataError      missing, or not what it claims to be, such as an undecodable image: repair or remove it
         MonitorStateError        a monitor's state of another model or reference, or in use: name another state file
+      EngineError                a cluster that cannot do the work: see that the scheduler and its workers run
+        WorkerMismatchError      its workers lack embedlite, or have another version: install this one there
       OutputError                a result could not be written, nothing is left half written: choose another place
         OutputExistsError        a file was kept because nobody said --force: say it, or choose another name
       EncoderClosedError         used after close(): open the file again
@@ -124,6 +126,14 @@ class UnreadableDataError(DataError):
 
 class MonitorStateError(DataError):
     """A drift monitor's state that is of another model, of a newer version, in use, or not to be merged."""
+
+
+class EngineError(EmbedliteError):
+    """A cluster that does not answer, has no workers, or lost them."""
+
+
+class WorkerMismatchError(EngineError):
+    """Workers whose results would not be those of this machine, or that could give none."""
 
 
 class OutputError(EmbedliteError):

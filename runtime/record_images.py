@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from .contract import InputContract
 from .errors import EmptyDataError, InputShapeError, RequestError, UnreadableDataError
 from .images import begins_like_an_image, decode_image
 from .tf_example import Feature, parse_example
-from .tfrecord import RecordFile
+from .tfrecord import RecordFile, RecordPart
 
 IMAGE_FEATURES = ("image/encoded", "image", "images", "x")
 """Where images are looked for, in this order."""
@@ -43,7 +44,9 @@ class RecordImages:
         UnreadableDataError: no record can be read, or none has the feature.
     """
 
-    def __init__(self, name: str, files: Sequence[RecordFile], contract: InputContract, feature: str | None) -> None:
+    def __init__(
+        self, name: str, files: Sequence[RecordFile | RecordPart], contract: InputContract, feature: str | None
+    ) -> None:
         self._files, self._contract = files, contract
         self._ends = list(accumulate(len(file) for file in files))
         if not self._ends[-1]:
@@ -94,6 +97,16 @@ class RecordImages:
         kind, data = ("uint8", b"".join(values)) if isinstance(values, tuple) else (values.dtype, values.tobytes())
         return f"{kind} {self._contract.shape} ".encode() + data
 
+    def part(self, indices: Sequence[int]) -> RecordImages:
+        """See :meth:`.image_files.Images.part`."""
+        chosen = copy.copy(self)
+        # Consecutive records of one file together, so that a part in the source's order has each of its files once.
+        placed = groupby(map(self._place, indices), key=lambda item: id(item[0]))
+        runs = [list(run) for _, run in placed]
+        chosen._files = [run[0][0].part([number for _, number in run]) for run in runs]
+        chosen._ends = list(accumulate(len(file) for file in chosen._files))
+        return chosen
+
     def _from_bytes(self, values: tuple[bytes, ...], where: str) -> NDArray[np.uint8]:
         if len(values) != 1:
             raise UnreadableDataError(
@@ -135,13 +148,13 @@ class RecordImages:
             raise UnreadableDataError(f"{self._where(index)}: it has no features. Remove or replace the record.")
         return features
 
-    def _place(self, index: int) -> tuple[RecordFile, int]:
+    def _place(self, index: int) -> tuple[RecordFile | RecordPart, int]:
         position = bisect_right(self._ends, index)
         return self._files[position], index - (self._ends[position - 1] if position else 0)
 
     def _where(self, index: int) -> str:
         file, number = self._place(index)
-        return f"{file.path}, record {number}"
+        return f"{file.path}, record {file.number(number)}"
 
 
 def _are_pixels(values: Feature) -> bool:

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .array_file import ArrayFile, raw_row
 from .contract import InputContract
 from .errors import DataError, EmptyDataError, InputError, RequestError, UnreadableDataError
-from .images import IMAGE_SUFFIXES, load_image
+from .image_files import Folder, ImageFiles, Images, LocalFolder, Names
+from .images import IMAGE_SUFFIXES
 from .input_checks import check_batch
 from .iterables import SpooledImages
 from .numpy_files import load_npy, load_npz, texts
@@ -46,6 +48,28 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Some images of a source, as another process can open them: it says where they are and holds none of them.
+
+    Attributes:
+        name: of the source.
+        ids: of the images.
+        images: where they are.
+        contract, pixels: as of the source.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    images: Images
+    contract: InputContract
+    pixels: bool
+
+    def open(self) -> Source:
+        """The images."""
+        return Source(self.name, self.ids, self.images.load, self.images.raw, self.contract, pixels=self.pixels)
+
+
 class Source:
     """Named images of one size, readable by index.
 
@@ -65,9 +89,11 @@ class Source:
         contract: InputContract,
         *,
         pixels: bool,
+        part: Callable[[Sequence[int]], Images] | None = None,
     ) -> None:
-        self.name, self.ids, self.pixels = name, tuple(ids), pixels
-        self._load, self._raw, self.contract = load, raw, contract
+        self.name, self.pixels = name, pixels
+        self.ids: Sequence[str] = ids if isinstance(ids, Names) else tuple(ids)
+        self._load, self._raw, self.contract, self._part = load, raw, contract, part
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -85,7 +111,7 @@ class Source:
 
     def subset(self, indices: Sequence[int]) -> Source:
         """The source that holds only these images, in this order."""
-        chosen = list(indices)
+        chosen, part = list(indices), self._part
         return Source(
             self.name,
             [self.ids[i] for i in chosen],
@@ -93,7 +119,21 @@ class Source:
             lambda index: self._raw(chosen[index]),
             self.contract,
             pixels=self.pixels,
+            part=None if part is None else lambda indices: part([chosen[i] for i in indices]),
         )
+
+    def shard(self, indices: Sequence[int]) -> Shard:
+        """These images for another process to open.
+
+        Raises:
+            RequestError: they are in this process's memory alone.
+        """
+        if self._part is None:
+            raise RequestError(
+                f"{self.name} cannot be read by another process: images are never sent, only where they are. Save them "
+                "as .npy or as files where every worker can read them, or use the engine local."
+            )
+        return Shard(self.name, tuple(self.ids[i] for i in indices), self._part(indices), self.contract, self.pixels)
 
     def sample(self, count: int | None, seed: int) -> Source:
         """A seeded random choice of ``count`` images in their order; all of them for None."""
@@ -182,10 +222,12 @@ def open_source(data: Data, contract: InputContract, feature: str | None = None)
         return _tfrecord_source(str(path), [path], [""], contract, feature)
     if path.suffix == ".npy":
         _check_nameless(feature, str(path))
-        return _array_source(str(path), load_npy(path), None, contract)
+        array = load_npy(path)
+        rows = ArrayFile(path, np.arange(len(array)) if array.ndim else np.empty(0, np.intp))
+        return _array_source(str(path), array, None, contract, rows.part)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         _check_nameless(feature, str(path))
-        return _image_source(path.name, [path.name], [path], contract)
+        return _image_source(path.name, [path.name], LocalFolder(path.parent), contract)
     raise UnreadableDataError(
         f"cannot tell what {path} holds from its name. Pass a folder of images, .npy, .npz, .tfrecord, or one of: "
         + ", ".join(IMAGE_SUFFIXES)
@@ -209,7 +251,7 @@ def _folder_source(folder: Path, contract: InputContract, feature: str | None) -
             if name.startswith("."):
                 continue
             if name.lower().endswith(IMAGE_SUFFIXES):
-                images.append((path.relative_to(folder).as_posix(), path))
+                images.append(path.relative_to(folder).as_posix())
             elif is_tfrecord(name):
                 records.append((path.relative_to(folder).as_posix(), path))
     if not images and records:
@@ -223,7 +265,7 @@ def _folder_source(folder: Path, contract: InputContract, feature: str | None) -
         )
     _check_nameless(feature, f"the folder of images {folder}")
     images.sort()
-    return _image_source(str(folder), [name for name, _ in images], [path for _, path in images], contract)
+    return _image_source(str(folder), images, LocalFolder(folder), contract)
 
 
 def _refuse(error: OSError) -> None:
@@ -232,27 +274,18 @@ def _refuse(error: OSError) -> None:
     ) from error
 
 
-def _file_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UnreadableDataError(
-            f"cannot read the image {path}: {error.strerror or error}. Remove or replace the file."
-        ) from error
+def _image_source(name: str, names: Sequence[str], folder: Folder, contract: InputContract) -> Source:
+    files = ImageFiles(folder, Names(names), contract)
+    return Source(name, files.names, files.load, files.raw, contract, pixels=True, part=files.part)
 
 
-def _image_source(name: str, ids: list[str], paths: list[Path], contract: InputContract) -> Source:
-    return Source(
-        name,
-        ids,
-        lambda index: load_image(paths[index], contract),
-        lambda index: _file_bytes(paths[index]),
-        contract,
-        pixels=True,
-    )
-
-
-def _array_source(name: str, array: NDArray[Any], ids: Sequence[str] | None, contract: InputContract) -> Source:
+def _array_source(
+    name: str,
+    array: NDArray[Any],
+    ids: Sequence[str] | None,
+    contract: InputContract,
+    part: Callable[[Sequence[int]], Images] | None = None,
+) -> Source:
     if array.size == 0:
         raise EmptyDataError(f"{name} holds no images: its shape is {array.shape}. Pass at least one.")
     try:
@@ -263,9 +296,10 @@ def _array_source(name: str, array: NDArray[Any], ids: Sequence[str] | None, con
         name,
         ids or [str(index) for index in range(len(array))],
         lambda index: read_row(array, index),
-        lambda index: f"{array.dtype} {array.shape[1:]} ".encode() + read_row(array, index).tobytes(),
+        lambda index: raw_row(array, index),
         contract,
         pixels=array.dtype.kind in "iu",
+        part=part,
     )
 
 
@@ -275,7 +309,7 @@ def _tfrecord_source(
     files = [RecordFile(path) for path in paths]
     images = RecordImages(name, files, contract, feature)
     ids = [f"{prefix}{number}" for file, prefix in zip(files, prefixes, strict=True) for number in range(len(file))]
-    return Source(name, ids, images.load, images.raw, contract, pixels=images.pixels)
+    return Source(name, ids, images.load, images.raw, contract, pixels=images.pixels, part=images.part)
 
 
 def _npz_source(path: Path, contract: InputContract, feature: str | None) -> Source:

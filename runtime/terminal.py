@@ -98,6 +98,18 @@ def feature_option(function: _F) -> _F:
     return decorated
 
 
+def engine_option(function: _F) -> _F:
+    """Adds ``--engine``."""
+    decorated: _F = click.option(
+        "--engine",
+        default="local",
+        show_default=True,
+        metavar="WHERE",
+        help="What runs the images: local, dask (a cluster of processes here), tcp://host:8786 (a Dask scheduler).",
+    )(function)
+    return decorated
+
+
 def run_command(command: click.Command) -> None:
     """Run a click command as a program and leave with the right exit code."""
     verbose = bool({"-v", "--verbose"}.intersection(sys.argv[1:]))

@@ -16,6 +16,7 @@ from .drift.report import DriftReport, build_report
 from .drift.sides import Request, Sides, open_sides
 from .drift_outputs import Found, Outputs
 from .drift_sources import SourcesRequest, check_sources, find_sources
+from .engine import LOCAL, open_engine
 from .errors import DataError, RequestError
 from .model_input import input_contract_from_options
 from .model_options import ModelOptions, model_options
@@ -23,6 +24,7 @@ from .stored import is_stored
 from .terminal import (
     EXIT_BAD_ANSWER,
     common_options,
+    engine_option,
     feature_option,
     input_options,
     run_command,
@@ -51,6 +53,7 @@ from .terminal import (
 @click.option("--layers", is_flag=True, help="Show which layers of a quantized candidate make the drift.")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write one test case a gate.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with pictures.")
+@engine_option
 @feature_option
 @model_options
 @input_options
@@ -73,6 +76,7 @@ def drift_report(
     layers: bool,
     junit: Path | None,
     html: Path | None,
+    engine: str,
     feature: str | None,
     opening: ModelOptions,
     inputs: InputOptions,
@@ -90,6 +94,8 @@ def drift_report(
     outputs.check(*read)
     if far is not None and not 0 < far < 1:
         raise RequestError(f"--far {far:g}: a false accept rate is above 0 and below 1, for instance 0.001.")
+    if engine != LOCAL and data is None:
+        raise RequestError(f"--engine {engine} is for images, and none are given. Leave it out.")
     if judge is not None:
         given = (candidate, reference, data, labels, far, k, queries, num_samples, feature, *read[5:])
         if (
@@ -125,7 +131,8 @@ def drift_report(
             candidate_model=candidate_model,
             reference_model=reference_model,
         )
-        sides = open_sides(request)
+        with open_engine(engine, threads) as opened:
+            sides = open_sides(replace(request, engine=opened))
         measurement = measure(
             sides.candidate, sides.reference, DEFAULT_K if k is None else k, queries=queries, seed=seed
         )

@@ -30,6 +30,7 @@ from embedlite.calibration.collect import collect_outputs, collect_ranges
 from embedlite.calibration.statistics import Statistics, sparse
 from embedlite.calibration.tasks import StatisticsTask
 from embedlite.calibration.unchanged import check_unchanged
+from embedlite.convert import export
 from embedlite.runtime import InputContract
 from embedlite.runtime.artifact import read_artifact
 from embedlite.runtime.engine import LocalEngine, list_images, open_engine
@@ -363,3 +364,23 @@ def test_a_thread_that_nobody_listens_to_ends(source: Source, flatbuffer: bytes)
     next(parts)
     parts.close()
     assert threading.active_count() == before
+
+
+def test_an_export_on_a_cluster_is_the_same_file(client: Client, digits: Digits, tmp_path: Path) -> None:
+    files = []
+    for name, engine in (("here", "local"), ("there", client)):
+        made = export(
+            digits.float32,
+            tmp_path / name,
+            quantize=["int8"],
+            calibration_data=digits.calibration,
+            num_samples=60,
+            select="coverage",
+            calibration_cache=tmp_path / f"{name}.npz",
+            correct=["none"],
+            measure=False,
+            threads=2,
+            engine=engine,
+        )
+        files.append((made.files[0].path.read_bytes(), (tmp_path / f"{name}.npz").read_bytes()))
+    assert files[0] == files[1]

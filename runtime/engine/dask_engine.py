@@ -80,15 +80,25 @@ class DaskEngine:
     @classmethod
     @contextlib.contextmanager
     def on_this_machine(cls, threads: int | None) -> Iterator[DaskEngine]:
-        """An engine on a cluster of this machine: as many processes as threads, of one thread each."""
+        """An engine on a cluster of this machine: as many processes as threads, of one thread each.
+
+        Raises:
+            EngineError: its processes do not start.
+        """
         with _quiet(), contextlib.ExitStack() as stack:
-            cluster = LocalCluster(
-                n_workers=threads or available_threads(),
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address="127.0.0.1:0",
-                silence_logs=logging.CRITICAL,
-            )
+            try:
+                cluster = LocalCluster(
+                    n_workers=threads or available_threads(),
+                    threads_per_worker=1,
+                    processes=True,
+                    dashboard_address="127.0.0.1:0",
+                    silence_logs=logging.CRITICAL,
+                )
+            except (RuntimeError, OSError, TimeoutError) as error:
+                raise EngineError(
+                    f"the cluster's processes on this machine do not start: {error}. In a program of your own, call it "
+                    "under if __name__ == '__main__', because every worker imports that program."
+                ) from error
             stack.enter_context(cluster)
             yield stack.enter_context(cls(stack.enter_context(Client(cluster, set_as_default=False))))
 

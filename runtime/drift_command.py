@@ -24,6 +24,7 @@ from .stored import is_stored
 from .terminal import (
     EXIT_BAD_ANSWER,
     common_options,
+    data_location,
     engine_option,
     feature_option,
     input_options,
@@ -34,7 +35,7 @@ from .terminal import (
 @click.command(name="drift-report")
 @click.argument("candidate", type=click.Path(path_type=Path), required=False)
 @click.option("--reference", type=click.Path(path_type=Path), help="What the candidate should match.")
-@click.option("--data", type=click.Path(path_type=Path), help="Images; not needed if both sides are stored.")
+@click.option("--data", type=data_location, metavar="PATH", help="Images; not needed if both sides are stored.")
 @click.option("--labels", type=click.Path(path_type=Path), help="What each image shows: .csv, .json, .npz or .npy.")
 @click.option("--far", type=float, help="False accept rate of the verification threshold.  [default: 0.001]")
 @click.option("--gate", "gates", multiple=True, metavar="NAME=VALUE", help="A limit; repeatable, replaces the default.")
@@ -61,7 +62,7 @@ from .terminal import (
 def drift_report(
     candidate: Path | None,
     reference: Path | None,
-    data: Path | None,
+    data: Path | str | None,
     labels: Path | None,
     far: float | None,
     gates: tuple[str, ...],

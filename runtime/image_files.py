@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .contract import InputContract
 from .errors import UnreadableDataError
 from .images import decode_image
+from .tfrecord import FilePath
 
 
 class Images(Protocol):
@@ -41,6 +42,9 @@ class Folder(Protocol):
 
     def spell(self, name: str) -> str:
         """What to call a file in a message."""
+
+    def file(self, name: str) -> FilePath:
+        """A file in it."""
 
 
 class LocalFolder:
@@ -70,6 +74,10 @@ class LocalFolder:
     def spell(self, name: str) -> str:
         """See :meth:`Folder.spell`."""
         return str(self.path / name)
+
+    def file(self, name: str) -> Path:
+        """See :meth:`Folder.file`."""
+        return self.path / name
 
 
 class Names(Sequence[str]):

@@ -1,4 +1,6 @@
-"""Where images come from: a folder, one file, ``.npy``, ``.npz``, ``.tfrecord``, an array, or an iterable.
+"""Where images come from: a folder, one file, ``.npy``, ``.npz``, ``.tfrecord``, ``.parquet``, an array, an iterable.
+
+Folders and files may be far away: whatever fsspec reaches by a URL.
 
 Everything is opened lazily: ids and shapes are known at once, pixels are read one image at a time. Only an iterable
 is read through at once, because it cannot be read twice.
@@ -21,13 +23,16 @@ from .contract import InputContract
 from .errors import DataError, EmptyDataError, InputError, RequestError, UnreadableDataError
 from .image_files import Folder, ImageFiles, Images, LocalFolder, Names
 from .images import IMAGE_SUFFIXES
-from .input_checks import check_batch
+from .input_checks import check_batch, check_one
 from .iterables import SpooledImages
 from .numpy_files import load_npy, load_npz, texts
 from .pages import read_row
+from .parquet_rows import PARQUET_SUFFIX, ParquetRows
 from .preprocess import model_ready
-from .record_images import RecordImages
-from .tfrecord import RecordFile, is_tfrecord
+from .record_images import RecordImages, Records
+from .remote import GLOB_CHARACTERS, fixed_part, is_url, list_url
+from .remote_array import open_remote_array
+from .tfrecord import FilePath, RecordFile, is_tfrecord
 
 Data = str | os.PathLike[str] | NDArray[Any] | Iterable[Any] | Callable[[], Iterable[Any]]
 """What :func:`open_source` opens."""
@@ -188,10 +193,13 @@ def open_source(data: Data, contract: InputContract, feature: str | None = None)
 
     Args:
         data: a folder (searched recursively, in the order of the paths), an image file, a ``.npy`` or ``.npz``
-            file with an array (N, H, W, C), a ``.tfrecord`` of ``tf.train.Example``, or such an array; or an iterable
-            of images, or a function that returns one, see :class:`embedlite.runtime.iterables.SpooledImages`.
+            file with an array (N, H, W, C), a ``.tfrecord`` of ``tf.train.Example``, a ``.parquet`` with a column of
+            image files or lists, a pattern with ``*``, or the URL of any of these but ``.npz``; or such an array; or an
+            iterable of images, or a function that returns one, see
+            :class:`embedlite.runtime.iterables.SpooledImages`.
         contract: size, channels and preprocessing.
-        feature: which feature of a ``.tfrecord``, array of a ``.npz`` or key of a dict holds the images.
+        feature: which feature of a ``.tfrecord``, column of a ``.parquet``, array of a ``.npz`` or key of a dict holds
+            the images.
 
     Raises:
         EmptyDataError: there is no image in it.
@@ -205,6 +213,8 @@ def open_source(data: Data, contract: InputContract, feature: str | None = None)
     if not isinstance(data, (str, os.PathLike)):
         spooled = SpooledImages(data, contract, feature)
         return Source("the iterable", spooled.ids, spooled.load, spooled.raw, contract, pixels=spooled.pixels)
+    if isinstance(data, str) and is_url(data):
+        return _url_source(data, contract, feature)
     path = Path(data)
     try:
         folder, missing = path.is_dir(), not path.exists()
@@ -212,14 +222,16 @@ def open_source(data: Data, contract: InputContract, feature: str | None = None)
         raise UnreadableDataError(f"cannot look for {path}: {error.strerror or error}. Check the path.") from error
     if folder:
         return _folder_source(path, contract, feature)
+    if missing and GLOB_CHARACTERS.intersection(str(path)):
+        return _glob_source(path, contract, feature)
     if missing:
         raise UnreadableDataError(
-            f"there is no {path}. Pass a folder of images, an image file, .npy, .npz or .tfrecord."
+            f"there is no {path}. Pass a folder of images, an image file, .npy, .npz, .tfrecord or .parquet."
         )
     if path.suffix == ".npz":
         return _npz_source(path, contract, feature)
-    if is_tfrecord(path.name):
-        return _tfrecord_source(str(path), [path], [""], contract, feature)
+    if is_tfrecord(path.name) or path.name.lower().endswith(PARQUET_SUFFIX):
+        return _record_source(str(path), [path], [""], contract, feature)
     if path.suffix == ".npy":
         _check_nameless(feature, str(path))
         array = load_npy(path)
@@ -229,8 +241,8 @@ def open_source(data: Data, contract: InputContract, feature: str | None = None)
         _check_nameless(feature, str(path))
         return _image_source(path.name, [path.name], LocalFolder(path.parent), contract)
     raise UnreadableDataError(
-        f"cannot tell what {path} holds from its name. Pass a folder of images, .npy, .npz, .tfrecord, or one of: "
-        + ", ".join(IMAGE_SUFFIXES)
+        f"cannot tell what {path} holds from its name. Pass a folder of images, .npy, .npz, .tfrecord, .parquet, or "
+        "one of: " + ", ".join(IMAGE_SUFFIXES)
     )
 
 
@@ -243,29 +255,50 @@ def _check_nameless(feature: str | None, what: str) -> None:
 
 
 def _folder_source(folder: Path, contract: InputContract, feature: str | None) -> Source:
-    images, records = [], []
+    names = []
     for parent, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            path = Path(parent, name)
-            if name.startswith("."):
-                continue
-            if name.lower().endswith(IMAGE_SUFFIXES):
-                images.append(path.relative_to(folder).as_posix())
-            elif is_tfrecord(name):
-                records.append((path.relative_to(folder).as_posix(), path))
-    if not images and records:
-        records.sort()
-        prefixes = [f"{name}:" for name, _ in records]
-        return _tfrecord_source(str(folder), [path for _, path in records], prefixes, contract, feature)
-    if not images:
-        raise EmptyDataError(
-            f"there are no images in the folder {folder}. Put images there ({', '.join(IMAGE_SUFFIXES)}), or name "
-            "another folder."
-        )
-    _check_nameless(feature, f"the folder of images {folder}")
-    images.sort()
-    return _image_source(str(folder), images, LocalFolder(folder), contract)
+        inside = Path(parent).relative_to(folder)
+        names += [(inside / name).as_posix() for name in files if not name.startswith(".")]
+    return _files_source(f"the folder {folder}", str(folder), LocalFolder(folder), names, contract, feature)
+
+
+def _glob_source(pattern: Path, contract: InputContract, feature: str | None) -> Source:
+    folder = Path(fixed_part(pattern.as_posix()) or (pattern.root or "."))
+    found = folder.glob(pattern.relative_to(folder).as_posix())
+    names = [path.relative_to(folder).as_posix() for path in found if path.is_file()]
+    return _files_source(str(pattern), str(pattern), LocalFolder(folder), names, contract, feature)
+
+
+def _url_source(url: str, contract: InputContract, feature: str | None) -> Source:
+    folder, names = list_url(url, (*IMAGE_SUFFIXES, ".npy", ".tfrecord", ".tfrecords", PARQUET_SUFFIX))
+    if len(names) == 1 and names[0].endswith(".npy"):
+        _check_nameless(feature, url)
+        array = open_remote_array(folder.file(names[0]))
+        check_one(np.zeros(array.row_shape, array.dtype), contract)
+        ids = [str(index) for index in range(len(array))]
+        return Source(url, ids, array.load, array.raw, contract, pixels=array.dtype.kind in "iu", part=array.part)
+    return _files_source(url, url, folder, names, contract, feature)
+
+
+def _files_source(
+    place: str, name: str, folder: Folder, names: list[str], contract: InputContract, feature: str | None
+) -> Source:
+    """Images among files, or if there are none, records."""
+    images = [item for item in names if item.lower().endswith(IMAGE_SUFFIXES)]
+    if images:
+        _check_nameless(feature, f"the folder of images {name}")
+        # Sorted in place: of the names of millions there is one list and, at the end, none.
+        images.sort()
+        return _image_source(name, images, folder, contract)
+    for belongs in (is_tfrecord, lambda item: item.lower().endswith(PARQUET_SUFFIX)):
+        records = sorted(item for item in names if belongs(item.rpartition("/")[2]))
+        if records:
+            prefixes = [""] if records == names and len(records) == 1 else [f"{item}:" for item in records]
+            return _record_source(name, [folder.file(item) for item in records], prefixes, contract, feature)
+    raise EmptyDataError(
+        f"there are no images in {place}. Put images there ({', '.join(IMAGE_SUFFIXES)}), or name another folder."
+    )
 
 
 def _refuse(error: OSError) -> None:
@@ -303,10 +336,12 @@ def _array_source(
     )
 
 
-def _tfrecord_source(
-    name: str, paths: Sequence[Path], prefixes: Sequence[str], contract: InputContract, feature: str | None
+def _record_source(
+    name: str, paths: Sequence[FilePath], prefixes: Sequence[str], contract: InputContract, feature: str | None
 ) -> Source:
-    files = [RecordFile(path) for path in paths]
+    files: list[Records] = [
+        RecordFile(path) if is_tfrecord(path.name) else ParquetRows(path, feature) for path in paths
+    ]
     images = RecordImages(name, files, contract, feature)
     ids = [f"{prefix}{number}" for file, prefix in zip(files, prefixes, strict=True) for number in range(len(file))]
     return Source(name, ids, images.load, images.raw, contract, pixels=images.pixels, part=images.part)

@@ -15,24 +15,19 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from .errors import MissingPackageError, UnreadableDataError
+from .remote import RemoteFile
+from .tf_example import Feature, parse_example
 
 _NAME = re.compile(r"\.tfrecords?(-\d+-of-\d+)?(\.gz)?", re.IGNORECASE)
 _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
 
 
-class FilePath(Protocol):
-    """A file of this machine, or one far away."""
-
-    @property
-    def name(self) -> str:
-        """Its last part."""
-
-    def open(self, mode: Any) -> Any:
-        """The file, opened."""
+FilePath = Path | RemoteFile
+"""A file of this machine, or one far away."""
 
 
 def is_tfrecord(name: str) -> bool:
@@ -71,6 +66,13 @@ class RecordFile:
             UnreadableDataError: its checksum is not that of its content, or the file can no longer be read.
         """
         return _read(self.path, number, self._starts[number], self._starts[number + 1])
+
+    def features(self, number: int) -> dict[str, Feature]:
+        """See :class:`.record_images.Records`."""
+        return parse_example(self.read(number))
+
+    def only(self, feature: str) -> None:
+        """A record is read whole, whatever is asked for."""
 
     def number(self, place: int) -> int:
         """The number in the file of the record at a place among these: the place itself."""
@@ -132,6 +134,13 @@ class RecordPart:
         """The content of the record at a place among these; see :meth:`RecordFile.read`."""
         return _read(self.path, *self.records[place])
 
+    def features(self, place: int) -> dict[str, Feature]:
+        """See :class:`.record_images.Records`."""
+        return parse_example(self.read(place))
+
+    def only(self, feature: str) -> None:
+        """A record is read whole, whatever is asked for."""
+
     def number(self, place: int) -> int:
         """Its number in the file."""
         return self.records[place][0]
@@ -144,20 +153,26 @@ class RecordPart:
 def _read(path: FilePath, number: int, begin: int, end: int) -> bytes:
     start = begin + _HEADER.size
     try:
-        with path.open("rb") as file:
-            file.seek(start)
-            stored = file.read(end - start)
+        stored = _read_range(path, start, end)
     except OSError as error:
         raise UnreadableDataError(
             f"{path}, record {number}: cannot read it ({error.strerror or error}). Check the file."
         ) from error
-    content: bytes = stored[: -_CHECKSUM.size]
+    content = stored[: -_CHECKSUM.size]
     if len(stored) != end - start or _masked_checksum()(content) != _CHECKSUM.unpack(stored[-_CHECKSUM.size :])[0]:
         raise UnreadableDataError(
             f"{path}, record {number}: its content does not have the checksum that it was written with. "
             "Copy or write the file again."
         )
     return content
+
+
+def _read_range(path: FilePath, begin: int, end: int) -> bytes:
+    if not isinstance(path, Path):
+        return path.read_range(begin, end)
+    with path.open("rb") as file:
+        file.seek(begin)
+        return file.read(end - begin)
 
 
 def _no_tfrecord(path: FilePath, header: bytes) -> UnreadableDataError:

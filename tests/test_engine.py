@@ -47,6 +47,7 @@ from embedlite.runtime.sources import Source, open_source
 
 from cluster import Deadly, two_workers
 from conftest import Digits
+from example_records import record
 
 CONTRACT = InputContract((32, 32, 1))
 
@@ -114,26 +115,6 @@ def test_other_kinds_of_data_are_read_where_they_are(
     assert saved(tmp_path, here) == saved(tmp_path, there)
     # Where the images are is sent, not what is in them.
     assert len(pickle.dumps(source.shard(range(20)))) < 3000
-
-
-def record(image: np.ndarray) -> bytes:
-    """One record of a tf.train.Example with the pixels as bytes."""
-    from google_crc32c import value as checksum
-
-    def field(number: int, content: bytes) -> bytes:
-        size, length = len(content), b""
-        while size > 127:
-            length, size = length + bytes([size & 127 | 128]), size >> 7
-        return bytes([number << 3 | 2]) + length + bytes([size]) + content
-
-    def masked(data: bytes) -> bytes:
-        crc = checksum(data)
-        return (((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
-
-    entry = field(1, b"image") + field(2, field(1, field(1, image.tobytes())))
-    example = field(1, field(1, entry))
-    length = len(example).to_bytes(8, "little")
-    return length + masked(length) + example + masked(example)
 
 
 @settings(max_examples=15, deadline=None)

@@ -49,7 +49,7 @@ class Request:
 
     candidate: Path
     reference: Path
-    data: Path | None = None
+    data: Path | str | None = None
     feature: str | None = None
     num_samples: int | None = None
     seed: int = 0

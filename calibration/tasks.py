@@ -145,7 +145,8 @@ class _Growing:
         self._highest: list[Extreme] = []
         self._keys: list[NDArray[np.uint16]] = []
         self._waiting = 0
-        self._counts = count(np.empty(0, np.uint16)) if histograms else None
+        self._histograms = histograms
+        self._counts: NDArray[np.int64] | None = None
 
     def observe(self, image: str, values: NDArray[Any]) -> None:
         # Reading a large tensor once more is the cost of calibration, so the minimum of what cannot be negative, which
@@ -155,7 +156,7 @@ class _Growing:
         _check_finite(self._group.name, low[0], high[0])
         _keep(self._lowest, low, lowest_of)
         _keep(self._highest, high, highest_of)
-        if self._counts is not None:
+        if self._histograms:
             self._keys.append(bin_keys(values).copy())
             self._waiting += len(self._keys[-1])
             # Counting has a cost for each bin, so small tensors of several images are counted together.
@@ -167,8 +168,9 @@ class _Growing:
         return TensorStatistics(lowest_of(self._lowest), highest_of(self._highest), self._counts)
 
     def _count(self) -> None:
-        if self._counts is not None and self._keys:
-            self._counts += count(np.concatenate(self._keys))
+        if self._keys:
+            counted = count(np.concatenate(self._keys))
+            self._counts = counted if self._counts is None else np.add(self._counts, counted, out=self._counts)
             self._keys, self._waiting = [], 0
 
 

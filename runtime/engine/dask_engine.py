@@ -16,9 +16,11 @@ import secrets
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError
 from itertools import islice
 from typing import Any, TypeVar
 
+import dask
 from distributed import Client, Future, KilledWorker, LocalCluster
 
 from ..errors import EngineError
@@ -38,7 +40,7 @@ CONNECT_SECONDS = 10.0
 WORKER_SECONDS = 60.0
 """How long to wait for a first worker, or for another one after the last is gone."""
 
-SHARD_IMAGES = 64
+_SHARD_IMAGES = 256
 _LARGEST_SHARD = 1024
 _MANY_SHARDS = 4096
 _AHEAD = 3
@@ -53,6 +55,7 @@ class DaskEngine:
     Args:
         client: connected; it is not closed.
         patience: seconds that the cluster may be without a worker.
+        shard_images: images that a worker gets at once; default by :func:`shard_size`.
 
     Raises:
         EngineError: there is no worker in that time.
@@ -62,8 +65,8 @@ class DaskEngine:
     far = True
     save_seconds = 10.0
 
-    def __init__(self, client: Client, patience: float = WORKER_SECONDS) -> None:
-        self._client, self._patience = client, patience
+    def __init__(self, client: Client, patience: float = WORKER_SECONDS, shard_images: int | None = None) -> None:
+        self._client, self._patience, self._shard_images = client, patience, shard_images
         self._owner = secrets.token_hex(8)
         self._sent: set[str] = set()
         self._line: Line | None = None
@@ -86,6 +89,8 @@ class DaskEngine:
             EngineError: its processes do not start.
         """
         with _quiet(), contextlib.ExitStack() as stack:
+            # Looking at the frames of every thread a hundred times a second has its price.
+            stack.enter_context(dask.config.set({"distributed.worker.profile.enabled": False}))
             try:
                 cluster = LocalCluster(
                     n_workers=threads or available_threads(),
@@ -138,7 +143,7 @@ class DaskEngine:
     @property
     def first_chunk(self) -> int:
         """See :class:`.task.Engine`."""
-        return self._threads() * _AHEAD * SHARD_IMAGES
+        return self._threads() * _AHEAD * _SHARD_IMAGES
 
     def counted(self, items: Iterable[_T], total: int, label: str) -> Iterator[_T]:
         """See :meth:`.task.Engine.counted`; what counts is that an image's result is here."""
@@ -154,7 +159,7 @@ class DaskEngine:
         sha256 = self._send(model)
         waiting = iter(range(len(source)) if indices is None else indices)
         threads = self._threads()
-        size = shard_size(len(source), threads)
+        size = self._shard_images or shard_size(len(source), threads)
         ready: queue.Queue[int] = queue.Queue()
         running: dict[int, tuple[Future, list[int]]] = {}
         failures: dict[int, BaseException] = {}
@@ -175,17 +180,16 @@ class DaskEngine:
                     break
                 if time.monotonic() - checked > _LOOK_SECONDS:
                     threads, checked = self._look(), time.monotonic()
-                for place in _taken(ready):
-                    future, chunk = running.pop(place)
-                    try:
-                        done = future.result(timeout=self._patience)
-                    except Exception as error:
-                        failures[place] = _explained(error, source, chunk)
+                # What is taken from `running` is not there any more: nothing can be counted twice.
+                taken = {place: running.pop(place) for place in _taken(ready)}
+                for place, found in self._gather({place: future for place, (future, _) in taken.items()}):
+                    chunk = taken[place][1]
+                    if isinstance(found, BaseException):
+                        failures[place] = _explained(found, source, chunk)
                         continue
-                    check_environment(done.environment, self.environment, done.worker)
-                    self._note(done)
-                    # Sent twice, it would have to come back twice to count twice; and it is taken from `running` once.
-                    yield Part(chunk, done.result)
+                    check_environment(found.environment, self.environment, found.worker)
+                    self._note(found)
+                    yield Part(chunk, found.result)
             if failures:
                 raise failures[min(failures)]
         finally:
@@ -201,6 +205,20 @@ class DaskEngine:
             self._client.register_plugin(ModelPlugin(sha256, model, self._owner))
             self._sent.add(sha256)
         return sha256
+
+    def _gather(self, futures: dict[int, Future]) -> Iterator[tuple[int, Done | BaseException]]:
+        """The results of futures that are done, fetched together, or their errors."""
+        failed = {place for place, future in futures.items() if future.status != "finished"}
+        sound = [place for place in futures if place not in failed]
+        try:
+            yield from zip(sound, self._client.gather([futures[place] for place in sound]), strict=True)
+            for place in failed:
+                yield place, futures[place].exception(timeout=self._patience)
+        except CancelledError as error:
+            raise EngineError(
+                f"the Dask scheduler at {_address(self._client)} dropped the work. Run the command again; with "
+                "--calibration-cache it goes on where it was."
+            ) from error
 
     def _note(self, done: Done) -> None:
         self.summary.add(done)
@@ -241,11 +259,10 @@ class DaskEngine:
 def shard_size(images: int, threads: int) -> int:
     """Images in a shard: few of a small pool, so that every thread has some; more of a large one.
 
-    A result has a size of its own, and merging has a cost for each, so a pool of millions is not cut into 64s.
+    A result has a size of its own, and merging has a cost for each, so a pool of millions is cut into larger ones.
     """
-    return max(
-        1, min(-(-images // (4 * max(1, threads))), max(SHARD_IMAGES, min(images // _MANY_SHARDS, _LARGEST_SHARD)))
-    )
+    largest = max(_SHARD_IMAGES, min(images // _MANY_SHARDS, _LARGEST_SHARD))
+    return max(1, min(-(-images // (8 * threads)), largest))
 
 
 def _taken(ready: queue.Queue[int]) -> Iterator[int]:

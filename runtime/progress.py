@@ -29,21 +29,24 @@ class Line:
 
     Silent when stderr is no terminal.
 
-    Args:
+    Attributes:
         total: how much there is to do.
+
+    Args:
+        total: see above.
         label: what is being done.
     """
 
     def __init__(self, total: int, label: str) -> None:
-        self._total, self._label = total, label
+        self.total, self._label = total, label
         self._terminal, self._shown = sys.stderr.isatty(), False
         self._started = self._last = time.monotonic()
 
     def show(self, number: int, more: str = "") -> None:
         """So much is done; ``more`` is put behind it."""
         now = time.monotonic()
-        if self._terminal and now - self._started > 1 and (now - self._last > 0.2 or number == self._total):
-            sys.stderr.write(f"\r{self._label}: {number}/{self._total}{more}\033[K")
+        if self._terminal and now - self._started > 1 and (now - self._last > 0.2 or number == self.total):
+            sys.stderr.write(f"\r{self._label}: {number}/{self.total}{more}\033[K")
             self._last, self._shown = now, True
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -40,6 +41,22 @@ class Deadly:
     def add(self, source: Source, index: int) -> None:
         if source.ids[index].startswith("dead"):
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def finish(self) -> int:
+        return 1
+
+
+@dataclass(frozen=True)
+class Slow:
+    """A task that takes a twentieth of a second an image."""
+
+    images: None = None
+
+    def open(self, model: bytes) -> "Slow":
+        return self
+
+    def add(self, source: Source, index: int) -> None:
+        time.sleep(0.05)
 
     def finish(self) -> int:
         return 1

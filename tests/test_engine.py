@@ -1,8 +1,11 @@
 """Engines give the same, whatever runs the images: threads, or the two workers of a real cluster, killed or not."""
 
+import io
 import os
 import pickle
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -45,7 +48,7 @@ from embedlite.runtime.errors import (
 )
 from embedlite.runtime.sources import Source, open_source
 
-from cluster import Deadly, two_workers
+from cluster import Deadly, Slow, two_workers
 from conftest import Digits
 from example_records import record
 
@@ -366,3 +369,62 @@ def test_an_export_on_a_cluster_is_the_same_file(client: Client, digits: Digits,
         )
         files.append((made.files[0].path.read_bytes(), (tmp_path / f"{name}.npz").read_bytes()))
     assert files[0] == files[1]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_progress_dashboard_and_what_each_worker_did(
+    client: Client, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with DaskEngine(client) as engine:
+        assert sum(part.result for part in engine.run(Slow(), b"", source, engine.counted(range(90), 90, "waiting")))
+        # What is shown is what is done, and it is gone at the end.
+        assert re.search(r"\rwaiting: \d+/90, \d+ images/s on 2 worker\(s\)\x1b\[K", sys.stderr.getvalue())
+        assert sys.stderr.getvalue().endswith("\r\x1b[K")
+    shown = sys.stderr.getvalue()
+    assert shown.startswith(f"dashboard: {client.dashboard_link}")
+    assert re.search(r"90 images on 2 worker\(s\), \d+ images/s:\n +0 +\d+ images +\d+ shards", shown)
+
+
+def test_a_scheduler_that_dies_ends_the_run(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedlite.runtime.engine.dask_engine.CONNECT_SECONDS", 4)
+    port = unused_port()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "dask", *command],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        for command in (
+            ["scheduler", "--host", "127.0.0.1", "--port", str(port), "--dashboard-address", "127.0.0.1:0"],
+            ["worker", f"tcp://127.0.0.1:{port}", "--nthreads", "1", "--no-dashboard"],
+        )
+    ]
+    try:
+        with open_engine(f"tcp://127.0.0.1:{port}", None) as engine:
+
+            def indices() -> Iterator[int]:
+                for index in range(90):
+                    if index == 60:
+                        processes[0].kill()
+                    yield index
+
+            started = time.monotonic()
+            with pytest.raises(EngineError, match=rf"scheduler at tcp://127.0.0.1:{port} no longer answers"):
+                list(engine.run(Slow(), b"", source, indices()))
+            assert time.monotonic() - started < 60
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def unused_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return int(opened.getsockname()[1])

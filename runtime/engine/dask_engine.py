@@ -132,6 +132,8 @@ class DaskEngine:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
+        if self._line is not None:
+            self._line.close()
         # Models that nobody needs any more; a cluster that is gone has none.
         with contextlib.suppress(OSError, RuntimeError, TimeoutError):
             for sha256 in self._sent:
@@ -182,7 +184,7 @@ class DaskEngine:
                     threads, checked = self._look(), time.monotonic()
                 # What is taken from `running` is not there any more: nothing can be counted twice.
                 taken = {place: running.pop(place) for place in _taken(ready)}
-                for place, found in self._gather({place: future for place, (future, _) in taken.items()}):
+                for place, found in self._gather({place: future for place, (future, _) in taken.items()}).items():
                     chunk = taken[place][1]
                     if isinstance(found, BaseException):
                         failures[place] = _explained(found, source, chunk)
@@ -195,50 +197,51 @@ class DaskEngine:
         finally:
             for future, _ in running.values():
                 future.cancel()
-            if self._line is not None and (sys.exc_info()[0] is not None or failures):
-                self._line.close()
 
     def _send(self, model: bytes) -> str:
         """Have every worker, those that join later too, keep a model; it goes to each of them once."""
         sha256 = hashlib.sha256(model).hexdigest()
         if sha256 not in self._sent:
-            self._client.register_plugin(ModelPlugin(sha256, model, self._owner))
+            with self._answering():
+                self._client.register_plugin(ModelPlugin(sha256, model, self._owner))
             self._sent.add(sha256)
         return sha256
 
-    def _gather(self, futures: dict[int, Future]) -> Iterator[tuple[int, Done | BaseException]]:
+    def _gather(self, futures: dict[int, Future]) -> dict[int, Done | BaseException]:
         """The results of futures that are done, fetched together, or their errors."""
-        failed = {place for place, future in futures.items() if future.status != "finished"}
-        sound = [place for place in futures if place not in failed]
-        try:
-            yield from zip(sound, self._client.gather([futures[place] for place in sound]), strict=True)
-            for place in failed:
-                yield place, futures[place].exception(timeout=self._patience)
-        except CancelledError as error:
-            raise EngineError(
-                f"the Dask scheduler at {_address(self._client)} dropped the work. Run the command again; with "
-                "--calibration-cache it goes on where it was."
-            ) from error
+        sound = [place for place, future in futures.items() if future.status == "finished"]
+        with self._answering():
+            found = dict(zip(sound, self._client.gather([futures[place] for place in sound]), strict=True))
+            failed = futures.keys() - found.keys()
+            return {**found, **{place: futures[place].exception(timeout=self._patience) for place in failed}}
 
     def _note(self, done: Done) -> None:
         self.summary.add(done)
         self._counted += done.images
         if self._line is not None:
             self._line.show(self._counted, f", {self.summary.rate():.0f} images/s on {self.summary.workers} worker(s)")
+            if self._counted == self._line.total:
+                self._line.close()
 
     def _threads(self) -> int:
         return sum(worker["nthreads"] for worker in self._workers().values())
 
     def _workers(self) -> dict[str, Any]:
-        try:
+        with self._answering():
             identity = self._client.sync(self._client.scheduler.identity, callback_timeout=CONNECT_SECONDS)
-        except (OSError, TimeoutError, RuntimeError, AttributeError) as error:
+        workers: dict[str, Any] = identity["workers"]
+        return workers
+
+    @contextlib.contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Turn what Dask raises when the scheduler is gone into one error."""
+        try:
+            yield
+        except (OSError, TimeoutError, CancelledError, AttributeError) as error:
             raise EngineError(
                 f"the Dask scheduler at {_address(self._client)} no longer answers ({error or type(error).__name__}). "
                 "Start it again and run the command again; with --calibration-cache it goes on where it was."
             ) from error
-        workers: dict[str, Any] = identity["workers"]
-        return workers
 
     def _look(self) -> int:
         """The cluster's threads; waits for some if there are none."""

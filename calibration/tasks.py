@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -39,6 +41,8 @@ _R = TypeVar("_R")
 
 _PAUSES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
+_describing = threading.Lock()
+
 _OUTPUTS = 256
 """Embeddings that a thread gathers before it hands them on."""
 
@@ -61,7 +65,7 @@ class StatisticsTask:
 
     def open(self, model: bytes) -> Work[Statistics | SparseStatistics]:
         """Open the float graph."""
-        groups, fingerprint = tensor_groups(model, self.without), model_fingerprint(model)
+        groups, fingerprint = _described(model, self.without)
         return _Work(model, groups, lambda: _StatisticsObserver(fingerprint, groups, self.histograms, self.travels))
 
 
@@ -81,7 +85,7 @@ class RangesTask:
 
     def open(self, model: bytes) -> Work[Ranges]:
         """Open the float graph."""
-        groups = tensor_groups(model, self.without)
+        groups, _ = _described(model, self.without)
         return _Work(model, groups, lambda: _RangesObserver(groups, self.by_channel))
 
 
@@ -101,6 +105,17 @@ class OutputsTask:
         place = next(place for place, tensor in enumerate(info.tensors) if tensor is info.outputs[0])
         output = TensorGroup(info.outputs[0].name, place, (info.outputs[0].name,), rectified=False)
         return _Work(model, (output,), lambda: _OutputsObserver(output.name))
+
+
+def _described(model: bytes, without: tuple[str, ...]) -> tuple[tuple[TensorGroup, ...], str]:
+    """A graph's tensor groups and fingerprint; the threads that open it ask one after the other, and one reads it."""
+    with _describing:
+        return _describe(model, without)
+
+
+@functools.lru_cache(maxsize=2)
+def _describe(model: bytes, without: tuple[str, ...]) -> tuple[tuple[TensorGroup, ...], str]:
+    return tensor_groups(model, without), model_fingerprint(model)
 
 
 class _Work(Generic[_R]):

@@ -1,5 +1,6 @@
 """Engines give the same, whatever runs the images: threads, or the two workers of a real cluster, killed or not."""
 
+import contextlib
 import io
 import os
 import pickle
@@ -232,19 +233,6 @@ def test_an_image_that_kills_every_worker_ends_the_run(digits: Digits, tmp_path:
         list(engine.run(Deadly(), b"", open_source(tmp_path, CONTRACT)))
 
 
-def test_a_cluster_that_loses_all_workers_is_not_waited_for_long(source: Source, flatbuffer: bytes) -> None:
-    with two_workers() as (cluster, client), DaskEngine(client, patience=2) as engine:
-
-        def indices() -> Iterator[int]:
-            for index in range(90):
-                if index == 60:
-                    cluster.scale(0)
-                yield index
-
-        with pytest.raises(EngineError, match=r"no worker for 2 s.*dask worker tcp://"):
-            collect_statistics(flatbuffer, source, engine=engine, indices=indices())
-
-
 def test_a_scheduler_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedlite.runtime.engine.dask_engine.CONNECT_SECONDS", 0.5)
     with (
@@ -390,9 +378,10 @@ def test_a_terminal_shows_progress_dashboard_and_what_each_worker_did(
     assert re.search(r"90 images on 2 worker\(s\), \d+ images/s:\n +0 +\d+ images +\d+ shards", shown)
 
 
-def test_a_scheduler_that_dies_ends_the_run(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedlite.runtime.engine.dask_engine.CONNECT_SECONDS", 4)
-    port = unused_port()
+@contextlib.contextmanager
+def scheduler_and_worker() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """As a user starts them, each a process of its own."""
+    address = f"tcp://127.0.0.1:{unused_port()}"
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "dask", *command],
@@ -401,27 +390,38 @@ def test_a_scheduler_that_dies_ends_the_run(source: Source, monkeypatch: pytest.
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
         for command in (
-            ["scheduler", "--host", "127.0.0.1", "--port", str(port), "--dashboard-address", "127.0.0.1:0"],
-            ["worker", f"tcp://127.0.0.1:{port}", "--nthreads", "1", "--no-dashboard"],
+            ["scheduler", "--host", address, "--dashboard-address", "127.0.0.1:0"],
+            ["worker", address, "--nthreads", "1", "--no-dashboard", "--no-nanny"],
         )
     ]
     try:
-        with open_engine(f"tcp://127.0.0.1:{port}", None) as engine:
-
-            def indices() -> Iterator[int]:
-                for index in range(90):
-                    if index == 60:
-                        processes[0].kill()
-                    yield index
-
-            started = time.monotonic()
-            with pytest.raises(EngineError, match=rf"scheduler at tcp://127.0.0.1:{port} no longer answers"):
-                list(engine.run(Slow(), b"", source, indices()))
-            assert time.monotonic() - started < 60
+        yield address, processes
     finally:
         for process in processes:
             process.kill()
             process.wait()
+
+
+@pytest.mark.parametrize(
+    ("victim", "words"), [(0, r"at {} no longer answers"), (1, r"at {} has had no worker for 2 s.*dask worker {}")]
+)
+def test_a_cluster_that_dies_ends_the_run(
+    victim: int, words: str, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedlite.runtime.engine.dask_engine.CONNECT_SECONDS", 4)
+    with scheduler_and_worker() as (address, processes), open_engine(address, None) as engine:
+        monkeypatch.setattr(engine, "_patience", 2)
+
+        def indices() -> Iterator[int]:
+            for index in range(90):
+                if index == 60:
+                    processes[victim].kill()
+                yield index
+
+        started = time.monotonic()
+        with pytest.raises(EngineError, match=words.format(address, address)):
+            list(engine.run(Slow(), b"", source, indices()))
+        assert time.monotonic() - started < 60
 
 
 def unused_port() -> int:

@@ -48,6 +48,8 @@ _AHEAD = 3
 
 _LOOK_SECONDS = 1.0
 
+_RUNS = "running"
+
 
 class DaskEngine:
     """Runs tasks on the workers of a client.
@@ -224,7 +226,8 @@ class DaskEngine:
                 self._line.close()
 
     def _threads(self) -> int:
-        return sum(worker["nthreads"] for worker in self._workers().values())
+        # One that is paused, or on its way out, is still listed and may never do anything again.
+        return sum(item["nthreads"] for item in self._workers().values() if item.get("status", _RUNS) == _RUNS)
 
     def _workers(self) -> dict[str, Any]:
         with self._answering():

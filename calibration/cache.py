@@ -2,7 +2,8 @@
 
 The file holds what the statistics depend on (the float graph's weights, the preprocessing, the versions of what
 computes them, and every image by id, size and hash), and for each part of the images its statistics and how many of its
-images they cover. It is replaced whole, about once a second, so that a run that is killed loses no more.
+images they cover. It is replaced whole, about once a second (on a cluster every ten), so that a run that is killed
+loses no more.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.engine import Engine, Listing, LocalEngine, list_images
 from ..runtime.errors import UnreadableDataError
 from ..runtime.files import check_writable
 from ..runtime.interpreters import find_runtime
@@ -28,17 +30,27 @@ from .errors import StatisticsMismatchError
 from .statistics import Statistics, merge, plain_contract
 from .statistics_file import pack_statistics, pack_texts, read_arrays, unpack_statistics, unpack_texts, write_arrays
 
-_SAVE_SECONDS = 1.0
-"""Between two saves, about: an interpreter is opened anew after each, and the file written whole."""
-
-_FIRST_CHUNK = 16
-
 
 class CalibrationCache:
     """Statistics of one float graph over one source, on disk while they grow."""
 
-    def __init__(self, path: str | Path, flatbuffer: bytes, source: Source, without: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        flatbuffer: bytes,
+        source: Source,
+        without: Iterable[str] = (),
+        *,
+        engine: Engine | None = None,
+        listing: Listing | None = None,
+    ) -> None:
         """Open the cache, or begin a new one.
+
+        Args:
+            path: of the file.
+            flatbuffer, source, without: see :func:`.collect.collect_statistics`.
+            engine: what runs the images; default the threads that :meth:`collect` is told.
+            listing: of the source, if it is known already.
 
         Raises:
             StatisticsMismatchError: it is of another model, other images or other settings; the message says which.
@@ -54,11 +66,12 @@ class CalibrationCache:
             "input": plain_contract(source.contract),
             "tools": {"embedlite": __version__, runtime.name: runtime.version, "Pillow": _pillow_version()},
         }
-        raws = [source.stored(index) for index in range(len(source))]
+        self._engine = engine
+        found = listing or list_images(source, engine or LocalEngine())
         self._listing: dict[str, NDArray[Any]] = {
             "ids": pack_texts(list(source.ids)),
-            "sizes": np.array([size for size, _ in raws], np.int64),
-            "hashes": np.frombuffer(b"".join(digest for _, digest in raws), np.uint8).reshape(-1, 32),
+            "sizes": found.sizes,
+            "hashes": found.digests,
         }
         self._parts: dict[str, tuple[int, Statistics]] = {}
         if self.path.exists():
@@ -75,18 +88,19 @@ class CalibrationCache:
         """
         done, statistics = self._parts.get(part, (0, None))
         waiting = islice(shown, done, None)
-        size = _FIRST_CHUNK
+        engine = self._engine or LocalEngine(threads)
+        size = engine.first_chunk
         while done < len(indices):
             started, chunk = time.monotonic(), list(islice(waiting, size))
             more = collect_statistics(
-                self._flatbuffer, self._source, threads=threads, without=self._without, indices=chunk
+                self._flatbuffer, self._source, engine=engine, without=self._without, indices=chunk
             )
             statistics = more if statistics is None else merge([statistics, more])
             done += len(chunk)
             self._parts[part] = done, statistics
             self._save()
             # How the images are cut into chunks changes no statistics, so the clock may decide it.
-            if time.monotonic() - started < _SAVE_SECONDS / 2:
+            if time.monotonic() - started < engine.save_seconds / 2:
                 size *= 2
         assert statistics is not None
         return statistics

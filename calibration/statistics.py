@@ -6,10 +6,10 @@ numbers, so any order of the images, any split of them over machines and any ord
 
 from __future__ import annotations
 
-import functools
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 
 from ..runtime.contract import InputContract
 from .errors import CalibrationDataError, StatisticsMismatchError
+from .histogram import BINS
 
 EXTREMES = 8
 """Images that are kept at each end of a tensor's range."""
 
 MODULUS = 1 << 256
+
+_SORT_AT = 32 * EXTREMES
 
 Extreme = tuple[float, str]
 
@@ -50,15 +53,6 @@ class TensorStatistics:
     def high(self) -> float:
         """Largest value seen."""
         return self.highest[0][0]
-
-    def merge(self, other: TensorStatistics) -> TensorStatistics:
-        """Both together; counts only if both have them."""
-        both = self.counts is not None and other.counts is not None
-        return TensorStatistics(
-            lowest_of([*self.lowest, *other.lowest]),
-            highest_of([*self.highest, *other.highest]),
-            self.counts + other.counts if both else None,  # type: ignore[operator]  # mypy does not follow `both`
-        )
 
 
 def lowest_of(extremes: Iterable[Extreme]) -> tuple[Extreme, ...]:
@@ -89,21 +83,35 @@ class Statistics:
     samples: int
     images: int
 
-    def _with(self, other: Statistics) -> Statistics:
-        if self.model != other.model or self.tensors.keys() != other.tensors.keys():
-            raise StatisticsMismatchError(
-                f"these statistics are of different models: {self.model[:12]} and {other.model[:12]}. Merge statistics "
-                "of one float graph only."
-            )
-        different = sorted(key for key in {*self.input, *other.input} if self.input.get(key) != other.input.get(key))
-        if different:
-            raise StatisticsMismatchError(
-                f"these statistics are of different preprocessing: {different[0]} is {self.input.get(different[0])} "
-                f"and {other.input.get(different[0])}. Collect them with the same settings."
-            )
-        tensors = {name: mine.merge(other.tensors[name]) for name, mine in self.tensors.items()}
-        images = (self.images + other.images) % MODULUS
-        return Statistics(self.model, self.input, tensors, self.samples + other.samples, images)
+
+@dataclass(frozen=True, eq=False)
+class SparseStatistics:
+    """Statistics as they travel: of the histograms, the bins that hold something.
+
+    Attributes:
+        plain: the statistics without their counts.
+        bins: by name of the group, which bins, (n,) uint16, and how many values each holds, (n,) int64.
+    """
+
+    plain: Statistics
+    bins: Mapping[str, tuple[NDArray[np.uint16], NDArray[np.int64]]]
+
+
+def sparse(statistics: Statistics) -> SparseStatistics:
+    """The same in less room."""
+    bins = {}
+    for name, tensor in statistics.tensors.items():
+        if tensor.counts is not None:
+            keys = np.flatnonzero(tensor.counts)
+            bins[name] = (keys.astype(np.uint16), tensor.counts[keys])
+    bare = {name: replace(tensor, counts=None) for name, tensor in statistics.tensors.items()}
+    return SparseStatistics(replace(statistics, tensors=bare), bins)
+
+
+def image_number(name: str, digest: bytes) -> int:
+    """What an image adds to :attr:`Statistics.images`: the SHA-256 over its id and that of its content."""
+    whole = hashlib.sha256(name.encode(errors="surrogateescape") + b"\0" + digest).digest()
+    return int.from_bytes(whole, "little")
 
 
 def plain_contract(contract: InputContract) -> dict[str, Any]:
@@ -112,20 +120,93 @@ def plain_contract(contract: InputContract) -> dict[str, Any]:
     return value
 
 
-def merge(parts: Iterable[Statistics]) -> Statistics:
+def merge(parts: Iterable[Statistics | SparseStatistics], nothing: str = "") -> Statistics:
     """Statistics of all parts together; neither their order nor how the images were divided changes the result.
+
+    Args:
+        parts: taken one at a time, so that a generator of many needs no room for all.
+        nothing: what to say if there are none.
 
     Raises:
         StatisticsMismatchError: they are of different models or preprocessing.
         CalibrationDataError: there are none, or one of them is there twice, so that its images would count twice.
     """
-    found = list(parts)
-    if not found:
-        raise CalibrationDataError("there are no statistics to merge. Pass at least one part.")
-    for place, part in enumerate(found):
-        if any((part.samples, part.images) == (other.samples, other.images) for other in found[:place]):
+    merged: _Merged | None = None
+    for part in parts:
+        plain = part.plain if isinstance(part, SparseStatistics) else part
+        merged = merged or _Merged(plain)
+        merged.add(plain, part.bins if isinstance(part, SparseStatistics) else None)
+    if merged is None:
+        raise CalibrationDataError(nothing or "there are no statistics to merge. Pass at least one part.")
+    return merged.statistics()
+
+
+class _Merged:
+    """The sum of statistics while it grows."""
+
+    def __init__(self, first: Statistics) -> None:
+        self._first = first
+        self._tensors = {name: _MergedTensor() for name in first.tensors}
+        self._seen: set[tuple[int, int]] = set()
+        self._samples = self._images = 0
+
+    def add(self, part: Statistics, bins: Mapping[str, tuple[NDArray[np.uint16], NDArray[np.int64]]] | None) -> None:
+        """Add a part, whose counts may come as bins that hold something."""
+        self._check(part)
+        for name, tensor in self._tensors.items():
+            tensor.add(part.tensors[name], None if bins is None else bins.get(name))
+        self._seen.add((part.samples, part.images))
+        self._samples += part.samples
+        self._images = (self._images + part.images) % MODULUS
+
+    def statistics(self) -> Statistics:
+        """All parts together."""
+        tensors = {name: tensor.statistics() for name, tensor in self._tensors.items()}
+        return Statistics(self._first.model, self._first.input, tensors, self._samples, self._images)
+
+    def _check(self, part: Statistics) -> None:
+        first = self._first
+        if part.model != first.model or part.tensors.keys() != first.tensors.keys():
+            raise StatisticsMismatchError(
+                f"these statistics are of different models: {first.model[:12]} and {part.model[:12]}. Merge statistics "
+                "of one float graph only."
+            )
+        different = sorted(key for key in {*first.input, *part.input} if first.input.get(key) != part.input.get(key))
+        if different:
+            raise StatisticsMismatchError(
+                f"these statistics are of different preprocessing: {different[0]} is {first.input.get(different[0])} "
+                f"and {part.input.get(different[0])}. Collect them with the same settings."
+            )
+        if (part.samples, part.images) in self._seen:
             raise CalibrationDataError(
                 f"statistics of the same {part.samples} image(s) are there twice, and would count twice. Merge each "
                 "part once."
             )
-    return functools.reduce(Statistics._with, found)
+
+
+class _MergedTensor:
+    """One tensor's sum; counts only if every part has them."""
+
+    def __init__(self) -> None:
+        self._lowest: list[Extreme] = []
+        self._highest: list[Extreme] = []
+        self._counts: NDArray[np.int64] | None = np.zeros(BINS, np.int64)
+
+    def add(self, part: TensorStatistics, bins: tuple[NDArray[np.uint16], NDArray[np.int64]] | None) -> None:
+        self._lowest += part.lowest
+        self._highest += part.highest
+        # Sorting now and then is quicker than at every part.
+        if len(self._lowest) + len(self._highest) > _SORT_AT:
+            self._lowest, self._highest = list(lowest_of(self._lowest)), list(highest_of(self._highest))
+        if self._counts is None:
+            return
+        if bins is not None:
+            keys, counts = bins
+            self._counts[keys] += counts
+        elif part.counts is not None:
+            self._counts += part.counts
+        else:
+            self._counts = None
+
+    def statistics(self) -> TensorStatistics:
+        return TensorStatistics(lowest_of(self._lowest), highest_of(self._highest), self._counts)

@@ -12,7 +12,9 @@ from ..runtime.terminal import (
     EXIT_BAD_ANSWER,
     check_json_path,
     common_options,
+    data_location,
     emit_result,
+    engine_option,
     feature_option,
     input_options,
     run_command,
@@ -44,13 +46,9 @@ def _shape(_: click.Context, parameter: click.Parameter, value: str | None) -> t
     metavar="MODE",
     help="float32, float16, dynamic, int8, int16x8, all; repeatable.",
 )
-@click.option(
-    "--calibration-data", type=click.Path(path_type=Path), metavar="PATH", help="Images that set int8 ranges."
-)
-@click.option("--test-data", type=click.Path(path_type=Path), metavar="PATH", help="Images that drift is measured on.")
-@click.option(
-    "--golden-from", type=click.Path(path_type=Path), metavar="PATH", help="Images stored in the file for --selftest."
-)
+@click.option("--calibration-data", type=data_location, metavar="PATH", help="Images that set int8 ranges.")
+@click.option("--test-data", type=data_location, metavar="PATH", help="Images that drift is measured on.")
+@click.option("--golden-from", type=data_location, metavar="PATH", help="Images stored in the file for --selftest.")
 @feature_option
 @click.option("--skip-unreadable", is_flag=True, help="Leave out images that cannot be read, instead of refusing all.")
 @click.option(
@@ -133,6 +131,7 @@ def _shape(_: click.Context, parameter: click.Parameter, value: str | None) -> t
     metavar="FILE",
     help="An export.json: make its files again from its decisions, without a search.",
 )
+@engine_option
 @click.option("--force", is_flag=True, help="Replace existing files.")
 @model_options
 @input_options
@@ -141,9 +140,9 @@ def export_tflite(
     model: Path,
     output_dir: Path | None,
     modes: tuple[str, ...],
-    calibration_data: Path | None,
-    test_data: Path | None,
-    golden_from: Path | None,
+    calibration_data: Path | str | None,
+    test_data: Path | str | None,
+    golden_from: Path | str | None,
     feature: str | None,
     skip_unreadable: bool,
     num_samples: int | None,
@@ -166,6 +165,7 @@ def export_tflite(
     search_cache: Path | None,
     measured: Path | None,
     recipe: Path | None,
+    engine: str,
     force: bool,
     opening: ModelOptions,
     inputs: InputOptions,
@@ -218,6 +218,7 @@ def export_tflite(
         measured=measured,
         recipe=recipe,
         threads=threads,
+        engine=engine,
         force=force,
     )
     emit_result(result.to_json(), render_result(result), json_path)

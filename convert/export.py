@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.contract import InputContract, InputOptions
+from ..runtime.engine import LOCAL
 from ..runtime.errors import RequestError
 from ..runtime.files import sha256
 from ..runtime.progress import stage
@@ -88,6 +89,7 @@ def export(
     measured: str | Path | None = None,
     recipe: str | Path | None = None,
     threads: int | None = None,
+    engine: Any = LOCAL,
     measure: bool = True,
     force: bool = False,
 ) -> ExportResult:
@@ -152,6 +154,8 @@ def export(
         measured: what ``embed-tflite --measure`` wrote on a device; its latencies take the place of those here.
         recipe: an ``export.json``: the same files are made again from its decisions, byte for byte, without any search.
         threads: processors; default all.
+        engine: what runs the calibration images: ``local``, ``dask``, a scheduler's address, or a
+            ``distributed.Client``; see docs/scale-out.md.
         measure: whether to run the files (drift, latency, verdicts, golden vectors); False only writes them.
         force: replace existing files.
 
@@ -224,6 +228,7 @@ def export(
         recipe=None if recipe is None else Path(recipe),
         threads=threads,
         measure=measure,
+        engine=engine,
     )
     options = LoadOptions(
         input_shape, layer, output, None if custom_objects is None else Path(custom_objects), tuple(replace_lambda)

@@ -14,6 +14,7 @@ from ..runtime.artifact import sidecar
 from ..runtime.contract import InputContract
 from ..runtime.device_figures import another_model, read_device_figures
 from ..runtime.drift.environment import describe_environment
+from ..runtime.engine import Engine, open_engine
 from ..runtime.files import json_bytes, sha256, write_files
 from ..runtime.isolated import package_version
 from ..runtime.progress import stage
@@ -62,6 +63,11 @@ class Pipeline:
 
     def run(self, original: Original) -> ExportResult:
         """Make, measure and write everything."""
+        # A cluster that does not answer should say so before the model is converted.
+        with open_engine(self.request.engine, self.request.threads) as engine:
+            return self._run(original, engine)
+
+    def _run(self, original: Original, engine: Engine) -> ExportResult:
         request = self.request
         self.decisions += original.decisions
         data = open_data(request, self.contract)
@@ -69,14 +75,14 @@ class Pipeline:
         with stage("converting"):
             lowered = lower(original)
         if request.select == "coverage":
-            data, chosen = select_images(lowered, data, request)
+            data, chosen = select_images(lowered, data, request, engine)
             self.decisions += chosen
         if request.searching:
             check_searchable(data)
         graph = self._prepare(lowered, data)
         if self.recipe is not None and request.recipe is not None:
             self.recipe.check_graph(sha256(graph.flatbuffer), request.recipe)
-        plan = self._plan(graph, data)
+        plan = self._plan(graph, data, engine)
         maker = Maker(request, self.contract, graph, plan, self.recipe)
         precisions = {} if self.recipe is None else {mode: file.precision for mode, file in self.recipe.files.items()}
         made = [maker.make(mode, precisions.get(mode)) for mode in request.modes]
@@ -146,14 +152,14 @@ class Pipeline:
         self.decisions += graph.decisions
         return graph
 
-    def _plan(self, graph: FloatGraph, data: ExportData) -> Int8Plan | None:
+    def _plan(self, graph: FloatGraph, data: ExportData, engine: Engine) -> Int8Plan | None:
         request = self.request
         if not any(map(takes_ranges, request.modes)):
             return None
         if self.recipe is not None and request.recipe is not None:
             self.recipe.check_images(calibration_fingerprint(data), request.recipe)
         options = CalibrationOptions(
-            request.calibrate_method, request.calibration_cache, request.equalize, request.threads
+            request.calibrate_method, request.calibration_cache, request.equalize, request.threads, engine
         )
         raw_pixels = request.input_type == "uint8"
         if data.calibration is not None:

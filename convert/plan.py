@@ -33,7 +33,9 @@ from ..calibration.colors import channel_means
 from ..calibration.errors import CalibrationDataError
 from ..calibration.split import hold_out
 from ..calibration.statistics import plain_contract
+from ..calibration.unchanged import check_unchanged
 from ..runtime.contract import InputContract
+from ..runtime.engine import Engine, LocalEngine, list_images
 from ..runtime.progress import progress
 from ..runtime.sources import Source
 from .absorb import absorb, absorbable_pairs
@@ -64,12 +66,14 @@ class CalibrationOptions:
         cache: where statistics are kept; None keeps none.
         equalize: whether to try equalization.
         threads: processors; default all.
+        engine: what runs the calibration images; default these processors.
     """
 
     method: str
     cache: Path | None
     equalize: bool
     threads: int | None
+    engine: Engine | None = None
 
 
 @dataclass(frozen=True)
@@ -217,7 +221,9 @@ class _Planner:
             self._pixels = {graph.input_name: _pixel_range(contract)}
             self._decisions.append("the int8 input covers all pixels 0-255, so that each keeps a step of its own.")
         # Parts are chosen by content, so that the order of the images does not matter.
-        digests = [calibration.digest(index) for index in range(len(calibration))]
+        self._engine = options.engine or LocalEngine(options.threads)
+        self._listing = list_images(calibration, self._engine)
+        digests = [self._listing.digest(index) for index in range(len(calibration))]
         _check_different(calibration, digests)
         order = sorted(range(len(calibration)), key=digests.__getitem__)
         self._fit, self._held = ([order[i] for i in part] for part in hold_out(len(calibration), seed=0))
@@ -242,7 +248,7 @@ class _Planner:
             flatbuffer,
             ranges,
             self._options.method,
-            self._calibration.fingerprint(),
+            self._listing.fingerprint(self._calibration.ids),
             channel_means(self._calibration),
             assessment,
             tuple(self._decisions),
@@ -317,22 +323,31 @@ class _Planner:
                 graph.to_bytes(),
                 self._calibration,
                 by_channel={graph.tensor_name(pair.between) for pair in pairs},
-                threads=self._options.threads,
+                engine=self._engine,
                 without=self._without,
-                indices=progress(pilot, len(pilot), label),
+                indices=self._engine.counted(pilot, len(pilot), label),
             )
         )
 
     def _collect(self, flatbuffer: bytes) -> tuple[Statistics, Statistics | None]:
-        options, calibration = self._options, self._calibration
-        shown = progress([*self._fit, *self._held], len(calibration), "calibrating")
+        fit, held = self._observed(flatbuffer)
+        for statistics, indices in ((fit, self._fit), (held, self._held)):
+            if statistics is not None:
+                check_unchanged(statistics, self._calibration, indices, self._listing, self._engine)
+        return fit, held
+
+    def _observed(self, flatbuffer: bytes) -> tuple[Statistics, Statistics | None]:
+        options, calibration, engine = self._options, self._calibration, self._engine
+        shown = engine.counted([*self._fit, *self._held], len(calibration), "calibrating")
         if options.cache is not None:
-            cache = CalibrationCache(options.cache, flatbuffer, calibration, self._without)
+            cache = CalibrationCache(
+                options.cache, flatbuffer, calibration, self._without, engine=engine, listing=self._listing
+            )
             fit = cache.collect("fit", self._fit, threads=options.threads, shown=islice(shown, len(self._fit)))
             if not self._held:
                 return fit, None
             return fit, cache.collect("held", self._held, threads=options.threads, shown=shown)
-        collect = partial(collect_statistics, flatbuffer, calibration, threads=options.threads, without=self._without)
+        collect = partial(collect_statistics, flatbuffer, calibration, engine=engine, without=self._without)
         fit = collect(histograms=options.method != "minmax", indices=islice(shown, len(self._fit)))
         return fit, collect(indices=shown) if self._held else None
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..calibration import parse_method
 from ..runtime.contract import INPUT_DTYPES, PLACEMENTS, InputContract
+from ..runtime.engine import LOCAL
 from ..runtime.errors import RequestError
 from ..runtime.sources import Data
 from .budget import Budget
@@ -54,6 +56,7 @@ class Request:
     recipe: Path | None
     threads: int | None
     measure: bool
+    engine: Any = LOCAL
 
     def path(self, mode: str) -> Path:
         """Where one mode's file goes."""

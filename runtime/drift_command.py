@@ -16,6 +16,7 @@ from .drift.report import DriftReport, build_report
 from .drift.sides import Request, Sides, open_sides, sha256_of
 from .drift_outputs import Found, Outputs
 from .drift_sources import SourcesRequest, check_sources, find_sources
+from .engine import LOCAL, open_engine
 from .errors import DataError, RequestError
 from .export_summary import model_sha256, read_export
 from .model_input import input_contract_from_options
@@ -24,6 +25,8 @@ from .stored import is_stored
 from .terminal import (
     EXIT_BAD_ANSWER,
     common_options,
+    data_location,
+    engine_option,
     feature_option,
     input_options,
     run_command,
@@ -33,7 +36,7 @@ from .terminal import (
 @click.command(name="drift-report")
 @click.argument("candidate", type=click.Path(path_type=Path), required=False)
 @click.option("--reference", type=click.Path(path_type=Path), help="What the candidate should match.")
-@click.option("--data", type=click.Path(path_type=Path), help="Images; not needed if both sides are stored.")
+@click.option("--data", type=data_location, metavar="PATH", help="Images; not needed if both sides are stored.")
 @click.option("--labels", type=click.Path(path_type=Path), help="What each image shows: .csv, .json, .npz or .npy.")
 @click.option("--far", type=float, help="False accept rate of the verification threshold.  [default: 0.001]")
 @click.option("--gate", "gates", multiple=True, metavar="NAME=VALUE", help="A limit; repeatable, replaces the default.")
@@ -53,6 +56,7 @@ from .terminal import (
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write one test case a gate.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with pictures.")
 @click.option("--export", type=click.Path(path_type=Path), metavar="EXPORT.json", help="Show its files on the page.")
+@engine_option
 @feature_option
 @model_options
 @input_options
@@ -60,7 +64,7 @@ from .terminal import (
 def drift_report(
     candidate: Path | None,
     reference: Path | None,
-    data: Path | None,
+    data: Path | str | None,
     labels: Path | None,
     far: float | None,
     gates: tuple[str, ...],
@@ -76,6 +80,7 @@ def drift_report(
     junit: Path | None,
     html: Path | None,
     export: Path | None,
+    engine: str,
     feature: str | None,
     opening: ModelOptions,
     inputs: InputOptions,
@@ -96,6 +101,8 @@ def drift_report(
     if export is not None and html is None:
         raise RequestError("--export shows its files on the page. Add --html FILE, or leave out --export.")
     exported = None if export is None else read_export(export)
+    if engine != LOCAL and data is None:
+        raise RequestError(f"--engine {engine} is for images, and none are given. Leave it out.")
     if judge is not None:
         given = (candidate, reference, data, labels, far, k, queries, num_samples, feature, *read[5:7])
         if (
@@ -133,7 +140,8 @@ def drift_report(
             candidate_model=candidate_model,
             reference_model=reference_model,
         )
-        sides = open_sides(request)
+        with open_engine(engine, threads) as opened:
+            sides = open_sides(replace(request, engine=opened))
         measurement = measure(
             sides.candidate, sides.reference, DEFAULT_K if k is None else k, queries=queries, seed=seed
         )

@@ -41,7 +41,7 @@ class Outputs:
     junit: Path | None
     html: Path | None
 
-    def check(self, *inputs: Path | None) -> None:
+    def check(self, *inputs: Path | str | None) -> None:
         """Refuse before the work what could not be written after it.
 
         Raises:

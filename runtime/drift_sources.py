@@ -50,7 +50,7 @@ class SourcesRequest:
 
     candidate: Path
     reference: Path
-    data: Path
+    data: Path | str
     ids: Sequence[str]
     top: NDArray[np.float32]
     ladder: bool

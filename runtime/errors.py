@@ -25,6 +25,8 @@ The tree; each package adds its own leaves in its own ``errors`` module. Behind 
         UnreadableDataError      missing, or not what it claims to be, such as an undecodable image: repair or remove it
         MonitorStateError        a monitor's state of another model or reference, or in use: name another state file
         DeviceFiguresError       of another model, or by a newer embedlite: measure this export's files, or update
+      EngineError                a cluster that cannot do the work: see that the scheduler and its workers run
+        WorkerMismatchError      its workers lack embedlite, or have another version: install this one there
       OutputError                a result could not be written, nothing is left half written: choose another place
         OutputExistsError        a file was kept because nobody said --force: say it, or choose another name
       EncoderClosedError         used after close(): open the file again
@@ -134,6 +136,14 @@ class MonitorStateError(DataError):
 
 class DeviceFiguresError(DataError):
     """What a device measured is of another model, or was written by a newer version."""
+
+
+class EngineError(EmbedliteError):
+    """A cluster that does not answer, has no workers, or lost them."""
+
+
+class WorkerMismatchError(EngineError):
+    """Workers whose results would not be those of this machine, or that could give none."""
 
 
 class OutputError(EmbedliteError):

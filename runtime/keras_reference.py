@@ -66,7 +66,7 @@ def ask_tensorflow(module: str, request: dict[str, Any]) -> None:
 
 def embed_with_keras(
     model: Path,
-    data: Path,
+    data: Path | str,
     ids: Sequence[str],
     contract: InputContract,
     opening: ModelOptions,
@@ -98,7 +98,7 @@ def embed_with_keras(
         result = Path(folder, "embeddings.npy")
         request = {
             "model": str(model.absolute()),
-            "data": str(data.absolute()),
+            "data": str(data.absolute() if isinstance(data, Path) else data),
             "feature": feature,
             "ids": list(ids),
             "contract": asdict(contract),

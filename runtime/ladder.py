@@ -71,7 +71,7 @@ class LadderRequest:
     candidate: Path
     reference: Path
     float_file: Path
-    data: Path
+    data: Path | str
     source: Source
     contract: Contract
     top: Rows

@@ -35,7 +35,7 @@ class PartsRequest:
     model: Path | None
     opening: ModelOptions
     candidate: Path | None
-    data: Path
+    data: Path | str
     feature: str | None
     ids: Sequence[str]
     contract: InputContract
@@ -68,7 +68,7 @@ def make_parts(request: PartsRequest) -> Parts:
     if not has_tensorflow():
         return Parts(request.folder, {}, NO_TENSORFLOW)
     paths = {
-        name: None if path is None else str(path.absolute())
+        name: None if path is None else str(path.absolute() if isinstance(path, Path) else path)
         for name, path in (
             ("folder", request.folder),
             ("model", request.model),

@@ -24,20 +24,44 @@ def stage(label: str) -> Iterator[None]:
             sys.stderr.write("\r\033[K")
 
 
-def progress(items: Iterable[_T], total: int, label: str) -> Iterator[_T]:
-    """Yield ``items`` and say on stderr how far along they are, once it takes more than a second.
+class Line:
+    """A line on stderr that says how far along a work is, once it takes more than a second.
 
     Silent when stderr is no terminal.
+
+    Attributes:
+        total: how much there is to do.
+
+    Args:
+        total: see above.
+        label: what is being done.
     """
-    terminal, shown = sys.stderr.isatty(), False
-    started = last = time.monotonic()
+
+    def __init__(self, total: int, label: str) -> None:
+        self.total, self._label = total, label
+        self._terminal, self._shown = sys.stderr.isatty(), False
+        self._started = self._last = time.monotonic()
+
+    def show(self, number: int, more: str = "") -> None:
+        """So much is done; ``more`` is put behind it."""
+        now = time.monotonic()
+        if self._terminal and now - self._started > 1 and (now - self._last > 0.2 or number == self.total):
+            sys.stderr.write(f"\r{self._label}: {number}/{self.total}{more}\033[K")
+            self._last, self._shown = now, True
+
+    def close(self) -> None:
+        """Take the line away."""
+        if self._shown:
+            sys.stderr.write("\r\033[K")
+        self._shown = False
+
+
+def progress(items: Iterable[_T], total: int, label: str) -> Iterator[_T]:
+    """Yield ``items`` and say on stderr how far along they are; see :class:`Line`."""
+    line = Line(total, label)
     try:
         for number, item in enumerate(items, 1):
             yield item
-            now = time.monotonic()
-            if terminal and now - started > 1 and (now - last > 0.2 or number == total):
-                sys.stderr.write(f"\r{label}: {number}/{total}")
-                last, shown = now, True
+            line.show(number)
     finally:
-        if shown:
-            sys.stderr.write("\r\033[K")
+        line.close()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
-from typing import Any
+from itertools import accumulate, groupby
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +16,41 @@ from numpy.typing import NDArray
 from .contract import InputContract
 from .errors import EmptyDataError, InputShapeError, RequestError, UnreadableDataError
 from .images import begins_like_an_image, decode_image
-from .tf_example import Feature, parse_example
-from .tfrecord import RecordFile
+from .tf_example import Feature
+from .tfrecord import FilePath
 
 IMAGE_FEATURES = ("image/encoded", "image", "images", "x")
 """Where images are looked for, in this order."""
 
 _MOST_LOOKED_AT = 100
 """Records that may be damaged before one that tells what the file holds."""
+
+
+class Records(Protocol):
+    """Records of a file, by their places among these."""
+
+    @property
+    def path(self) -> FilePath:
+        """Where the file is."""
+
+    def __len__(self) -> int: ...
+
+    def number(self, place: int) -> int:
+        """The record's number in the file."""
+
+    def features(self, place: int) -> dict[str, Feature]:
+        """What is in the record, by name.
+
+        Raises:
+            UnreadableDataError: it cannot be read.
+            ValueError: it is no ``tf.train.Example``.
+        """
+
+    def only(self, feature: str) -> None:
+        """Nothing but this is asked for from now on."""
+
+    def part(self, numbers: Sequence[int]) -> Records:
+        """These records alone; see :meth:`.image_files.Images.part`."""
 
 
 class RecordImages:
@@ -43,12 +71,14 @@ class RecordImages:
         UnreadableDataError: no record can be read, or none has the feature.
     """
 
-    def __init__(self, name: str, files: Sequence[RecordFile], contract: InputContract, feature: str | None) -> None:
+    def __init__(self, name: str, files: Sequence[Records], contract: InputContract, feature: str | None) -> None:
         self._files, self._contract = files, contract
         self._ends = list(accumulate(len(file) for file in files))
         if not self._ends[-1]:
             raise EmptyDataError(f"{name} holds no records. Write at least one, or name another file.")
         self._feature, self.pixels = self._first_sound(feature)
+        for file in files:
+            file.only(self._feature)
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -94,6 +124,16 @@ class RecordImages:
         kind, data = ("uint8", b"".join(values)) if isinstance(values, tuple) else (values.dtype, values.tobytes())
         return f"{kind} {self._contract.shape} ".encode() + data
 
+    def part(self, indices: Sequence[int]) -> RecordImages:
+        """See :meth:`.image_files.Images.part`."""
+        chosen = copy.copy(self)
+        # Consecutive records of one file together, so that a part in the source's order has each of its files once.
+        placed = groupby(map(self._place, indices), key=lambda item: id(item[0]))
+        runs = [list(run) for _, run in placed]
+        chosen._files = [run[0][0].part([number for _, number in run]) for run in runs]
+        chosen._ends = list(accumulate(len(file) for file in chosen._files))
+        return chosen
+
     def _from_bytes(self, values: tuple[bytes, ...], where: str) -> NDArray[np.uint8]:
         if len(values) != 1:
             raise UnreadableDataError(
@@ -125,7 +165,7 @@ class RecordImages:
     def _example(self, index: int) -> dict[str, Feature]:
         file, number = self._place(index)
         try:
-            features = parse_example(file.read(number))
+            features = file.features(number)
         except ValueError as error:
             raise UnreadableDataError(
                 f"{self._where(index)}: it is no tf.train.Example ({error}). Write the file again, or save its images "
@@ -135,13 +175,13 @@ class RecordImages:
             raise UnreadableDataError(f"{self._where(index)}: it has no features. Remove or replace the record.")
         return features
 
-    def _place(self, index: int) -> tuple[RecordFile, int]:
+    def _place(self, index: int) -> tuple[Records, int]:
         position = bisect_right(self._ends, index)
         return self._files[position], index - (self._ends[position - 1] if position else 0)
 
     def _where(self, index: int) -> str:
         file, number = self._place(index)
-        return f"{file.path}, record {number}"
+        return f"{file.path}, record {file.number(number)}"
 
 
 def _are_pixels(values: Feature) -> bool:

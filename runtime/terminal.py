@@ -24,6 +24,7 @@ import click
 from .contract import InputOptions
 from .errors import EmbedliteError, EmbedliteWarning, RequestError
 from .files import check_writable, json_bytes, write_file
+from .remote import is_url
 from .version import __version__
 
 EXIT_BAD_ANSWER = 1
@@ -98,6 +99,18 @@ def feature_option(function: _F) -> _F:
     return decorated
 
 
+def engine_option(function: _F) -> _F:
+    """Adds ``--engine``."""
+    decorated: _F = click.option(
+        "--engine",
+        default="local",
+        show_default=True,
+        metavar="WHERE",
+        help="What runs the images: local, dask (a cluster of processes here), tcp://host:8786 (a Dask scheduler).",
+    )(function)
+    return decorated
+
+
 def run_command(command: click.Command) -> None:
     """Run a click command as a program and leave with the right exit code."""
     verbose = bool({"-v", "--verbose"}.intersection(sys.argv[1:]))
@@ -162,21 +175,26 @@ def quiet_libraries() -> Iterator[None]:
             # The copy stays open: an exception on its way out is still printed through it.
 
 
-def check_json_path(json_path: str | None, *others: Path | None) -> None:
+def data_location(value: str) -> Path | str:
+    """The type of options that name images: a path, or a URL as text, because a path makes one slash of two."""
+    return value if is_url(value) else Path(value)
+
+
+def check_json_path(json_path: str | None, *others: Path | str | None) -> None:
     """Refuse early what ``--json`` could not write later, or would write over: the command's other files."""
     if json_path and json_path != "-":
         check_distinct(Path(json_path), *others)
         check_writable([Path(json_path)], force=True)
 
 
-def check_distinct(output: Path, *others: Path | None) -> None:
+def check_distinct(output: Path, *others: Path | str | None) -> None:
     """Refuse an output that is one of the command's inputs or other outputs.
 
     Raises:
         RequestError: it is.
     """
     for other in others:
-        if other is not None and output.resolve() == other.resolve():
+        if isinstance(other, Path) and output.resolve() == other.resolve():
             raise RequestError(f"{output} is named twice, and one use would destroy the other. Name another output.")
 
 

@@ -19,6 +19,7 @@ from embedlite.calibration import cache as cache_module
 from embedlite.convert import export
 from embedlite.runtime import InputContract
 from embedlite.runtime.artifact import read_artifact
+from embedlite.runtime.engine import LocalEngine
 from embedlite.runtime.errors import OutputError, UnreadableDataError
 from embedlite.runtime.sources import Source, open_source
 
@@ -67,7 +68,7 @@ def test_a_full_cache_needs_no_inference(
 def test_a_run_that_an_error_stopped_goes_on_to_the_same_bytes(
     stop: int, flatbuffer: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_module, "_FIRST_CHUNK", 5)
+    monkeypatch.setattr(LocalEngine, "first_chunk", 5)
     path = tmp_path / "c.npz"
     broken = open_source(IMAGES, CONTRACT)
     load = broken.load

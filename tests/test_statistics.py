@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,8 +120,9 @@ def test_the_same_part_twice_and_no_part_are_refused() -> None:
 
 
 def test_counts_need_both_sides() -> None:
-    bare = TensorStatistics(((0.0, "x"),), ((1.0, "x"),))
-    assert bare.merge(IMAGES[0].tensors["a"]).counts is None
+    plain = {name: replace(tensor, counts=None) for name, tensor in IMAGES[0].tensors.items()}
+    for parts in ([replace(IMAGES[0], tensors=plain), IMAGES[1]], [IMAGES[1], replace(IMAGES[0], tensors=plain)]):
+        assert merge(parts).tensors["a"].counts is None
 
 
 def test_a_file_holds_everything_and_the_same_statistics_are_the_same_bytes(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,14 @@ from numpy.typing import NDArray
 from ..artifact import read_artifact
 from ..contract import InputContract
 from ..encoder import Encoder
+from ..engine import Engine, Listing
 from ..errors import DataError, EmbedliteWarning, RequestError
 from ..keras_reference import embed_with_keras, is_keras_model
 from ..model_options import ModelOptions
 from ..progress import progress
 from ..sources import Source, open_source
 from ..stored import StoredEmbeddings, is_stored, load_embeddings, match_rows
+from .embedding import check_same, embed_far
 from .environment import describe_environment
 from .labels import codes, read_labels
 from .report import Description
@@ -43,11 +44,12 @@ class Request:
         opening: what the user says of a Keras reference.
         labels: file of labels.
         candidate_model, reference_model: files that stored embeddings must have been made by.
+        engine: what embeds the images; None for this machine.
     """
 
     candidate: Path
     reference: Path
-    data: Path | None = None
+    data: Path | str | None = None
     feature: str | None = None
     num_samples: int | None = None
     seed: int = 0
@@ -57,6 +59,7 @@ class Request:
     labels: Path | None = None
     candidate_model: Path | None = None
     reference_model: Path | None = None
+    engine: Engine | None = None
 
 
 @dataclass(frozen=True)
@@ -95,11 +98,12 @@ def open_sides(request: Request) -> Sides:
     with Encoder(request.candidate, request.threads, input_contract=request.contract) as encoder:
         inputs = encoder.contract.input
         source = open_source(request.data, inputs, request.feature).sample(request.num_samples, request.seed)
-        rows = _gather(encoder.embed_iter(source), len(source), encoder.embedding_shape, "candidate")
+        rows = _empty(len(source), encoder.embedding_shape)
+        listing = _fill(rows, encoder, source, request, request.candidate, ready=False)
         mine = StoredEmbeddings(rows, np.asarray(source.ids, str), encoder.artifact.sha256)
         facts = _describe(request.candidate, encoder)
     if is_stored(request.reference):
-        return _paired(request, mine, facts, source)
+        return _paired(request, mine, facts, source, listing)
     if is_keras_model(request.reference):
         theirs = embed_with_keras(request.reference, request.data, source.ids, inputs, request.opening, request.feature)
         other = {"path": str(request.reference), "kind": "keras", "sha256": sha256_of(request.reference)}
@@ -107,8 +111,10 @@ def open_sides(request: Request) -> Sides:
         # The reference sees what the candidate sees: the same contract makes the same floats.
         own = read_artifact(request.reference).contract
         with Encoder(request.reference, request.threads, input_contract=None if own else inputs) as encoder:
-            ready = (source.ready(index) for index in range(len(source)))
-            theirs = _gather(encoder.embed_iter(ready), len(source), encoder.embedding_shape, "reference")
+            theirs = _empty(len(source), encoder.embedding_shape)
+            again = _fill(theirs, encoder, source, request, request.reference, ready=True)
+            if listing is not None and again is not None:
+                check_same(listing, again, source)
             other = _describe(request.reference, encoder)
             if encoder.contract.mode not in ("float32", "unknown"):
                 warnings.warn(
@@ -117,7 +123,12 @@ def open_sides(request: Request) -> Sides:
                     EmbedliteWarning,
                     stacklevel=2,
                 )
-    data = {"path": str(request.data), "count": len(source), "fingerprint": source.fingerprint(), "matched_by": "id"}
+    data = {
+        "path": str(request.data),
+        "count": len(source),
+        "fingerprint": _fingerprint(source, listing),
+        "matched_by": "id",
+    }
     labels = None if request.labels is None else read_labels(request.labels, source.ids)
     description = Description(facts, other, data, source.ids, describe_environment(), labels)
     return Sides(Rows(rows), Rows(theirs), description, theirs, source)
@@ -136,6 +147,11 @@ def _check(request: Request) -> None:
         if model is not None and not is_stored(side):
             raise RequestError(f"{name} says what made stored embeddings, and {side} is a model itself. Leave it out.")
     if not is_stored(request.candidate):
+        if request.engine is not None and request.engine.far and is_keras_model(request.reference):
+            raise RequestError(
+                f"{request.reference} needs TensorFlow, which a cluster's workers do without. Name the float32 .tflite "
+                "of its export as the reference, or use --engine local."
+            )
         if request.data is None:
             raise RequestError("--data is missing: name the images that both models should embed.")
         return
@@ -151,7 +167,13 @@ def _check(request: Request) -> None:
         )
 
 
-def _paired(request: Request, mine: StoredEmbeddings, facts: dict[str, Any], source: Source | None) -> Sides:
+def _paired(
+    request: Request,
+    mine: StoredEmbeddings,
+    facts: dict[str, Any],
+    source: Source | None,
+    listing: Listing | None = None,
+) -> Sides:
     """The candidate's rows with a stored reference's."""
     stored = load_embeddings(request.reference)
     _check_made_by(request.reference, stored, request.reference_model)
@@ -163,7 +185,7 @@ def _paired(request: Request, mine: StoredEmbeddings, facts: dict[str, Any], sou
     data = {
         "path": None if request.data is None else str(request.data),
         "count": len(matched.ids),
-        "fingerprint": None if source is None else source.fingerprint(),
+        "fingerprint": _fingerprint(source, listing),
         "matched_by": "order" if matched.trusted else "id",
     }
     labels = None
@@ -195,20 +217,34 @@ def _check_made_by(path: Path, stored: StoredEmbeddings, model: Path | None) -> 
         )
 
 
-def _gather(
-    embeddings: Iterator[NDArray[np.float32]], count: int, shape: tuple[int, ...], label: str
-) -> NDArray[np.float32]:
-    """All embeddings, (N, ...); many of them in a temporary file that has no name and goes with the array."""
+def _empty(count: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Room for all embeddings, (N, ...); for many in a temporary file that has no name and goes with the array."""
     whole = (count, *shape)
-    rows: NDArray[np.float32]
     if 4 * int(np.prod(whole, dtype=np.int64)) <= _IN_MEMORY:
-        rows = np.empty(whole, np.float32)
-    else:
-        with tempfile.TemporaryFile() as file:
-            rows = np.memmap(file, np.float32, "w+", shape=whole)
-    for index, embedding in enumerate(progress(embeddings, count, label)):
+        return np.empty(whole, np.float32)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.float32, "w+", shape=whole)
+
+
+def _fill(
+    rows: NDArray[np.float32], encoder: Encoder, source: Source, request: Request, path: Path, *, ready: bool
+) -> Listing | None:
+    """Embed a source: here, image by image through the open encoder, or on a cluster, which gives hashes as well."""
+    label = "reference" if ready else "candidate"
+    if request.engine is not None and request.engine.far:
+        # A plain file has no contract of its own: that of the encoder here holds on the workers, too.
+        contract = encoder.contract.input if encoder.artifact.contract is None else None
+        return embed_far(request.engine, path, source, rows, contract=contract, ready=ready, label=label)
+    images = (source.ready(index) for index in range(len(source))) if ready else source
+    for index, embedding in enumerate(progress(encoder.embed_iter(images), len(source), label)):
         rows[index] = embedding
-    return rows
+    return None
+
+
+def _fingerprint(source: Source | None, listing: Listing | None) -> str | None:
+    if listing is not None and source is not None:
+        return listing.fingerprint(source.ids)
+    return None if source is None else source.fingerprint()
 
 
 def _describe(path: Path, encoder: Encoder) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from .contract import InputOptions
 from .drift import DEFAULT_K, measure
 from .drift.gates import parse_gates
 from .drift.metrics import Measurement
+from .drift.other_workers import measure_others, render_others
 from .drift.report import DriftReport, build_report
 from .drift.sides import Request, Sides, open_sides, sha256_of
 from .drift_outputs import Found, Outputs
 from .drift_sources import SourcesRequest, check_sources, find_sources
-from .engine import LOCAL, open_engine
+from .engine import DASK, LOCAL, open_engine
 from .errors import DataError, RequestError
 from .export_summary import model_sha256, read_export
 from .model_input import input_contract_from_options
@@ -57,6 +58,7 @@ from .terminal import (
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with pictures.")
 @click.option("--export", type=click.Path(path_type=Path), metavar="EXPORT.json", help="Show its files on the page.")
 @engine_option
+@click.option("--workers-apart", is_flag=True, help="Report what differing workers of --engine make of the images.")
 @feature_option
 @model_options
 @input_options
@@ -81,6 +83,7 @@ def drift_report(
     html: Path | None,
     export: Path | None,
     engine: str,
+    workers_apart: bool,
     feature: str | None,
     opening: ModelOptions,
     inputs: InputOptions,
@@ -101,8 +104,7 @@ def drift_report(
     if export is not None and html is None:
         raise RequestError("--export shows its files on the page. Add --html FILE, or leave out --export.")
     exported = None if export is None else read_export(export)
-    if engine != LOCAL and data is None:
-        raise RequestError(f"--engine {engine} is for images, and none are given. Leave it out.")
+    _check_engine(engine, data, workers_apart=workers_apart)
     if judge is not None:
         given = (candidate, reference, data, labels, far, k, queries, num_samples, feature, *read[5:7])
         if (
@@ -140,12 +142,15 @@ def drift_report(
             candidate_model=candidate_model,
             reference_model=reference_model,
         )
-        with open_engine(engine, threads) as opened:
-            sides = open_sides(replace(request, engine=opened))
-        measurement = measure(
-            sides.candidate, sides.reference, DEFAULT_K if k is None else k, queries=queries, seed=seed
-        )
+        with open_engine(engine, threads, apart=workers_apart) as opened:
+            sides = open_sides(replace(request, engine=None if opened.workers == () else opened))
+            measurement = measure(
+                sides.candidate, sides.reference, DEFAULT_K if k is None else k, queries=queries, seed=seed
+            )
+            others = measure_others(opened, candidate, contract, sides, measurement) if workers_apart else None
         found = Found(build_report(measurement, sides.description, limits, far=far))
+        if others is not None:
+            found = found.with_more(render_others(others), other_workers=[other.to_json() for other in others])
         if html is not None:
             found = _with_pictures(found, sides, measurement)
         if (ladder or layers) and data is not None and sides.top is not None:
@@ -164,12 +169,22 @@ def drift_report(
                 threads=threads,
             )
             sources = find_sources(wanted)
-            found = replace(found, report=replace(found.report, **sources.to_json()), more=f"\n\n{sources.render()}")
+            found = found.with_more(sources.render(), **sources.to_json())
     if exported is not None:
         exported.check_candidate(model_sha256(found.report.candidate), str(found.report.candidate["path"]))
         found = replace(found, export=exported)
     outputs.write(found)
     return 0 if found.report.passed else EXIT_BAD_ANSWER
+
+
+def _check_engine(engine: str, data: Path | str | None, *, workers_apart: bool) -> None:
+    if engine != LOCAL and data is None:
+        raise RequestError(f"--engine {engine} is for images, and none are given. Leave it out.")
+    if workers_apart and engine in (LOCAL, DASK):
+        raise RequestError(
+            f"--workers-apart is for a cluster, and --engine {engine} runs on this machine alone. Name a scheduler, "
+            "such as --engine tcp://host:8786."
+        )
 
 
 def _with_pictures(found: Found, sides: Sides, measurement: Measurement) -> Found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ class Found:
     projection: Mapping[str, Any] | None = None
     thumbnails: Mapping[str, bytes] = field(default_factory=dict)
     export: ExportSummary | None = None
+
+    def with_more(self, text: str, **parts: Any) -> Found:
+        """With further parts of the report, and as text."""
+        return replace(self, report=replace(self.report, **parts), more=f"{self.more}\n\n{text}")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from .drift.text import fixed
 from .files import finite_json
 
 
@@ -113,11 +114,7 @@ def render_ladder(ladder: Ladder) -> str:
 def _row(step: LadderStep, width: int) -> str:
     moved = step.moved or Moved(None, None, None)
     share = "-" if step.share is None else f"{step.share:.1%}"
-    top = "-" if step.from_top is None else _number(step.from_top.sqnr_db, 2)
-    figures = f"{share:>7}{_number(moved.sqnr_db, 2):>9}{_number(moved.cosine_p1, 6):>11}"
-    row = f"  {step.step:<{width}}{figures}{_number(moved.knn_overlap_cross, 4):>12}{top:>17}"
+    top = "-" if step.from_top is None else fixed(step.from_top.sqnr_db, 2)
+    figures = f"{share:>7}{fixed(moved.sqnr_db, 2):>9}{fixed(moved.cosine_p1, 6):>11}"
+    row = f"  {step.step:<{width}}{figures}{fixed(moved.knn_overlap_cross, 4):>12}{top:>17}"
     return f"{row}  {step.detail}".rstrip()
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "none" if value is None else f"{value:.{digits}f}"

@@ -9,13 +9,12 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from buckets import s3_bucket
 from distributed import Client
-from moto.server import ThreadedMotoServer
 
 from embedlite.calibration import collect_statistics, save_statistics
 from embedlite.runtime import InputContract
@@ -72,27 +71,9 @@ def pool(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bucket(pool: Path) -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    patch = pytest.MonkeyPatch()
-    try:
-        host, port = server.get_host_and_port()
-        for name, value in (
-            ("AWS_ENDPOINT_URL", f"http://{host}:{port}"),
-            ("AWS_ACCESS_KEY_ID", "test"),
-            ("AWS_SECRET_ACCESS_KEY", "test"),
-            ("AWS_DEFAULT_REGION", "us-east-1"),
-        ):
-            patch.setenv(name, value)
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="pool")
-        for path in pool.rglob("*"):
-            if path.is_file():
-                client.upload_file(str(path), "pool", path.relative_to(pool).as_posix())
+    files = sorted(path for path in pool.rglob("*") if path.is_file())
+    with s3_bucket("pool", [(path.relative_to(pool).as_posix(), path) for path in files]):
         yield "s3://pool"
-    finally:
-        patch.undo()
-        server.stop()
 
 
 class Ranges(http.server.SimpleHTTPRequestHandler):

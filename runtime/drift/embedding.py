@@ -109,7 +109,7 @@ def embed_far(
         engine: what runs them.
         path: of the ``.tflite``.
         source: the images.
-        rows: (N, ...) float32, is filled: row i is image i's embedding.
+        rows: (N, ...) or (N, D) float32, is filled: row i is image i's embedding.
         contract, ready: see :class:`EmbedTask`.
         label: what to call it while it lasts.
 
@@ -128,7 +128,8 @@ def embed_far(
     indices = engine.counted(range(len(source)), len(source), label)
     for part in engine.run(task, path.read_bytes(), source, indices):
         places = np.asarray(part.indices, np.intp)
-        rows[places], times[places] = part.result.rows, times[places] + 1
+        rows[places] = part.result.rows.reshape(-1, *rows.shape[1:])
+        times[places] += 1
         listing.sizes[places], listing.digests[places] = part.result.sizes, part.result.digests
         said |= dict.fromkeys(part.result.notes)
     if (times != 1).any():

@@ -60,6 +60,7 @@ class DriftReport:
         dimensions: bias and gain of each, and which are dead.
         worst: the rows that moved most, invalid ones first.
         ladder, layers: where the drift comes from, if that was asked for.
+        other_workers: the drift of workers that differ from the machine, if that was asked for.
     """
 
     candidate: Mapping[str, Any]
@@ -77,6 +78,7 @@ class DriftReport:
     worst: tuple[Worst, ...]
     ladder: Sequence[Mapping[str, Any]] | None = None
     layers: Sequence[Mapping[str, Any]] | None = None
+    other_workers: Sequence[Mapping[str, Any]] | None = None
 
     @property
     def passed(self) -> bool:
@@ -109,6 +111,7 @@ class DriftReport:
             "worst": [asdict(row) for row in self.worst],
             "ladder": self.ladder,
             "layers": self.layers,
+            "other_workers": self.other_workers,
         }
         finite: dict[str, Any] = finite_json(value)
         return finite
@@ -148,6 +151,7 @@ class DriftReport:
                 ),
                 ladder=value["ladder"],
                 layers=value["layers"],
+                other_workers=value["other_workers"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(

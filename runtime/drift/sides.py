@@ -98,7 +98,7 @@ def open_sides(request: Request) -> Sides:
     with Encoder(request.candidate, request.threads, input_contract=request.contract) as encoder:
         inputs = encoder.contract.input
         source = open_source(request.data, inputs, request.feature).sample(request.num_samples, request.seed)
-        rows = _empty(len(source), encoder.embedding_shape)
+        rows = empty_rows(len(source), encoder.embedding_shape)
         listing = _fill(rows, encoder, source, request, request.candidate, ready=False)
         mine = StoredEmbeddings(rows, np.asarray(source.ids, str), encoder.artifact.sha256)
         facts = _describe(request.candidate, encoder)
@@ -111,7 +111,7 @@ def open_sides(request: Request) -> Sides:
         # The reference sees what the candidate sees: the same contract makes the same floats.
         own = read_artifact(request.reference).contract
         with Encoder(request.reference, request.threads, input_contract=None if own else inputs) as encoder:
-            theirs = _empty(len(source), encoder.embedding_shape)
+            theirs = empty_rows(len(source), encoder.embedding_shape)
             again = _fill(theirs, encoder, source, request, request.reference, ready=True)
             if listing is not None and again is not None:
                 check_same(listing, again, source)
@@ -217,7 +217,7 @@ def _check_made_by(path: Path, stored: StoredEmbeddings, model: Path | None) -> 
         )
 
 
-def _empty(count: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def empty_rows(count: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Room for all embeddings, (N, ...); for many in a temporary file that has no name and goes with the array."""
     whole = (count, *shape)
     if 4 * int(np.prod(whole, dtype=np.int64)) <= _IN_MEMORY:

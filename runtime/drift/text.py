@@ -66,3 +66,8 @@ def gate_text(gate: Gate | None) -> str:
         return ""
     margin = "" if gate.margin is None else f", margin {gate.margin:.3g}"
     return f"{'<=' if gate.at_most else '>='} {gate.limit:g}  {'ok' if gate.passed else 'FAILED'}{margin}"
+
+
+def fixed(value: float | None, digits: int) -> str:
+    """A figure with that many decimals, or that there is none."""
+    return "none" if value is None else f"{value:.{digits}f}"

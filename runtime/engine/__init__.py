@@ -8,7 +8,7 @@ is asked for. See docs/scale-out.md.
 
 from .listing import Listing, list_images
 from .local import LocalEngine
-from .opening import LOCAL, open_engine
+from .opening import DASK, LOCAL, open_engine
 from .task import Engine, Part, Task, Work
 
-__all__ = ["LOCAL", "Engine", "Listing", "LocalEngine", "Part", "Task", "Work", "list_images", "open_engine"]
+__all__ = ["DASK", "LOCAL", "Engine", "Listing", "LocalEngine", "Part", "Task", "Work", "list_images", "open_engine"]

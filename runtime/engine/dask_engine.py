@@ -9,13 +9,14 @@ taken whole. Every wait has an end.
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import logging
 import queue
 import secrets
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from itertools import islice
 from typing import Any, TypeVar
@@ -27,11 +28,11 @@ from ..errors import EngineError
 from ..interpreters import available_threads
 from ..progress import Line
 from ..sources import Source
-from .check_workers import check_environment, check_workers
+from .check_workers import ask_workers, check_environment, others_by_kind
 from .dask_plugin import ModelPlugin, run_on_worker
 from .summary import Summary
 from .task import Part, Task
-from .worker import Done
+from .worker import Done, describe_worker
 
 _R = TypeVar("_R")
 _T = TypeVar("_T")
@@ -58,6 +59,12 @@ class DaskEngine:
         client: connected; it is not closed.
         patience: seconds that the cluster may be without a worker.
         shard_images: images that a worker gets at once; default by :func:`shard_size`.
+        apart: set workers apart whose results would not be this machine's, instead of refusing them.
+
+    Attributes:
+        environment: what its workers are, see :func:`.worker.describe_worker`.
+        others: an engine for each kind of workers that are set apart; later ones are left out.
+        workers: the addresses of the only workers that it uses; None: all.
 
     Raises:
         EngineError: there is no worker in that time.
@@ -67,15 +74,30 @@ class DaskEngine:
     far = True
     save_seconds = 10.0
 
-    def __init__(self, client: Client, patience: float = WORKER_SECONDS, shard_images: int | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        patience: float = WORKER_SECONDS,
+        shard_images: int | None = None,
+        *,
+        apart: bool = False,
+    ) -> None:
         self._client, self._patience, self._shard_images = client, patience, shard_images
         self._owner = secrets.token_hex(8)
         self._sent: set[str] = set()
         self._line: Line | None = None
         self._counted = 0
         self.summary = Summary()
+        self.environment = describe_worker()
+        self.workers: tuple[str, ...] | None = None
+        self.others: list[DaskEngine] = []
         self._wait_for_worker()
-        self.environment = check_workers(client)
+        answers = ask_workers(client)
+        if apart:
+            self._set_apart(answers)
+        else:
+            for worker, there in answers.items():
+                check_environment(there, self.environment, worker)
 
     @staticmethod
     def is_client(value: Any) -> bool:
@@ -111,8 +133,8 @@ class DaskEngine:
 
     @classmethod
     @contextlib.contextmanager
-    def at(cls, address: str) -> Iterator[DaskEngine]:
-        """An engine on the cluster of a scheduler.
+    def at(cls, address: str, *, apart: bool = False) -> Iterator[DaskEngine]:
+        """An engine on the cluster of a scheduler; ``apart`` as in the class.
 
         Raises:
             EngineError: it does not answer.
@@ -125,7 +147,7 @@ class DaskEngine:
                     f"no Dask scheduler answers at {address} within {CONNECT_SECONDS:g} s ({error}). Start one there "
                     "(dask scheduler), or check the address and what may block it."
                 ) from error
-            with client, cls(client) as engine:
+            with client, cls(client, apart=apart) as engine:
                 yield engine
 
     def __enter__(self) -> DaskEngine:
@@ -134,8 +156,9 @@ class DaskEngine:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if self._line is not None:
-            self._line.close()
+        for engine in (self, *self.others):
+            if engine._line is not None:
+                engine._line.close()
         # Models that nobody needs any more; a cluster that is gone has none.
         with contextlib.suppress(OSError, RuntimeError, TimeoutError):
             for sha256 in self._sent:
@@ -162,7 +185,7 @@ class DaskEngine:
         """See :meth:`.task.Engine.run`."""
         sha256 = self._send(model)
         waiting = iter(range(len(source)) if indices is None else indices)
-        threads = self._threads()
+        threads = self._look()
         size = self._shard_images or shard_size(len(source), threads)
         ready: queue.Queue[int] = queue.Queue()
         running: dict[int, tuple[Future, list[int]]] = {}
@@ -176,6 +199,8 @@ class DaskEngine:
                         *(task, sha256, source.shard(chunk)),
                         key=f"embedlite-{self._owner}-{secrets.token_hex(4)}-{number}",
                         pure=False,
+                        # Strictly: otherwise idle workers of another kind steal shards.
+                        workers=self.workers,
                     )
                     running[number] = (future, chunk)
                     future.add_done_callback(lambda _, place=number: ready.put(place))
@@ -199,6 +224,15 @@ class DaskEngine:
         finally:
             for future, _ in running.values():
                 future.cancel()
+
+    def _set_apart(self, answers: Mapping[str, Mapping[str, str]]) -> None:
+        kinds = others_by_kind(answers, self.environment)
+        for environment, workers in kinds:
+            engine = copy.copy(self)
+            engine.environment, engine.workers = environment, workers
+            self.others.append(engine)
+        if kinds:
+            self.workers = tuple(worker for worker, there in answers.items() if dict(there) == self.environment)
 
     def _send(self, model: bytes) -> str:
         """Have every worker, those that join later too, keep a model; it goes to each of them once."""
@@ -227,9 +261,13 @@ class DaskEngine:
 
     def _threads(self) -> int:
         # One that is paused, or on its way out, is still listed and may never do anything again.
-        return sum(item["nthreads"] for item in self._workers().values() if item.get("status", _RUNS) == _RUNS)
+        return sum(
+            item["nthreads"]
+            for address, item in self._identity().items()
+            if item.get("status", _RUNS) == _RUNS and (self.workers is None or address in self.workers)
+        )
 
-    def _workers(self) -> dict[str, Any]:
+    def _identity(self) -> dict[str, Any]:
         with self._answering():
             identity = self._client.sync(self._client.scheduler.identity, callback_timeout=CONNECT_SECONDS)
         workers: dict[str, Any] = identity["workers"]
@@ -254,9 +292,10 @@ class DaskEngine:
         end = time.monotonic() + self._patience
         while not (threads := self._threads()):
             if time.monotonic() > end:
+                kind = "" if self.workers is None else f" that is like {', '.join(self.environment.values())}"
                 raise EngineError(
-                    f"the Dask scheduler at {_address(self._client)} has had no worker for {self._patience:g} s. "
-                    f"Start some: dask worker {_address(self._client)}."
+                    f"the Dask scheduler at {_address(self._client)} has had no worker for {self._patience:g} s{kind}. "
+                    f"Start some, and the command again: dask worker {_address(self._client)}."
                 )
             time.sleep(0.2)
         return threads

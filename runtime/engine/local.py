@@ -15,6 +15,7 @@ from ..interpreters import available_threads
 from ..progress import progress
 from ..sources import Source
 from .task import Part, Task
+from .worker import describe_worker
 
 _R = TypeVar("_R")
 _T = TypeVar("_T")
@@ -29,11 +30,18 @@ class LocalEngine:
 
     far = False
     first_chunk = 16
+    workers = None
+    others = ()
     save_seconds = 1.0
     """An interpreter is opened anew after each save, and the file written whole."""
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or available_threads()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """See :class:`.task.Engine`."""
+        return describe_worker()
 
     def counted(self, items: Iterable[_T], total: int, label: str) -> Iterator[_T]:
         """See :meth:`.task.Engine.counted`."""

@@ -15,18 +15,19 @@ if TYPE_CHECKING:
 
 LOCAL = "local"
 
-_DASK = "dask"
+DASK = "dask"
 _ADDRESSES = ("tcp://", "tls://", "ucx://", "ws://", "wss://")
 
 
 @contextlib.contextmanager
-def open_engine(engine: Any, threads: int | None) -> Iterator[Engine]:
+def open_engine(engine: Any, threads: int | None, *, apart: bool = False) -> Iterator[Engine]:
     """An engine, closed at the end if it was opened here.
 
     Args:
         engine: ``local``; ``dask``, a cluster on this machine; the address of a Dask scheduler, such as
             ``tcp://host:8786``; a ``distributed.Client``; or an engine.
         threads: processors of this machine to use; default all.
+        apart: of a scheduler or client, see :class:`.dask_engine.DaskEngine`.
 
     Raises:
         RequestError: none of these.
@@ -37,13 +38,13 @@ def open_engine(engine: Any, threads: int | None) -> Iterator[Engine]:
         if engine == LOCAL:
             yield LocalEngine(threads)
             return
-        if engine != _DASK and not engine.startswith(_ADDRESSES):
+        if engine != DASK and not engine.startswith(_ADDRESSES):
             raise RequestError(
                 f"unknown engine {engine!r}. Use local, dask (a cluster on this machine) or a scheduler's address such "
                 "as tcp://host:8786."
             )
         dask_engine = _import()
-        opened = dask_engine.on_this_machine(threads) if engine == _DASK else dask_engine.at(engine)
+        opened = dask_engine.on_this_machine(threads) if engine == DASK else dask_engine.at(engine, apart=apart)
         with opened as connected:
             yield connected
         return
@@ -56,7 +57,7 @@ def open_engine(engine: Any, threads: int | None) -> Iterator[Engine]:
             f"cannot compute on {type(engine).__name__}. Pass 'local', 'dask', a scheduler's address or a "
             "distributed.Client."
         )
-    with dask_engine(engine) as connected:
+    with dask_engine(engine, apart=apart) as connected:
         yield connected
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -74,6 +74,18 @@ class Engine(Protocol):
     @property
     def save_seconds(self) -> float:
         """Between two saves, about: the engine idles at each, until its last image is done."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What decides the last digits of its results, see :func:`.worker.describe_worker`."""
+
+    @property
+    def workers(self) -> Sequence[str] | None:
+        """The addresses of the only workers that it uses; None: all there are, or no cluster at all."""
+
+    @property
+    def others(self) -> Sequence[Engine]:
+        """Engines of workers with another environment, each of one kind, if they were to be set apart."""
 
     def run(
         self, task: Task[_R], model: bytes, source: Source, indices: Iterable[int] | None = None

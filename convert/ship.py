@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from ..runtime.drift.gates import DEFAULT_GATES, apply_gates
+from .quantize import MIXED, is_mixed
 from .results import ExportedFile
 
 NEARLY_AS_FAST = 1.25
@@ -13,10 +15,10 @@ NEARLY_AS_FAST = 1.25
 
 
 def recommend(files: Sequence[ExportedFile]) -> tuple[str, ...]:
-    """One sentence for a CPU and one for an NPU or microcontroller."""
+    """One sentence for a CPU, one for an NPU and one for a microcontroller."""
     if not files:
         return ("nothing to ship: a required target runs none of these files.",)
-    return (_for_cpu(files), _for_integer_only(files))
+    return (_for_cpu(files), _for_npu(files), _for_microcontroller(files))
 
 
 def _for_cpu(files: Sequence[ExportedFile]) -> str:
@@ -41,33 +43,90 @@ def _for_cpu(files: Sequence[ExportedFile]) -> str:
     return f"CPU: ship {best.path.name} ({reason})."
 
 
-def _for_integer_only(files: Sequence[ExportedFile]) -> str:
-    file = next((file for file in files if file.mode == "int8"), None)
-    if file is None:
-        return "NPU or microcontroller: needs an int8 file; pass --calibration-data and -q int8."
-    text = f"NPU or microcontroller: ship {file.path.name} (8-bit integers throughout"
-    if file.float_operators:
-        text += f" but for {', '.join(file.float_operators)} in float"
-        normalization = file.contract["normalization"]
-        if normalization["kind"] != "none" and normalization["placement"] == "graph":
-            text += ", the normalization; --input-type int8 --output-type int8 leaves it to Encoder"
-    if file.drift is not None:
-        text += f"; {_text_sqnr(file)}"
-    text += _facts(file)
-    text += ")." if _passes(file) else "), but mind that it fails the default drift gates."
-    return text
-
-
-def _facts(file: ExportedFile) -> str:
-    """What the compiler and TFLite Micro said of the file."""
-    text = ""
-    for verdict in file.verified:
+def _for_npu(files: Sequence[ExportedFile]) -> str:
+    """Of the files with integer activations, the one of which an NPU runs most; 8 bits before 16."""
+    best = _first(files, _INTEGERS, _left_by_npu)
+    if best is None:
+        return f"NPU: {_NEEDS_INT8}"
+    text = _integers(best, files)
+    for verdict in best.verified:
         if verdict.npu_operators is not None and verdict.ok:
             left = sum((verdict.cpu_operators or {}).values())
             text += f"; Ethos-U runs {verdict.npu_operators} of {verdict.npu_operators + left} operators"
-        if verdict.arena_bytes is not None:
-            text += f"; TFLite Micro needs an arena of {verdict.arena_bytes:,} bytes"
+    return f"NPU: ship {text})."
+
+
+def _for_microcontroller(files: Sequence[ExportedFile]) -> str:
+    """Of the files that TFLite Micro runs, the first that passes the gates, the smallest kind first."""
+    if _first(files, _INTEGERS) is None:
+        return f"microcontroller: {_NEEDS_INT8}"
+    refused = [file for file in files if any(verdict.runtime == _MICRO and not verdict.ok for verdict in file.verified)]
+    best = _first([file for file in files if file not in refused], _INTEGERS)
+    if best is None:
+        return "microcontroller: TFLite Micro runs none of these files."
+    text = _integers(best, files)
+    if (arena := _arena(best)) is not None:
+        text += f"; TFLite Micro needs an arena of {arena:,} bytes"
+        # A mixed file or one of 16 bits may be worth its memory.
+        for other in files:
+            if other is not best and other not in refused and other.mode != "float32" and _passes(other):
+                more = _arena(other)
+                text += f"; {other.mode}: {more:,} bytes, {_text_sqnr(other)}" if more and other.drift else ""
+    return f"microcontroller: ship {text})."
+
+
+_INTEGERS = ("int8", MIXED, "int16x8")
+_MICRO = "tflite-micro"
+
+_NEEDS_INT8 = "needs an int8 file; pass --calibration-data and -q int8."
+
+
+def _first(
+    files: Sequence[ExportedFile], modes: Sequence[str], cost: Callable[[ExportedFile], float] = lambda _: 0.0
+) -> ExportedFile | None:
+    """The best of the files of these modes: one that passes the gates, then the least cost, then the first mode."""
+    able = [(_mode(file), file) for file in files if _mode(file) in modes]
+    ranked = [(not _passes(file), cost(file), modes.index(mode), number) for number, (mode, file) in enumerate(able)]
+    return able[min(ranked)[-1]][1] if ranked else None
+
+
+def _mode(file: ExportedFile) -> str:
+    return MIXED if is_mixed(file.mode) else file.mode
+
+
+def _left_by_npu(file: ExportedFile) -> float:
+    """Operators that the NPU's compiler left to the CPU; nothing is worse than a file that it refused."""
+    for verdict in file.verified:
+        if verdict.cpu_operators is not None:
+            return sum(verdict.cpu_operators.values()) if verdict.ok else math.inf
+    return 0.0
+
+
+def _integers(best: ExportedFile, files: Sequence[ExportedFile]) -> str:
+    """The file, what of it is not integers, its drift, and why it is not int8 or passes no gate."""
+    text = f"{best.path.name} ("
+    if is_mixed(best.mode):
+        text += "integers but for the layers that the search left in another precision"
+    else:
+        text += (
+            "8-bit integers throughout" if best.mode == "int8" else "8-bit weights and 16-bit activations throughout"
+        )
+        if best.float_operators:
+            text += f" but for {', '.join(best.float_operators)} in float"
+            normalization = best.contract["normalization"]
+            if normalization["kind"] != "none" and normalization["placement"] == "graph":
+                text += ", the normalization; --input-type int8 --output-type int8 leaves it to Encoder"
+    if best.drift is not None:
+        text += f"; {_text_sqnr(best)}"
+    if not _passes(best):
+        text += "; mind that it fails the default drift gates"
+    elif any(file.mode == "int8" and not _passes(file) for file in files):
+        text += "; int8 fails the default drift gates"
     return text
+
+
+def _arena(file: ExportedFile) -> int | None:
+    return next((verdict.arena_bytes for verdict in file.verified if verdict.arena_bytes is not None), None)
 
 
 def _passes(file: ExportedFile) -> bool:

@@ -120,7 +120,7 @@ def test_the_readme_shows_the_form_of_the_real_output(digits: Digits, run: Run) 
 
     assert metrics(done.stdout)[-1] == "false_accept_flips"
     assert metrics(readme) == metrics(done.stdout)
-    for heading in ("mode      file", "CPU: ship", "NPU or microcontroller: ship", "Decided for you:"):
+    for heading in ("mode      file", "CPU: ship", "NPU: ship", "microcontroller: ship", "Decided for you:"):
         assert heading in readme
 
 

@@ -32,7 +32,7 @@ def test_the_table_names_every_file_and_the_ones_to_ship(small: Path, photos: Pa
     assert all(re.search(r" ok ok ok, \d+ KiB \d+/\d+ on NPU$", text[mode]) for mode in ("int8", "int16x8"))
     assert re.search(r"^int16x8 is for NPUs and microcontrollers: .* \d+ times slower$", done.stdout, re.MULTILINE)
     assert re.search(r"^CPU: ship small\.\w+\.tflite \(.*µs.*dB", done.stdout, re.MULTILINE)
-    assert "NPU or microcontroller: ship small.int8.tflite" in done.stdout
+    assert "NPU: ship small.int8.tflite" in done.stdout
     assert "12 of the 60 calibration images set no ranges" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         [*(f"small.{mode}.tflite" for mode in modes), "small.export.json"]

@@ -44,6 +44,7 @@ KEYS = [
     "worst",
     "ladder",
     "layers",
+    "other_workers",
 ]
 DECIDED = ["far_ratio", "tar_loss", "false_reject_flips", "false_accept_flips"]
 

@@ -369,6 +369,35 @@ def test_ids_are_text_and_never_markup(browser: Page, tmp_path: Path) -> None:
     assert browser.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+def test_workers_apart_fit_on_a_phone(browser: Page, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    report, _ = compared(rows, rows + np.float32(0.01))
+    drift = {"sqnr_db": 40.123, "cosine_min": 0.5, "knn_overlap_cross": 0.9, "max_abs": 0.25}
+    same = {"sqnr_db": None, "cosine_min": 1.0, "knn_overlap_cross": 1.0, "max_abs": 0.0}
+    others = [
+        {"environment": {}, "different": "<script>" + "tflite-runtime 2.14, " * 9, "workers": 3, "drift": drift},
+        {"environment": {}, "different": "Pillow 10", "workers": 1, "drift": same},
+    ]
+    path = tmp_path / "apart.html"
+    # As a saved report has it.
+    saved = DriftReport.from_json(json.loads(json.dumps(replace(report, other_workers=others).to_json())))
+    path.write_bytes(render_page(saved))
+    browser.open(path, 320)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 320
+    rows_shown = browser.evaluate("[...document.querySelectorAll('#workers tbody tr')].map(e => e.innerText)")
+    assert len(rows_shown) == 2
+    assert "<script>tflite-runtime 2.14" in rows_shown[0]
+    for words in ("40.12", "0.500000", "90.0%", "0.25"):
+        assert words in rows_shown[0]
+    assert "identical" in rows_shown[1]
+    path.write_bytes(render_page(replace(report, other_workers=[])))
+    browser.open(path, 320)
+    assert "every worker of the cluster is like this machine" in browser.evaluate("document.body.innerText")
+    path.write_bytes(render_page(report))
+    browser.open(path, 320)
+    assert browser.evaluate("document.querySelector('#workers')") is None
+
+
 @pytest.mark.parametrize(
     ("candidate", "reference"),
     [

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,7 +36,9 @@ def cluster() -> Iterator[tuple[LocalCluster, str]]:
         yield made, other
 
 
-def report(cluster: LocalCluster, digits: Digits, run: Run, path: Path, *options: str) -> tuple[str, dict[str, object]]:
+def report(
+    cluster: LocalCluster, digits: Digits, run: Run, path: Path, *options: str | Path
+) -> tuple[str, dict[str, object]]:
     done = run(
         *("drift-report", digits.int8, "--reference", digits.float32, "--data", digits.test_images),
         *("--num-samples", "60", "--json", path, *options),
@@ -54,7 +57,8 @@ def test_another_interpreter_is_refused_unless_set_apart(
     assert "--workers-apart" in refused
     _, alone = report(cluster[0], digits, run, tmp_path / "local.json")
     text, found = report(
-        cluster[0], digits, run, tmp_path / "apart.json", "--engine", address, "--workers-apart", "--ladder"
+        *(cluster[0], digits, run, tmp_path / "apart.json", "--engine", address, "--workers-apart", "--ladder"),
+        *("--html", tmp_path / "apart.html"),
     )
     (other,) = found.pop("other_workers")
     assert alone.pop("other_workers") is None
@@ -76,6 +80,10 @@ def test_another_interpreter_is_refused_unless_set_apart(
     assert other["drift"]["max_abs"] == pytest.approx(np.abs(mine - theirs).max())
     assert "workers that differ from this machine: their embeddings by the candidate" in text
     assert f"  {OTHER} 2.14" in text
+    (section,) = re.findall(r'<section id="workers">.*?</section>', (tmp_path / "apart.html").read_text(), re.DOTALL)
+    drift = other["drift"]
+    for words in (f"{OTHER} 2.14", f"{drift['sqnr_db']:.2f}", f"{drift['cosine_min']:.6f}", f"{drift['max_abs']:.5g}"):
+        assert words in section
 
 
 def test_a_cluster_without_any_worker_like_this_machine_only_adds_its_own(

@@ -43,7 +43,12 @@ class OtherWorkers:
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         value: dict[str, Any] = finite_json(
-            {"environment": self.environment, "workers": self.workers, "drift": asdict(self.drift)}
+            {
+                "environment": self.environment,
+                "different": self.different,
+                "workers": self.workers,
+                "drift": asdict(self.drift),
+            }
         )
         return value
 

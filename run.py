@@ -50,7 +50,7 @@ def test(arguments: list[str]) -> int:
             return code
     with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
         # Made once for all of pytest's workers: each would train the example for itself.
-        shared = ("-n", "auto", "--dist", "loadfile", f"--digits={folder}")
+        shared = ("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder", f"--digits={folder}")
         return in_environment("examples/digits.py", folder) or in_environment("-m", "pytest", *shared, *arguments)
 
 

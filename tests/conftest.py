@@ -17,8 +17,27 @@ from PIL import Image
 from project_wheel import ROOT, build_wheel
 
 
+MINUTES_LONG = (
+    "test_docs_export.py",
+    "test_seeds.py",
+    "test_export_command.py",
+    "test_search_command.py",
+    "test_docs.py",
+    "test_docs_scale_out.py",
+    "test_targets.py",
+    "test_runtimes_agree.py",
+    "test_install.py",
+    "test_device.py",
+)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--digits", metavar="FOLDER", help="use what an earlier `run.py demo FOLDER` left there")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first: a file stays in one process, and the last one would leave the other processors idle."""
+    items.sort(key=lambda item: item.path.name not in MINUTES_LONG)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,15 @@ def report(
     return done.stdout, json.loads(path.read_text())
 
 
+def embedded(digits: Digits, run: Run, path: Path, runtime: str | None, ids: Sequence[str]) -> np.ndarray:
+    """The int8 file's embeddings of these images by an interpreter."""
+    done = run("embed-tflite", digits.int8, digits.test_images, "-o", path, runtime=runtime)
+    assert done.returncode == 0, done.stderr
+    with np.load(path) as stored:
+        rows = dict(zip(stored["ids"].tolist(), stored["embeddings"], strict=True))
+    return np.stack([rows[name] for name in ids])
+
+
 def test_another_interpreter_is_refused_unless_set_apart(
     cluster: tuple[LocalCluster, str], digits: Digits, run: Run, tmp_path: Path
 ) -> None:
@@ -65,16 +74,9 @@ def test_another_interpreter_is_refused_unless_set_apart(
     assert found.pop("ladder") is not None
     assert {**alone, "ladder": None} == {**found, "ladder": None}
 
-    # What the other interpreter makes of the same images when it is asked directly.
-    images = open_source(digits.test_images, Encoder(digits.int8).contract.input).sample(60, 0)
-    mine, theirs = np.empty((60, 128), np.float32), np.empty((60, 128), np.float32)
-    for index, image in enumerate(images):
-        mine[index] = Encoder(digits.int8).embed(image[None])[0]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EMBEDLITE_RUNTIME", OTHER)
-        encoder = Encoder(digits.int8)
-        for index, image in enumerate(images):
-            theirs[index] = encoder.embed(image[None])[0]
+    # What each interpreter makes of the same images in a process of its own, in which neither meets the other.
+    compared = open_source(digits.test_images, Encoder(digits.int8).contract.input).sample(60, 0)
+    mine, theirs = (embedded(digits, run, tmp_path / f"{name}.npz", name, compared.ids) for name in (None, OTHER))
     assert other["workers"] == 1
     assert other["environment"]["interpreter"].startswith(OTHER)
     assert other["drift"]["max_abs"] == pytest.approx(np.abs(mine - theirs).max())

@@ -16,7 +16,6 @@ from PIL import Image
 
 from project_wheel import ROOT, build_wheel
 
-
 MINUTES_LONG = (
     "test_docs_export.py",
     "test_seeds.py",

@@ -110,6 +110,7 @@ def fastest_within(
         The file; or None, and what stands in the way of each file that was considered, the best one first.
     """
     usable = [file for file in files if file.latency_us is not None and _fits(file, targets)]
+    others = [file for file in files if file not in usable]
     keeping = [
         file
         for file in usable
@@ -117,7 +118,10 @@ def fastest_within(
     ]
     if keeping:
         return min(keeping, key=lambda file: (file.latency_us or math.inf, -sqnr(file))), ()
-    return None, tuple(_obstacle(budget, file, judged) for file in sorted(usable, key=sqnr, reverse=True))
+    return None, (
+        *(_obstacle(budget, file, judged) for file in sorted(usable, key=sqnr, reverse=True)),
+        *(f"{file.mode}: {'not timed' if _fits(file, targets) else 'does not run where it has to'}" for file in others),
+    )
 
 
 def best_of(files: Sequence[ExportedFile], targets: Sequence[str]) -> ExportedFile:
@@ -128,7 +132,7 @@ def best_of(files: Sequence[ExportedFile], targets: Sequence[str]) -> ExportedFi
 def _fits(file: ExportedFile, targets: Sequence[str]) -> bool:
     wanted = {TARGETS[name].package for name in targets}
     ran = {verdict.runtime: verdict.ok for verdict in file.verified}
-    return all(ran.get(package, False) for package in wanted) and all(verdict.ok for verdict in file.verified[:1])
+    return all(ran.get(package, False) for package in wanted) and file.runs
 
 
 def _judged(file: ExportedFile, judged: Mapping[str, Drift]) -> tuple[Drift, ...]:

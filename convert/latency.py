@@ -54,7 +54,8 @@ class Stopwatch:
 def _estimate(path: Path, folder: Path) -> Timing:
     compiled = compile_for_npu(path, folder)
     if compiled.latency_us is None or compiled.cpu:
-        return Timing(None, error=compiled.error or f"the NPU leaves {', '.join(compiled.cpu)} to the CPU")
+        left = f"the NPU leaves {', '.join(compiled.cpu)} to the CPU, whose time its compiler does not estimate"
+        return Timing(None, error=compiled.error or left)
     return Timing(compiled.latency_us, compiled.latency_us, compiled.latency_us)
 
 

@@ -51,7 +51,7 @@ class Maker:
         self.recipes: dict[str, FileRecipe] = {}
         self.graphs: dict[str, bytes] = {}
         self._request, self._contract, self._graph, self._plan, self._recipe = request, contract, graph, plan, recipe
-        self._per_tensor = "tflite-runtime" in request.targets
+        self.dense_per_tensor = "tflite-runtime" in request.targets
         self._corrector: Corrector | None = None
         if plan is not None and plan.fitting is not None and plan.trial is not None:
             self._corrector = Corrector(plan.flatbuffer, plan.fitting, plan.trial, request.corrections, request.threads)
@@ -92,7 +92,7 @@ class Maker:
 
     def _quantized(self, mode: str, precision: Precision) -> tuple[bytes, FileRecipe]:
         if not takes_ranges(mode) or self._plan is None:
-            per_tensor = mode == "dynamic" and self._per_tensor
+            per_tensor = mode == "dynamic" and self.dense_per_tensor
             return quantize(self._graph.flatbuffer, mode, None, (), dense_per_tensor=per_tensor), FileRecipe((), {})
         if mode == "int16x8":
             quantized = quantize(self._plan.flatbuffer, mode, self._plan.ranges, self._graph.keep_float)
@@ -116,7 +116,7 @@ class Maker:
             self._plan.ranges,
             self._graph.keep_float,
             precision=by_operator(self.layers, precision),
-            dense_per_tensor=self._per_tensor,
+            dense_per_tensor=self.dense_per_tensor,
         )
 
     def _described(self, mode: str) -> Contract:

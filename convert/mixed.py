@@ -12,7 +12,7 @@ from ..runtime.isolated import package_version
 from .budget import Budget
 from .graph import Graph
 from .latency import Stopwatch
-from .make import Maker
+from .make import Maker, tool_versions
 from .measure import Made
 from .plan import Int8Plan
 from .precision import OF_TARGET, Layer, Precision
@@ -24,7 +24,7 @@ from .search import PrecisionSearch, Search
 from .search_cache import SearchCache, fingerprint
 from .targets import TARGETS
 from .trial import Trial
-from .tried import FINISHED, OUT_OF_TIME, Trials, Tried
+from .tried import FINISHED, OUT_OF_TIME, Trials, Tried, UntimedError
 
 MOST_IMAGES = 256
 """Calibration images that judge, those first that are held out from the ranges."""
@@ -63,8 +63,10 @@ class MixedFiles:
         self._request, self._graph, self._plan, self._maker = request, graph, plan, maker
         # Inner layers hurt a few images most, those with the least contrast, and forty may hold none of them. No layer
         # is fitted to the images that set the ranges, so these may judge too.
-        judges = [*plan.trial.images, *(plan.fitting.ready(index) for index in range(len(plan.fitting)))]
-        self._trial = Trial(graph, judges[:MOST_IMAGES], request.threads)
+        held_out = plan.trial.images[:MOST_IMAGES]
+        further = min(len(plan.fitting), MOST_IMAGES - len(held_out))
+        judges = [*held_out, *(plan.fitting.ready(index) for index in range(further))]
+        self._trial = Trial(graph, judges, request.threads)
         self._target = request.timed_on
         self._stopwatch = Stopwatch(self._target, request.threads)
         self._budget: Budget | None = request.budget
@@ -77,13 +79,20 @@ class MixedFiles:
             made: the modes' files, int8 among them.
         """
         cache = SearchCache(self._request.search_cache, self._key())
-        self._trials = Trials(self._maker.draft, self._trial, self._stopwatch, cache, self._request.time_budget)
-        self.judged = {item.mode: self._trial.measure(self._maker.graphs[item.mode])[1] for item in made}
+        # What was made without a search is only judged by limits; a mode on reference kernels would take long.
+        judged = [item.mode for item in made if item.mode == "int8" or self._budget is not None]
+        self.judged = {mode: self._trial.measure(self._maker.graphs[mode])[1] for mode in judged}
+        try:
+            self._trials = Trials(self._maker.draft, self._trial, self._stopwatch, cache, self._request.time_budget)
+        except UntimedError as error:
+            self.decisions.append(f"no layers were searched that should not be int8: {error}.")
+            return []
         search = PrecisionSearch(
             self._free_layers(),
             OF_TARGET[self._target],
             self._trials,
             None if self._budget is None else self._meets,
+            None if self._budget is None else self._keeps,
             self._ceiling(made),
         )
         found = search.run()
@@ -106,13 +115,18 @@ class MixedFiles:
     def _meets(self, tried: Tried) -> bool:
         """Whether a file keeps the limits, corrected if that is needed."""
         assert self._budget is not None
-        if self._budget.kept(tried.drift):
+        if self._keeps(tried):
             return True
         key = repr(sorted(tried.precision.items()))
         if key not in self._corrected:
             corrected = self._maker.correct(tried.precision)
             self._corrected[key] = self._trials.judge(tried.precision, corrected)
         return self._budget.kept(self._corrected[key].drift)
+
+    def _keeps(self, tried: Tried) -> bool:
+        """Whether a file keeps the limits without corrections."""
+        assert self._budget is not None
+        return self._budget.kept(tried.drift)
 
     def _ceiling(self, made: Sequence[Made]) -> float:
         """Relative latency of the fastest mode that keeps the limits; without limits none."""
@@ -181,6 +195,8 @@ class MixedFiles:
                 "ends": [ends.placement, ends.input_type, ends.output_type],
                 "runtime": [self._stopwatch.package, package_version(self._stopwatch.package)],
                 "threads": self._stopwatch.threads,
+                "tools": tool_versions(),
+                "dense_per_tensor": self._maker.dense_per_tensor,
                 "device": describe_environment(),
             }
         )

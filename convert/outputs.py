@@ -58,7 +58,8 @@ def _extra_paths(request: Request) -> list[Path]:
                 f"--c-array is for microcontrollers, which run {', '.join(TARGETS['micro'].modes)} files, but "
                 f"{', '.join(request.modes)} was asked for. Add -q int8."
             )
-        paths += [request.output_dir / name for name in c_names(f"{request.stem}.{c_mode(request)}")]
+        sources = request.names if request.chooses_one else (c_mode(request),)
+        paths += [request.output_dir / name for mode in sources for name in c_names(f"{request.stem}.{mode}")]
     if "ethos-u" in request.targets:
         modes = [mode for mode in request.modes if mode in TARGETS["ethos-u"].modes]
         paths += [path for mode in modes for path in npu_paths(request, mode)]

@@ -27,7 +27,7 @@ from .data import ExportData, calibration_fingerprint, check_searchable, open_da
 from .drift import drift_of
 from .explain import explain_coupling, explain_frozen, explain_placement
 from .freeze import share_outside
-from .golden import golden_inputs
+from .golden import GoldenInputs, golden_inputs
 from .latency import Stopwatch
 from .lower import LoweredModel, lower
 from .make import Maker, tool_versions
@@ -37,11 +37,12 @@ from .original import Original
 from .outputs import REJECTED, c_mode, npu_paths, rejected_path
 from .plan import CalibrationOptions, Int8Plan, plan_from_statistics, plan_int8
 from .prepare import FloatGraph, prepare
-from .quantize import takes_ranges
+from .quantize import is_mixed, takes_ranges
 from .recipe import Recipe, deciding_options
 from .request import Request
-from .results import ExportedFile, ExportResult, MeasuredOn, NormalizationReport
+from .results import DEVICE, ExportedFile, ExportResult, MeasuredOn, NormalizationReport, Verdict
 from .run import float_runner
+from .search_cache import SearchCache
 from .select_images import select_images
 from .ship import recommend
 from .targets import TARGETS, missing_runtimes
@@ -59,6 +60,8 @@ class Pipeline:
     ) -> None:
         self.request, self.contract, self.source, self.recipe = request, contract, source, recipe
         self.device = None if request.measured is None else read_device_figures(request.measured)
+        # Read now, so that a damaged one is told before there is work that would be lost.
+        SearchCache(request.search_cache, "")
         self.decisions: list[str] = []
 
     def run(self, original: Original) -> ExportResult:
@@ -94,13 +97,11 @@ class Pipeline:
         self.decisions += [] if search is None else search.decisions
         self.decisions += explain_placement(request, graph, made)
         report, coupling = NormalizationReport(graph.spec.kind, request.normalization), None
-        nothing = Timing(None)
+        nothing, golden = Timing(None), None
         measured = Measured(tuple(made), tuple(describe(request, item, None, {}, nothing, ()) for item in made), {})
         stopwatch = Stopwatch(request.timed_on, request.threads)
         if request.measure:
-            inputs = golden_inputs(
-                request.golden_from, request.feature, request.seed, graph.flatbuffer, made[0].contract.input
-            )
+            inputs, golden = self._golden(graph, made[0].contract.input)
             with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
                 frames, coupling = self._reference(lowered, data.test, Path(folder))
                 report = self._judge_frozen(report, graph, data.test, frames)
@@ -113,6 +114,7 @@ class Pipeline:
         judged = {} if search is None else search.judged
         files, missed, kept = choose_files(request, files, judged)
         files, failed = self._reject(files)
+        shipped, written_as_c = self._shipped(files)
         result = ExportResult(
             source=self.source,
             normalization=report,
@@ -122,17 +124,20 @@ class Pipeline:
             search=None if search is None else search.report,
             limits=None if request.budget is None else request.budget.limits,
             missed=missed,
-            recipe=self._recipe_of(graph, plan, maker, files).to_json(),
+            recipe=self._recipe_of(graph, plan, maker, files, golden).to_json(),
             not_checked=missing_runtimes(),
             failed_targets=failed,
             skipped=data.skipped,
             files=files,
             decisions=tuple(self.decisions),
-            ship=(*kept, *recommend(tuple(file for file in files if file.path.suffix != REJECTED))),
+            ship=(
+                *kept,
+                *recommend(shipped, measured_on.runtime, missed=bool(missed), chosen=self.request.chooses_one),
+            ),
         )
         data_of = {item.mode: item.data for item in measured.made}
         contents = {file.path: data_of[file.mode] for file in files}
-        contents |= self._extras(measured, files)
+        contents |= self._extras(measured, shipped, written_as_c)
         write_files({**contents, request.result_path: json_bytes(result.to_json())})
         # With --force an earlier export may have left the other name of a file; it would contradict export.json.
         for path in map(request.path, request.names):
@@ -171,6 +176,15 @@ class Pipeline:
             return None
         self.decisions += plan.decisions
         return plan
+
+    def _golden(self, graph: FloatGraph, contract: InputContract) -> tuple[GoldenInputs, str]:
+        """What the golden vectors are made of, and its SHA-256."""
+        request = self.request
+        inputs = golden_inputs(request.golden_from, request.feature, request.seed, graph.flatbuffer, contract)
+        golden = sha256(inputs.pixels.tobytes())
+        if self.recipe is not None and self.request.recipe is not None:
+            self.recipe.check_golden(golden, self.request.recipe)
+        return inputs, golden
 
     def _reference(
         self, lowered: LoweredModel, test: Source | None, folder: Path
@@ -237,37 +251,66 @@ class Pipeline:
             found = figures.of(file.sha256)
             if found is None:
                 raise another_model(path, figures, file.path.name, file.sha256)
+            reason = found.error or ("" if found.passed else "its golden vectors are computed differently there")
+            if reason:
+                self.decisions.append(f"{file.path.name} failed on the device, so it is not shipped there: {reason}.")
+            verdict = Verdict(DEVICE, str(figures.runtime), found.passed, reason)
+            latencies = (found.latency_us, found.low_us, found.high_us) if found.passed else (None, None, None)
             timed.append(
                 replace(
                     file,
-                    latency_us=found.latency_us,
-                    latency_low_us=found.low_us,
-                    latency_high_us=found.high_us,
+                    latency_us=latencies[0],
+                    latency_low_us=latencies[1],
+                    latency_high_us=latencies[2],
+                    verified=(*file.verified, verdict),
                 )
             )
         return tuple(timed), MeasuredOn(figures.device, asdict(figures.runtime), figures.threads)
 
     def _recipe_of(
-        self, graph: FloatGraph, plan: Int8Plan | None, maker: Maker, files: tuple[ExportedFile, ...]
+        self,
+        graph: FloatGraph,
+        plan: Int8Plan | None,
+        maker: Maker,
+        files: tuple[ExportedFile, ...],
+        golden: str | None,
     ) -> Recipe:
         return Recipe(
             sha256(graph.flatbuffer),
             None if plan is None else plan.fingerprint,
+            golden,
             deciding_options(self.request, self.contract),
             tool_versions(),
             None if plan is None else plan.choices,
             {file.mode: maker.recipes[file.mode] for file in files},
         )
 
-    def _extras(self, measured: Measured, files: tuple[ExportedFile, ...]) -> dict[Path, bytes]:
+    def _shipped(self, files: tuple[ExportedFile, ...]) -> tuple[tuple[ExportedFile, ...], str | None]:
+        """The files that were not rejected, and the mode of the one that is written as C, if that was asked for."""
+        request = self.request
+        shipped = tuple(file for file in files if file.path.suffix != REJECTED)
+        if not request.c_array or not shipped:
+            return shipped, None
+        if not request.chooses_one:
+            return shipped, c_mode(request)
+        (file,) = shipped
+        if is_mixed(file.mode) or file.mode in TARGETS["micro"].modes:
+            return shipped, file.mode
+        self.decisions.append(
+            f"no C source was written: TFLite Micro runs no {file.mode} file, and that one keeps the limits in the "
+            "least time. With --target micro the file is chosen among those that TFLite Micro runs."
+        )
+        return shipped, None
+
+    def _extras(
+        self, measured: Measured, files: tuple[ExportedFile, ...], written_as_c: str | None
+    ) -> dict[Path, bytes]:
         """C source, and what the NPU's compiler made."""
         request, extras = self.request, dict[Path, bytes]()
         made = {item.mode: item for item in measured.made}
         for file in files:
             item = made[file.mode]
-            if file.path.suffix == REJECTED:
-                continue
-            if request.c_array and item.mode == c_mode(request):
+            if item.mode == written_as_c:
                 flatbuffer = item.data[: item.contract.flatbuffer_bytes]
                 arena = next((v.arena_bytes for v in file.verified if v.arena_bytes is not None), None)
                 sources = c_source(f"{request.stem}.{item.mode}", flatbuffer, item.contract, arena)

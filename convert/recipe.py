@@ -42,6 +42,7 @@ class Recipe:
     Attributes:
         graph: SHA-256 of the float graph that everything was made from.
         images: fingerprint of the calibration images; None without.
+        golden: SHA-256 of the pixels of the golden vectors; None without.
         options: what was asked for and decides about the files' bytes.
         tools: versions of what made them.
         choices: equalization and ranges; None where no file needed any.
@@ -50,6 +51,7 @@ class Recipe:
 
     graph: str
     images: str | None
+    golden: str | None
     options: Mapping[str, Any]
     tools: Mapping[str, str]
     choices: PlanChoices | None
@@ -98,6 +100,18 @@ class Recipe:
                 "the same --calibration-data, --test-data, --num-samples, --select and --seed."
             )
 
+    def check_golden(self, golden: str, path: Path) -> None:
+        """Refuse other images of the golden vectors, which every file holds.
+
+        Raises:
+            RequestError: they are others.
+        """
+        if self.golden != golden:
+            raise RequestError(
+                f"the recipe {path} was made with golden vectors of other images: {(self.golden or 'none')[:12]}, and "
+                f"these are {golden[:12]}. Pass the same --golden-from and --seed."
+            )
+
 
 def deciding_options(request: Request, contract: InputContract) -> dict[str, Any]:
     """What was asked for and decides about the files' bytes, as it stands in JSON."""
@@ -109,7 +123,6 @@ def deciding_options(request: Request, contract: InputContract) -> dict[str, Any
         "targets": sorted(request.targets),
         "calibrate_method": request.calibrate_method,
         "equalize": request.equalize,
-        "golden_from": request.golden_from is not None,
     }
     plain: dict[str, Any] = json.loads(json.dumps(options))
     return plain
@@ -130,6 +143,7 @@ def read_recipe(path: Path) -> Recipe:
         return Recipe(
             str(value["graph"]),
             value["images"],
+            value["golden"],
             dict(value["options"]),
             dict(value["tools"]),
             None if choices is None else PlanChoices(**choices),

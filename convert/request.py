@@ -68,6 +68,11 @@ class Request:
         return (self.pareto or self.budget is not None) and self.recipe is None and "int8" in self.modes
 
     @property
+    def chooses_one(self) -> bool:
+        """Whether only the file is written that keeps the limits in the least time."""
+        return self.budget is not None and not self.pareto
+
+    @property
     def timed_on(self) -> str:
         """The target that latencies are measured on."""
         return self.targets[0] if self.targets and (self.pareto or self.budget is not None) else "litert"
@@ -111,8 +116,15 @@ def check_search(
             raise RequestError(f"{option} is about a search. Add --pareto or --max-drift, or leave it out.")
     if time_budget is not None and not time_budget > 0:
         raise RequestError(f"the time budget is {time_budget:g} s. Give the search some time, for instance 60.")
-    if measured is not None and not searching:
-        raise RequestError("--measured is for the comparison of files. Add --pareto or --max-drift, or leave it out.")
+    if measured is not None and not pareto:
+        raise RequestError(
+            "--measured compares files by their latencies on a device, which has to have them first. Export with "
+            "--pareto, measure that folder there, and repeat the command with --recipe export.json and --measured."
+        )
+    if measured is not None and limited:
+        raise RequestError(
+            "--measured is about files that a device has, and --max-drift makes others. Leave --max-drift out."
+        )
     if searching and not measure:
         raise RequestError("a comparison is made by running the files, and measure is False. Leave one of them out.")
     if searching and recipe is None and not calibrated:

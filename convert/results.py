@@ -16,12 +16,17 @@ from .coupling import BatchCoupling
 SCHEMA = 1
 
 
+DEVICE = "device"
+"""Runtime of a verdict that was read from a device's own figures."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """One interpreter's answer about one file.
 
     Attributes:
-        runtime: ``ai-edge-litert``, ``tflite-runtime``, ``tflite-micro`` or ``ethos-u-vela``.
+        runtime: ``ai-edge-litert``, ``tflite-runtime``, ``tflite-micro`` or ``ethos-u-vela``; :data:`DEVICE` for what
+            a device said of itself.
         version: its version.
         ok: whether it runs the file and agrees with the float graph within the mode's bounds.
         detail: what was found, in a few words.
@@ -75,6 +80,11 @@ class ExportedFile:
     latency_high_us: float | None
     dominated: bool | None
     verified: tuple[Verdict, ...]
+
+    @property
+    def runs(self) -> bool:
+        """Whether the first interpreter that was tried runs it, and the device that was measured, if one was."""
+        return all(verdict.ok for place, verdict in enumerate(self.verified) if place == 0 or verdict.runtime == DEVICE)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class Search:
 
     Attributes:
         best: with limits, the fastest file that meets them, or None; the end of the way without.
-        reached: with limits that no file met, the one with the least noise.
+        reached: with limits that no file met, the one with the least noise that was come to.
         ended: ``finished``, ``time budget`` or ``interrupted``.
         seconds: how long it took.
     """
@@ -68,6 +68,7 @@ class PrecisionSearch:
         options: Sequence[str],
         trials: Trials,
         meets: Callable[[Tried], bool] | None,
+        keeps: Callable[[Tried], bool] | None,
         ceiling: float,
     ) -> None:
         """Prepare, without trying anything.
@@ -76,10 +77,12 @@ class PrecisionSearch:
             layers: those that may be changed, in the order of execution.
             options: what each may be.
             trials: makes and measures.
-            meets: whether a file keeps the limits; None without limits.
+            meets: whether a file keeps the limits, corrected if that is needed, which takes long; None without limits.
+            keeps: whether it does as it was tried.
             ceiling: relative latency from which on a file is of no use, because another one is as fast and good.
         """
-        self._layers, self._options, self._trials, self._meets = layers, options, trials, meets
+        self._layers, self._options, self._trials = layers, options, trials
+        self._meets, self._keeps = meets, keeps
         self._ceiling = min(ceiling, MOST_RELATIVE)
         self._single: dict[tuple[str, str], Tried] = {}
         self._state = trials.base
@@ -89,17 +92,29 @@ class PrecisionSearch:
         """Search until nothing is gained any more, the limits hold at the least latency, or the time is up."""
         start, ended = time.monotonic(), FINISHED
         try:
-            with self._trials.interruptible():
+            with self._trials.limited():
                 self._try_singles()
                 self._lower_noise()
                 self._save_time()
         except SearchEndedError as reason:
             ended = str(reason)
-        return Search(self._best, self._state, ended, time.monotonic() - start)
+            # Of a single layer that was tried alone the way may not have heard yet.
+            self._state = min(self._within_ceiling(), key=lambda tried: tried.noise, default=self._state)
+        return Search(self._fastest_kept(), self._state, ended, time.monotonic() - start)
 
     def sensitivity(self) -> Mapping[tuple[str, str], Tried]:
         """Each layer changed alone, by its name and precision."""
         return self._single
+
+    def _within_ceiling(self) -> list[Tried]:
+        return [tried for tried in self._trials.all if _relative(tried) <= self._ceiling]
+
+    def _fastest_kept(self) -> Tried | None:
+        """The end of the way, or a file beside it that keeps the limits and is faster."""
+        keeping = [] if self._keeps is None else [tried for tried in self._within_ceiling() if self._keeps(tried)]
+        if self._best is not None:
+            keeping.append(self._best)
+        return min(keeping, key=lambda tried: (_relative(tried), _name(tried)), default=None)
 
     def _try_singles(self) -> None:
         singles = [{layer.name: option} for option in self._options for layer in self._layers if _fits(layer, option)]

@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from ..runtime.drift.gates import DEFAULT_GATES, apply_gates
 from .quantize import MIXED, is_mixed
 from .results import ExportedFile
+from .targets import NPU_PACKAGE
 
 NEARLY_AS_FAST = 1.25
 """A file this much slower than the fastest is still worth its smaller drift."""
 
 
-def recommend(files: Sequence[ExportedFile]) -> tuple[str, ...]:
-    """One sentence for a CPU, one for an NPU and one for a microcontroller."""
+def recommend(
+    files: Sequence[ExportedFile], timed_on: Mapping[str, Any], *, missed: bool = False, chosen: bool = False
+) -> tuple[str, ...]:
+    """One sentence for a CPU, one for an NPU and one for a microcontroller.
+
+    Args:
+        files: those that were not rejected.
+        timed_on: the runtime that the latencies are from: :attr:`.results.MeasuredOn.runtime`.
+        missed: whether no file keeps the limits.
+        chosen: whether this is the one file that was chosen of several, so that nothing is said of what it is not for.
+    """
     if not files:
-        return ("nothing to ship: a required target runs none of these files.",)
-    return (_for_cpu(files), _for_npu(files), _for_microcontroller(files))
+        return (f"nothing to ship: {'no file keeps the limits' if missed else _NONE_RUNS}.",)
+    said = (_for_cpu(files, timed_on), _for_npu(files), _for_microcontroller(files))
+    if not chosen:
+        return said
+    return tuple(text for text in said if not text.endswith((_NEEDS_INT8, _NOT_TIMED)))
 
 
-def _for_cpu(files: Sequence[ExportedFile]) -> str:
+def of_a_cpu(timed_on: Mapping[str, Any]) -> bool:
+    """Whether latencies are a CPU's, not an estimate for an NPU nor those of a microcontroller's reference kernels."""
+    return timed_on["name"] not in (NPU_PACKAGE, _MICRO)
+
+
+def _for_cpu(files: Sequence[ExportedFile], timed_on: Mapping[str, Any]) -> str:
+    if not of_a_cpu(timed_on):
+        return f"CPU: the latencies are {timed_on['name']}'s; {_NOT_TIMED}"
     usable = [file for file in files if _passes(file) and file.latency_us is not None]
     if not usable:
         if any(file.latency_us is not None for file in files):
@@ -78,6 +99,8 @@ def _for_microcontroller(files: Sequence[ExportedFile]) -> str:
 _INTEGERS = ("int8", MIXED, "int16x8")
 _MICRO = "tflite-micro"
 
+_NONE_RUNS = "a required target runs none of these files"
+_NOT_TIMED = "for a CPU's name --target litert first."
 _NEEDS_INT8 = "needs an int8 file; pass --calibration-data and -q int8."
 
 
@@ -130,7 +153,7 @@ def _arena(file: ExportedFile) -> int | None:
 
 
 def _passes(file: ExportedFile) -> bool:
-    if any(not verdict.ok for verdict in file.verified[:1]):
+    if not file.runs:
         return False
     return file.drift is None or all(gate.passed for gate in apply_gates(asdict(file.drift), DEFAULT_GATES))
 

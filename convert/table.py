@@ -14,6 +14,7 @@ from rich.table import Table
 from ..calibration import Assessment
 from ..calibration.assess import MOST_GROWTH, MOST_MISSED, short_name
 from .results import ExportedFile, ExportResult, SearchReport, Verdict
+from .ship import of_a_cpu
 
 _WIDTH = 260
 _MOST_SENSITIVE = 5
@@ -35,13 +36,13 @@ def render_result(result: ExportResult) -> str:
         lines += ["", *_calibration(result.calibration)]
     if result.search is not None:
         lines += ["", *_sensitivity(result.search)]
-    lines += _slow(result.files)
+    lines += _slow(result)
     if result.not_checked and any(file.verified for file in result.files):
         lines.append(f"not checked on {', '.join(result.not_checked)}: pip install 'embedlite[verify]'")
     lines += ["", *result.ship, "", "Decided for you:"]
     lines += [f"  - {decision}" for decision in result.decisions]
     if result.missed:
-        lines += ["", *(f"FAILED: {reason}" for reason in result.missed[:_LEAST_FIRM])]
+        lines += ["", *(f"FAILED: {reason}" for reason in result.missed)]
     if result.failed_targets:
         lines += ["", *(f"FAILED: {reason}" for reason in result.failed_targets)]
     return "\n".join(lines)
@@ -104,8 +105,10 @@ def _sensitivity(search: SearchReport) -> list[str]:
     return [told, *_text(table)]
 
 
-def _slow(files: Sequence[ExportedFile]) -> list[str]:
-    latencies = {file.mode: file.latency_us for file in files}
+def _slow(result: ExportResult) -> list[str]:
+    if result.measured_on is None or not of_a_cpu(result.measured_on.runtime):
+        return []
+    latencies = {file.mode: file.latency_us for file in result.files}
     slow, fast = latencies.get("int16x8"), latencies.get("int8") or latencies.get("float32")
     if not slow or not fast:
         return []

@@ -53,6 +53,10 @@ FINISHED, OUT_OF_TIME, INTERRUPTED = "finished", "time budget", "interrupted"
 """How a search ended."""
 
 
+class UntimedError(ConversionError):
+    """The int8 file itself has no latency on the target, so that nothing can be compared with it."""
+
+
 class SearchEndedError(Exception):
     """No further file is tried, for the reason that it names; never leaves the search."""
 
@@ -80,21 +84,21 @@ class Trials:
             trial: the images.
             stopwatch: of the target.
             cache: what earlier searches tried.
-            seconds: after which no further file is tried; None for as many as it takes.
+            seconds: after which, within :meth:`limited`, no further file is tried; None for as many as it takes.
+
+        Raises:
+            UntimedError: the int8 file does not run on the target.
         """
         self._make, self._trial, self._stopwatch, self._cache = make, trial, stopwatch, cache
         self._interrupted = False
-        self._end = None if seconds is None else time.monotonic() + seconds
+        self._seconds, self._end = seconds, math.inf
         quantized, self._base_file = make({})
         self.base = replace(self._judged({}, quantized, self._base_file), relative=1.0)
         known = cache.base_us
         if known is None:
             timing = stopwatch.time([self._base_file])[0]
             if timing.latency_us is None:
-                raise ConversionError(
-                    f"the int8 file does not run on {stopwatch.package}, so nothing can be searched for there: "
-                    f"{timing.error}"
-                )
+                raise UntimedError(f"the int8 file has no latency on {stopwatch.package}: {timing.error}")
             known = timing.latency_us
             cache.remember_base(known)
         self.base_us = known
@@ -142,11 +146,13 @@ class Trials:
         return replace(self._judged(precision, quantized, b""), bytes=known.bytes, relative=known.relative)
 
     @contextlib.contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """Within it the first Ctrl-C only ends the search, between two files; another one is as usual.
+    def limited(self) -> Iterator[None]:
+        """Within it the time runs, and the first Ctrl-C only ends the search, between two files; another is as usual.
 
         An exception in the middle of a file could surface in C++ and be told as something else.
         """
+        if self._seconds is not None:
+            self._end = time.monotonic() + self._seconds
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -165,7 +171,7 @@ class Trials:
     def _check_time(self) -> None:
         if self._interrupted:
             raise SearchEndedError(INTERRUPTED)
-        if self._end is not None and time.monotonic() > self._end:
+        if time.monotonic() > self._end:
             raise SearchEndedError(OUT_OF_TIME)
 
     def _try(self, batch: Sequence[Precision]) -> None:
@@ -187,6 +193,9 @@ class Trials:
             return
         timings = self._stopwatch.time([self._base_file, *files])[1:]
         for tried, timing in zip(judged, timings, strict=True):
+            if self._interrupted and timing.relative is None:
+                # A terminal sends Ctrl-C to what runs the file, too: that it did not run says nothing about it.
+                continue
             done = replace(tried, relative=timing.relative)
             self._found[_key(done.precision)] = done
             self._cache.remember(done.precision, done.errors, done.drift, done.bytes, done.relative)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given
@@ -24,10 +26,11 @@ from embedlite.convert.graph import Graph
 from embedlite.convert.load_keras import from_keras
 from embedlite.convert.lower import lower
 from embedlite.convert.original import LoadOptions
-from embedlite.convert.precision import OF_TARGET, by_operator, find_layers
+from embedlite.convert.precision import OF_TARGET, Layer, by_operator, find_layers
 from embedlite.convert.prepare import FloatGraph, prepare
 from embedlite.convert.quantize import DYNAMIC, FLOAT, INT16, quantize
 from embedlite.convert.results import ExportedFile, ExportResult, Verdict
+from embedlite.convert.search import PrecisionSearch
 from embedlite.convert.search_cache import SearchCache, fingerprint
 from embedlite.convert.tried import SearchEndedError, Trials
 from embedlite.runtime import Encoder, InputContract
@@ -439,6 +442,60 @@ def test_no_file_is_tried_when_the_time_is_up() -> None:
         package="x", time=lambda files: [SimpleNamespace(latency_us=1.0, relative=1.0)] * len(files)
     )
     trials = Trials(lambda precision: (b"", b""), judge, clock, SearchCache(None, ""), -1)
-    with pytest.raises(SearchEndedError):
-        trials.try_all([{"a": FLOAT}], "trying")
-    assert len(trials.all) == 1
+    # The time is the search's: what is made before does not use it up.
+    assert len(trials.try_all([{"a": FLOAT}], "trying")) == 1
+    with trials.limited(), pytest.raises(SearchEndedError):
+        trials.try_all([{"b": FLOAT}], "trying")
+    assert len(trials.all) == 2
+
+
+@pytest.mark.parametrize(("limit", "best", "reached"), [(5.0, "b", "b"), (8.0, "c", "b"), (1.0, None, "b")])
+def test_what_was_tried_before_the_time_was_up_may_keep_the_limits(
+    limit: float, best: str | None, reached: str
+) -> None:
+    """Time for each layer alone, and for nothing after that."""
+    noises, latencies = {"a": 5.0, "b": 4.0, "c": 7.0}, {"a": 1.1, "b": 1.05, "c": 1.02}
+    drift = Drift(**dict.fromkeys(Drift.__dataclass_fields__, 1))
+    judge: Any = SimpleNamespace(
+        measure=lambda quantized: (np.array([noises.get(quantized.decode(), 10.0)]), drift),
+        errors_of=lambda quantized: np.array([1.0]),
+    )
+
+    class Clock:
+        package = "ai-edge-litert"
+
+        def time(self, files: list[bytes]) -> list[SimpleNamespace]:
+            if len(files) > 1:
+                time.sleep(0.3)
+            names = [file.decode() for file in files]
+            return [SimpleNamespace(latency_us=5.0, relative=latencies.get(name, 1.0), error="") for name in names]
+
+    def make(precision: dict[str, str]) -> tuple[bytes, bytes]:
+        name = "".join(precision).encode()
+        return name, name
+
+    clock: Any = Clock()
+    trials = Trials(make, judge, clock, SearchCache(None, ""), 0.2)
+    search = PrecisionSearch(
+        [Layer(name, ("CONV_2D",), (name,)) for name in noises],
+        [FLOAT],
+        trials,
+        lambda tried: tried.noise <= limit,
+        lambda tried: tried.noise <= limit,
+        math.inf,
+    )
+    found = search.run()
+    assert found.ended == "time budget"
+    assert (None if found.best is None else "".join(found.best.precision)) == best
+    assert "".join(found.reached.precision) == reached
+
+
+def test_a_graph_that_the_npu_does_not_time_is_exported_without_a_search(images: np.ndarray, tmp_path: Path) -> None:
+    """A maximum over the map, which the Ethos-U leaves to the CPU."""
+    inputs = layers.Input(SHAPE)
+    x = layers.Conv2D(8, 3, activation="relu")(inputs)
+    encoder = keras.Model(inputs, layers.Dense(16)(layers.GlobalMaxPooling2D()(x)), name="pooled")
+    result = compared(encoder, tmp_path, images, quantize=["int8"], pareto=True, targets=["ethos-u"])
+    assert result.search is None
+    assert [file.mode for file in result.files] == ["int8"]
+    assert any("no layers were searched" in text and "REDUCE_MAX" in text for text in result.decisions)

@@ -1,6 +1,7 @@
 """``export-tflite --pareto``, ``--max-drift`` and ``--recipe`` as a user types them."""
 
 import json
+import os
 import signal
 import subprocess
 import sysconfig
@@ -50,6 +51,14 @@ def test_a_recipe_makes_every_file_again(
     recipe = folder / "small.export.json"
     done = run("export-tflite", small, "-o", tmp_path, "--calibration-data", photos, "--recipe", recipe)
     assert done.returncode == 0, done.stderr
+    told = error_line(
+        run(
+            *("export-tflite", small, "-o", tmp_path / "other", "--calibration-data", photos, "--recipe", recipe),
+            *("--golden-from", photos),
+        )
+    )
+    assert "golden vectors of other images" in told
+    assert not (tmp_path / "other").exists() or not list((tmp_path / "other").iterdir())
     made = sorted(path.name for path in folder.glob("*.tflite"))
     assert sorted(path.name for path in tmp_path.glob("*.tflite")) == made
     assert all((folder / name).read_bytes() == (tmp_path / name).read_bytes() for name in made)
@@ -84,6 +93,21 @@ def test_latencies_of_a_device_take_the_place_of_those_here(
     assert result["measured_on"]["device"]["cpu"] == "a slow board"
     assert "a slow board" in done.stdout
 
+    # The fastest fails its golden vectors there, and another one crashes.
+    value["files"][0]["selftest"]["verdict"] = "fail"
+    value["files"][1] |= dict.fromkeys(("low_us", "latency_us", "high_us", "selftest")) | {"error": "crashed"}
+    figures.write_text(json.dumps(value))
+    done = run(*common, "-o", tmp_path / "failed", "--measured", figures)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "failed/small.export.json").read_text())
+    there = {file["path"]: (file["latency_us"], file["verified"][-1]) for file in result["files"]}
+    for place, file in enumerate(value["files"]):
+        latency, verdict = there[file["path"]]
+        assert (latency is None, verdict["ok"]) == ((True, False) if place < 2 else (False, True))
+        assert verdict["runtime"] == "device"
+        assert (f"{file['path']} failed on the device" in done.stdout) == (place < 2)
+        assert f"CPU: ship {file['path']}" not in done.stdout or place >= 2
+
     value["files"][0]["model_sha256"] = "0" * 64
     figures.write_text(json.dumps(value))
     told = error_line(run(*common, "-o", tmp_path / "other", "--measured", figures))
@@ -104,6 +128,7 @@ def test_the_fastest_file_within_the_budget_is_the_only_one_written(
     assert value["missed"] == []
     assert file["drift"]["sqnr_db"] is None or file["drift"]["sqnr_db"] >= 20
     assert f"sqnr_db >= 20, invalid <= 0: ship {file['path']} (" in done.stdout
+    assert "-q int8" not in done.stdout
 
 
 def test_a_budget_that_no_file_keeps_is_exit_code_1(small: Path, photos: Path, tmp_path: Path, run: Run) -> None:
@@ -125,7 +150,10 @@ def test_a_budget_that_no_file_keeps_is_exit_code_1(small: Path, photos: Path, t
         (["--max-drift", "cka=0.9"], "--max-drift cka=0.9: cka is for information"),
         (["--time-budget", "5"], "--time-budget is about a search"),
         (["--search-cache", "x.json"], "--search-cache is about a search"),
-        (["--measured", "x.json"], "--measured is for the comparison of files"),
+        (["--measured", "x.json"], "repeat the command with --recipe export.json and --measured"),
+        (["--max-drift", "sqnr_db=3", "--measured", "x.json"], "Export with --pareto, measure that folder there"),
+        (["--pareto", "--max-drift", "sqnr_db=3", "--measured", "x.json"], "Leave --max-drift out"),
+        (["--pareto", "--search-cache", "no/folder/cache.json"], "no/folder"),
         (["--pareto", "--time-budget", "0"], "the time budget is 0 s"),
         (["--pareto", "--num-samples", "30"], "needs 40 calibration images or more, and there are 24"),
         (["--recipe", "nothing.json"], "cannot read the recipe nothing.json"),
@@ -168,17 +196,24 @@ def test_an_interrupted_search_keeps_the_best_so_far(small: Path, photos: Path, 
         "none",
     ]
     process = subprocess.Popen(
-        [*map(str, command), *map(str, options)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*map(str, command), *map(str, options)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     end = time.monotonic() + 120
     # The cache appears with the first files that were tried.
     while not cache.exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    # As a terminal does: to the command and to what runs the files for it.
+    os.killpg(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stdout + stderr
     value = json.loads((tmp_path / "out/small.export.json").read_text())
     assert value["search"]["ended"] == "interrupted"
+    (search,) = json.loads(cache.read_text())["searches"].values()
+    assert None not in [tried["relative"] for tried in search["tried"].values()]
     assert "until it was interrupted" in stdout
 
 

@@ -1,15 +1,18 @@
 """Which file is recommended where, from given verdicts and figures."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedlite.convert.results import ExportedFile, Verdict
+from embedlite.convert.results import DEVICE, ExportedFile, Verdict
 from embedlite.convert.ship import recommend
 from embedlite.runtime.drift.metrics import Drift
 
 GOOD = Drift(100, 0, 0.9999, 0.999, 0.99, 40.0, 0.1, 0.01, 0.01, 0, 1.0, 0.95, 0.96, 0.99, 0.01, 10)
+LITERT = {"name": "ai-edge-litert"}
 BAD = Drift(100, 0, 0.97, 0.90, 0.80, 12.0, 0.9, 0.50, 0.30, 0, 1.1, 0.60, 0.61, 0.90, 0.10, 10)
 
 
@@ -35,7 +38,7 @@ def exported(
 
 
 def lines(*files: ExportedFile) -> dict[str, str]:
-    return dict(line.split(": ", 1) for line in recommend(files))
+    return dict(line.split(": ", 1) for line in recommend(files, LITERT))
 
 
 def test_int8_where_nothing_speaks_against_it() -> None:
@@ -74,7 +77,31 @@ def test_without_integers_they_need_some() -> None:
     assert said["NPU"] == said["microcontroller"] == "needs an int8 file; pass --calibration-data and -q int8."
     refused = lines(exported("int8", micro=False))
     assert refused["microcontroller"] == "TFLite Micro runs none of these files."
-    assert recommend(()) == ("nothing to ship: a required target runs none of these files.",)
+    assert recommend((), LITERT) == ("nothing to ship: a required target runs none of these files.",)
+    assert recommend((), LITERT, missed=True) == ("nothing to ship: no file keeps the limits.",)
+
+
+@pytest.mark.parametrize("name", ["ethos-u-vela", "tflite-micro"])
+def test_times_of_others_are_no_cpu_s(name: str) -> None:
+    (cpu, npu, micro) = recommend((exported("int8"),), {"name": name})
+    assert cpu == f"CPU: the latencies are {name}'s; for a CPU's name --target litert first."
+    assert npu.startswith("NPU: ship m.int8.tflite")
+    assert micro.startswith("microcontroller: ship m.int8.tflite")
+    assert recommend((exported("int8"),), {"name": name}, chosen=True) == (npu, micro)
+
+
+def test_of_the_one_file_that_was_chosen_only_is_said_what_it_is_for() -> None:
+    (said,) = recommend((exported("float32", npu=None),), LITERT, chosen=True)
+    assert said.startswith("CPU: ship m.float32.tflite")
+
+
+def test_what_failed_on_the_device_is_not_shipped() -> None:
+    failed = Verdict(DEVICE, "ai-edge-litert 2", False, "crashed with signal 11")
+    bad = exported("int8")
+    bad = replace(bad, verified=(*bad.verified, failed), latency_us=None)
+    said = lines(bad, exported("float32"))
+    assert said["CPU"].startswith("ship m.float32.tflite")
+    assert not bad.runs
 
 
 FILES = st.lists(

@@ -386,7 +386,7 @@ def test_a_recipe_for_another_model_or_other_images_is_refused(
 
 
 def test_time_that_is_up_ends_the_search_with_the_best_so_far(model: Path, images: np.ndarray, tmp_path: Path) -> None:
-    result = compared(model, tmp_path, images, pareto=True, time_budget=0.001, quantize=BOTH)
+    result = compared(model, tmp_path, images, pareto=True, time_budget=1e-9, quantize=BOTH)
     assert result.search is not None
     assert result.search.ended == "time budget"
     assert [file.mode for file in result.files] == ["float32", "int8"]

@@ -127,6 +127,8 @@ def _could_be_image(kind: Any) -> bool:
 
     if types.is_struct(kind):
         return any(field.name == "bytes" for field in kind)
+    if types.is_dictionary(kind):
+        kind = kind.value_type
     while types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         kind = kind.value_type
         if types.is_integer(kind) or types.is_floating(kind):
@@ -144,6 +146,8 @@ def _feature(column: Any) -> Feature:
     if types.is_struct(array.type):
         # As the Hugging Face datasets library stores images.
         array = array.field("bytes")
+    if types.is_dictionary(array.type):
+        array = array.dictionary_decode()
     if array.null_count == len(array):
         return ()
     while types.is_list(array.type) or types.is_large_list(array.type) or types.is_fixed_size_list(array.type):

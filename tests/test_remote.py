@@ -171,6 +171,16 @@ def test_columns_of_parquet(column: str, pool: Path) -> None:
             assert part.stored(place) == source.stored(index)
 
 
+def test_a_column_of_repeated_values_is_found(pool: Path, tmp_path: Path) -> None:
+    encoded = pq.read_table(pool / "pool.parquet", columns=["image"])["image"].combine_chunks()
+    pq.write_table(
+        pa.table({"label": range(len(encoded)), "photo": encoded.dictionary_encode()}), tmp_path / "few.parquet"
+    )
+    source, near = open_source(tmp_path / "few.parquet", CONTRACT), open_source(pool / "pool.npy", CONTRACT)
+    for index in range(COUNT):
+        np.testing.assert_array_equal(source.load(index), near.load(index))
+
+
 def test_a_cluster_reads_the_bucket_itself(bucket: str, pool: Path, client: Client, digits: Digits) -> None:
     flatbuffer = read_artifact(digits.float32).flatbuffer
     near, far = (open_source(item, CONTRACT) for item in (pool / "photos", f"{bucket}/photos"))

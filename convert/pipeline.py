@@ -85,6 +85,7 @@ class Pipeline:
         graph = self._prepare(lowered, data)
         if self.recipe is not None and request.recipe is not None:
             self.recipe.check_graph(sha256(graph.flatbuffer), request.recipe)
+            self.decisions += self.recipe.explain_tools(tool_versions())
         plan = self._plan(graph, data, engine)
         maker = Maker(request, self.contract, graph, plan, self.recipe)
         precisions = {} if self.recipe is None else {mode: file.precision for mode, file in self.recipe.files.items()}

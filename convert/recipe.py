@@ -75,6 +75,17 @@ class Recipe:
                     "Give the same settings, or leave --recipe out to decide anew."
                 )
 
+    def explain_tools(self, tools: Mapping[str, str]) -> list[str]:
+        """A decision if other versions make the files than those that the recipe was made with."""
+        others = [
+            f"{name} {self.tools.get(name, 'unknown')} (here {version})"
+            for name, version in tools.items()
+            if self.tools.get(name) != version
+        ]
+        if not others:
+            return []
+        return [f"the recipe was made with {', '.join(others)}; with other versions the files' bytes may differ."]
+
     def check_graph(self, graph: str, path: Path) -> None:
         """Refuse another model.
 

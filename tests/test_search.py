@@ -29,6 +29,7 @@ from embedlite.convert.original import LoadOptions
 from embedlite.convert.precision import OF_TARGET, Layer, by_operator, find_layers
 from embedlite.convert.prepare import FloatGraph, prepare
 from embedlite.convert.quantize import DYNAMIC, FLOAT, INT16, quantize
+from embedlite.convert.recipe import read_recipe
 from embedlite.convert.results import ExportedFile, ExportResult, Verdict
 from embedlite.convert.search import PrecisionSearch
 from embedlite.convert.search_cache import SearchCache, fingerprint
@@ -351,6 +352,15 @@ def test_a_recipe_makes_the_same_files(
     for one, other in zip(first.files, again.files, strict=True):
         assert one.path.read_bytes() == other.path.read_bytes()
     assert again.recipe == first.recipe
+    assert not any("the recipe was made with" in decision for decision in again.decisions)
+
+
+def test_other_versions_than_a_recipe_s_are_told(searched: tuple[Path, ExportResult]) -> None:
+    recipe = read_recipe(searched[0] / "residual.export.json")
+    assert recipe.explain_tools(recipe.tools) == []
+    (told,) = recipe.explain_tools({**recipe.tools, "keras": "99"})
+    assert f"keras {recipe.tools['keras']} (here 99)" in told
+    assert "tensorflow" not in told
 
 
 @pytest.mark.parametrize(

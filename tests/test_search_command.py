@@ -131,6 +131,26 @@ def test_the_fastest_file_within_the_budget_is_the_only_one_written(
     assert "-q int8" not in done.stdout
 
 
+@pytest.mark.parametrize(("mode", "written"), [("int8", True), ("float16", False)])
+def test_c_source_is_of_the_file_that_was_chosen(
+    small: Path, photos: Path, tmp_path: Path, run: Run, mode: str, written: bool
+) -> None:
+    # Only float16 is exact enough for the second limit, and float32 is not asked for.
+    limit = {"int8": "sqnr_db=15", "float16": "sqnr_db=60"}[mode]
+    data = ("--calibration-data", photos, "--threads", "1", "--correct", "none", "-q", "int8", "-q", mode)
+    done = run(
+        "export-tflite", small, "-o", tmp_path, *data, "--max-drift", limit, "--c-array", "--time-budget", "0.01"
+    )
+    assert done.returncode == 0, done.stderr
+    (file,) = json.loads((tmp_path / "small.export.json").read_text())["files"]
+    sources = sorted(path.stem for path in tmp_path.glob("*.c"))
+    if written:
+        assert sources == [file["path"].removesuffix(".tflite")]
+    else:
+        assert (file["mode"], sources) == ("float16", [])
+        assert "no C source was written: TFLite Micro runs no float16 file" in done.stdout
+
+
 def test_a_budget_that_no_file_keeps_is_exit_code_1(small: Path, photos: Path, tmp_path: Path, run: Run) -> None:
     data = ("--calibration-data", photos, "--threads", "1", "--correct", "none", "-q", "int8")
     done = run("export-tflite", small, "-o", tmp_path, *data, "--max-drift", "sqnr_db=500", "--time-budget", "5")

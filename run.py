@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / "bin" / "python"
+PACKAGES = ("runtime", "calibration", "convert", "report")
 MINIMUM, MAXIMUM = (3, 10), (3, 12)
 
 
@@ -32,14 +33,14 @@ def main() -> int:
     if task == "bench" and arguments:
         return in_environment(f"benchmarks/{arguments[0]}.py", *arguments[1:])
     if task == "device":
-        return in_environment("tests/emulated_device.py", *arguments)
+        return in_environment("tests/support/emulated_device.py", *arguments)
     print(__doc__)
     return 0 if task in ("help", "-h", "--help") else 2
 
 
 def test(arguments: list[str]) -> int:
     """Style, types, tests: the first that fails ends it."""
-    packages = [part for name in ("runtime", "calibration", "convert") for part in ("-p", f"embedlite.{name}")]
+    packages = [part for name in PACKAGES for part in ("-p", f"embedlite.{name}")]
     for command in (
         ("-m", "ruff", "check", "."),
         ("-m", "ruff", "format", "--check", "."),
@@ -64,7 +65,7 @@ def in_environment(*command: str) -> int:
 def prepare() -> None:
     """Make the environment, unless it stands and what it was made from has not changed."""
     stamp = ENVIRONMENT / "embedlite.stamp"
-    sources = sorted(path for name in ("runtime", "calibration", "convert") for path in (ROOT / name).rglob("*.py"))
+    sources = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
     # A strict editable install links the files that it finds, so a new file needs a new install.
     wanted = hashlib.sha256(
         b"".join([(ROOT / "setup.cfg").read_bytes(), *(str(path).encode() for path in sources)])

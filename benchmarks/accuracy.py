@@ -24,16 +24,16 @@ from pathlib import Path
 import numpy as np
 from accuracy_networks import trained
 
-from embedlite.calibration.split import hold_out
+from embedlite.calibration.images import hold_out
 from embedlite.runtime import InputContract
-from embedlite.runtime.artifact import read_artifact
+from embedlite.runtime.backends.interpreters import find_runtime, open_interpreter
+from embedlite.runtime.commands.options import quiet_libraries
 from embedlite.runtime.drift import Drift, measure_drift
-from embedlite.runtime.flatbuffer import read_flatbuffer
-from embedlite.runtime.interpreters import find_runtime, open_interpreter
-from embedlite.runtime.normalize import normalize
-from embedlite.runtime.preprocess import dequantize, quantize
-from embedlite.runtime.sources import open_source
-from embedlite.runtime.terminal import quiet_libraries
+from embedlite.runtime.images.open import open_source
+from embedlite.runtime.input.normalize import normalize
+from embedlite.runtime.input.preprocess import dequantize, quantize
+from embedlite.runtime.model.artifact import read_artifact
+from embedlite.runtime.model.flatbuffer import read_flatbuffer
 
 with quiet_libraries():
     import keras
@@ -42,7 +42,7 @@ with quiet_libraries():
     from litert_quantizer.recipe import static_wi8_ai8
 
     from embedlite.convert import export
-    from embedlite.convert.quantize import MIXED
+    from embedlite.convert.modes import MIXED
 
 CALIBRATION_IMAGES = 200
 TURNS, RUNS = 30, 20
@@ -106,7 +106,7 @@ def ways(model: keras.Model, images: np.ndarray, test: np.ndarray) -> dict[str, 
 
 
 def held_out(images: np.ndarray) -> np.ndarray:
-    """The calibration images that the export holds out to choose by, as :mod:`embedlite.convert.plan` does."""
+    """The calibration images that the export holds out to choose by, as :mod:`embedlite.convert.quantize.plan` does."""
     source = open_source(images, InputContract(images.shape[1:]))
     order = sorted(range(len(source)), key=source.digest)
     return images[[order[index] for index in hold_out(len(source), seed=0)[1]]]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from embedlite.runtime.terminal import quiet_libraries
+from embedlite.runtime.commands.options import quiet_libraries
 
 with quiet_libraries():
     import keras

@@ -17,10 +17,10 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from embedlite.runtime import Encoder
-from embedlite.runtime.contract import NormalizationSpec
+from embedlite.runtime.commands.options import quiet_libraries
 from embedlite.runtime.drift import Drift, measure_drift
-from embedlite.runtime.normalize import normalize
-from embedlite.runtime.terminal import quiet_libraries
+from embedlite.runtime.input.normalize import normalize
+from embedlite.runtime.model.contract import NormalizationSpec
 
 with quiet_libraries():
     import keras

@@ -3,16 +3,16 @@
 import sys
 from pathlib import Path
 
-from embedlite.runtime.terminal import quiet_libraries
+from embedlite.runtime.commands.options import quiet_libraries
 
 with quiet_libraries():
     import keras
 
-    from embedlite.convert.load_keras import from_keras
-    from embedlite.convert.lower import lower
-    from embedlite.convert.original import LoadOptions
-    from embedlite.convert.prepare import prepare
-    from embedlite.convert.trial import only_float
+    from embedlite.convert.load.keras_model import from_keras
+    from embedlite.convert.load.lower import lower
+    from embedlite.convert.load.options import LoadOptions
+    from embedlite.convert.normalization.prepare import prepare
+    from embedlite.convert.quantize.trial import only_float
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 

@@ -45,7 +45,7 @@ def peak(folder: Path, count: int) -> float:
     """Calibrate on the first images and return this process's peak in MB."""
     from embedlite.calibration import collect_statistics
     from embedlite.runtime import InputContract
-    from embedlite.runtime.sources import open_source
+    from embedlite.runtime.images.open import open_source
 
     shape = np.load(folder / "images.npy", mmap_mode="r").shape[1:]
     source = open_source(folder / "images.npy", InputContract(shape))

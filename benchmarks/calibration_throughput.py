@@ -20,9 +20,11 @@ from calibration_graph import SHAPE, encoder, float_graph
 
 from embedlite.calibration import collect_statistics
 from embedlite.runtime import InputContract
-from embedlite.runtime.interpreters import available_threads, find_runtime, open_interpreter
-from embedlite.runtime.sources import Source, open_source
-from embedlite.runtime.terminal import quiet_libraries
+from embedlite.runtime.backends.interpreters import find_runtime, open_interpreter
+from embedlite.runtime.commands.options import quiet_libraries
+from embedlite.runtime.images.open import open_source
+from embedlite.runtime.images.source import Source
+from embedlite.runtime.machine import available_threads
 
 with quiet_libraries():
     import keras

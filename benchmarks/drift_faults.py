@@ -95,7 +95,7 @@ FAULTS: dict[str, tuple[Callable[[Rows], Rows], str]] = {
 def show_faults() -> None:
     """Make the embeddings with the example, plant every fault, and print what caught it."""
     from embedlite.runtime import Encoder
-    from embedlite.runtime.sources import open_source
+    from embedlite.runtime.images.open import open_source
 
     root = Path(__file__).resolve().parents[1]
     with tempfile.TemporaryDirectory() as name:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 SIZE, LATENT, STEP, K, RUNS = 128, 32, 0.2, 10, 5
-COMMAND = [sys.executable, "-c", "from embedlite.runtime.drift_command import main; main()"]
+COMMAND = [sys.executable, "-c", "from embedlite.report.command import main; main()"]
 LIMIT_SECONDS, LIMIT_MB = 3, 1000
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embedlite.runtime.terminal import quiet_libraries
+from embedlite.runtime.commands.options import quiet_libraries
 
 with quiet_libraries():
     import keras

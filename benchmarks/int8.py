@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from embedlite.runtime import Encoder, InputContract
+from embedlite.runtime.backends.interpreters import find_runtime, open_interpreter
+from embedlite.runtime.commands.options import quiet_libraries
 from embedlite.runtime.drift import Drift, measure_drift
-from embedlite.runtime.interpreters import find_runtime, open_interpreter
-from embedlite.runtime.normalize import normalize
-from embedlite.runtime.sources import open_source
-from embedlite.runtime.terminal import quiet_libraries
+from embedlite.runtime.images.open import open_source
+from embedlite.runtime.input.normalize import normalize
 
 with quiet_libraries():
     import keras

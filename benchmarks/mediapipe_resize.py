@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
-from embedlite.runtime.terminal import quiet_libraries
+from embedlite.runtime.commands.options import quiet_libraries
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from embedlite.runtime.terminal import quiet_libraries
+from embedlite.runtime.commands.options import quiet_libraries
 
 with quiet_libraries():
     from embedlite.convert import export

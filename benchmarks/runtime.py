@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from embedlite.runtime import Encoder
-from embedlite.runtime.interpreters import available_threads, find_runtime
+from embedlite.runtime.backends.interpreters import find_runtime
+from embedlite.runtime.machine import available_threads
 
 BATCH, MANY, FEW = 64, 100_000, 1_000
 

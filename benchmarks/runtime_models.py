@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embedlite.runtime.terminal import quiet_libraries
+from embedlite.runtime.commands.options import quiet_libraries
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 

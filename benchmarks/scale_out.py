@@ -23,11 +23,12 @@ from pathlib import Path
 import numpy as np
 
 from embedlite.calibration import collect_statistics, merge
+from embedlite.calibration.engine import LocalEngine
+from embedlite.calibration.engine.dask_engine import DaskEngine, shard_size
 from embedlite.calibration.statistics import Statistics, sparse
-from embedlite.runtime.artifact import Artifact, read_artifact
-from embedlite.runtime.engine import LocalEngine
-from embedlite.runtime.engine.dask_engine import DaskEngine, shard_size
-from embedlite.runtime.sources import Source, open_source
+from embedlite.runtime.images.open import open_source
+from embedlite.runtime.images.source import Source
+from embedlite.runtime.model.artifact import Artifact, read_artifact
 
 IMAGES, ROUNDS, SHARDS = 2048, 3, 1000
 POOL, STORED_BYTES = 10_000_000, 100_000

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from embedlite.runtime.terminal import quiet_libraries
+from embedlite.runtime.commands.options import quiet_libraries
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 

@@ -13,16 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from embedlite.runtime.terminal import quiet_libraries
+from embedlite.runtime.commands.options import quiet_libraries
 
 with quiet_libraries():
     from embedlite.convert import export
-    from embedlite.convert.measure import collect_frames
-    from embedlite.convert.targets import TARGETS
-    from embedlite.convert.verify import judge
+    from embedlite.convert.modes import TARGETS
+    from embedlite.convert.verify.judge import judge
+    from embedlite.convert.verify.measure import collect_frames
     from embedlite.runtime import InputContract
-    from embedlite.runtime.timing import time_files
-from embedlite.runtime.isolated import installed, probe
+    from embedlite.runtime.check.timing import time_files
+from embedlite.runtime.backends.interpreters import installed
+from embedlite.runtime.check.probe import probe
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 

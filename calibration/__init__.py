@@ -7,16 +7,16 @@
 See docs/calibration.md for the whole of it.
 """
 
-from .activations import TensorGroup, tensor_groups
 from .assess import Assessment, GroupAssessment, assess
 from .cache import CalibrationCache
 from .collect import collect_ranges, collect_statistics
+from .coverage import select_coverage
 from .errors import CalibrationDataError, StatisticsMismatchError
 from .methods import METHODS, Method, choose_ranges, parse_method
 from .ranges import Ranges
-from .select import select_coverage
 from .statistics import Statistics, TensorStatistics, merge
 from .statistics_file import load_statistics, save_statistics
+from .tensors import TensorGroup, tensor_groups
 
 __all__ = [
     "METHODS",

@@ -13,11 +13,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .activations import TensorGroup
+from .bins import filled_bins
 from .errors import CalibrationDataError
-from .histogram import filled_bins
 from .methods import MINMAX, Method, choose_range
 from .statistics import Extreme, Statistics, TensorStatistics
+from .tensors import TensorGroup, short_name
 
 MOST_GROWTH = 0.1
 """A range that widens by more from half of the images to all still moves; a tenth is 0.8 dB of rounding noise."""
@@ -203,8 +203,3 @@ def _judge(groups: Sequence[GroupAssessment], samples: int) -> tuple[str, str]:
     if moving is not None:
         told.append(f"from half of the {samples} images to all the ranges widened by at most {moving.growth:.1%}")
     return "enough", "; ".join(told) or f"ranges from {samples} images, of which none were held out to look at them"
-
-
-def short_name(name: str) -> str:
-    """A fused tensor's name without the names of what was fused into it."""
-    return name.split(";", maxsplit=1)[0]

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .activations import TensorGroup
 from .methods import MINMAX, Method, choose_range, choose_ranges
 from .ranges import Ranges
 from .statistics import Statistics
+from .tensors import TensorGroup
 
 CANDIDATES = (MINMAX, Method("percentile", 99.99), Method("percentile", 99.9), Method("mse"), Method("entropy"))
 

@@ -18,17 +18,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.engine import Engine, Listing, LocalEngine, list_images
+from ..runtime.backends.interpreters import find_runtime
 from ..runtime.errors import UnreadableDataError
 from ..runtime.files import check_writable
-from ..runtime.interpreters import find_runtime
-from ..runtime.sources import Source
+from ..runtime.images.source import Source
 from ..runtime.version import __version__
-from .activations import model_fingerprint
 from .collect import collect_statistics
+from .engine import Engine, Listing, LocalEngine, list_images
 from .errors import StatisticsMismatchError
 from .statistics import Statistics, merge, plain_contract
-from .statistics_file import pack_statistics, pack_texts, read_arrays, unpack_statistics, unpack_texts, write_arrays
+from .statistics_file import (
+    pack_statistics,
+    pack_texts,
+    read_arrays,
+    unpack_statistics,
+    unpack_texts,
+    write_arrays,
+)
+from .tensors import model_fingerprint
 
 
 class CalibrationCache:
@@ -48,7 +55,7 @@ class CalibrationCache:
 
         Args:
             path: of the file.
-            flatbuffer, source, without: see :func:`.collect.collect_statistics`.
+            flatbuffer, source, without: see :func:`embedlite.calibration.collect.collect_statistics`.
             engine: what runs the images; default the threads that :meth:`collect` is told.
             listing: of the source, if it is known already.
 

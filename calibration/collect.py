@@ -1,7 +1,8 @@
 """Running images through the float graph and observing every tensor on the way.
 
-What is observed is a task for an engine, see :mod:`embedlite.runtime.engine`: threads of this machine, or a cluster.
-Each thread's or shard's part merges with the others, and what they give together does not depend on how many they are.
+What is observed is a task for an engine, see :mod:`embedlite.calibration.engine`: threads of this machine, or a
+cluster. Each thread's or shard's part merges with the others, and what they give together does not depend on how many
+they are.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from collections.abc import Collection, Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.engine import Engine, LocalEngine
-from ..runtime.sources import Source
+from ..runtime.images.source import Source
+from .engine import Engine, LocalEngine
 from .errors import CalibrationDataError
+from .observe import OutputsTask, RangesTask, StatisticsTask
 from .ranges import Ranges
 from .statistics import Statistics, merge
-from .tasks import OutputsTask, RangesTask, StatisticsTask
 
 _NO_IMAGES = "there are no calibration images to take ranges from. Pass at least one."
 
@@ -45,7 +46,7 @@ def collect_statistics(
     Raises:
         CalibrationDataError: there are no images, or a tensor is not finite for one of them.
         InputValueError: an image holds NaN or infinity.
-        EngineError: see :meth:`embedlite.runtime.engine.Engine.run`.
+        EngineError: see :meth:`embedlite.calibration.engine.Engine.run`.
     """
     engine = engine or LocalEngine(threads)
     task = StatisticsTask(histograms, tuple(sorted(without)), travels=engine.far)

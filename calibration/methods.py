@@ -1,7 +1,7 @@
 """From statistics to ranges: minimum and maximum, percentile, least squared error, least divergence.
 
 A wide range clips nothing and gives every value coarse steps; a narrow one clips the tail and gives the rest fine
-steps. Which is better depends on the tensor; :mod:`.auto` tries.
+steps. Which is better depends on the tensor; :mod:`embedlite.calibration.auto` tries.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.errors import RequestError
-from .activations import TensorGroup
-from .histogram import Bins, filled_bins
+from .bins import Bins, filled_bins
 from .ranges import Ranges
 from .statistics import Statistics, TensorStatistics
+from .tensors import TensorGroup
 
 METHODS = ("minmax", "percentile", "mse", "entropy")
 
@@ -83,7 +83,7 @@ def choose_ranges(
 
     Args:
         statistics: of the groups; with counts unless the method is ``minmax``.
-        groups: of the same graph, see :func:`embedlite.calibration.activations.tensor_groups`.
+        groups: of the same graph, see :func:`embedlite.calibration.tensors.tensor_groups`.
         method: for every group.
         only: another method for some groups, by name.
     """

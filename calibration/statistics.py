@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.contract import InputContract
+from ..runtime.model.contract import InputContract
+from .bins import BINS
 from .errors import CalibrationDataError, StatisticsMismatchError
-from .histogram import BINS
 
 EXTREMES = 8
 """Images that are kept at each end of a tensor's range."""
@@ -37,7 +37,7 @@ class TensorStatistics:
         lowest: the images with the smallest minima as (minimum, image id), ascending, at most :data:`EXTREMES`; a
             rectified tensor has (0, "") alone.
         highest: likewise the largest maxima, descending.
-        counts: values by bin, see :mod:`.histogram`; None if they were not counted.
+        counts: values by bin, see :mod:`embedlite.calibration.bins`; None if they were not counted.
     """
 
     lowest: tuple[Extreme, ...]
@@ -70,7 +70,7 @@ class Statistics:
     """All tensor groups of one float graph over some images.
 
     Attributes:
-        model: fingerprint of the graph, see :func:`embedlite.calibration.activations.model_fingerprint`.
+        model: fingerprint of the graph, see :func:`embedlite.calibration.tensors.model_fingerprint`.
         input: the input contract that the images went through, as a JSON object.
         tensors: by name of the group.
         samples: number of images.

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.arrays import load_npz
 from ..runtime.errors import UnreadableDataError
 from ..runtime.files import write_file
-from ..runtime.numpy_files import load_npz
-from .histogram import BINS
+from .bins import BINS
 from .statistics import EXTREMES, Extreme, Statistics, TensorStatistics
 
 SCHEMA = 1

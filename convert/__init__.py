@@ -2,25 +2,52 @@
 
 >>> from embedlite.convert import export
 >>> result = export("model.keras", "out", quantize=["all"], calibration_data="photos/")   # doctest: +SKIP
+
+The only package that imports TensorFlow, and only where a model is loaded. On a device without it the modules that say
+what can be asked for (:mod:`embedlite.convert.load.options`, :mod:`embedlite.convert.modes`) can still be imported.
 """
+
+from __future__ import annotations
 
 import importlib.util
 import os
+from typing import TYPE_CHECKING, Any
 
 from ..runtime.errors import MissingPackageError
 
-_MISSING = [name for name in ("tensorflow", "litert_quantizer", "rich") if importlib.util.find_spec(name) is None]
-if _MISSING:
-    raise MissingPackageError(
-        f"embedlite.convert needs {', '.join(_MISSING)}, which is not installed here. "
-        "Run: pip install 'embedlite[convert]'. On a device, embedlite.runtime is all that is needed."
-    )
+if TYPE_CHECKING:
+    from .export import export
+    from .results import ExportResult
+
+__all__ = ["ExportResult", "check_installed", "export"]
 
 # Read by TensorFlow when it is imported, which happens later and only where a model is really loaded.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
-from .export import export  # noqa: E402
-from .results import ExportResult  # noqa: E402
 
-__all__ = ["ExportResult", "export"]
+def check_installed() -> None:
+    """Refuse to begin an export without the packages that it needs.
+
+    Raises:
+        MissingPackageError: one is not installed.
+    """
+    missing = [name for name in ("tensorflow", "litert_quantizer", "rich") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingPackageError(
+            f"embedlite.convert needs {', '.join(missing)}, which is not installed here. "
+            "Run: pip install 'embedlite[convert]'. On a device, embedlite.runtime is all that is needed."
+        )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "export":
+        check_installed()
+        from .export import export
+
+        return export
+    if name == "ExportResult":
+        from .results import ExportResult
+
+        return ExportResult
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,17 +1,14 @@
-"""The export, from the user's model to measured files; each step is a module of its own.
+"""The export, from the user's model to measured files.
 
-load      the user's model, no foreign code                      load.py, load_*.py
-lower     once through TensorFlow: the float graph               lower.py
-find      the normalization, proved, guarded or frozen           recognise.py, guard.py, freeze.py, prepare.py
-collect   activation ranges from the calibration images          ../calibration, plan.py
-quantize  each mode from the float graph                         quantize.py, make.py
-correct   weights and biases, where held-out images gain         corrections.py
-search    layers that should not be int8                         precision.py, search.py, mixed.py
-place     the normalization, and the types at the file's ends    placement.py
-package   repair, names, types, contract                         repair.py, package.py
-measure   every installed runtime, drift, latency, the batch     measure.py, verify.py, latency.py, vela.py, coupling.py
-compare   which files are superfluous, which keeps the limits    compare.py, ship.py
-write     all files, or none                                     pipeline.py
+load           the user's model, no foreign code; once through TensorFlow: the float graph   load/
+normalization  recognised in the float graph, proved, guarded or frozen                      normalization/
+quantize       activation ranges from calibration images; each mode from the float graph     quantize/
+correct        weights and biases, where held-out images gain                                quantize/correct/
+search         layers that should not be int8, which file keeps the limits                   search/
+make           placement, types at the ends, repair, contract: one mode's file               make/
+verify         every installed runtime, drift, latency, the batch                            verify/
+outcome        the table, which file to ship, what was decided                               outcome/
+pipeline       one export from the opened model to the written files, all or none
 """
 
 from __future__ import annotations
@@ -21,21 +18,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..runtime.contract import InputContract, InputOptions
-from ..runtime.engine import LOCAL
+from ..calibration.engine import LOCAL
 from ..runtime.errors import RequestError
 from ..runtime.files import sha256
+from ..runtime.images.open import Data
+from ..runtime.model.contract import InputContract, InputOptions
 from ..runtime.progress import stage
-from ..runtime.sources import Data
-from .budget import parse_budget
-from .corrections import choose_corrections
 from .load import load_original
-from .load_keras import from_keras
-from .original import LoadOptions, Original
-from .outputs import check_outputs
-from .pipeline import Pipeline
-from .recipe import deciding_options, read_recipe
-from .request import (
+from .load.keras_model import from_keras
+from .load.options import LoadOptions
+from .load.original import Original
+from .make.outputs import check_outputs
+from .make.recipe import deciding_options, read_recipe
+from .modes import check_targets
+from .options import (
     Request,
     check_calibration,
     check_data_options,
@@ -45,9 +41,11 @@ from .request import (
     check_search,
     check_types,
     choose_modes,
+    parse_budget,
 )
+from .pipeline import Pipeline
+from .quantize.correct import choose_corrections
 from .results import ExportResult
-from .targets import check_targets
 
 
 def export(
@@ -103,8 +101,8 @@ def export(
             int8 too when there is calibration data.
         calibration_data: images (or statistics of them, see :mod:`embedlite.calibration`) that set the ranges for
             int8: a folder, ``.npy``, ``.npz``, ``.tfrecord``, an array (N, H, W, C), an iterable of images or a
-            function that returns one; see :func:`embedlite.runtime.sources.open_source`. Integers are pixels, floats
-            are model-ready.
+            function that returns one; see :func:`embedlite.runtime.images.open.open_source`. Integers are pixels,
+            floats are model-ready.
         test_data: images that the drift is measured on; default a seeded fifth of the calibration data (at most 64),
             which then sets no ranges.
         golden_from: images of which a few are stored in every file with their embeddings, for
@@ -118,7 +116,7 @@ def export(
         output: which of several outputs is the embedding.
         custom_objects: a Python file that defines what a Keras file needs; it is executed.
         replace_lambda: ``LAYER=KIND``, a known layer in a Lambda's place; see
-            :data:`embedlite.convert.custom_code.REPLACEMENTS`.
+            :data:`embedlite.convert.load.custom_code.REPLACEMENTS`.
         normalization: where it is computed: ``graph`` (float operators in the file), ``runtime`` (``Encoder`` applies
             it), ``frozen`` (min-max with constants from the calibration data), or ``auto``: ``graph``, except
             ``runtime`` where the output is an integer or a target computes with integers only.
@@ -142,7 +140,7 @@ def export(
         equalize: whether the int8 file may be made from equalized convolutions, and from convolutions between which
             offsets were moved into a bias, where that lowers its drift.
         correct: which corrections to try on the int8 file (``rounding`` on int16x8, too), kept only where held-out
-            calibration images gain: ``rounding``, ``bias``, ``refit``; see :mod:`embedlite.convert.corrections`.
+            calibration images gain: ``rounding``, ``bias``, ``refit``; see :mod:`embedlite.convert.quantize.correct`.
             ``none`` for none; default ``auto``: all.
         pareto: make every mode that is not ruled out by ``quantize``, search for layers that should not be int8, and
             say which files others make superfluous; see docs/accuracy.md.

@@ -1,4 +1,4 @@
-"""One export from the opened model to the written files; see :mod:`.export` for the steps."""
+"""One export from the opened model to the written files; see :mod:`embedlite.convert.export` for the steps."""
 
 from __future__ import annotations
 
@@ -10,43 +10,41 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime.artifact import sidecar
-from ..runtime.contract import InputContract
-from ..runtime.device_figures import another_model, read_device_figures
-from ..runtime.drift.environment import describe_environment
-from ..runtime.engine import Engine, open_engine
+from ..calibration.engine import Engine, open_engine
+from ..runtime.backends.interpreters import package_version
+from ..runtime.check.figures import another_model, read_device_figures
+from ..runtime.check.timing import Timing
+from ..runtime.drift.intervals import drift_of
 from ..runtime.files import json_bytes, sha256, write_files
-from ..runtime.isolated import package_version
+from ..runtime.images.source import Source
+from ..runtime.machine import describe_environment
+from ..runtime.model.artifact import sidecar
+from ..runtime.model.contract import InputContract
 from ..runtime.progress import stage
-from ..runtime.sources import Source
-from ..runtime.timing import Timing
-from .c_source import c_source
-from .compare import choose_files, mark_dominated
-from .coupling import BatchCoupling, measure_coupling
-from .data import ExportData, calibration_fingerprint, check_searchable, open_data
-from .drift import drift_of
-from .explain import explain_coupling, explain_frozen, explain_placement
-from .freeze import share_outside
-from .golden import GoldenInputs, golden_inputs
-from .latency import Stopwatch
-from .lower import LoweredModel, lower
-from .make import Maker, tool_versions
-from .measure import Measured, collect_frames, describe, measure_files
-from .mixed import MixedFiles
-from .original import Original
-from .outputs import REJECTED, c_mode, npu_paths, rejected_path
-from .plan import CalibrationOptions, Int8Plan, plan_from_statistics, plan_int8
-from .prepare import FloatGraph, prepare
-from .quantize import is_mixed, takes_ranges
-from .recipe import Recipe, deciding_options
-from .request import Request
-from .results import DEVICE, ExportedFile, ExportResult, MeasuredOn, NormalizationReport, Verdict
-from .run import float_runner
-from .search_cache import SearchCache
-from .select_images import select_images
-from .ship import recommend
-from .targets import TARGETS, missing_runtimes
-from .verify import Frames
+from .data import ExportData, calibration_fingerprint, check_searchable, open_data, select_images
+from .graph.run import float_runner
+from .load.lower import LoweredModel, lower
+from .load.original import Original
+from .make.c_source import c_source
+from .make.golden import GoldenInputs, golden_inputs
+from .make.maker import Maker, tool_versions
+from .make.outputs import REJECTED, c_mode, npu_paths, rejected_path
+from .make.recipe import Recipe, deciding_options
+from .modes import TARGETS, is_mixed, missing_runtimes, takes_ranges
+from .normalization.freeze import share_outside
+from .normalization.prepare import FloatGraph, prepare
+from .options import Request
+from .outcome.explain import explain_coupling, explain_frozen, explain_placement
+from .outcome.recommend import recommend
+from .quantize.plan import CalibrationOptions, Int8Plan, plan_from_statistics, plan_int8
+from .results import DEVICE, BatchCoupling, ExportedFile, ExportResult, MeasuredOn, NormalizationReport, Verdict
+from .search.cache import SearchCache
+from .search.choose import choose_files, mark_dominated
+from .search.mixed import MixedFiles
+from .verify.coupling import measure_coupling
+from .verify.judge import Frames
+from .verify.latency import Stopwatch
+from .verify.measure import Measured, collect_frames, describe, measure_files
 
 _PROOF_IMAGES = 4
 """Calibration images whose raw embeddings a recognised normalization is proved on, besides random and edge vectors."""

@@ -10,8 +10,7 @@ from typing import Any
 from ..calibration import Assessment
 from ..runtime.drift import Drift
 from ..runtime.drift.intervals import Interval
-from ..runtime.sources import Skipped
-from .coupling import BatchCoupling
+from ..runtime.images.source import Skipped
 
 SCHEMA = 1
 
@@ -195,7 +194,7 @@ class ExportResult:
         search: what was tried for layers that should not be int8; None if nothing was.
         limits: what ``max_drift`` asked for, by metric; None if it did not.
         missed: why no file keeps these limits, one sentence each; empty if one does.
-        recipe: what the same files can be made from again, see :mod:`.recipe`.
+        recipe: what the same files can be made from again.
         not_checked: runtimes that are not installed here, so that no file was run on them.
         failed_targets: one sentence for each file that a required target does not run; their files end in
             ``.rejected``.
@@ -229,3 +228,22 @@ class ExportResult:
         for file in value["files"]:
             file["path"] = Path(file["path"]).name
         return {"schema": self.schema, **{key: item for key, item in value.items() if key != "schema"}}
+
+
+@dataclass(frozen=True)
+class BatchCoupling:
+    """How far the same images move between a batch of one and a larger batch.
+
+    Attributes:
+        batch_size: images in the larger batch.
+        coupled: whether they move by more than rounding.
+        max_abs: largest difference of a value.
+        cosine_mean: mean cosine of the rows; None if a row is zero throughout.
+        cosine_min: smallest cosine.
+    """
+
+    batch_size: int
+    coupled: bool
+    max_abs: float
+    cosine_mean: float | None
+    cosine_min: float | None

@@ -18,7 +18,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from embedlite.runtime.terminal import quiet_libraries
+from embedlite.runtime.commands.options import quiet_libraries
 
 with quiet_libraries():
     import keras

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from skimage import data
 
-from embedlite.runtime.terminal import quiet_libraries
+from embedlite.runtime.commands.options import quiet_libraries
 
 with quiet_libraries():
     import keras

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .contract import Contract, InputContract, NormalizationSpec
 from .encoder import Encoder
 from .errors import EmbedliteError
+from .model.contract import Contract, InputContract, NormalizationSpec
 from .version import __version__
 
 if TYPE_CHECKING:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .artifact import Artifact, read_artifact
-from .contract import Contract, InputContract
+from .backends.interpreters import Runtime, find_runtime
 from .errors import EmptyBatchError, EncoderClosedError, RequestError
-from .input_checks import check_images, check_one
-from .input_values import InputValues
-from .interpreters import Runtime, available_threads, find_runtime
-from .model_input import resolve_contract
+from .input.shapes import check_images, check_one
+from .input.values import InputValues
+from .machine import available_threads
+from .model.artifact import Artifact, read_artifact
+from .model.contract import Contract, InputContract
+from .model.plain import resolve_contract
 from .session import Session
 
 if TYPE_CHECKING:
@@ -118,8 +119,8 @@ class Encoder:
 
         Raises:
             EmptyBatchError: there is no image.
-            InputShapeError, InputTypeError: see :mod:`.input_checks`.
-            InputValueError: see :mod:`.input_values`.
+            InputShapeError, InputTypeError: see :mod:`embedlite.runtime.input.shapes`.
+            InputValueError: see :mod:`embedlite.runtime.input.values`.
             EncoderClosedError: the encoder is closed, or was closed by another thread.
         """
         images = check_images(inputs, self._contract.input)

@@ -156,3 +156,9 @@ class OutputExistsError(OutputError):
 
 class EncoderClosedError(EmbedliteError):
     """The encoder was used after ``close()``."""
+
+
+EXIT_BAD_ANSWER = 1
+
+
+EXIT_INTERRUPTED = 130

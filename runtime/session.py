@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .artifact import Artifact
-from .contract import Contract
+from .backends.interpreters import MICRO_RUNTIME, Runtime, open_interpreter
 from .errors import InterpreterFailedError
-from .input_values import InputValues
-from .interpreters import MICRO_RUNTIME, Runtime, open_interpreter
-from .preprocess import PixelScaler, as_float32, dequantize, quantize, to_pixels
+from .input.preprocess import PixelScaler, as_float32, dequantize, quantize, to_pixels
+from .input.values import InputValues
+from .model.artifact import Artifact
+from .model.contract import Contract
 
 
 class Session:
     """An open interpreter and its buffers; not safe to share between threads.
 
     Args:
-        runtime: see :func:`.interpreters.find_runtime`.
+        runtime: see :func:`embedlite.runtime.backends.interpreters.find_runtime`.
         artifact: the file, checked.
         contract: the file's own, or what was assumed of a plain one.
         values: what looks at the inputs' values; shared by the sessions of an encoder.
@@ -70,7 +70,7 @@ class Session:
         """The embedding of one image, shaped as the contract says; an array that no later call touches.
 
         Args:
-            image: (H, W, C), checked by :func:`.input_checks.check_one`.
+            image: (H, W, C), checked by :func:`embedlite.runtime.input.shapes.check_one`.
             every_value: look at every value of a large image, and not only at some rows of it.
 
         Raises:
@@ -99,7 +99,7 @@ class Session:
         """What the file leaves to be done: the normalization, or one multiplication."""
         spec = self._contract.normalization
         if spec.placement == "runtime":
-            from .normalize import normalize, normalize_quantized
+            from .input.normalize import normalize, normalize_quantized
 
             if self._answers_floats:
                 return normalize(values, spec)

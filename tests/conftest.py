@@ -114,7 +114,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     """A small saved encoder; made in a process of its own, so that this one stays free of TensorFlow."""
     path = tmp_path_factory.mktemp("model") / "small.keras"
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tests' / 'support')!r})\n"
         "from encoders import small_encoder\n"
         "from keras import layers\n"
         "from embedlite.convert.layers import MinMaxNormalization\n"

@@ -4,6 +4,8 @@ Efron and Tibshirani, An Introduction to the Bootstrap, 1993, percentile interva
 replacement as often as there are rows, and each figure is computed again. Of more than 1,024 rows not the rows are
 drawn but the groups that they were dealt to, which have the same mean and, per row, the same variance. Everything is
 drawn from a fixed seed: the same rows give the same intervals.
+
+Drift of a file's embeddings, with what the number of images allows.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from . import DEFAULT_K, Drift, measure
 from .metrics import Measurement
 from .moments import PairedMoments
+from .rows import Rows
 
 Interval = tuple[float, float]
 
@@ -136,3 +140,20 @@ def _dimensions(moments: PairedMoments) -> tuple[NDArray[np.float64], NDArray[np
         errors = np.abs(np.where(np.isnan(slopes), 1, slopes) - 1).max(axis=1)
         gain.append(np.where(np.isnan(slopes).all(axis=1), np.nan, errors))
     return np.concatenate(bias), np.concatenate(gain)
+
+
+def drift_of(embeddings: NDArray[np.float32], reference: NDArray[np.float32]) -> Drift:
+    """Drift with neighbours where there are rows enough."""
+    return measure(Rows(embeddings), Rows(reference), _neighbours(reference)).drift
+
+
+def drift_and_intervals(
+    embeddings: NDArray[np.float32], reference: NDArray[np.float32]
+) -> tuple[Drift, dict[str, Interval]]:
+    """The same, and the 95 % intervals of the metrics that have one."""
+    measurement = measure(Rows(embeddings), Rows(reference), _neighbours(reference))
+    return measurement.drift, bootstrap_intervals(measurement)
+
+
+def _neighbours(reference: NDArray[np.float32]) -> int | None:
+    return DEFAULT_K if len(reference) > DEFAULT_K else None

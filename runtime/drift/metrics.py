@@ -18,8 +18,7 @@ from ..errors import DataError, RequestError
 from ..progress import progress
 from .moments import PairedMoments
 from .neighbours import NeighbourOverlap, neighbour_overlap, sample_queries
-from .rows import Rows
-from .validity import RepeatFinder, broken_rows
+from .rows import RepeatFinder, Rows, broken_rows
 
 DEFAULT_K = 10
 """Neighbours that are compared."""
@@ -133,7 +132,8 @@ def measure(
     Args:
         candidate, reference: as many rows of the same size.
         k: neighbours to compare; None leaves the neighbour metrics out.
-        queries: how many rows search for neighbours; default see :func:`.neighbours.sample_queries`.
+        queries: how many rows search for neighbours; default see
+            :func:`embedlite.runtime.drift.neighbours.sample_queries`.
         seed: of the choice of queries.
 
     Raises:

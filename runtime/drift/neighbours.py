@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..interpreters import available_threads
+from ..machine import available_threads
 from ..progress import progress
 from .rows import Rows, UnitRows
 

@@ -13,11 +13,20 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from ..files import finite_json
 from .advice import Advice, advise
-from .decisions import DEFAULT_FAR, NO_DECISIONS, Comparison, Decisions, decide
+from .decisions import (
+    DEFAULT_FAR,
+    NO_DECISIONS,
+    Comparison,
+    Decisions,
+    decide,
+    labelled_pairs,
+    neighbour_pairs,
+    rank_correlation,
+    score,
+)
 from .gates import Gate, Metrics, all_gates, apply_gates
 from .intervals import Interval, bootstrap_intervals
 from .metrics import Measurement
-from .pairs import labelled_pairs, neighbour_pairs, rank_correlation, score
 
 SCHEMA = 1
 WORST_ROWS = 5

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..drift.stored import load_embeddings
 from ..errors import DataError, UnreadableDataError
 from ..files import sha256, write_file
-from ..stored import load_embeddings
-from .histogram import LogBins
+from .bins import LogBins
 
 SCHEMA = 1
 BINS = 10

@@ -1,4 +1,12 @@
-"""The monitor itself: it gives what the encoder gives, and looks at some of it in the background."""
+"""The monitor itself: it gives what the encoder gives, and looks at some of it in the background.
+
+How much of the time a monitor may take: a bucket that fills with a share of every second and pays for the work.
+
+A token bucket (J. S. Turner, New Directions in Communications, IEEE Communications Magazine 24(10), 1986). It holds a
+minute's worth at most, so after a quiet night a device is not busy with itself for an hour: in any stretch of T seconds
+the work takes at most share x (T + 60) seconds, and since the start share x T, each but for one piece of work a thread
+that took longer than the one before it. What was taken too much is paid back before anything else is done.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +28,7 @@ from numpy.typing import NDArray
 
 from ..encoder import Encoder
 from ..errors import EmbedliteWarning, EncoderClosedError, RequestError
-from ..input_checks import check_images, check_one
-from .budget import TimeBudget
+from ..input.shapes import check_images, check_one
 from .distribution import ReferenceDistribution
 from .references import open_reference
 from .state import MonitorState, StateFile
@@ -50,7 +57,7 @@ class DriftMonitor:
         state: file in which the statistics survive; read when the monitor is made. None keeps them in memory.
         budget: share of the time, above 0 and at most 1, that the monitor may take; a chosen input that does not fit in
             is skipped and counted. None compares every chosen input, and a caller who is faster waits. See
-            :mod:`.budget`.
+            :mod:`embedlite.runtime.monitor.monitor`.
         device: the name in the fleet's report; default the state file's name there.
         seed: makes the choice of inputs repeatable; default a new choice each time.
         save_seconds: seconds after which the state is saved, at the next input.
@@ -112,7 +119,8 @@ class DriftMonitor:
 
     @property
     def counters(self) -> dict[str, int]:
-        """``inputs``, ``skipped`` and ``failed``, see :class:`.state.MonitorState`, and ``compared``."""
+        """``inputs``, ``skipped`` and ``failed``, see :class:`embedlite.runtime.monitor.state.MonitorState`, and
+        ``compared``."""
         with self._lock:
             return {**self._state.counters, "compared": self._state.statistics.counts["rows"]}
 
@@ -294,3 +302,45 @@ class DriftMonitor:
         self._reference.close()
         if self._file is not None:
             self._file.close()
+
+
+BURST_SECONDS = 60.0
+
+
+class TimeBudget:
+    """A share of the time; not safe to share between threads.
+
+    Args:
+        share: above 0, at most 1; None for no limit.
+        clock: seconds that never go back.
+        estimate: seconds that one piece of work is expected to take.
+    """
+
+    def __init__(self, share: float | None, clock: Callable[[], float], estimate: float) -> None:
+        self._share = share
+        self._clock = clock
+        self._estimate = estimate
+        self._credit = 0.0
+        self._filled = clock()
+
+    def reserve(self) -> float | None:
+        """Pay for the next piece of work what the last one took; None if that is not there yet."""
+        if self._share is None:
+            return 0.0
+        now = self._clock()
+        most = max(self._share * BURST_SECONDS, self._estimate)
+        self._credit = min(most, self._credit + self._share * (now - self._filled))
+        self._filled = now
+        if self._credit < self._estimate:
+            return None
+        self._credit -= self._estimate
+        return self._estimate
+
+    def settle(self, reserved: float, spent: float) -> None:
+        """A piece of work is done: pay the rest, or get back what it did not take."""
+        self._credit += reserved - spent
+        self._estimate = spent
+
+    def charge(self, spent: float) -> None:
+        """Pay for what had to be done."""
+        self._credit -= spent

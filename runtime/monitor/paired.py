@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from ..drift.metrics import gain_error_max, sqnr_db
 from ..drift.moments import HARDLY, dead_dimensions, shift_and_gain
-from ..drift.validity import broken_rows
-from .histogram import LogBins, quantile_bin
+from ..drift.rows import broken_rows
+from .bins import LogBins, quantile_bin
 from .statistics import Layout, Statistics
 
 DISTANCE_BINS = LogBins(-32, 1, 32)

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifact import read_artifact
 from ..encoder import Encoder
 from ..errors import EmbedliteWarning, InterpreterFailedError, RequestError
-from ..preprocess import model_ready
+from ..input.preprocess import model_ready
+from ..model.artifact import read_artifact
 from .distribution import ReferenceDistribution
 from .paired import add_pair, paired_layout
 from .statistics import Layout, Statistics

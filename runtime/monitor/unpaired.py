@@ -1,4 +1,5 @@
-"""Statistics of an encoder's embeddings beside a reference distribution; see :mod:`.distribution` for what they miss.
+"""Statistics of an encoder's embeddings beside a reference distribution; see
+:mod:`embedlite.runtime.monitor.distribution` for what they miss.
 
 With p the share of a bin at home and q in the field, over the deciles at home of one dimension::
 
@@ -18,9 +19,9 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from ..drift.validity import broken_rows
+from ..drift.rows import broken_rows
+from .bins import quantile_bin
 from .distribution import BINS, SCORE_BINS, ReferenceDistribution, norm
-from .histogram import quantile_bin
 from .paired import variances
 from .statistics import Layout, Statistics
 

@@ -1,0 +1,1 @@
+"""A TFLite flatbuffer as objects: read, edit, run, repair, operator versions."""

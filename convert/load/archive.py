@@ -1,0 +1,168 @@
+"""Keras' two file formats, looked into without executing anything.
+
+Both hold a configuration as JSON and weights as HDF5. The configuration can ask for code (a Lambda's bytecode, a class
+of the user's), the archive can try to write elsewhere or to unpack into more than fits, and HDF5 can refer to other
+files. All of that is found here, before Keras sees the file.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import ModelLoadError
+
+CONFIG_NAME = "config.json"
+H5_SUFFIXES = (".h5", ".hdf5")
+
+LARGEST_CONFIG = 64 << 20
+"""Bytes; the configuration of the largest published Keras models has a few megabytes."""
+
+LARGEST_GROWTH = 20
+"""How many times its own size an archive may unpack to; Keras stores weights uncompressed."""
+
+_SLACK = 64 << 20
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration of a ``.keras`` or ``.h5`` file, after the file was found sound and harmless.
+
+    Raises:
+        ModelLoadError: the file is cut short, is something else, holds weights only, has members outside its own
+            folder, declares absurd sizes, or refers to other files.
+    """
+    text = _config_of_h5(path) if path.suffix.lower() in H5_SUFFIXES else _config_of_keras(path)
+    try:
+        config = json.loads(text)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ModelLoadError(
+            f"{path} is damaged: its configuration is no JSON ({error}). Save the model again with "
+            "model.save('model.keras')."
+        ) from error
+    if not isinstance(config, dict):
+        raise ModelLoadError(
+            f"{path} is damaged: its configuration is {type(config).__name__}, not an object. Copy it again."
+        )
+    return config
+
+
+def write_copy(path: Path, config: dict[str, Any], folder: Path) -> Path:
+    """A copy of a model file with another configuration and the same weights.
+
+    Args:
+        path: the original, which :func:`read_config` accepted.
+        config: the new configuration.
+        folder: where the copy goes.
+
+    Returns:
+        The copy's path; it has the original's name.
+    """
+    copy = folder / path.name
+    if path.suffix.lower() in H5_SUFFIXES:
+        import h5py
+
+        shutil.copyfile(path, copy)
+        with h5py.File(copy, "r+") as file:
+            del file.attrs["model_config"]
+            file.attrs["model_config"] = json.dumps(config)
+        return copy
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(copy, "w") as target:
+        for entry in source.infolist():
+            content = json.dumps(config).encode() if entry.filename == CONFIG_NAME else source.read(entry)
+            target.writestr(entry.filename, content)
+    return copy
+
+
+def _config_of_keras(path: Path) -> bytes:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            _check_members(path, entries)
+            broken = archive.testzip()
+            if broken or CONFIG_NAME not in archive.namelist():
+                reason = f"{broken} fails its checksum" if broken else f"it has no {CONFIG_NAME}"
+                raise ModelLoadError(f"{path} is damaged: {reason}. Copy it again.")
+            for entry in entries:
+                if entry.filename.endswith(H5_SUFFIXES):
+                    _check_h5(path, io.BytesIO(archive.read(entry)))
+            return archive.read(CONFIG_NAME)
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ModelLoadError(
+            f"{path} is no complete .keras file ({error}): it was cut short or is something else. Copy it again."
+        ) from error
+
+
+def _check_members(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    for entry in entries:
+        name = PurePosixPath(entry.filename.replace("\\", "/"))
+        if name.is_absolute() or ".." in name.parts or ":" in entry.filename:
+            raise ModelLoadError(
+                f"{path} was refused: its member {entry.filename!r} would be unpacked outside the archive's own "
+                "folder. No tool that saves models writes such names; do not trust the file."
+            )
+        if entry.filename == CONFIG_NAME and entry.file_size > LARGEST_CONFIG:
+            raise ModelLoadError(
+                f"{path} was refused: it declares a configuration of {entry.file_size:,} bytes, more than "
+                f"{LARGEST_CONFIG:,}. Save the model again with model.save('model.keras')."
+            )
+    declared = sum(entry.file_size for entry in entries)
+    if declared > LARGEST_GROWTH * path.stat().st_size + _SLACK:
+        raise ModelLoadError(
+            f"{path} was refused: its {path.stat().st_size:,} bytes would unpack to {declared:,}. Models are saved "
+            "uncompressed, so this is no model; get the file again from where it was saved."
+        )
+
+
+def _config_of_h5(path: Path) -> bytes:
+    import h5py
+
+    _check_h5(path, path)
+    with h5py.File(path, "r") as file:
+        config = file.attrs.get("model_config")
+        if config is None:
+            raise ModelLoadError(
+                f"{path} holds no model, only {', '.join(sorted(file)[:4]) or 'nothing'}: perhaps weights alone. "
+                "Load them into the model they belong to and save that with model.save('model.keras')."
+            )
+        return config.encode() if isinstance(config, str) else bytes(config)
+
+
+def _check_h5(path: Path, content: Any) -> None:
+    """Refuse HDF5 that is broken, that points to other files, or that declares more values than it stores."""
+    import h5py
+
+    def walk(group: Any) -> None:
+        for name in group:
+            link = group.get(name, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                raise ModelLoadError(
+                    f"{path} was refused: its member {name!r} points to the other file {link.filename!r}. Keras "
+                    "never writes such links; do not trust the file."
+                )
+            item = group[name]
+            if isinstance(item, h5py.Group):
+                walk(item)
+                continue
+            if item.external or item.is_virtual:
+                raise ModelLoadError(
+                    f"{path} was refused: its array {name!r} takes its values from another file. Keras never "
+                    "writes such arrays; do not trust the file."
+                )
+            if item.nbytes > LARGEST_GROWTH * item.id.get_storage_size() + _SLACK:
+                raise ModelLoadError(
+                    f"{path} was refused: its array {name!r} declares {item.nbytes:,} bytes but stores "
+                    f"{item.id.get_storage_size():,}. Get the file again from where it was saved."
+                )
+
+    try:
+        with h5py.File(content, "r") as file:
+            walk(file)
+    except (OSError, KeyError, RuntimeError, RecursionError) as error:
+        raise ModelLoadError(
+            f"{path} is no complete HDF5 file ({str(error).splitlines()[0]}): it was cut short or is something else. "
+            "Copy it again."
+        ) from error

@@ -1,0 +1,297 @@
+"""Code that a Keras file needs and does not hold: what it is, and the user's two ways to bring it.
+
+A model file never brings code that runs by itself: not the bytecode of a Lambda, which Keras 2 stores for every one
+and once ran on loading whatever ``safe_mode`` said (CVE-2025-9905), and not a class of the user's. Either the user
+hands over a Python file (``--custom-objects``), which is code that they trust, or a Lambda is replaced by one of our
+layers (``--replace-lambda``), and then no foreign code runs at all.
+"""
+
+from __future__ import annotations
+
+import difflib
+import runpy
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...runtime.errors import RequestError
+from ..errors import CustomCodeError
+
+_MINMAX = {f"minmax-{axis}": {"axis": axis} for axis in ("batch", "channel", "sample")}
+
+REPLACEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{kind: ("MinMaxNormalization", settings) for kind, settings in _MINMAX.items()},
+    **{f"{kind}:input": ("MinMaxNormalization", {**axis, "divisor": "input"}) for kind, axis in _MINMAX.items()},
+    "l2": ("L2Normalization", {}),
+}
+"""The layers that ``--replace-lambda LAYER=KIND`` can put in a Lambda's place: class name and arguments."""
+
+_TENSORFLOW_CALLS = ("TFOpLambda", "SlicingOpLambda")
+_LAMBDA_FUNCTIONS = ("function", "output_shape", "mask")
+_KERAS_2_LAMBDA = ("function_type", "module", "output_shape_type", "output_shape_module")
+
+
+@dataclass(frozen=True)
+class Need:
+    """Code that a configuration asks for.
+
+    Attributes:
+        layer: name of the layer that wants it; empty for what belongs to no layer.
+        kind: ``Lambda``, ``class`` or ``function``.
+        wanted: names that would satisfy it, the best first; for a Lambda in bytecode the layer's own name.
+        bytecode: whether the file stores bytecode instead of a name.
+        item: the part of the configuration.
+    """
+
+    layer: str
+    kind: str
+    wanted: tuple[str, ...]
+    bytecode: bool
+    item: dict[str, Any]
+
+    def __str__(self) -> str:
+        if self.kind == "Lambda":
+            function = "a function that is stored in the file as bytecode" if self.bytecode else self._function()
+            return f"the Lambda layer {self.layer!r} wants {function}"
+        where = f"the layer {self.layer!r}" if self.layer else "the file"
+        return f"{where} " + (
+            f"is of the custom class {self.wanted[0]!r}" if self.kind == "class" else f"wants {self._function()}"
+        )
+
+    def _function(self) -> str:
+        return f"the function {self.wanted[0]!r}"
+
+
+def find_needs(config: Mapping[str, Any]) -> list[Need]:
+    """Everything in a configuration that is not Keras' or ours, in the order of the layers; nothing is executed."""
+    return list(_walk(config, ""))
+
+
+def _walk(value: Any, layer: str) -> Iterator[Need]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _walk(item, layer)
+        return
+    if not isinstance(value, dict):
+        return
+    settings = value.get("config")
+    if "class_name" in value:
+        if isinstance(settings, dict) and isinstance(settings.get("name"), str):
+            layer = settings["name"]
+        if value["class_name"] == "Lambda" and isinstance(settings, dict):
+            need = _lambda_need(layer, settings)
+            if need is not None:
+                yield need
+            # Whatever other functions it holds (for its output's shape, its mask) go with its own.
+            yield from _walk(settings.get("arguments"), layer)
+            return
+        need = _object_need(layer, value)
+        if need is not None:
+            yield need
+    for key, item in value.items():
+        # Keras builds none of this when a model is loaded without its optimizer.
+        if key != "compile_config":
+            yield from _walk(item, layer)
+
+
+def _lambda_need(layer: str, settings: dict[str, Any]) -> Need | None:
+    function = settings.get("function")
+    name = function.get("config") if isinstance(function, dict) else function
+    if isinstance(name, str) and settings.get("function_type", "function") == "function":
+        plain = not any(isinstance(settings.get(key), dict) for key in _LAMBDA_FUNCTIONS[1:])
+        if plain and isinstance(function, dict) and _is_keras_function(name, function.get("module")):
+            return None
+        return Need(layer, "Lambda", (name, layer), False, settings)
+    return Need(layer, "Lambda", (layer,), True, settings)
+
+
+def _object_need(layer: str, value: dict[str, Any]) -> Need | None:
+    kind, module = str(value["class_name"]), value.get("module")
+    if kind == "function":
+        name = str(value.get("config"))
+        return None if _is_keras_function(name, module) else Need(layer, "function", (name,), False, value)
+    if kind == "__lambda__":
+        return Need(layer, "function", (layer,), True, value)
+    registered = str(value.get("registered_name") or kind)
+    if kind.startswith("__") or registered.startswith("embedlite>"):
+        return None  # Keras' own wrappers of tensors, slices and the like; our layers
+    if module is None and "registered_name" not in value:
+        # The older format names no modules: what Keras does not know by this name is the user's.
+        known = _is_keras_class(kind)
+    else:
+        known = str(module or "").partition(".")[0] in ("keras", "builtins")
+    return None if known else Need(layer, "class", (registered, registered.rpartition(">")[2]), False, value)
+
+
+def _is_keras_class(name: str) -> bool:
+    import keras
+
+    if name == "Functional":
+        return True  # what keras.Model becomes when it is made of layers' outputs; it has no public name
+    homes = (keras, keras.layers, keras.initializers, keras.regularizers, keras.constraints, keras.dtype_policies)
+    return any(isinstance(getattr(home, name, None), type) for home in homes)
+
+
+def _is_keras_function(name: str, module: Any) -> bool:
+    """Whether Keras finds a function by itself: where its module says, or, for ``builtins``, among its own kinds."""
+    import keras
+
+    if module in (None, "builtins"):
+        return any(callable(getattr(home, name, None)) for home in (keras.activations, keras.initializers))
+    home = {"keras.ops": keras.ops, "keras.activations": keras.activations, "keras.utils": keras.utils}.get(str(module))
+    return callable(getattr(home, name, None))
+
+
+def load_custom_objects(path: Path) -> dict[str, Any]:
+    """The classes and functions of a Python file that the user trusts, by name.
+
+    The file is executed. Classes that it registers with Keras are found by their registered names as well.
+
+    Raises:
+        RequestError: there is no such file, or it fails.
+    """
+    if not path.is_file():
+        raise RequestError(
+            f"--custom-objects: there is no file {path}. Pass a Python file that defines what is needed."
+        )
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        values = runpy.run_path(str(path), run_name="custom_objects")
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise RequestError(
+            f"--custom-objects: {path} fails when it is run: {type(error).__name__}: {error}. It should only define "
+            "classes and functions."
+        ) from error
+    finally:
+        sys.path.pop(0)
+    return {name: value for name, value in values.items() if callable(value) and not name.startswith("__")}
+
+
+def parse_replacements(texts: tuple[str, ...]) -> dict[str, str]:
+    """``("norm=minmax-sample",)`` as layer name to kind.
+
+    Raises:
+        RequestError: no equals sign, an unknown kind, or a layer twice.
+    """
+    replacements: dict[str, str] = {}
+    for text in texts:
+        layer, equals, kind = text.rpartition("=")
+        if not equals or not layer or kind not in REPLACEMENTS:
+            raise RequestError(
+                f"--replace-lambda is {text!r}. Use LAYER=KIND, where KIND is one of: {', '.join(REPLACEMENTS)}."
+            )
+        if layer in replacements:
+            raise RequestError(f"--replace-lambda names the layer {layer!r} twice. Name it once.")
+        replacements[layer] = kind
+    return replacements
+
+
+def bring_code(
+    path: Path, needs: list[Need], offered: Mapping[str, Any], replaced: Mapping[str, str]
+) -> dict[str, Any]:
+    """Satisfy every need, editing the configuration in place, or say all that is missing.
+
+    Args:
+        path: the model file, for messages.
+        needs: from :func:`find_needs`, whose items are edited.
+        offered: objects of the user's own, by name.
+        replaced: layer name to one of :data:`REPLACEMENTS`.
+
+    Returns:
+        ``custom_objects`` for Keras.
+
+    Raises:
+        CustomCodeError: something is still missing.
+        RequestError: a replacement is for a layer that is no Lambda.
+    """
+    lambdas = {need.layer for need in needs if need.kind == "Lambda"}
+    for layer in replaced:
+        if layer not in lambdas:
+            near = difflib.get_close_matches(layer, lambdas) or sorted(lambdas)
+            known = f"Its Lambda layers are: {', '.join(near)}." if near else "It has no Lambda layers; leave it out."
+            raise RequestError(f"--replace-lambda: {path} has no Lambda layer {layer!r}. {known}")
+    missing, custom = [], dict(offered)
+    for need in needs:
+        found = next((name for name in need.wanted if name in offered), None)
+        if need.kind == "Lambda" and need.layer in replaced:
+            continue
+        if found is None and not (need.kind == "class" and _registered(need.wanted[0])):
+            missing.append(need)
+        elif found is not None:
+            custom[need.wanted[0]] = offered[found]
+    if missing:
+        raise CustomCodeError(_missing_message(path, missing))
+    for need in needs:
+        if need.kind != "Lambda":
+            continue
+        if need.layer in replaced:
+            _replace(need.item, replaced[need.layer])
+        else:
+            _name_function(need)
+    return custom
+
+
+def rename_replaced(config: Any, replaced: Mapping[str, str]) -> None:
+    """Give the replaced Lambdas of a configuration their new class, in place."""
+    for item in _objects(config):
+        settings = item.get("config")
+        if item.get("class_name") == "Lambda" and isinstance(settings, dict) and settings.get("name") in replaced:
+            name = f"embedlite>{REPLACEMENTS[replaced[settings['name']]][0]}"
+            if "registered_name" in item:
+                item.update(module=None, class_name=name.partition(">")[2], registered_name=name)
+            else:
+                item["class_name"] = name
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _objects(item)
+
+
+def _replace(settings: dict[str, Any], kind: str) -> None:
+    kept = {key: settings[key] for key in ("name", "trainable", "dtype") if key in settings}
+    settings.clear()
+    settings.update(**kept, **REPLACEMENTS[kind][1])
+
+
+def _name_function(need: Need) -> None:
+    """Make a Lambda ask for a function by name, in the form that Keras 3 reads; drop any bytecode it holds."""
+    for key in (*_LAMBDA_FUNCTIONS[1:], *_KERAS_2_LAMBDA):
+        if key != "output_shape" or not isinstance(need.item.get(key), list):
+            need.item.pop(key, None)
+    need.item["function"] = {
+        "module": "builtins",
+        "class_name": "function",
+        "config": need.wanted[0],
+        "registered_name": "function",
+    }
+
+
+def _registered(name: str) -> bool:
+    import keras
+
+    return keras.saving.get_registered_object(name) is not None
+
+
+def _missing_message(path: Path, missing: list[Need]) -> str:
+    text = f"{path} needs code that is not in the file: {'; '.join(str(need) for need in missing)}. "
+    names = dict.fromkeys(need.wanted[-1 if need.kind == "class" else 0] for need in missing)
+    if any(need.wanted[0] in _TENSORFLOW_CALLS for need in missing):
+        return (
+            f"{text}TFOpLambda and SlicingOpLambda are calls of TensorFlow that only Keras 2 can replay. Open the file "
+            "there (pip install tf_keras), save it with tf.saved_model.save(model, 'folder'), and pass that folder."
+        )
+    text += f"Either pass --custom-objects FILE.py, a file you trust that defines {', '.join(names)}"
+    lambdas = [need.layer for need in missing if need.kind == "Lambda"]
+    if lambdas:
+        return (
+            f"{text}; or put a known layer in a Lambda's place, and none of that code runs: "
+            f"{' '.join(f'--replace-lambda {layer}=KIND' for layer in lambdas)}, KIND one of {', '.join(REPLACEMENTS)}."
+        )
+    return f"{text}; or build the model from layers of Keras or embedlite.convert.layers and save it again."

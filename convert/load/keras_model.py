@@ -1,0 +1,223 @@
+"""Loading ``.keras`` and ``.h5`` files; no code runs that is not Keras', ours, or handed over by the user."""
+
+from __future__ import annotations
+
+import difflib
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelLoadError, ModelShapeError
+from .archive import H5_SUFFIXES, read_config, write_copy
+from .custom_code import bring_code, find_needs, load_custom_objects, parse_replacements, rename_replaced
+from .options import LoadOptions
+from .original import Original, check_image_shape, first_line
+
+_OLD_SETTINGS: dict[str, dict[str, Any]] = {
+    "DepthwiseConv2D": {"groups": 1},
+    "SeparableConv2D": {"groups": 1, "kernel_regularizer": None, "kernel_constraint": None, "kernel_initializer": ...},
+}
+"""What Keras 2 wrote and Keras 3 refuses, by layer: the value that says what is so anyway, or ``...`` for any value,
+because an initializer means nothing to weights that are loaded."""
+
+
+def load_keras(path: Path, options: LoadOptions) -> Original:
+    """Load a Keras file.
+
+    Raises:
+        ModelLoadError: not a Keras file, cut short, or Keras cannot build it.
+        CustomCodeError: it needs code that nobody handed over.
+        ModelShapeError: it has several inputs or outputs, no known shape, or no weights.
+    """
+    config = read_config(path)
+    from .. import layers  # noqa: F401 -- registers our layers
+
+    offered = load_custom_objects(options.custom_objects) if options.custom_objects else {}
+    replaced = parse_replacements(options.replace_lambda)
+    needs = find_needs(config)
+    custom = bring_code(path, needs, offered, replaced)
+    rename_replaced(config, replaced)
+    old = path.suffix.lower() in H5_SUFFIXES
+    if old:
+        _drop_old_settings(config)
+    with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
+        # Only what differs from the user's file is written again; weights may be large.
+        edited = old or any(need.kind == "Lambda" for need in needs)
+        model = _build(path, write_copy(path, config, Path(folder)) if edited else path, custom)
+    return from_keras(model, str(path), options)
+
+
+def _build(path: Path, file: Path, custom: dict[str, Any]) -> Any:
+    import keras
+
+    try:
+        with warnings.catch_warnings():
+            # Keras' advice on how the model might have been written comes too late here.
+            warnings.simplefilter("ignore")
+            return keras.saving.load_model(file, custom_objects=custom, compile=False, safe_mode=True)
+    except Exception as error:
+        # Keras has no error classes of its own for this: ValueError, TypeError and others, each with pages of text.
+        raise ModelLoadError(
+            f"{path} cannot be loaded by Keras {keras.__version__}: {first_line(error)}. "
+            "Save it again with model.save('model.keras'), or export it as a SavedModel with model.export('folder')."
+        ) from error
+
+
+def _drop_old_settings(config: Any) -> None:
+    """Drop the settings of Keras 2 that Keras 3 refuses and that change nothing."""
+    settings = config.get("config") if isinstance(config, dict) else None
+    if isinstance(config, dict) and isinstance(settings, dict):
+        for name, harmless in _OLD_SETTINGS.get(str(config.get("class_name")), {}).items():
+            if name in settings and (harmless is ... or settings[name] == harmless):
+                del settings[name]
+    for item in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
+        _drop_old_settings(item)
+
+
+def from_keras(model: Any, name: str, options: LoadOptions) -> Original:
+    """A Keras model as an encoder: one image in, one of its outputs out.
+
+    Args:
+        model: a ``keras.Model``.
+        name: what to call it in an error.
+        options: input shape, layer, output.
+
+    Raises:
+        ModelShapeError: several inputs, outputs without a choice, no image, no known size, or no weights.
+    """
+    if not model.built or (not model.weights and any(hasattr(layer, "kernel") for layer in model.layers)):
+        raise ModelShapeError(
+            f"{name} was saved before it was ever built, so it holds no weights. Call it once on an image, or give "
+            "it an Input, train it, and save it again."
+        )
+    inputs = getattr(model, "inputs", None) or []
+    if len(inputs) > 1:
+        raise ModelShapeError(
+            f"{name} has {len(inputs)} inputs ({', '.join(tensor.name for tensor in inputs)}); an encoder takes one "
+            "image. Save a keras.Model with one input."
+        )
+    if inputs and str(inputs[0].dtype) == "string":
+        raise ModelShapeError(f"{name} takes text (a string input); an encoder takes images. Save the image model.")
+    shape = check_image_shape(name, _known_shape(model), options.input_shape)
+    if options.layer is not None:
+        model = _cut(model, name, options.layer, shape)
+    call, decisions = _choose_output(model, name, options.output)
+    return Original(
+        name=name,
+        input_shape=shape,
+        call=call,
+        rows=bool(options.replace_lambda),
+        decisions=decisions,
+    )
+
+
+def _choose_output(model: Any, name: str, wanted: str | None) -> tuple[Any, tuple[str, ...]]:
+    """The model as a function of a batch with one result."""
+    structure = getattr(model, "output", None)
+    names: list[str] = list(structure) if isinstance(structure, dict) else list(getattr(model, "output_names", []))
+    if wanted is None and len(names) > 1:
+        raise ModelShapeError(
+            f"{name} has {len(names)} outputs; an encoder gives one embedding. Choose one: "
+            f"{' or '.join(f'--output {other}' for other in names)}."
+        )
+    if wanted is not None and wanted not in names:
+        raise ModelShapeError(f"{name} has no output {wanted!r}. Its outputs are: {', '.join(names) or 'unnamed'}.")
+    if wanted is None or len(names) == 1:
+        return (lambda image: model(image, training=False)), ()
+    place = names.index(wanted)
+
+    def call(image: Any) -> Any:
+        result = model(image, training=False)
+        return result[wanted] if isinstance(result, dict) else result[place]
+
+    return call, (f"the embedding is the output {wanted!r} of {len(names)}.",)
+
+
+def _known_shape(model: Any) -> tuple[int | None, ...] | None:
+    try:
+        shape = model.input_shape
+    except (AttributeError, ValueError):
+        # Built by a call, so there is no symbolic input; Keras still remembers the shape it was built with.
+        shape = (model.get_build_config() or {}).get("input_shape")
+    if isinstance(shape, (list, tuple)) and all(size is None or isinstance(size, int) for size in shape):
+        return tuple(shape)
+    return None
+
+
+def _cut(model: Any, name: str, layer: str, shape: tuple[int, int, int]) -> Any:
+    """The model up to one of its layers, which may be inside a nested model."""
+    import keras
+
+    image = keras.Input(shape)
+    found = _follow(model, image, layer)
+    if found is None:
+        known = list(_layer_names(model))
+        near = difflib.get_close_matches(layer, known, n=4, cutoff=0.4) or known[-8:]
+        raise ModelShapeError(f"{name} has no layer {layer!r} to end at. Near ones: {', '.join(near)}.")
+    return keras.Model(image, found, name=model.name)
+
+
+def _follow(model: Any, inputs: Any, layer: str) -> Any | None:
+    """The output of the layer called ``layer`` when ``model`` is applied to ``inputs``; None if it has no such one."""
+    import keras
+
+    if isinstance(model, keras.Sequential):
+        for member in model.layers:
+            if _is_model(member) and member.name != layer:
+                inside = _follow(member, inputs, layer)
+                if inside is not None:
+                    return inside
+            inputs = member(inputs, training=False) if _takes_training(member) else member(inputs)
+            if member.name == layer:
+                return inputs
+        return None
+    if not hasattr(model, "_operations") and not getattr(model, "_is_graph_network", False):
+        return None
+    owner = next((member for member in model.layers if member.name == layer), None)
+    if owner is not None:
+        return _apply_until(model, inputs, _tensors(owner, "output_tensors"))
+    for member in model.layers:
+        if _is_model(member) and layer in _layer_names(member):
+            before = _apply_until(model, inputs, _tensors(member, "input_tensors"))
+            return None if before is None else _follow(member, before, layer)
+    return None
+
+
+def _tensors(layer: Any, side: str) -> list[Any]:
+    """What a layer took or gave each time it was called; Keras has no public name for it."""
+    return [getattr(node, side)[0] for node in layer._inbound_nodes]
+
+
+def _apply_until(model: Any, inputs: Any, tensors: list[Any]) -> Any | None:
+    """The part of a functional model up to the first of these tensors that is in it, applied to ``inputs``."""
+    import keras
+
+    for tensor in tensors:
+        try:
+            part = keras.Model(model.inputs[0], tensor)
+        except ValueError:
+            continue  # of another model that shares the layer
+        return part(inputs, training=False)
+    return None
+
+
+def _is_model(layer: Any) -> bool:
+    import keras
+
+    return isinstance(layer, keras.Model)
+
+
+def _takes_training(layer: Any) -> bool:
+    import inspect
+
+    return "training" in inspect.signature(layer.call).parameters
+
+
+def _layer_names(model: Any) -> list[str]:
+    names: list[str] = []
+    for layer in model.layers:
+        names.append(layer.name)
+        if _is_model(layer):
+            names += _layer_names(layer)
+    return names

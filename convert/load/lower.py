@@ -1,0 +1,185 @@
+"""From the user's model to the float TFLite graph: the one time that TensorFlow's converter runs.
+
+The model is traced with a fixed batch of one, its variables are frozen into constants, and the frozen function is
+saved and converted. Freezing first is what makes it fast: a SavedModel with variables takes three times as long to
+write and convert, and ``from_concrete_functions`` would leave the variables out of the file altogether.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConversionError, ModelShapeError
+from ..graph.graph import Graph
+from ..graph.run import float_runner
+from .original import Original, first_line
+
+INPUT_NAME = "image"
+OUTPUT_NAME = "embedding"
+
+Batch = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LoweredModel:
+    """The float graph, and the original it was made from.
+
+    Attributes:
+        flatbuffer: a TFLite file with batch 1, one input and one output.
+        reference: the original at batch 1: (H, W, C) float32 to the output without the batch axis.
+        in_batches: the original at a batch size: a function of (N, H, W, C) for that N only, whose rows are what
+            ``reference`` gives for one image. None, or a None from it, if the original takes one image at a time.
+    """
+
+    flatbuffer: bytes
+    reference: Callable[[Batch], Batch]
+    in_batches: Callable[[int], Callable[[Batch], Batch] | None] | None
+
+
+def lower(original: Original) -> LoweredModel:
+    """Convert a loaded model; a float ``.tflite`` is taken as it is.
+
+    Raises:
+        ConversionError: TensorFlow cannot express the model in TFLite's own operators.
+        ModelShapeError: its output is no embedding.
+    """
+    if original.flatbuffer is not None:
+        return _already_lowered(original.flatbuffer)
+    traced, spec = trace(original)
+    flatbuffer = _convert(traced, spec)
+    _check_graph(flatbuffer)
+    single = keras_reference(traced)
+    batches = None if original.batch is not None else (lambda size: _in_batches(original, size))
+    return LoweredModel(flatbuffer, single, batches)
+
+
+def _convert(traced: Any, spec: Any) -> bytes:
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    frozen = convert_variables_to_constants_v2(traced)
+    signature = tf.function(lambda image: {OUTPUT_NAME: frozen(image)[0]}, autograph=False).get_concrete_function(spec)
+    module = tf.Module()
+    module.frozen = frozen
+    # Gradients (swish has one of its own) are of no use on a device, and saving them fails on a frozen function.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
+        try:
+            tf.saved_model.save(module, folder, {"serving_default": signature}, options)
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+            return bytes(converter.convert())
+        except Exception as error:
+            # ConverterError derives from Exception directly, and its first line is the useful one.
+            raise ConversionError(
+                f"TensorFlow cannot convert the model: {first_line(error)}. "
+                "Replace the operation that is named there by one that TFLite has; -v shows all that TensorFlow says."
+            ) from error
+
+
+def _check_graph(flatbuffer: bytes) -> None:
+    """Refuse what is no plain feed-forward graph: loops, branches and state, as recurrent layers have them."""
+    graph = Graph(flatbuffer)
+    stateful = [graph.tensor_name(i) for i, tensor in enumerate(graph.subgraph.tensors) if tensor.isVariable]
+    if len(graph.model.subgraphs) > 1 or stateful:
+        raise ConversionError(
+            "the model has loops, branches or state (a recurrent layer, for instance), and an image encoder here is "
+            "one feed-forward graph. Export the part of it that is."
+        )
+
+
+def trace(original: Original, batch: int = 1) -> tuple[Any, Any]:
+    """The model as a concrete function of one batch of images, and that batch's TensorSpec.
+
+    Raises:
+        ModelShapeError: the output is no vector or list of vectors of floats, or the model refuses the shape.
+    """
+    import tensorflow as tf
+
+    call = original.call
+    assert call is not None, "a .tflite is not traced"
+    spec = tf.TensorSpec((batch, *original.input_shape), tf.float32, name=INPUT_NAME)
+
+    def embed(image: Any) -> Any:
+        outputs = tf.nest.flatten(call(image))
+        if len(outputs) != 1:
+            raise ModelShapeError(
+                f"the model has {len(outputs)} outputs; an encoder gives one embedding. Choose one with --output."
+            )
+        return _as_rows(outputs[0], original.rows)
+
+    try:
+        traced = tf.function(embed, autograph=False).get_concrete_function(spec)
+    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+        raise ModelShapeError(
+            f"the model cannot be called on float images of shape {spec.shape}: {first_line(error)}. "
+            "Check --input-shape, and that the model takes a batch of one."
+        ) from error
+    check_embedding(traced.structured_outputs.dtype.name, traced.structured_outputs.shape.as_list())
+    return traced, spec
+
+
+def _as_rows(result: Any, rows: bool) -> Any:
+    """A result of one pixel is a vector; what a replaced Lambda leaves as a map becomes rows of its channels."""
+    import tensorflow as tf
+
+    shape = result.shape.as_list()
+    if len(shape) != 4 or None in shape:
+        return result
+    if shape[1:3] == [1, 1]:
+        return tf.reshape(result, (shape[0], shape[3]))
+    return tf.reshape(result, (shape[0] * shape[1] * shape[2], shape[3])) if rows else result
+
+
+def check_embedding(dtype: str, shape: list[int | None] | tuple[int, ...]) -> None:
+    """Refuse an output that is no embedding.
+
+    Raises:
+        ModelShapeError: not floats, or not (1, D), (rows, D) or (1, rows, D).
+    """
+    if len(shape) not in (2, 3) or None in shape or dtype != "float32":
+        raise ModelShapeError(
+            f"the model's output is {dtype} of shape {tuple(shape)}, which is no embedding: expected float32 (1, D) or "
+            "(1, rows, D). Flatten or pool it in the model, or end it at another layer with --layer"
+            + (", and give its layers the dtype float32." if dtype != "float32" else ".")
+        )
+
+
+def keras_reference(traced: Any) -> Callable[[Batch], Batch]:
+    """A model traced at batch 1 as a plain function on one (H, W, C) float32 image."""
+    import tensorflow as tf
+
+    def embed(image: Batch) -> Batch:
+        values = traced(tf.constant(image[None])).numpy()
+        return np.asarray(values[0] if values.shape[0] == 1 else values, np.float32)
+
+    return embed
+
+
+def _in_batches(original: Original, size: int) -> Callable[[Batch], Batch] | None:
+    try:
+        traced, _ = trace(original, size)
+    except ModelShapeError:
+        return None  # built for one image at a time, and it insists
+    import tensorflow as tf
+
+    def embed(images: Batch) -> Batch:
+        values = np.asarray(traced(tf.constant(images)).numpy(), np.float32)
+        # An encoder whose embedding is rows gives those of all images one below the other.
+        return values if values.shape[0] == size else values.reshape(size, -1, *values.shape[1:])
+
+    return embed
+
+
+def _already_lowered(flatbuffer: bytes) -> LoweredModel:
+    graph = Graph(flatbuffer)
+    result = int(graph.subgraph.outputs[0])
+    shape = graph.shape(result)
+    check_embedding(graph.dtype(result), shape if shape[1:3] != (1, 1) else (shape[0], shape[-1]))
+    return LoweredModel(flatbuffer, float_runner(flatbuffer), None)

@@ -1,0 +1,73 @@
+"""The encoder as the user has it, whatever it was saved as: one image in, one embedding out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ...runtime.model.contract import InputOptions
+from ..errors import ModelShapeError
+
+
+@dataclass(frozen=True)
+class Original:
+    """An encoder that TensorFlow runs, or a float ``.tflite`` that is there already.
+
+    Attributes:
+        name: what to call it in messages.
+        input_shape: (height, width, channels).
+        call: (N, H, W, C) float32 tensor to one output tensor; None for a ``.tflite``.
+        flatbuffer: the float ``.tflite``; None for what TensorFlow runs.
+        batch: the batch size that the model declares; None if it takes any, or may.
+        rows: whether a 4-D result is to be read as rows of its channels.
+        inputs: what the file itself says of its preprocessing; only our own ``.tflite`` files do.
+        decisions: what was decided on the user's behalf while loading.
+    """
+
+    name: str
+    input_shape: tuple[int, int, int]
+    call: Callable[[Any], Any] | None = None
+    flatbuffer: bytes | None = None
+    batch: int | None = None
+    rows: bool = False
+    inputs: InputOptions | None = None
+    decisions: tuple[str, ...] = ()
+
+
+def check_image_shape(
+    name: str, known: tuple[int | None, ...] | None, wanted: tuple[int, int, int] | None
+) -> tuple[int, int, int]:
+    """The (height, width, channels) of a model.
+
+    Args:
+        name: what to call the model in an error.
+        known: its input shape with the batch axis, None for every size it leaves open; None if nothing is known.
+        wanted: fills in what the model leaves open.
+
+    Raises:
+        ModelShapeError: no image, a size that is not known, or a contradiction.
+    """
+    if known is not None and len(known) != 4:
+        raise ModelShapeError(
+            f"{name} takes inputs of shape {known}; an encoder takes images, (batch, height, width, channels)."
+        )
+    shape = tuple(known[1:]) if known is not None else (None, None, None)
+    if wanted is not None:
+        if any(size is not None and size != given for size, given in zip(shape, wanted, strict=True)):
+            raise ModelShapeError(f"the input shape {wanted} was asked for, but {name} takes {shape}. Use that shape.")
+        return wanted
+    if None in shape:
+        text = "unknown" if known is None else str(shape)
+        raise ModelShapeError(
+            f"the input size of {name} is not fixed (height, width, channels: {text}), and a device needs it fixed. "
+            "Pass --input-shape, for instance --input-shape 224,224,3."
+        )
+    height, width, channels = (size for size in shape if size is not None)
+    return height, width, channels
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, or its class where it has none; libraries write pages."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

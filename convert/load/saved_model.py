@@ -1,0 +1,251 @@
+"""Loading a SavedModel folder, of TensorFlow 2 or of TensorFlow 1, through one of its signatures.
+
+What the folder says is read from its protocol buffer before TensorFlow loads (and thereby runs) anything of it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelLoadError, ModelShapeError
+from .options import LoadOptions
+from .original import Original, check_image_shape, first_line
+
+SAVED_MODEL_NAME = "saved_model.pb"
+TAG = "serve"
+DEFAULT_SIGNATURE = "serving_default"
+
+_BOOKKEEPING = ("__saved_model_init_op", "__saved_model_train_op")
+
+FORBIDDEN_OPERATORS = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc", "WriteFile", "ReadFile", "MatchingFiles"})
+"""Operators that reach outside the model; a graph that holds one is not loaded, because loading may run it."""
+
+
+def is_saved_model(path: Path) -> bool:
+    """Whether a path is a SavedModel's folder."""
+    return path.is_dir() and (path / SAVED_MODEL_NAME).is_file()
+
+
+def load_saved_model(path: Path, options: LoadOptions) -> Original:
+    """Load a SavedModel.
+
+    Raises:
+        ModelLoadError: it is damaged, has no usable signature, or needs operators that TensorFlow does not have.
+        ModelShapeError: its signature is not one image in and one embedding out.
+    """
+    meta_graph, signatures = _read(path)
+    key = _choose_signature(path, signatures)
+    signature = signatures[key]
+    input_name, spec = _image(path, key, signature)
+    _check_operators(path, meta_graph.graph_def)
+    shape = check_image_shape(str(path), _shape_of(spec), options.input_shape)
+    batch = (_shape_of(spec) or (None,))[0]
+    if batch not in (None, 1):
+        raise ModelShapeError(
+            f"{path} takes {batch} images at a time, no more and no fewer, and a device takes one. Save it with an "
+            "open batch (None) or a batch of 1."
+        )
+    output, decisions = _choose_output(path, signature, options.output)
+    # TensorFlow 2 describes its objects beside the graph; TensorFlow 1 has the graph alone.
+    if meta_graph.object_graph_def.nodes:
+        call = _load_objects(path, key, input_name, output, options.layer)
+    else:
+        call = _load_graph(path, spec.name, signature.outputs[output].name, options.layer)
+    return Original(name=str(path), input_shape=shape, call=call, batch=batch, decisions=decisions)
+
+
+def _load_objects(path: Path, key: str, input_name: str, output: str, layer: str | None) -> Any:
+    """A SavedModel of TensorFlow 2, through its signature."""
+    if layer is not None:
+        raise ModelShapeError(
+            f"--layer cannot cut {path}: a TensorFlow 2 SavedModel does not keep its layers' names. Cut the Keras "
+            "model and save that: keras.Model(model.inputs, model.get_layer(name).output)."
+        )
+    import tensorflow as tf
+
+    try:
+        loaded = tf.saved_model.load(str(path), tags=[TAG])
+        function = loaded.signatures[key]
+    except Exception as error:
+        raise _load_error(path, error) from error
+
+    def call(image: Any) -> Any:
+        return function(**{input_name: image})[output]
+
+    # The function alone does not keep the loaded object alive, and its variables go with that.
+    call.loaded = loaded  # type: ignore[attr-defined]
+    return call
+
+
+def _load_graph(path: Path, input_tensor: str, output_tensor: str, layer: str | None) -> Any:
+    """A SavedModel of TensorFlow 1: its variables are frozen in a session, as reference variables have to be."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    try:
+        with v1.Graph().as_default() as graph, v1.Session(graph=graph) as session:
+            v1.saved_model.load(session, [TAG], str(path))
+            if layer is not None:
+                output_tensor = _find_layer(path, graph, input_tensor, output_tensor, layer)
+            frozen = v1.graph_util.convert_variables_to_constants(
+                session, graph.as_graph_def(), [output_tensor.partition(":")[0]]
+            )
+    except ModelShapeError:
+        raise
+    except Exception as error:
+        raise _load_error(path, error) from error
+    imported = v1.wrap_function(lambda: tf.import_graph_def(frozen, name=""), [])
+    try:
+        return imported.prune(input_tensor, output_tensor)
+    except (KeyError, ValueError) as error:
+        raise ModelShapeError(
+            f"in {path}, {output_tensor!r} does not depend on the input {input_tensor!r} ({first_line(error)}). "
+            "Name another layer or output."
+        ) from error
+
+
+def _load_error(path: Path, error: Exception) -> ModelLoadError:
+    """tf.errors, OSError, KeyError, ValueError: which it is depends on what is missing."""
+    import tensorflow as tf
+
+    return ModelLoadError(
+        f"{path} cannot be loaded by TensorFlow {tf.__version__}: {first_line(error)}. Save it again, or copy the "
+        "whole folder with its variables."
+    )
+
+
+def _read(path: Path) -> tuple[Any, dict[str, Any]]:
+    """The meta graph that is for serving, and its signatures."""
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    model = saved_model_pb2.SavedModel()
+    try:
+        model.ParseFromString((path / SAVED_MODEL_NAME).read_bytes())
+    except (DecodeError, OSError) as error:
+        raise ModelLoadError(
+            f"{path / SAVED_MODEL_NAME} cannot be read ({first_line(error)}): it was cut short or is something else. "
+            "Copy the folder again."
+        ) from error
+    graphs = [graph for graph in model.meta_graphs if TAG in graph.meta_info_def.tags]
+    if not graphs:
+        tags = sorted({tag for graph in model.meta_graphs for tag in graph.meta_info_def.tags})
+        raise ModelLoadError(
+            f"{path} has no graph for serving (tag {TAG!r}); its tags are: {', '.join(tags) or 'none'}. "
+            "Save it with tf.saved_model.save, or with tag_constants.SERVING in TensorFlow 1."
+        )
+    signatures = {key: value for key, value in graphs[0].signature_def.items() if key not in _BOOKKEEPING}
+    return graphs[0], signatures
+
+
+def _choose_signature(path: Path, signatures: dict[str, Any]) -> str:
+    usable = [key for key, signature in signatures.items() if signature.inputs and signature.outputs]
+    if not usable:
+        raise ModelLoadError(
+            f"{path} has no signature, so nothing says what its input and output are. Save it with one: "
+            "model.export('folder') in Keras, tf.saved_model.save(module, 'folder', signatures=function), or in "
+            "TensorFlow 1 tf.compat.v1.saved_model.simple_save(session, 'folder', {'image': x}, {'embedding': z})."
+        )
+    if DEFAULT_SIGNATURE in usable:
+        return DEFAULT_SIGNATURE
+    if len(usable) > 1:
+        raise ModelLoadError(
+            f"{path} has the signatures {', '.join(sorted(usable))}, and none is called {DEFAULT_SIGNATURE}. "
+            "Save it with the encoder under that name."
+        )
+    return usable[0]
+
+
+def _image(path: Path, key: str, signature: Any) -> tuple[str, Any]:
+    """Name and TensorInfo of a signature's only input."""
+    import tensorflow as tf
+
+    if len(signature.inputs) != 1:
+        raise ModelShapeError(
+            f"the signature {key!r} of {path} has {len(signature.inputs)} inputs "
+            f"({', '.join(sorted(signature.inputs))}); an encoder takes one image. Save it with one input."
+        )
+    name, spec = next(iter(signature.inputs.items()))
+    dtype = tf.dtypes.as_dtype(spec.dtype)
+    if dtype == tf.string:
+        raise ModelShapeError(
+            f"the signature {key!r} of {path} takes text or encoded bytes (a string input); an encoder takes images. "
+            "Save it with a signature that takes the decoded float image."
+        )
+    if dtype != tf.float32:
+        raise ModelShapeError(
+            f"the signature {key!r} of {path} takes {dtype.name}; an encoder here takes float32. "
+            "Save it with a float32 input."
+        )
+    return name, spec
+
+
+def _shape_of(spec: Any) -> tuple[int | None, ...] | None:
+    if spec.tensor_shape.unknown_rank:
+        return None
+    return tuple(None if dim.size < 0 else int(dim.size) for dim in spec.tensor_shape.dim)
+
+
+def _choose_output(path: Path, signature: Any, wanted: str | None) -> tuple[str, tuple[str, ...]]:
+    names = sorted(signature.outputs)
+    if wanted is not None and wanted not in names:
+        raise ModelShapeError(f"{path} has no output {wanted!r}. Its outputs are: {', '.join(names)}.")
+    if wanted is None and len(names) > 1:
+        raise ModelShapeError(
+            f"{path} has {len(names)} outputs; an encoder gives one embedding. Choose one: "
+            f"{' or '.join(f'--output {name}' for name in names)}."
+        )
+    chosen = wanted or names[0]
+    return chosen, (f"the embedding is the output {chosen!r} of {len(names)}.",) if len(names) > 1 else ()
+
+
+def _check_operators(path: Path, graph: Any) -> None:
+    from tensorflow.python.framework import op_def_registry
+
+    own = {function.signature.name for function in graph.library.function}
+    used = {node.op for node in graph.node}
+    used |= {node.op for function in graph.library.function for node in function.node_def}
+    unknown = sorted(name for name in used - own if op_def_registry.get(name) is None)
+    if unknown:
+        raise ModelLoadError(
+            f"{path} uses {', '.join(unknown)}, which is no operator of TensorFlow but a custom one. No TFLite "
+            "interpreter has it either: rewrite that part with TensorFlow's own operators and save it again."
+        )
+    outside = sorted(used & FORBIDDEN_OPERATORS)
+    if outside:
+        raise ModelLoadError(
+            f"{path} was not loaded: its operator {', '.join(outside)} runs code or touches files outside the model. "
+            "Save the encoder without it."
+        )
+
+
+def _find_layer(path: Path, graph: Any, input_tensor: str, output_tensor: str, layer: str) -> str:
+    """Name of the tensor that an operation, or the last one in a scope, of that name gives on the way to the output."""
+    between = _operations_between(graph, input_tensor, output_tensor)
+    exact = [operation for operation in between if operation.name == layer]
+    inside = [operation for operation in between if f"/{layer}/" in f"/{operation.name}/"]
+    if not (exact or inside):
+        scopes = dict.fromkeys(scope for operation in between for scope in operation.name.split("/"))
+        near = difflib.get_close_matches(layer, scopes, n=4, cutoff=0.4) or list(scopes)[-8:]
+        raise ModelShapeError(f"{path} has no operation {layer!r} to end at. Near ones: {', '.join(near)}.")
+    name: str = (exact or inside)[-1].outputs[0].name
+    return name
+
+
+def _operations_between(graph: Any, input_tensor: str, output_tensor: str) -> list[Any]:
+    """The operations that depend on the input and lead to the output, in the graph's order."""
+    leading, open_ends = set(), [graph.get_tensor_by_name(output_tensor).op]
+    while open_ends:
+        operation = open_ends.pop()
+        if operation not in leading:
+            leading.add(operation)
+            open_ends += [tensor.op for tensor in operation.inputs]
+    depending = {graph.get_tensor_by_name(input_tensor).op}
+    between = []
+    for operation in graph.get_operations():  # TensorFlow 1 adds an operation after those it reads
+        if operation in leading and any(tensor.op in depending for tensor in operation.inputs):
+            depending.add(operation)
+            between.append(operation)
+    return between

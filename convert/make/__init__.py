@@ -1,0 +1,1 @@
+"""One mode's file: quantized, corrected, packaged, with golden vectors, as C."""

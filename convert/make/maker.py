@@ -1,0 +1,171 @@
+"""Making one mode's file from the prepared float graph: quantize, correct, package."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ...runtime.model.contract import Contract, InputContract
+from ...runtime.version import __version__
+from ..errors import ConversionError
+from ..modes import MIXED, Precision, is_mixed, takes_ranges
+from ..normalization.prepare import FloatGraph
+from ..options import Request
+from ..quantize.correct import Corrector
+from ..quantize.litert import quantize
+from ..quantize.plan import Int8Plan
+from ..quantize.precision import Layer, by_operator, find_layers
+from .ends import Ends, choose_ends
+from .package import package
+from .recipe import FileRecipe, Recipe
+
+
+class Maker:
+    """Makes the files of one export.
+
+    Attributes:
+        decisions: what was decided on the user's behalf, in words.
+        recipes: what was decided for each file, by mode.
+        graphs: each file's float-in, float-out graph, by mode.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        contract: InputContract,
+        graph: FloatGraph,
+        plan: Int8Plan | None,
+        recipe: Recipe | None,
+    ) -> None:
+        """Prepare, without making anything.
+
+        Args:
+            request: types, placement, corrections.
+            contract: of the input.
+            graph: the float graph.
+            plan: what int8 is made from; None where no file needs ranges.
+            recipe: corrections to make without a trial; None tries.
+        """
+        self.decisions: list[str] = []
+        self.recipes: dict[str, FileRecipe] = {}
+        self.graphs: dict[str, bytes] = {}
+        self._request, self._contract, self._graph, self._plan, self._recipe = request, contract, graph, plan, recipe
+        self.dense_per_tensor = "tflite-runtime" in request.targets
+        self._corrector: Corrector | None = None
+        if plan is not None and plan.fitting is not None and plan.trial is not None:
+            self._corrector = Corrector(plan.flatbuffer, plan.fitting, plan.trial, request.corrections, request.threads)
+        self.layers: tuple[Layer, ...] = () if plan is None else find_layers(plan.flatbuffer, graph.keep_float)
+
+    def make(self, mode: str, precision: Precision | None = None) -> Made:
+        """One file.
+
+        Args:
+            mode: one of :data:`embedlite.convert.modes.MODES`, or what a file with ``precision`` is called.
+            precision: of the layers that are not int8.
+        """
+        quantized, recipe = self._quantized(mode, precision or {})
+        self.graphs[mode], self.recipes[mode] = quantized, recipe
+        return replace(self._packaged(mode, quantized), precision=recipe.precision)
+
+    def draft(self, precision: Precision) -> tuple[bytes, bytes]:
+        """An int8 file with given precisions and no corrections: its float-in, float-out graph, and the file.
+
+        Raises:
+            ConversionError: there is no such file.
+        """
+        quantized = self._mixed(precision)
+        return quantized, package(quantized, self._described(MIXED), self._graph.raw_name)[0]
+
+    def correct(self, precision: Precision) -> bytes:
+        """The float-in, float-out graph with given precisions and corrections."""
+        if self._corrector is None:
+            return self._mixed(precision)
+        corrected, _ = self._corrector.correct(self._mixed(precision), MIXED)
+        # It is one of many that are tried; what was done to those that are shipped is told when they are made.
+        self._corrector.decisions.clear()
+        return corrected
+
+    def ends(self) -> Ends:
+        """What the int8 file's ends hold."""
+        return choose_ends(self._request, "int8", self._graph)
+
+    def _quantized(self, mode: str, precision: Precision) -> tuple[bytes, FileRecipe]:
+        if not takes_ranges(mode) or self._plan is None:
+            per_tensor = mode == "dynamic" and self.dense_per_tensor
+            return quantize(self._graph.flatbuffer, mode, None, (), dense_per_tensor=per_tensor), FileRecipe((), {})
+        if mode == "int16x8":
+            quantized = quantize(self._plan.flatbuffer, mode, self._plan.ranges, self._graph.keep_float)
+        else:
+            quantized = self._mixed(precision)
+        if self._corrector is None:
+            return quantized, FileRecipe((), precision)
+        if self._recipe is not None:
+            steps = self._recipe.files[mode].corrections
+            return self._corrector.apply(quantized, steps), FileRecipe(steps, precision)
+        corrected, steps = self._corrector.correct(quantized, mode)
+        self.decisions += self._corrector.decisions
+        self._corrector.decisions.clear()
+        return corrected, FileRecipe(steps, precision)
+
+    def _mixed(self, precision: Precision) -> bytes:
+        assert self._plan is not None
+        return quantize(
+            self._plan.flatbuffer,
+            "int8",
+            self._plan.ranges,
+            self._graph.keep_float,
+            precision=by_operator(self.layers, precision),
+            dense_per_tensor=self.dense_per_tensor,
+        )
+
+    def _described(self, mode: str) -> Contract:
+        plan, graph = self._plan, self._graph
+        ends = choose_ends(self._request, "int8" if is_mixed(mode) else mode, graph)
+        facts: dict[str, Any] | None = None
+        if plan is not None and takes_ranges(mode):
+            facts = {"method": plan.method, "samples": plan.ranges.samples, "fingerprint": plan.fingerprint}
+            if plan.channel_means:
+                facts["channel_means"] = list(plan.channel_means)
+        return Contract(
+            input=replace(self._contract, dtype=ends.input_type),
+            output_shape=graph.output_shape,
+            output_dtype=ends.output_type,
+            normalization=replace(graph.spec, placement=ends.placement),
+            mode=MIXED if is_mixed(mode) else mode,
+            calibration=facts,
+            tools=tool_versions(),
+        )
+
+    def _packaged(self, mode: str, quantized: bytes) -> Made:
+        contract, ends = self._described(mode), self.ends()
+        try:
+            return Made(mode, *package(quantized, contract, self._graph.raw_name))
+        except ConversionError:
+            if ends.output_chosen or contract.output_dtype == "float32":
+                raise
+        self.decisions.append("the encoder ends in float operators, so the output of the int8 file stays float32.")
+        return Made(mode, *package(quantized, replace(contract, output_dtype="float32"), self._graph.raw_name))
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of what makes the files."""
+    others = ("tensorflow", "keras", "litert-quantizer")
+    return {"embedlite": __version__, **{name: importlib.metadata.version(name) for name in others}}
+
+
+@dataclass(frozen=True)
+class Made:
+    """One mode's file before it is written.
+
+    Attributes:
+        mode: its quantization mode.
+        data: its bytes.
+        contract: what it carries.
+        precision: of those layers that are not what the mode says.
+    """
+
+    mode: str
+    data: bytes
+    contract: Contract
+    precision: Precision = field(default_factory=dict)

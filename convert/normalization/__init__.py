@@ -1,0 +1,1 @@
+"""The normalization in that graph: recognised, proved, guarded, frozen."""

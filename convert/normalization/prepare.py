@@ -1,0 +1,155 @@
+"""The float graph made ready for every mode: normalizations found, proved, guarded or frozen, and what stays float."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...runtime.errors import RequestError
+from ...runtime.model.contract import NormalizationSpec
+from ..graph.graph import HEAVY, Graph
+from ..graph.repair import drop_unused_tensors
+from ..graph.run import embedding_shape
+from ..load.lower import INPUT_NAME, OUTPUT_NAME
+from .freeze import FrozenNormalization, collect_extremes, freeze, frozen_spec
+from .guard import guard_normalization
+from .recognise import Normalization, final_normalization, find_normalizations
+
+_RESHAPING = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What a frozen normalization is judged by.
+
+    Attributes:
+        constants: of every min-max normalization in the graph.
+        unfrozen: the graph that they were taken from.
+        reference: the same graph with the constants in it and nothing folded.
+    """
+
+    constants: tuple[FrozenNormalization, ...]
+    unfrozen: bytes
+    reference: bytes
+
+
+@dataclass(frozen=True)
+class FloatGraph:
+    """The float flatbuffer with its normalization guarded, and what was found out about it.
+
+    Attributes:
+        flatbuffer: the float graph.
+        spec: the normalization that ends the encoder.
+        keep_float: operators that stay float in int8, by the name of their first output tensor.
+        raw_name: name of the raw embedding that ``spec`` normalizes; None without a normalization, or a frozen one.
+        input_name: name of the input tensor.
+        output_shape: shape of one embedding, without the batch axis.
+        frozen: for a frozen normalization, what it is judged by.
+        decisions: what was decided on the user's behalf.
+    """
+
+    flatbuffer: bytes
+    spec: NormalizationSpec
+    keep_float: tuple[str, ...]
+    raw_name: str | None
+    input_name: str
+    output_shape: tuple[int, ...]
+    frozen: Frozen | None
+    decisions: tuple[str, ...]
+
+
+def prepare(
+    flatbuffer: bytes,
+    samples: Iterable[NDArray[np.float32]] = (),
+    freeze_with: Iterable[NDArray[np.float32]] | None = None,
+) -> FloatGraph:
+    """Prepare the converter's float graph.
+
+    Args:
+        flatbuffer: the float graph.
+        samples: a few model-ready images (H, W, C); recognition is proved on what the encoder makes of them, too.
+        freeze_with: the calibration images, model-ready, read once; if given, min-max normalizations are frozen.
+
+    Raises:
+        RequestError: a frozen normalization was asked for, and there is no min-max in the graph.
+        CalibrationDataError: the images give no constants.
+    """
+    graph = Graph(flatbuffer)
+    found = find_normalizations(graph, samples)
+    if freeze_with is not None:
+        return _frozen(graph, found, freeze_with)
+    guarded = [guard_normalization(graph, item) for item in found]
+    last = final_normalization(graph, guarded)
+    island = [operator for item in guarded for operator in item.operators] + float_tail(graph)
+    raw = None if last is None else graph.tensor_name(last.source)
+    return _describe(graph, island, NormalizationSpec() if last is None else last.spec, raw)
+
+
+def _frozen(graph: Graph, found: list[Normalization], images: Iterable[NDArray[np.float32]]) -> FloatGraph:
+    reducing = [item for item in found if item.spec.kind == "minmax"]
+    if not reducing:
+        raise RequestError(
+            "--normalization frozen: there is no min-max normalization in this model whose extremes could be frozen. "
+            "Leave the option out."
+        )
+    unfrozen = graph.to_bytes()
+    named = [(graph.tensor_name(item.source), item.spec) for item in reducing]
+    constants = collect_extremes(unfrozen, named, images)
+    reference, _ = freeze(unfrozen, reducing, constants, fold=False)
+    folded, count = freeze(unfrozen, reducing, constants, fold=True)
+    last = final_normalization(graph, reducing)
+    spec = NormalizationSpec() if last is None else frozen_spec(constants[reducing.index(last)])
+    result = Graph(folded)
+    others = [guard_normalization(result, item) for item in find_normalizations(result)]
+    ready = _describe(result, [operator for item in others for operator in item.operators], spec, None)
+    text = f"the minimum and maximum of {len(reducing)} normalization(s) are constants from the calibration images"
+    text += f", folded into the layer before in {count}." if count else ", left as one multiplication and one addition."
+    decisions = (text, *ready.decisions)
+    return replace(ready, frozen=Frozen(tuple(constants), unfrozen, reference), decisions=decisions)
+
+
+def _describe(graph: Graph, island: list[Any], spec: NormalizationSpec, raw: str | None) -> FloatGraph:
+    keep_float = dict.fromkeys(graph.tensor_name(int(operator.outputs[0])) for operator in island)
+    # A guard may have replaced operators; what they wrote is never computed now and has no range.
+    drop_unused_tensors(graph)
+    # litert-quantizer insists on a signature, and a .tflite from elsewhere may have none.
+    graph.sign(INPUT_NAME, OUTPUT_NAME)
+    return FloatGraph(
+        flatbuffer=graph.to_bytes(),
+        spec=spec,
+        keep_float=tuple(keep_float),
+        raw_name=raw,
+        input_name=graph.tensor_name(int(graph.subgraph.inputs[0])),
+        output_shape=embedding_shape(graph.shape(int(graph.subgraph.outputs[0]))),
+        frozen=None,
+        decisions=(),
+    )
+
+
+def float_tail(graph: Graph) -> list[Any]:
+    """The operators behind the raw embedding, if they do arithmetic: they are cheap and int8 would hurt them.
+
+    Walks back from the output as long as the operators have no weights of their own to speak of and their inputs
+    are no larger than the embedding. Covers LayerNormalization and whatever else no pattern knows by name.
+    """
+    size = int(np.prod(graph.shape(int(graph.subgraph.outputs[0])), dtype=np.int64))
+    tail: list[Any] = []
+    for operator in reversed(graph.operators):
+        readers = graph.consumers(int(operator.outputs[0]))
+        small = all(int(np.prod(graph.shape(i), dtype=np.int64)) <= size for i in graph.inputs(operator))
+        if graph.operator_name(operator) in HEAVY or not small:
+            continue
+        if all(any(reader is member for member in tail) for reader in readers):
+            tail.insert(0, operator)
+    # Reshapes in front of the arithmetic are as exact in int8, and the raw embedding is then an int8 tensor.
+    arithmetic: list[Any] = []
+    for operator in tail:
+        producers = [graph.producer(index) for index in graph.inputs(operator)]
+        behind = any(producer is member for producer in producers for member in arithmetic)
+        if behind or graph.operator_name(operator) not in _RESHAPING:
+            arithmetic.append(operator)
+    return arithmetic

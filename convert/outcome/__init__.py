@@ -1,0 +1,1 @@
+"""What the user reads: the table, which file to ship, what was decided."""

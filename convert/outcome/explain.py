@@ -1,0 +1,72 @@
+"""What was decided on the user's behalf, in sentences."""
+
+from __future__ import annotations
+
+from ...runtime.drift import Drift
+from ...runtime.model.flatbuffer import read_flatbuffer
+from ..make.maker import Made
+from ..normalization.prepare import FloatGraph
+from ..options import Request
+from ..results import BatchCoupling
+
+
+def explain_placement(request: Request, graph: FloatGraph, made: list[Made]) -> list[str]:
+    """Where the normalization went, and what was chosen for a target."""
+    spec, decisions = graph.spec, []
+    places = {item.mode: item.contract.normalization.placement for item in made}
+    inside = [mode for mode, place in places.items() if place == "graph"]
+    left = [mode for mode, place in places.items() if place == "runtime"]
+    name = f"the normalization ({spec.kind}, axes {list(spec.axes)})"
+    if spec.kind != "none" and inside:
+        which = f" ({', '.join(inside)})" if left else ""
+        decisions.append(f"{name} stays in the file as float operators{which}.")
+    if left:
+        decisions.append(
+            f"{name} is left to Encoder ({', '.join(left)}): the file ends at the raw embedding, and an integer one is "
+            "normalized in exact integer arithmetic."
+        )
+    if "ethos-u" in request.targets:
+        decisions += [
+            f"for ethos-u the int8 file takes {item.contract.input.dtype} and gives {item.contract.output_dtype}."
+            for item in made
+            if item.mode == "int8"
+        ]
+    dense = any(operator.name == "FULLY_CONNECTED" for operator in read_flatbuffer(graph.flatbuffer).operators)
+    if "tflite-runtime" in request.targets and "dynamic" in places and dense:
+        decisions.append(
+            "for tflite-runtime a dense layer's weights share one scale in the dynamic file: its interpreter knows no "
+            "other, and the drift is somewhat larger."
+        )
+    return decisions
+
+
+def explain_coupling(coupling: BatchCoupling | None) -> list[str]:
+    """Whether the batch matters, and the ways out."""
+    if coupling is None:
+        return ["the model takes one image at a time, so batch coupling could not be measured."]
+    if not coupling.coupled:
+        return []
+    return [
+        f"an image's embedding depends on its batch: in batches of {coupling.batch_size} the same images move by up to "
+        f"{coupling.max_abs:.3g} from a batch of one, which is what a device has. Ways out: normalize each sample in "
+        "the model and train it so; --normalization frozen; or embed the gallery one image at a time."
+    ]
+
+
+def explain_frozen(outside: float, moved: Drift, lowering: Drift) -> str:
+    """What a frozen normalization is compared with, and what freezing costs.
+
+    Args:
+        outside: share of the held-out raw values beyond the constants.
+        moved: of the frozen float graph from the original.
+        lowering: of the float graph before freezing from the original.
+    """
+    return (
+        f"drift of the files is measured against the float graph with the same constants: {outside:.2%} of the "
+        f"held-out raw values lie outside them, and freezing alone moves the embeddings from the original's to "
+        f"{_db(moved)} (the float graph before freezing: {_db(lowering)})."
+    )
+
+
+def _db(drift: Drift) -> str:
+    return "no difference" if drift.sqnr_db is None else f"{drift.sqnr_db:.1f} dB"

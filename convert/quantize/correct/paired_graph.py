@@ -1,0 +1,312 @@
+"""A quantized graph beside the float graph that it was made from, with constants that can be replaced.
+
+Corrections change the stored values of biases and weights, layer after layer: what a layer is given depends on what
+was done to those before it. So both graphs are run layer by layer (:mod:`embedlite.convert.quantize.correct.walk`), and
+the constants are overwritten where they lie in the file.
+
+Convolutions as products of matrices: weights times the patches of the input, one for each place of the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from ....runtime.input.preprocess import dequantize
+from ....runtime.model.flatbuffer import read_flatbuffer
+from ....runtime.model.match import match_graphs
+from ...graph.graph import Graph
+from ...graph.run import map_images
+from .walk import Walk
+
+KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+"""Operators with weights that corrections know."""
+
+_T = TypeVar("_T")
+Values = NDArray[Any]
+Run = Callable[[int], Values]
+"""From an image's number to a tensor."""
+
+
+@dataclass(frozen=True)
+class LinearLayer:
+    """A convolution or dense layer of the quantized graph.
+
+    Attributes:
+        kind: one of :data:`KINDS`.
+        name: of the tensor that it writes.
+        place: among the operators of the quantized graph.
+        float_place: of its counterpart in the float graph.
+        tensors: in the quantized graph the indices of input, weights, bias and output.
+        float_tensors: likewise in the float graph; -1 for a bias that it does not have.
+        options: the operator's ``builtinOptions`` (strides, padding, activation function).
+    """
+
+    kind: str
+    name: str
+    place: int
+    float_place: int
+    tensors: tuple[int, int, int, int]
+    float_tensors: tuple[int, int, int, int]
+    options: Any
+
+
+class PairedGraph:
+    """The quantized graph, its float original, and the images that both are run on.
+
+    Attributes:
+        layers: the linear layers that compute with integers and have a counterpart, in the order of execution.
+    """
+
+    def __init__(
+        self, quantized: bytes, original: bytes, images: Sequence[NDArray[np.float32]], threads: int | None
+    ) -> None:
+        """Match the two graphs.
+
+        Args:
+            quantized: float-in, float-out, with quantized operators between; it is copied.
+            original: the float graph that it was made from.
+            images: model-ready, (H, W, C) float32.
+            threads: processors; default all.
+
+        Raises:
+            RequestError: the graphs do not belong together.
+        """
+        self._count, self._threads = len(images), threads
+        graph, self._float_graph = Graph(quantized), Graph(original)
+        match = match_graphs(read_flatbuffer(quantized), read_flatbuffer(original))
+        found = (_layer(graph, self._float_graph, place, other) for place, other in match.operators.items())
+        self.layers = tuple(layer for layer in found if layer is not None)
+        # What the copies replaced is dropped when the file is packed.
+        self._data, self._original = bytearray(graph.to_bytes()), original
+        self._info, self._float_info = read_flatbuffer(bytes(self._data)), read_flatbuffer(original)
+        self._walk, self._float_walk = (Walk(info, images, threads) for info in (self._info, self._float_info))
+
+    def to_bytes(self) -> bytes:
+        """The quantized graph as it is now."""
+        return bytes(self._data)
+
+    def constant(self, index: int) -> Values:
+        """A copy of a constant's stored values."""
+        tensor = self._info.tensors[index]
+        return np.frombuffer(self._bytes(index).tobytes(), tensor.dtype).reshape(tensor.shape)
+
+    def float_constant(self, index: int) -> NDArray[np.float64]:
+        """A constant of the float graph."""
+        values = self._float_graph.constant(index)
+        assert values is not None
+        return values.astype(np.float64)
+
+    def float_bias(self, layer: LinearLayer) -> NDArray[np.float64]:
+        """A layer's bias in the float graph, (outputs,); zeros where it has none."""
+        index = layer.float_tensors[2]
+        return np.zeros(self.constant(layer.tensors[2]).shape) if index < 0 else self.float_constant(index)
+
+    def scales(self, index: int, count: int) -> NDArray[np.float64]:
+        """A constant's step sizes, one for each of ``count`` channels."""
+        return np.broadcast_to(np.asarray(self._info.tensors[index].scale, np.float64), (count,))
+
+    def scaled_by_channel(self, layer: LinearLayer) -> bool:
+        """Whether a layer's weights have a step size for each output channel."""
+        weights, outputs = self._info.tensors[layer.tensors[1]], self._info.tensors[layer.tensors[3]].shape[-1]
+        return len(weights.scale) == outputs
+
+    def replace(self, index: int, values: NDArray[np.float64]) -> None:
+        """Overwrite a constant with whole numbers; they are kept within its type, biases well within."""
+        dtype = np.dtype(self._info.tensors[index].dtype)
+        # 8-bit weights are symmetric. A bias leaves room for the sum that it is the start of.
+        limit = 127 if dtype == np.int8 else float(np.iinfo(dtype).max // 2)
+        stored = np.clip(np.rint(values), -limit, limit).astype(dtype)
+        self._bytes(index)[:] = np.frombuffer(stored.tobytes(), np.uint8)
+        self._walk.changed(index)
+
+    def rescale(self, layer: LinearLayer, scales: NDArray[np.float32]) -> None:
+        """Give a layer's weights other step sizes, one for each output channel, and its bias those that follow."""
+        _, weights, bias, _ = layer.tensors
+        step = np.float32(self._info.tensors[layer.tensors[0]].scale[0])
+        subgraph = schema.Model.GetRootAs(self._data, 0).Subgraphs(0)
+        for index, values in ((weights, scales), (bias, scales * step)):
+            subgraph.Tensors(index).Quantization().ScaleAsNumpy()[:] = values
+            self._walk.changed(index)
+        self._info = read_flatbuffer(bytes(self._data))
+
+    def inputs(self, layer: LinearLayer, take: Callable[[Values], _T]) -> list[_T]:
+        """What ``take`` makes of a layer's input, (1, ...) in real numbers, for each image.
+
+        With 16-bit activations it is the float graph's: they differ next to nothing, and it is twenty times faster.
+        """
+        if self._info.tensors[layer.tensors[0]].dtype == "int16":
+            return self._each([self._float(layer.float_place, layer.float_tensors[0])], take)
+        return self._each([self._quantized(layer.place, layer.tensors[0])], take)
+
+    def both_inputs(self, layer: LinearLayer, take: Callable[[Values, Values], _T]) -> list[_T]:
+        """What ``take`` makes of a layer's input in the quantized and in the float graph, for each image."""
+        return self._each(
+            [self._quantized(layer.place, layer.tensors[0]), self._float(layer.float_place, layer.float_tensors[0])],
+            take,
+        )
+
+    def both_outputs(self, layer: LinearLayer, take: Callable[[Values, Values], _T]) -> list[_T]:
+        """The same of a layer's output."""
+        return self._each(
+            [self._quantized(layer.place, layer.tensors[3]), self._float(layer.float_place, layer.float_tensors[3])],
+            take,
+        )
+
+    def _each(self, makers: Sequence[Callable[[], Run]], take: Callable[..., _T]) -> list[_T]:
+        def make() -> Callable[[int], _T]:
+            runs = [maker() for maker in makers]
+            return lambda number: take(*(run(number) for run in runs))
+
+        return map_images(make, range(self._count), self._threads)
+
+    def _quantized(self, place: int, index: int) -> Callable[[], Run]:
+        """Makes what gives one tensor of the quantized graph, in real numbers."""
+        tensor, maker = self._info.tensors[index], self._walk.reach(bytes(self._data), place, index)
+
+        def make() -> Run:
+            run = maker()
+            return lambda number: dequantize(run(number), tensor.scale[0], tensor.zero_point[0])
+
+        return make
+
+    def _float(self, place: int, index: int) -> Callable[[], Run]:
+        return self._float_walk.reach(self._original, place, index)
+
+    def _bytes(self, index: int) -> NDArray[np.uint8]:
+        """A constant's bytes where they lie in the file."""
+        model = schema.Model.GetRootAs(self._data, 0)
+        place = model.Subgraphs(0).Tensors(index).Buffer()
+        found: NDArray[np.uint8] = model.Buffers(place).DataAsNumpy()
+        return found
+
+
+def _layer(graph: Graph, original: Graph, place: int, other: int) -> LinearLayer | None:
+    operator, counterpart = graph.operators[place], original.operators[other]
+    kind = graph.operator_name(operator)
+    if kind not in KINDS:
+        return None
+    weights, true = int(operator.inputs[1]), int(counterpart.inputs[1])
+    ends = (int(operator.inputs[0]), int(operator.outputs[0]))
+    if graph.constant(weights) is None or original.constant(true) is None or graph.dtype(weights) != "int8":
+        return None
+    if any(graph.dtype(index) not in ("int8", "int16") for index in ends):
+        return None
+    if _shared(graph, weights):
+        # Two layers with the same weights would need them twice after that, and the file would grow.
+        return None
+    weights, bias = _own(graph, operator, 1), _own(graph, operator, 2)
+    true_bias = int(counterpart.inputs[2]) if len(counterpart.inputs) > 2 else -1
+    floats = (int(counterpart.inputs[0]), true, true_bias, int(counterpart.outputs[0]))
+    name = original.tensor_name(floats[3])
+    return LinearLayer(kind, name, place, other, (ends[0], weights, bias, ends[1]), floats, operator.builtinOptions)
+
+
+def _shared(graph: Graph, weights: int) -> bool:
+    buffer = graph.tensor(weights).buffer
+    reads = (int(index) for operator in graph.operators for index in operator.inputs if index >= 0)
+    return len([index for index in reads if graph.tensor(index).buffer == buffer]) > 1
+
+
+def _own(graph: Graph, operator: Any, role: int) -> int:
+    """Give an operator a copy of its weights (1) or its bias (2; zeros where it has none), and return its index."""
+    index = int(operator.inputs[role]) if len(operator.inputs) > role else -1
+    name = f"{graph.tensor_name(int(operator.outputs[0]))}/corrected{role}"
+    if index >= 0:
+        values = graph.constant(index)
+        assert values is not None
+        copy = graph.add_constant(name, values)
+        graph.tensor(copy).quantization = graph.tensor(index).quantization
+    else:
+        weights = graph.tensor(int(operator.inputs[1])).quantization
+        step = np.float32(graph.tensor(int(operator.inputs[0])).quantization.scale[0])
+        outputs = graph.shape(int(operator.outputs[0]))[-1]
+        wide = graph.dtype(int(operator.inputs[0])) == "int16"
+        copy = graph.add_constant(name, np.zeros(outputs, np.int64 if wide else np.int32))
+        quantization = schema.QuantizationParametersT()
+        quantization.scale = np.asarray(weights.scale, np.float32) * step
+        quantization.zeroPoint = np.zeros(len(quantization.scale), np.int64)
+        graph.tensor(copy).quantization = quantization
+    operator.inputs = [*(int(i) for i in operator.inputs[:role]), copy, *(int(i) for i in operator.inputs[role + 1 :])]
+    return copy
+
+
+MOST_PLACES = 64
+"""Places of one image's output that are looked at: neighbouring patches are nearly the same."""
+
+
+def weight_matrices(layer: LinearLayer, weights: NDArray[Any]) -> NDArray[Any]:
+    """A layer's weights as (groups, outputs, inputs): one group, or one for each channel of a depthwise convolution."""
+    if layer.kind == "DEPTHWISE_CONV_2D":
+        return weights.reshape(-1, weights.shape[-1]).T[:, None, :]
+    return weights.reshape(1, weights.shape[0], -1)
+
+
+def stored_weights(layer: LinearLayer, matrices: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """The inverse of :func:`weight_matrices`; ``shape`` is that of the stored weights."""
+    if layer.kind == "DEPTHWISE_CONV_2D":
+        return matrices[:, 0, :].T.reshape(shape)
+    return matrices.reshape(shape)
+
+
+def input_rows(layer: LinearLayer, values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any] | None:
+    """What a layer multiplies its weights with, at :data:`MOST_PLACES` places of its output at most.
+
+    Args:
+        layer: the layer.
+        values: its input for one image, in real numbers.
+        shape: of its stored weights.
+
+    Returns:
+        (groups, places, inputs), to be multiplied with :func:`weight_matrices`; None for grouped convolutions and for
+        depthwise ones with a multiplier.
+    """
+    if layer.kind == "FULLY_CONNECTED":
+        rows = values.reshape(-1, shape[1])
+        return rows[_some(len(rows))][None]
+    if values.shape[-1] != shape[-1]:
+        return None
+    found = patches(values, (shape[1], shape[2]), layer.options)
+    # Only these are copied: all patches together are as many times the input's size as the kernel has places.
+    rows = found[np.unravel_index(_some(found.shape[0] * found.shape[1]), found.shape[:2])]
+    if layer.kind == "CONV_2D":
+        return rows.reshape(1, len(rows), -1)
+    return rows.reshape(len(rows), -1, shape[-1]).transpose(2, 0, 1)
+
+
+def patches(values: NDArray[Any], kernel: tuple[int, int], options: Any) -> NDArray[Any]:
+    """The patches of one image.
+
+    Args:
+        values: a convolution's input, (1, H, W, C), in real numbers: padding is zero.
+        kernel: height and width of the convolution's kernel.
+        options: the operator's ``Conv2DOptionsT`` or ``DepthwiseConv2DOptionsT``: strides, dilation, padding.
+
+    Returns:
+        (rows of the output, columns of the output, kernel height, kernel width, C), a view if nothing is padded.
+    """
+    strides = (options.strideH, options.strideW)
+    dilations = (options.dilationHFactor, options.dilationWFactor)
+    reach = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
+    if options.padding == schema.Padding.SAME:
+        margins = []
+        for size, stride, length in zip(values.shape[1:3], strides, reach, strict=True):
+            missing = max((-(-size // stride) - 1) * stride + length - size, 0)
+            # TensorFlow puts the odd one behind.
+            margins.append((missing // 2, missing - missing // 2))
+        values = np.pad(values, ((0, 0), *margins, (0, 0)))
+    windows = sliding_window_view(values[0], tuple(reach), axis=(0, 1))  # type: ignore[call-overload]  # two axes
+    chosen = windows[:: strides[0], :: strides[1], :, :: dilations[0], :: dilations[1]]
+    found: NDArray[Any] = chosen.transpose(0, 1, 3, 4, 2)
+    return found
+
+
+def _some(count: int) -> NDArray[np.intp]:
+    """The places that are looked at, of ``count``: always the same, and in no step with rows or columns."""
+    return np.sort(np.random.default_rng(count).permutation(count)[:MOST_PLACES])

@@ -1,0 +1,111 @@
+"""Weight rounding with error feedback (GPTQ): which of the two nearest steps each weight takes, chosen for the outputs.
+
+Rounding each weight to the nearest step makes the least error in the *weights*. What counts is the error of what the
+layer answers, and there the errors of several weights can cancel: inputs of a layer go together. So the weights of an
+output channel are rounded one after the other, those of the strongest inputs first, and each error is spread over the
+weights that are not rounded yet, as the inputs' second moments H = X'X say it is cancelled best. Step sizes stay, and
+so do size and time of the file. X is what the quantized graph gives the layer, its own earlier layers already rounded.
+
+Frantar et al., GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers, 2022
+(arXiv:2210.17323), after Hassibi and Stork, Optimal Brain Surgeon, 1993.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ....runtime.progress import progress
+from .paired_graph import LinearLayer, PairedGraph, input_rows, stored_weights, weight_matrices
+
+LARGEST = 127
+"""8-bit weights are symmetric: from -127 to 127 steps."""
+
+MOST_INPUTS = 2304
+"""Layers with more inputs to each output stay as they are: the time grows with the third power, to seconds each."""
+
+_DAMPING = 0.01
+"""Added to H's diagonal, as a share of its mean, as in the paper: weights of inputs that hardly occur stay near."""
+
+_BLOCK = 64
+"""Weights whose errors are handed on together; a matter of speed alone."""
+
+_ROWS = 4096
+"""Rows of X that are in memory in double precision at a time."""
+
+_Array = NDArray[np.float64]
+
+
+def round_weights(graph: PairedGraph) -> None:
+    """Round the weights of every layer anew; see the module's text.
+
+    Args:
+        graph: the quantized graph, which is changed, and the images.
+    """
+    for layer in progress(graph.layers, len(graph.layers), "rounding weights"):
+        weights = graph.float_constant(layer.float_tensors[1])
+        moments = input_moments(graph, layer, weights.shape)
+        if moments is None:
+            continue
+        matrices = weight_matrices(layer, weights)
+        groups, outputs, _ = matrices.shape
+        scales = graph.scales(layer.tensors[1], groups * outputs).reshape(groups, outputs)
+        rounded = np.stack([round_with_feedback(*group) for group in zip(matrices, moments, scales, strict=True)])
+        graph.replace(layer.tensors[1], stored_weights(layer, rounded, weights.shape))
+
+
+def input_moments(graph: PairedGraph, layer: LinearLayer, shape: tuple[int, ...]) -> _Array | None:
+    """Second moments of what a layer multiplies its weights with, (groups, inputs, inputs); None where unknown.
+
+    Args:
+        graph: whose quantized half gives the inputs.
+        layer: the layer.
+        shape: of its stored weights.
+    """
+    inputs = int(np.prod(shape[1:-1] if layer.kind == "DEPTHWISE_CONV_2D" else shape[1:], dtype=np.int64))
+    if inputs > MOST_INPUTS:
+        return None
+    found = graph.inputs(layer, lambda values: input_rows(layer, values, shape))
+    if found[0] is None:
+        return None
+    rows = np.concatenate([item for item in found if item is not None], axis=1)
+    groups, count, _ = rows.shape
+    moments = np.zeros((groups, inputs, inputs))
+    for first in range(0, count, _ROWS):
+        part = rows[:, first : first + _ROWS].astype(np.float64)
+        moments += part.transpose(0, 2, 1) @ part
+    return moments
+
+
+def round_with_feedback(weights: _Array, moments: _Array, scales: _Array) -> _Array:
+    """Whole numbers for weights in steps of ``scales``, with little error of the outputs.
+
+    Args:
+        weights: (outputs, inputs).
+        moments: H = X'X of the inputs, (inputs, inputs).
+        scales: step size of each output's weights, (outputs,).
+
+    Returns:
+        (outputs, inputs), whole numbers from -127 to 127.
+    """
+    order = np.argsort(-np.diag(moments), kind="stable")
+    order = order[np.diag(moments)[order] > 0]
+    # A weight whose input these images never use is rounded by itself.
+    result = np.clip(np.rint(weights / scales[:, None]), -LARGEST, LARGEST)
+    if not len(order):
+        return result
+    rest, hessian = weights[:, order].copy(), moments[np.ix_(order, order)].copy()
+    diagonal = np.einsum("ii->i", hessian)
+    diagonal += _DAMPING * diagonal.mean()
+    # The upper Cholesky factor of the inverse holds, row by row, what the paper updates column by column.
+    factor = np.linalg.cholesky(np.linalg.inv(hessian)).T
+    for first in range(0, len(order), _BLOCK):
+        last = min(first + _BLOCK, len(order))
+        errors = np.empty((len(rest), last - first))
+        for place in range(first, last):
+            rounded = np.clip(np.rint(rest[:, place] / scales), -LARGEST, LARGEST)
+            errors[:, place - first] = error = (rest[:, place] - rounded * scales) / factor[place, place]
+            rest[:, place:last] -= np.outer(error, factor[place, place:last])
+            result[:, order[place]] = rounded
+        rest[:, last:] -= errors @ factor[first:last, last:]
+    return result

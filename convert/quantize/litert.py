@@ -1,0 +1,112 @@
+"""The modes: litert-quantizer on the float graph, with what must stay float left alone."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...calibration import Ranges
+from ...runtime.model.flatbuffer import read_flatbuffer
+from ..errors import ConversionError
+from ..modes import CALIBRATED, DYNAMIC, FLOAT, INT16
+
+_DENSE = "FULLY_CONNECTED"
+_DYNAMIC = ("CONV_2D", "DEPTHWISE_CONV_2D", _DENSE)
+
+
+def quantize(
+    flatbuffer: bytes,
+    mode: str,
+    ranges: Ranges | None,
+    keep_float: Sequence[str],
+    *,
+    precision: Mapping[str, str] | None = None,
+    dense_per_tensor: bool = False,
+) -> bytes:
+    """One mode's flatbuffer from the float one; inputs and outputs stay float32.
+
+    Args:
+        flatbuffer: the float graph.
+        mode: one of :data:`MODES`.
+        ranges: for ``int8`` and ``int16x8``: the range of every activation.
+        keep_float: operators that stay float, by the name of their first output tensor.
+        precision: for ``int8``: operators that are something else, by the name of their first output tensor; values of
+            :data:`PRECISIONS`. Operators without weights are float where ``dynamic`` is asked for.
+        dense_per_tensor: for ``dynamic``, file or operator: one scale for all weights of a dense layer, as
+            tflite-runtime 2.14 needs it.
+
+    Raises:
+        ConversionError: litert-quantizer refused.
+    """
+    if mode == "float32":
+        return flatbuffer
+    from litert_quantizer import quantizer
+
+    engine = quantizer.Quantizer(flatbuffer, _recipe(mode, keep_float, precision or {}, dense_per_tensor))
+    statistics = _statistics(flatbuffer, ranges) if ranges is not None and mode in CALIBRATED else None
+    try:
+        with warnings.catch_warnings():
+            # It opens an interpreter that keeps its tensors, and LiteRT warns about that.
+            warnings.simplefilter("ignore")
+            result = engine.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ConversionError(
+            f"litert-quantizer cannot make the {mode} file: {str(error).strip().splitlines()[0]}. "
+            "Leave that mode out, or simplify the operation it names."
+        ) from error
+    return bytes(result.quantized_model)
+
+
+def _recipe(mode: str, keep_float: Sequence[str], precision: Mapping[str, str], dense_per_tensor: bool) -> Any:
+    from litert_quantizer import qtyping, recipe_manager
+    from litert_quantizer.algorithm_manager import AlgorithmName
+
+    every = qtyping.TFLOperationName.ALL_SUPPORTED
+    recipe = recipe_manager.RecipeManager()
+    if mode in CALIBRATED:
+        recipe.add_static_config(".*", every, activation_num_bits=8 if mode == "int8" else 16, weight_num_bits=8)
+        for boundary in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
+            recipe.add_quantization_config(".*", boundary, algorithm_key=AlgorithmName.NO_QUANTIZE)
+        # tflite-runtime 2.14 refuses a quantized DIV, and LiteRT rounds small divisors to zero.
+        recipe.add_quantization_config(".*", qtyping.TFLOperationName.DIV, algorithm_key=AlgorithmName.NO_QUANTIZE)
+        for name, kind in {**precision, **dict.fromkeys(keep_float, FLOAT)}.items():
+            scope = f"^{re.escape(name)}(;|$)"
+            if kind == INT16:
+                recipe.add_static_config(scope, every, activation_num_bits=16, weight_num_bits=8)
+                continue
+            recipe.add_quantization_config(scope, every, algorithm_key=AlgorithmName.NO_QUANTIZE)
+            if kind == DYNAMIC:
+                sizes = qtyping.QuantGranularity
+                for operation in _DYNAMIC:
+                    size = sizes.TENSORWISE if dense_per_tensor and operation == _DENSE else sizes.CHANNELWISE
+                    recipe.add_dynamic_config(scope, qtyping.TFLOperationName(operation), num_bits=8, granularity=size)
+    elif mode == "dynamic":
+        recipe.add_dynamic_config(".*", every, num_bits=8)
+        if dense_per_tensor:
+            dense = qtyping.TFLOperationName.FULLY_CONNECTED
+            recipe.add_dynamic_config(".*", dense, num_bits=8, granularity=qtyping.QuantGranularity.TENSORWISE)
+    else:
+        half = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
+        config = qtyping.OpQuantizationConfig(
+            weight_tensor_config=half,
+            compute_precision=qtyping.ComputePrecision.FLOAT,
+            explicit_dequantize=True,
+        )
+        recipe.add_quantization_config(".*", every, config, AlgorithmName.FLOAT_CASTING)
+    return recipe.get_quantization_recipe()
+
+
+def _statistics(flatbuffer: bytes, ranges: Ranges) -> dict[str, dict[str, Any]]:
+    """Ranges in litert-quantizer's form: arrays with as many axes as the tensor, each of length one."""
+    ranks = {tensor.name: len(tensor.shape) for tensor in read_flatbuffer(flatbuffer).tensors}
+    return {
+        name: {
+            "min": np.full((1,) * ranks[name], low, np.float32),
+            "max": np.full((1,) * ranks[name], high, np.float32),
+        }
+        for name, (low, high) in ranges.limits.items()
+    }

@@ -1,0 +1,1 @@
+"""Which layers should not be int8, and which file keeps the limits."""

@@ -1,0 +1,247 @@
+"""The files some layers of which are not int8: the search for them in one export, and which of them are made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ...runtime.backends.interpreters import package_version
+from ...runtime.drift import Drift
+from ...runtime.files import sha256
+from ...runtime.machine import describe_environment
+from ..graph.graph import Graph
+from ..make.maker import Made, Maker, tool_versions
+from ..modes import FLOAT, MIXED, OF_TARGET, TARGETS, Precision
+from ..normalization.prepare import FloatGraph
+from ..options import Budget, Request
+from ..quantize.plan import Int8Plan
+from ..quantize.precision import Layer
+from ..quantize.trial import Trial
+from ..results import LayerSensitivity, SearchReport, TriedFile
+from ..verify.latency import Stopwatch
+from .cache import SearchCache, fingerprint
+from .search import PrecisionSearch, Search
+from .trials import FINISHED, OUT_OF_TIME, Trials, Tried, UntimedError
+
+MOST_IMAGES = 256
+"""Calibration images that judge, those first that are held out from the ranges."""
+
+ALLOWANCES = ((1.03, 1.02), (1.15, 1.5), (1.5, math.inf))
+"""Without limits, the file with the least noise is made for each of these latencies and sizes, by int8's: the same, a
+little more, and what a float file may not undercut anyway."""
+
+_LEAST_GAIN_DB = 0.5
+"""What a further file must bring to be made."""
+
+
+class MixedFiles:
+    """One search, from the modes' files to the further ones.
+
+    Attributes:
+        report: what was tried, for export.json.
+        judged: drift of each mode's file on the calibration images.
+        decisions: what was decided on the user's behalf.
+    """
+
+    def __init__(self, request: Request, graph: FloatGraph, plan: Int8Plan, maker: Maker) -> None:
+        """Prepare, without trying anything.
+
+        Args:
+            request: target, limits, time budget, cache.
+            graph: the float graph.
+            plan: the ranges, and the images that judge.
+            maker: made the modes' files.
+        """
+        assert plan.trial is not None
+        assert plan.fitting is not None
+        self.report: SearchReport | None = None
+        self.judged: dict[str, Drift] = {}
+        self.decisions: list[str] = []
+        self._request, self._graph, self._plan, self._maker = request, graph, plan, maker
+        # Inner layers hurt a few images most, those with the least contrast, and forty may hold none of them. No layer
+        # is fitted to the images that set the ranges, so these may judge too.
+        held_out = plan.trial.images[:MOST_IMAGES]
+        further = min(len(plan.fitting), MOST_IMAGES - len(held_out))
+        judges = [*held_out, *(plan.fitting.ready(index) for index in range(further))]
+        self._trial = Trial(graph, judges, request.threads)
+        self._target = request.timed_on
+        self._stopwatch = Stopwatch(self._target, request.threads)
+        self._budget: Budget | None = request.budget
+        self._corrected: dict[str, Tried] = {}
+
+    def find(self, made: Sequence[Made]) -> list[Made]:
+        """Search, and make the files that are worth it.
+
+        Args:
+            made: the modes' files, int8 among them.
+        """
+        cache = SearchCache(self._request.search_cache, self._key())
+        # What was made without a search is only judged by limits; a mode on reference kernels would take long.
+        judged = [item.mode for item in made if item.mode == "int8" or self._budget is not None]
+        self.judged = {mode: self._trial.measure(self._maker.graphs[mode])[1] for mode in judged}
+        try:
+            self._trials = Trials(self._maker.draft, self._trial, self._stopwatch, cache, self._request.time_budget)
+        except UntimedError as error:
+            self.decisions.append(f"no layers were searched that should not be int8: {error}.")
+            return []
+        search = PrecisionSearch(
+            self._free_layers(),
+            OF_TARGET[self._target],
+            self._trials,
+            None if self._budget is None else self._meets,
+            None if self._budget is None else self._keeps,
+            self._ceiling(made),
+        )
+        found = search.run()
+        self.report = self._report(search, found)
+        if found.ended != FINISHED:
+            why = "its time was up" if found.ended == OUT_OF_TIME else "it was interrupted"
+            self.decisions.append(
+                f"the search for layers that should not be int8 tried {len(self._trials.all) - 1} files until {why}; "
+                "what follows is the best of these."
+            )
+        chosen = self._chosen(found)
+        names = [MIXED] if len(chosen) == 1 else [f"{MIXED}{number}" for number in range(1, len(chosen) + 1)]
+        files = []
+        for name, tried in zip(names, chosen, strict=True):
+            files.append(self._maker.make(name, tried.precision))
+            self.judged[name] = self._trial.measure(self._maker.graphs[name])[1]
+            self.decisions.append(self._explain(name, tried))
+        return files
+
+    def _meets(self, tried: Tried) -> bool:
+        """Whether a file keeps the limits, corrected if that is needed."""
+        assert self._budget is not None
+        if self._keeps(tried):
+            return True
+        key = repr(sorted(tried.precision.items()))
+        if key not in self._corrected:
+            corrected = self._maker.correct(tried.precision)
+            self._corrected[key] = self._trials.judge(tried.precision, corrected)
+        return self._budget.kept(self._corrected[key].drift)
+
+    def _keeps(self, tried: Tried) -> bool:
+        """Whether a file keeps the limits without corrections."""
+        assert self._budget is not None
+        return self._budget.kept(tried.drift)
+
+    def _ceiling(self, made: Sequence[Made]) -> float:
+        """Relative latency of the fastest mode that keeps the limits; without limits none."""
+        if self._budget is None:
+            return math.inf
+        target = TARGETS[self._target]
+        keeping = [
+            item
+            for item in made
+            if self._budget.kept(self.judged[item.mode]) and target.runs(item.mode, item.precision)
+        ]
+        timings = self._stopwatch.time([self._maker.draft({})[1], *(item.data for item in keeping)])[1:]
+        return min((timing.relative for timing in timings if timing.relative is not None), default=math.inf)
+
+    def _chosen(self, found: Search) -> list[Tried]:
+        """The files to make, the fastest first."""
+        wanted = []
+        if self._budget is not None:
+            wanted = [found.best or found.reached]
+        if self._request.pareto:
+            wanted += self._least_noise()
+        kept = {repr(sorted(tried.precision.items())): tried for tried in wanted if self._is_mixed(tried)}
+        return sorted(kept.values(), key=lambda tried: (tried.relative or math.inf, tried.noise))
+
+    def _is_mixed(self, tried: Tried) -> bool:
+        """Whether it is neither the int8 file nor the float one."""
+        whole = len(tried.precision) == len(self._maker.layers) and set(tried.precision.values()) == {FLOAT}
+        return bool(tried.precision) and not whole
+
+    def _least_noise(self) -> list[Tried]:
+        """The file with the least noise for each allowance, where it brings something over the one before."""
+        chosen, base = [], self._trials.base
+        last = base
+        for latency, size in ALLOWANCES:
+            within = [
+                tried
+                for tried in self._trials.all
+                if not tried.precision or self._is_mixed(tried)
+                if (tried.relative or math.inf) <= latency and tried.bytes <= size * base.bytes
+            ]
+            best = min(within, key=lambda tried: tried.noise)
+            if self._trials.sqnr(best) >= self._trials.sqnr(last) + _LEAST_GAIN_DB:
+                chosen.append(best)
+                last = best
+        return chosen
+
+    def _free_layers(self) -> tuple[Layer, ...]:
+        """The layers that may change: not those at an end of the file that holds integers."""
+        graph, ends = Graph(self._plan.flatbuffer), self._maker.ends()
+        fixed: set[str] = set()
+        if ends.input_type != "float32":
+            readers = graph.consumers(int(graph.subgraph.inputs[0]))
+            fixed |= {graph.tensor_name(int(operator.outputs[0])) for operator in readers}
+        if ends.output_type != "float32":
+            fixed.add(self._graph.raw_name or graph.tensor_name(int(graph.subgraph.outputs[0])))
+        return tuple(layer for layer in self._maker.layers if not fixed.intersection(layer.tensors))
+
+    def _key(self) -> str:
+        plan, ends = self._plan, self._maker.ends()
+        return fingerprint(
+            {
+                "graph": sha256(plan.flatbuffer),
+                "ranges": sorted(plan.ranges.limits.items()),
+                "images": plan.fingerprint,
+                "keep_float": self._graph.keep_float,
+                "ends": [ends.placement, ends.input_type, ends.output_type],
+                "runtime": [self._stopwatch.package, package_version(self._stopwatch.package)],
+                "threads": self._stopwatch.threads,
+                "tools": tool_versions(),
+                "dense_per_tensor": self._maker.dense_per_tensor,
+                "device": describe_environment(),
+            }
+        )
+
+    def _report(self, search: PrecisionSearch, found: Search) -> SearchReport:
+        trials = self._trials
+        base_db, base_us = _finite(trials.sqnr(trials.base)), trials.base_us
+        layers = {layer.name: layer for layer in self._maker.layers}
+        rows = []
+        for (name, option), tried in search.sensitivity().items():
+            sqnr, latency = _finite(trials.sqnr(tried)), base_us * (tried.relative or math.nan)
+            gained = None if sqnr is None or base_db is None else sqnr - base_db
+            kinds = layers[name].operators
+            rows.append(LayerSensitivity(name, kinds, option, sqnr, gained, latency, latency - base_us))
+        rows.sort(key=lambda row: (-(row.gained_db or 0), row.layer, row.precision))
+        return SearchReport(
+            self._target,
+            self._stopwatch.package,
+            self._stopwatch.threads,
+            len(self._trial),
+            found.seconds,
+            found.ended,
+            tuple(
+                TriedFile(tried.precision, base_us * (tried.relative or math.nan), _finite(trials.sqnr(tried)))
+                for tried in trials.all
+            ),
+            tuple(rows),
+        )
+
+    def _explain(self, name: str, tried: Tried) -> str:
+        layers = {layer.name: layer for layer in self._maker.layers}
+        changed = ", ".join(f"{layers[key].short_name} {value}" for key, value in _ordered(tried.precision, layers))
+        now, base = self.judged[name].sqnr_db, self.judged.get("int8", self._trials.base.drift).sqnr_db
+        gained = f"{_text(base)} -> {_text(now)} dB on {len(self._trial)} calibration images"
+        return (
+            f"{name} is int8 but for {len(tried.precision)} of {len(layers)} layers ({changed}): {gained}, at "
+            f"{tried.relative:.2f} of int8's latency on {self._stopwatch.package}."
+        )
+
+
+def _ordered(precision: Precision, layers: dict[str, Layer]) -> list[tuple[str, str]]:
+    places = {name: place for place, name in enumerate(layers)}
+    return sorted(precision.items(), key=lambda item: places[item[0]])
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _text(sqnr: float | None) -> str:
+    return "identical" if sqnr is None else f"{sqnr:.1f}"

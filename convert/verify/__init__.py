@@ -1,0 +1,1 @@
+"""What was made is run: every runtime, drift, latency, NPU compiler, batch."""

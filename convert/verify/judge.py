@@ -1,0 +1,128 @@
+"""Every written file is run by every installed interpreter, each in a process of its own; a crash there is a verdict.
+
+What is compared, on images and on edge frames (flat, saturated, one hot pixel, low contrast):
+
+- each runtime with the original: a float file closely, a quantized one loosely, for its drift is measured elsewhere and
+  a broken file is far beyond any drift;
+- each runtime with the first one. Interpreters round int8 differently (XNNPACK against the reference kernels), so
+  quantized files are held to the drift between two interpreters, not to equality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...runtime.check.probe import ProbeResult
+from ...runtime.drift import measure_drift
+from ...runtime.input.preprocess import model_ready
+from ...runtime.model.contract import InputContract
+from ..results import Verdict
+
+FLOAT_TOLERANCE = 1e-4
+"""Largest difference of two runs in float, relative to the largest value: only the order of additions differs."""
+
+QUANTIZED_SQNR_DB = 15.0
+"""Two interpreters on one quantized file must agree at least this well."""
+
+BROKEN_SQNR_DB = 3.0
+"""A file of rounded weights further than this from the original on ordinary images is not merely drifting."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What files are verified on.
+
+    Attributes:
+        ready: path of a ``.npy`` with model-ready frames, (N, H, W, C) float32.
+        reference: the original's embedding of each, (N, ...) float32, finite.
+        edge: which of them are edge frames, (N,) bool.
+        firm: on which of them the original does not jump when the frame changes by rounding, (N,) bool.
+    """
+
+    ready: Path
+    reference: NDArray[np.float32]
+    edge: NDArray[np.bool_]
+    firm: NDArray[np.bool_]
+
+    def part(self, rows: Sequence[int]) -> Frames:
+        """Some of the frames, in this order."""
+        return Frames(self.ready, self.reference[rows], self.edge[rows], self.firm[rows])
+
+
+def edge_frames(contract: InputContract) -> Iterator[NDArray[np.float32]]:
+    """Frames that cameras deliver and calibration images seldom hold, model-ready.
+
+    Flat black, flat white, saturated (half black, half white), one hot pixel, low contrast.
+    """
+    height, width, channels = contract.shape
+    black = np.zeros((height, width, channels), np.uint8)
+    white = np.full_like(black, 255)
+    saturated = black.copy()
+    saturated[:, width // 2 :] = 255
+    hot = black.copy()
+    hot[height // 2, width // 2] = 255
+    low = np.full_like(black, 127)
+    low[::2, ::2] = 129
+    for frame in (black, white, saturated, hot, low):
+        yield model_ready(frame, contract)
+
+
+def judge(result: ProbeResult, mode: str, frames: Frames, first: NDArray[np.float32] | None) -> Verdict:
+    """Whether an interpreter runs a file rightly.
+
+    Args:
+        result: what it made of the file.
+        mode: the file's quantization mode.
+        frames: what it was run on; it may have stopped before the last of them.
+        first: what the first interpreter made of them; None if this is the first.
+    """
+    mine = result.embeddings
+    if mine is None:
+        return Verdict(result.runtime, result.version, False, result.error)
+    ran = frames.part(range(len(mine)))
+    ok, detail = _sound(mine, ran)
+    if ok:
+        least = None if mode == "float32" else BROKEN_SQNR_DB
+        ok, detail = _like(mine, ran.reference, ran, "the original", least)
+    if ok and first is not None:
+        common = range(min(len(mine), len(first)))
+        least = None if mode in ("float32", "float16") else QUANTIZED_SQNR_DB
+        ok, detail = _like(mine[common], first[common], ran.part(common), "LiteRT", least)
+    return Verdict(result.runtime, result.version, ok, detail, arena_bytes=result.arena_bytes)
+
+
+def _sound(mine: NDArray[np.float32], frames: Frames) -> tuple[bool, str]:
+    edge = frames.edge
+    finite = np.isfinite(mine.reshape(len(mine), -1)).all(axis=1)
+    if not finite.all():
+        where = "an edge frame" if edge[~finite].all() else "an image"
+        return False, f"answers NaN or infinity for {where}"
+    images, wanted = mine[~edge], frames.reference[~edge]
+    # Images that are alike, or a model that answers the same to all, are not the file's fault.
+    if len(images) > 1 and (wanted != wanted[0]).any() and (images == images[0]).all():
+        return False, "answers the same embedding for every image"
+    return True, ""
+
+
+def _like(
+    mine: NDArray[np.float32], other: NDArray[np.float32], frames: Frames, name: str, least_db: float | None
+) -> tuple[bool, str]:
+    """Whether two runs agree: closely where no ``least_db`` is given, else to that many decibels."""
+    if least_db is None:
+        firm = frames.firm
+        distance, reach = float(np.abs(mine - other)[firm].max()), float(np.abs(other).max())
+        ok = distance <= FLOAT_TOLERANCE * reach
+        return ok, f"{'agrees' if ok else 'disagrees'} with {name} to {distance:.1e}"
+    # Quantized files saturate on edge frames, and some runtimes sooner than others: only images are compared.
+    images = ~frames.edge if (~frames.edge).any() else frames.edge
+    drift, _ = measure_drift(mine[images], other[images], k=None)
+    if drift.invalid:
+        return False, f"{drift.invalid} embedding(s) are zero or constant where {name}'s are not"
+    ok = drift.sqnr_db is None or drift.sqnr_db >= least_db
+    figure = "exactly" if drift.sqnr_db is None else f"to {drift.sqnr_db:.1f} dB"
+    return ok, f"{'agrees' if ok else 'disagrees'} with {name} {figure}"

@@ -1,0 +1,278 @@
+"""Running what was made: drift from the original, latency, and every runtime's verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...runtime.backends.interpreters import installed, installed_runtimes
+from ...runtime.check.probe import ProbeResult, probe
+from ...runtime.check.timing import Timing
+from ...runtime.drift import Drift
+from ...runtime.drift.intervals import Interval, drift_and_intervals
+from ...runtime.files import sha256
+from ...runtime.images.source import Source
+from ...runtime.input.preprocess import model_ready
+from ...runtime.machine import available_threads
+from ...runtime.model.contract import InputContract
+from ...runtime.progress import progress, stage
+from ..graph.graph import Graph
+from ..make.golden import GoldenInputs, golden_path, pack
+from ..make.maker import Made
+from ..make.package import seal
+from ..modes import NPU_PACKAGE, takes_ranges, target_of
+from ..options import Request
+from ..results import ExportedFile, Verdict
+from .judge import Frames, edge_frames, judge
+from .latency import Stopwatch
+from .vela import NpuCompilation, compile_for_npu
+
+_AGREEMENT_IMAGES = 4
+"""Images on which further runtimes are compared with the first one; they may be slow."""
+
+_DRIFT_SECONDS = 60.0
+_AGREEMENT_SECONDS = 6.0
+
+_ROUNDING = 1e-6
+_FIRM = 1e-3
+
+Reference = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What running the files gave.
+
+    Attributes:
+        made: the files with their golden vectors, in the order of the modes.
+        files: one entry a file, in the order of the modes.
+        compiled: what the NPU's compiler made of each file, by mode, where it could be tried.
+    """
+
+    made: tuple[Made, ...]
+    files: tuple[ExportedFile, ...]
+    compiled: Mapping[str, NpuCompilation]
+
+
+def collect_frames(
+    contract: InputContract, test: Source | None, reference: Reference, folder: Path
+) -> tuple[Frames, int]:
+    """Lay out what every file is run on, with the original's answers: images first, edge frames behind them.
+
+    On disk, because every interpreter's process reads them and they may not fit in memory.
+
+    Args:
+        contract: the input's.
+        test: the images; None makes a few synthetic frames instead.
+        reference: the original at batch 1.
+        folder: where the frames go.
+
+    Returns:
+        The frames, and for how many of them the original answered NaN or infinity; zeros stand there instead.
+    """
+    images = list(_synthetic(contract)) if test is None else None
+    count = len(images) if images is not None else len(test or ())
+    ready = folder / "frames.npy"
+    edges = list(edge_frames(contract))
+    open_memmap: Any = np.lib.format.open_memmap
+    stored = open_memmap(ready, "w+", np.float32, (count + len(edges), *contract.shape))
+    rows = []
+    source: Any = images if images is not None else (test.ready(index) for index in range(count) if test is not None)
+    for index, image in enumerate(progress(_chain(source, edges), len(stored), "reference")):
+        stored[index] = image
+        rows.append(reference(image))
+    stored.flush()
+    answers = np.stack(rows)
+    firm = np.array(
+        [True] * count + [_is_firm(reference, frame, row) for frame, row in zip(edges, rows[count:], strict=True)]
+    )
+    broken = ~np.isfinite(answers.reshape(len(answers), -1)).all(axis=1)
+    answers[broken] = 0
+    return Frames(ready, answers, np.arange(len(answers)) >= count, firm), int(broken.sum())
+
+
+def _is_firm(reference: Reference, frame: NDArray[np.float32], answer: NDArray[np.float32]) -> bool:
+    """Whether the original gives nearly the same embedding when a frame is changed by as little as rounding would.
+
+    On a flat frame it need not: a normalization may divide by a maximum that is zero but for rounding.
+    """
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, _ROUNDING * max(1.0, float(np.abs(frame).max())), (2, *frame.shape)).astype(np.float32)
+    moved = max(float(np.abs(reference(frame + item) - answer).max()) for item in noise)
+    return bool(moved <= _FIRM * float(np.abs(answer).max()))
+
+
+def _chain(*parts: Any) -> Iterator[NDArray[np.float32]]:
+    for part in parts:
+        yield from part
+
+
+def measure_files(
+    request: Request,
+    made: list[Made],
+    frames: Frames,
+    inputs: GoldenInputs,
+    stopwatch: Stopwatch,
+    *,
+    drift: bool,
+    folder: Path,
+) -> Measured:
+    """Run every file on every runtime that can run its mode.
+
+    Args:
+        request: paths and threads.
+        made: the files.
+        frames: from :func:`collect_frames`.
+        inputs: what the files' golden vectors are made of.
+        stopwatch: of the target that latencies are measured on.
+        drift: whether the frames are images that drift can be measured on.
+        folder: where the files are written to be run.
+    """
+    order = _Order(frames.edge)
+    threads = request.threads or available_threads()
+    runtimes = installed_runtimes()
+    paths = {item.mode: folder / request.path(item.mode).name for item in made}
+    firsts: dict[str, ProbeResult] = {}
+    golden = golden_path(folder, inputs, made[0].contract.input)
+    for item in progress(made, len(made), "measuring"):
+        paths[item.mode].write_bytes(item.data)
+        firsts[item.mode] = probe(
+            paths[item.mode],
+            runtimes[0],
+            frames.ready,
+            order.all,
+            threads=threads,
+            seconds=_DRIFT_SECONDS,
+            golden=golden,
+        )
+    with stage("timing"):
+        runnable = [item for item in made if target_of(stopwatch.package).runs(item.mode, item.precision)]
+        found = stopwatch.time([item.data for item in runnable])
+    timings = dict.fromkeys((item.mode for item in made), Timing(None))
+    timings |= {item.mode: timing for item, timing in zip(runnable, found, strict=True)}
+    # Nothing is timed from here on, so the runtimes may share the processors.
+    jobs = [(item, name) for item in made for name in runtimes[1:] if target_of(name).runs(item.mode, item.precision)]
+    npu = target_of(NPU_PACKAGE)
+    jobs += [(item, NPU_PACKAGE) for item in made if installed(NPU_PACKAGE) and npu.runs(item.mode, item.precision)]
+
+    def run(job: tuple[Made, str]) -> ProbeResult | NpuCompilation:
+        path, runtime = paths[job[0].mode], job[1]
+        if runtime == NPU_PACKAGE:
+            working = folder / f"{job[0].mode}.npu"
+            working.mkdir()
+            return compile_for_npu(path, working)
+        return probe(path, runtime, frames.ready, order.few, threads=1, seconds=_AGREEMENT_SECONDS)
+
+    with ThreadPoolExecutor(threads) as pool:
+        answers = list(progress(pool.map(run, jobs), len(jobs), "verifying"))
+    files, compiled = [], {}
+    replayable = tuple(_with_golden(item, firsts[item.mode], inputs) for item in made)
+    for item, complete in zip(made, replayable, strict=True):
+        first = firsts[item.mode]
+        verdicts = [judge(first, item.mode, frames.part(order.all), None)]
+        for (other, _), answer in zip(jobs, answers, strict=True):
+            if other is item and isinstance(answer, NpuCompilation):
+                compiled[item.mode] = answer
+                verdicts.append(npu_verdict(answer))
+            elif other is item and isinstance(answer, ProbeResult):
+                verdicts.append(judge(answer, item.mode, frames.part(order.few), first.embeddings))
+        moved, sure = None, dict[str, Interval]()
+        if drift and first.embeddings is not None:
+            place, images = order.images(len(first.embeddings))
+            moved, sure = drift_and_intervals(first.embeddings[place], frames.reference[images])
+        files.append(describe(request, complete, moved, sure, timings[item.mode], tuple(verdicts)))
+    return Measured(replayable, tuple(files), compiled)
+
+
+def _with_golden(item: Made, first: ProbeResult, inputs: GoldenInputs) -> Made:
+    """The file with the golden vectors that the first runtime made of it; as it is if that failed."""
+    if first.golden is None:
+        return item
+    golden = pack(inputs, first.golden, f"{first.runtime} {first.version}", item.contract)
+    data, contract = seal(item.data[: item.contract.flatbuffer_bytes], item.contract, golden)
+    return replace(item, data=data, contract=contract)
+
+
+class _Order:
+    """The order in which frames are run: two images, the edge frames, the other images; slow runtimes stop early."""
+
+    def __init__(self, edge: NDArray[np.bool_]) -> None:
+        images, edges = np.flatnonzero(~edge).tolist(), np.flatnonzero(edge).tolist()
+        self.all: list[int] = [*images[:2], *edges, *images[2:]]
+        self.few = self.all[: len(edges) + min(_AGREEMENT_IMAGES, len(images))]
+        self._edge = edge
+
+    def images(self, count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Of the first ``count`` rows that were run, those of images: their places among them, and which they are.
+
+        In the order of the images, because neighbours leave out the row itself by its place.
+        """
+        ran = np.array(self.all[:count])
+        places = np.flatnonzero(~self._edge[ran])
+        places = places[np.argsort(ran[places])]
+        return places, ran[places]
+
+
+def npu_verdict(compiled: NpuCompilation) -> Verdict:
+    """The NPU compiler's answer as a verdict: it compiles, and the NPU has something to do."""
+    placed, left = sum(compiled.npu.values()), sum(compiled.cpu.values())
+    detail = compiled.error or f"{placed} of {placed + left} operators on the NPU"
+    if left:
+        detail += f"; on the CPU: {', '.join(f'{count} {name}' for name, count in sorted(compiled.cpu.items()))}"
+    ok = compiled.flatbuffer is not None and placed > 0
+    return Verdict(NPU_PACKAGE, compiled.version, ok, detail, npu_operators=placed, cpu_operators=dict(compiled.cpu))
+
+
+def describe(
+    request: Request,
+    item: Made,
+    drift: Drift | None,
+    intervals: Mapping[str, Interval],
+    timing: Timing,
+    verdicts: tuple[Verdict, ...],
+) -> ExportedFile:
+    """The file's entry in export.json."""
+    return ExportedFile(
+        item.mode,
+        request.path(item.mode),
+        len(item.data),
+        sha256(item.data),
+        asdict(item.contract),
+        _float_operators(item),
+        drift,
+        intervals,
+        timing.latency_us,
+        timing.low_us,
+        timing.high_us,
+        None,
+        verdicts,
+    )
+
+
+def _float_operators(item: Made) -> tuple[str, ...]:
+    if not takes_ranges(item.mode):
+        return ()
+    graph = Graph(item.data[: item.contract.flatbuffer_bytes])
+    names = (
+        graph.operator_name(operator)
+        for operator in graph.operators
+        if graph.dtype(int(operator.outputs[0])) == "float32" and graph.operator_name(operator) != "DEQUANTIZE"
+    )
+    return tuple(dict.fromkeys(names))
+
+
+def _synthetic(contract: InputContract) -> Iterator[NDArray[np.float32]]:
+    """A few frames for files that have no images to be verified on: noise, a ramp, and flat gray."""
+    height, width, channels = contract.shape
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (2, height, width, channels))
+    ramp = np.broadcast_to(np.linspace(0, 255, width)[:, None], contract.shape)
+    gray = np.full(contract.shape, 128)
+    for frame in (*noise, ramp, gray):
+        yield model_ready(frame.astype(np.uint8), contract)

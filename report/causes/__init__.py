@@ -1,0 +1,1 @@
+"""Which step (ladder) and which layers spend the drift."""

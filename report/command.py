@@ -1,0 +1,213 @@
+"""``drift-report``: how far a candidate's embeddings are from a reference's, and whether that passes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from ..calibration.engine import DASK, LOCAL, open_engine
+from ..convert.load.options import LoadOptions, model_options
+from ..runtime.commands.options import (
+    common_options,
+    data_location,
+    engine_option,
+    feature_option,
+    input_options,
+    run_command,
+)
+from ..runtime.drift import DEFAULT_K, measure
+from ..runtime.drift.gates import parse_gates
+from ..runtime.drift.metrics import Measurement
+from ..runtime.drift.report import DriftReport, build_report
+from ..runtime.drift.stored import is_stored
+from ..runtime.errors import EXIT_BAD_ANSWER, DataError, RequestError
+from ..runtime.model.contract import InputOptions
+from ..runtime.model.plain import input_contract_from_options
+from .causes.causes import SourcesRequest, check_sources, find_sources
+from .outputs import Found, Outputs
+from .page.export_files import model_sha256, read_export
+from .sides import Request, Sides, open_sides, sha256_of
+from .workers import measure_others, render_others
+
+
+@click.command(name="drift-report")
+@click.argument("candidate", type=click.Path(path_type=Path), required=False)
+@click.option("--reference", type=click.Path(path_type=Path), help="What the candidate should match.")
+@click.option("--data", type=data_location, metavar="PATH", help="Images; not needed if both sides are stored.")
+@click.option("--labels", type=click.Path(path_type=Path), help="What each image shows: .csv, .json, .npz or .npy.")
+@click.option("--far", type=float, help="False accept rate of the verification threshold.  [default: 0.001]")
+@click.option("--gate", "gates", multiple=True, metavar="NAME=VALUE", help="A limit; repeatable, replaces the default.")
+@click.option("--judge", type=click.Path(path_type=Path), metavar="REPORT.json", help="Apply gates to saved numbers.")
+@click.option("--k", type=int, help=f"Neighbours that are compared.  [default: {DEFAULT_K}]")
+@click.option(
+    "--queries",
+    type=click.IntRange(min=1),
+    help="Rows that search for neighbours, a random part.  [default: all up to 20000, else 2000]",
+)
+@click.option("--num-samples", type=click.IntRange(min=1), help="Use a random part of the data.  [default: all]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For random parts.")
+@click.option("--candidate-model", type=click.Path(path_type=Path), help="What a stored candidate must be made by.")
+@click.option("--reference-model", type=click.Path(path_type=Path), help="What a stored reference must be made by.")
+@click.option("--ladder", is_flag=True, help="Show which step from the original to the candidate spends the drift.")
+@click.option("--layers", is_flag=True, help="Show which layers of a quantized candidate make the drift.")
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write one test case a gate.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with pictures.")
+@click.option("--export", type=click.Path(path_type=Path), metavar="EXPORT.json", help="Show its files on the page.")
+@engine_option
+@click.option("--workers-apart", is_flag=True, help="Report what differing workers of --engine make of the images.")
+@feature_option
+@model_options
+@input_options
+@common_options
+def drift_report(
+    candidate: Path | None,
+    reference: Path | None,
+    data: Path | str | None,
+    labels: Path | None,
+    far: float | None,
+    gates: tuple[str, ...],
+    judge: Path | None,
+    k: int | None,
+    queries: int | None,
+    num_samples: int | None,
+    seed: int,
+    candidate_model: Path | None,
+    reference_model: Path | None,
+    ladder: bool,
+    layers: bool,
+    junit: Path | None,
+    html: Path | None,
+    export: Path | None,
+    engine: str,
+    workers_apart: bool,
+    feature: str | None,
+    opening: LoadOptions,
+    inputs: InputOptions,
+    threads: int | None,
+    json_path: str | None,
+) -> int:
+    """Compare CANDIDATE with a reference on the same images and judge the difference.
+
+    CANDIDATE is a .tflite file or stored embeddings (.npz, .npy). The reference is a Keras model or SavedModel
+    (needs TensorFlow), a .tflite file, or stored embeddings. Exit code 1 says that a gate failed.
+    """
+    limits = parse_gates(gates)
+    read = (candidate, reference, data, labels, judge, candidate_model, reference_model, export)
+    outputs = Outputs(json_path, junit, html)
+    outputs.check(*read)
+    if far is not None and not 0 < far < 1:
+        raise RequestError(f"--far {far:g}: a false accept rate is above 0 and below 1, for instance 0.001.")
+    if export is not None and html is None:
+        raise RequestError("--export shows its files on the page. Add --html FILE, or leave out --export.")
+    exported = None if export is None else read_export(export)
+    _check_engine(engine, data, workers_apart=workers_apart)
+    if judge is not None:
+        given = (candidate, reference, data, labels, far, k, queries, num_samples, feature, *read[5:7])
+        if (
+            any(item is not None for item in given)
+            or ladder
+            or layers
+            or opening != LoadOptions()
+            or inputs != InputOptions()
+        ):
+            raise RequestError(
+                "--judge applies gates to a saved report and runs nothing. Leave out everything but --gate, "
+                "--export and the outputs."
+            )
+        found = Found(_saved(judge).judge(limits))
+    else:
+        if candidate is None or reference is None:
+            missing = "CANDIDATE" if candidate is None else "--reference"
+            raise RequestError(f"{missing} is missing: name what to compare, or a saved report with --judge.")
+        if ladder or layers:
+            check_sources(candidate, reference, ladder=ladder, layers=layers)
+        contract = None if is_stored(candidate) else input_contract_from_options(candidate, inputs)
+        if exported is not None and contract is not None:
+            exported.check_candidate(sha256_of(candidate), str(candidate))
+        request = Request(
+            candidate,
+            reference,
+            data,
+            feature=feature,
+            num_samples=num_samples,
+            seed=seed,
+            threads=threads,
+            contract=contract,
+            opening=opening,
+            labels=labels,
+            candidate_model=candidate_model,
+            reference_model=reference_model,
+        )
+        with open_engine(engine, threads, apart=workers_apart) as opened:
+            sides = open_sides(replace(request, engine=None if opened.workers == () else opened))
+            measurement = measure(
+                sides.candidate, sides.reference, DEFAULT_K if k is None else k, queries=queries, seed=seed
+            )
+            others = measure_others(opened, candidate, contract, sides, measurement) if workers_apart else None
+        found = Found(build_report(measurement, sides.description, limits, far=far))
+        if others is not None:
+            found = found.with_more(render_others(others), other_workers=[other.to_json() for other in others])
+        if html is not None:
+            found = _with_pictures(found, sides, measurement)
+        if (ladder or layers) and data is not None and sides.top is not None:
+            wanted = SourcesRequest(
+                candidate=candidate,
+                reference=reference,
+                data=data,
+                ids=[str(name) for name in sides.description.ids],
+                top=sides.top,
+                ladder=ladder,
+                layers=layers,
+                input_contract=contract,
+                opening=opening,
+                feature=feature,
+                k=DEFAULT_K if k is None else k,
+                threads=threads,
+            )
+            sources = find_sources(wanted)
+            found = found.with_more(sources.render(), **sources.to_json())
+    if exported is not None:
+        exported.check_candidate(model_sha256(found.report.candidate), str(found.report.candidate["path"]))
+        found = replace(found, export=exported)
+    outputs.write(found)
+    return 0 if found.report.passed else EXIT_BAD_ANSWER
+
+
+def _check_engine(engine: str, data: Path | str | None, *, workers_apart: bool) -> None:
+    if engine != LOCAL and data is None:
+        raise RequestError(f"--engine {engine} is for images, and none are given. Leave it out.")
+    if workers_apart and engine in (LOCAL, DASK):
+        raise RequestError(
+            f"--workers-apart is for a cluster, and --engine {engine} runs on this machine alone. Name a scheduler, "
+            "such as --engine tcp://host:8786."
+        )
+
+
+def _with_pictures(found: Found, sides: Sides, measurement: Measurement) -> Found:
+    from .page.pictures import project, thumbnails
+
+    return replace(
+        found,
+        projection=project(measurement, sides.description.ids),
+        thumbnails={} if sides.source is None else thumbnails(sides.source, found.report),
+    )
+
+
+def _saved(path: Path) -> DriftReport:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DataError(f"cannot read {path} as a saved report: {reason}. Make it with drift-report --json.") from error
+    try:
+        return DriftReport.from_json(value)
+    except DataError as error:
+        raise DataError(f"cannot judge {path}: {error}") from error
+
+
+def main() -> None:
+    """The ``drift-report`` program."""
+    run_command(drift_report)

@@ -1,0 +1,1 @@
+"""What many devices' monitors saw, joined."""

@@ -1,0 +1,122 @@
+"""Puts the page together: the report's figures and pictures into the template."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...runtime.drift import wording
+from ...runtime.drift.report import DriftReport
+from ...runtime.errors import MissingPackageError
+from ...runtime.version import __version__
+from ..causes.layers import layer_name
+from .cosines import draw_histogram
+from .dimensions import draw_dimensions
+from .export_files import ExportSummary, model_sha256
+from .layers import draw_layers
+from .map import draw_map
+from .overlap import draw_overlap
+from .tradeoff import draw_tradeoff
+
+SHOWN_LAYERS = 12
+SHOWN_SENSITIVITY = 20
+_FOLDER = Path(__file__).parent
+
+
+def check_page() -> None:
+    """See whether pages can be made here, before there is work that would be lost.
+
+    Raises:
+        MissingPackageError: Jinja or Pillow is not installed.
+    """
+    try:
+        import jinja2  # noqa: F401
+        from PIL import Image  # noqa: F401
+    except ImportError as error:
+        raise MissingPackageError(
+            "--html needs Jinja and Pillow, and one of them is not installed. Run: pip install 'embedlite[report]', or "
+            "write --json here and make the page elsewhere: drift-report --judge report.json --html report.html."
+        ) from error
+
+
+def render_page(
+    report: DriftReport,
+    projection: Mapping[str, Any] | None = None,
+    thumbnails: Mapping[str, bytes] | None = None,
+    export: ExportSummary | None = None,
+) -> bytes:
+    """The report as HTML, UTF-8; the same report gives the same bytes.
+
+    Args:
+        report: the report.
+        projection: see :func:`embedlite.report.page.pictures.project`; without it, as in a saved report, there is no
+            map.
+        thumbnails: PNG files by id; where one is missing, the id alone is shown.
+        export: the files that were exported with the candidate, which is one of them.
+
+    Raises:
+        MissingPackageError: Jinja is not installed.
+    """
+    check_page()
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        cosine=wording.cosine, decibels=wording.decibels, figure=lambda value, name: wording.figure(name, value)
+    )
+    pictures = {
+        name: {"svg": Markup(drawn[0]), "caption": drawn[1]}
+        for name, drawn in _pictures(report, projection, export).items()
+        if drawn is not None
+    }
+    images = {name: _data_url(content) for name, content in (thumbnails or {}).items()}
+    page = environment.get_template("template.html").render(
+        report=report,
+        others=[name for name in wording.METRICS if name not in {gate.name for gate in report.gates}],
+        pictures=pictures,
+        images=images,
+        export=export,
+        candidate_sha256=model_sha256(report.candidate),
+        sensitivity=() if export is None else export.sensitivity[:SHOWN_SENSITIVITY],
+        layers=_ranked(report.layers or ()),
+        layer_name=layer_name,
+        wording=wording,
+        style=Markup((_FOLDER / "style.css").read_text("utf-8")),
+        version=__version__,
+    )
+    return page.encode()
+
+
+def _pictures(
+    report: DriftReport, projection: Mapping[str, Any] | None, export: ExportSummary | None
+) -> dict[str, tuple[str, str] | None]:
+    limits = {gate.name: gate.limit for gate in report.gates}
+    marked = [row.id for row in report.worst]
+    return {
+        "map": None if projection is None else draw_map(projection, marked),
+        "histogram": draw_histogram(report.histogram, report.metrics["cosine_p1"], limits.get("cosine_p1")),
+        "overlap": None
+        if report.neighbours is None
+        else draw_overlap(report.neighbours, limits.get("knn_overlap_cross")),
+        "dimensions": draw_dimensions(report.dimensions, limits.get("bias_max_sigma")),
+        "layers": draw_layers(report.layers) if report.layers else None,
+        "tradeoff": None if export is None else draw_tradeoff(export, model_sha256(report.candidate) or ""),
+    }
+
+
+def _ranked(layers: Any) -> list[tuple[int, Mapping[str, Any]]]:
+    """The layers with the largest shares of the noise, each with its place in the graph."""
+    return sorted(enumerate(layers, 1), key=lambda pair: -(pair[1]["share"] or 0))[:SHOWN_LAYERS]
+
+
+def _data_url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()

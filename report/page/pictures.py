@@ -1,0 +1,97 @@
+"""What the page shows besides figures: both embeddings in one plane, and small pictures of the images."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...runtime.drift.metrics import Measurement
+from ...runtime.drift.report import WORST_ROWS, DriftReport
+from ...runtime.errors import EmbedliteError
+from ...runtime.images.source import Source
+from ...runtime.input.preprocess import to_pixels
+from ...runtime.model.contract import InputContract
+
+POINTS = 500
+"""Rows that are drawn; of more, every n-th, and the worst."""
+
+_SIDE = 96
+
+
+def project(measurement: Measurement, ids: Sequence[str] | NDArray[np.str_]) -> dict[str, Any] | None:
+    """Reference and candidate in the plane in which the reference varies most; None with fewer than three valid rows.
+
+    Principal components (Pearson, On Lines and Planes of Closest Fit, 1901) of the drawn rows of the reference; the
+    candidate's rows are laid into the same plane: a line between two points is the part of the drift that lies in it.
+
+    Returns:
+        ``ids``, ``reference`` and ``candidate`` (n pairs of coordinates), ``explained`` (each axis' share of variance).
+    """
+    count = len(measurement.reference)
+    if count < 3 or measurement.reference.size < 2:
+        return None
+    kept = np.flatnonzero(measurement.valid)
+    worst = np.argsort(measurement.cosines[kept], kind="stable")[:WORST_ROWS]
+    drawn = np.union1d(np.linspace(0, count - 1, min(count, POINTS)).astype(np.intp), worst)
+    rows = measurement.reference.take(drawn)
+    centre = rows.mean(axis=0)
+    _, spread, axes = np.linalg.svd(rows - centre, full_matrices=False)
+    plane = axes[:2]
+    # A singular vector's sign is arbitrary; this one does not depend on the library.
+    strongest = np.take_along_axis(plane, np.abs(plane).argmax(axis=1)[:, None], axis=1)
+    plane = plane * np.where(strongest < 0, -1, 1)
+    total = float((spread * spread).sum())
+    return {
+        "ids": [str(ids[row]) for row in kept[drawn]],
+        "reference": ((rows - centre) @ plane.T).tolist(),
+        "candidate": ((measurement.candidate.take(drawn) - centre) @ plane.T).tolist(),
+        "explained": [float(value * value) / total if total > 0 else 0.0 for value in spread[:2]],
+    }
+
+
+def thumbnails(source: Source, report: DriftReport) -> Mapping[str, bytes]:
+    """PNG files of the worst images and their neighbours, as the model gets them, by id."""
+    # Needed by this alone; whether it is there was asked before the work began.
+    from PIL import Image
+
+    place = {name: index for index, name in enumerate(source.ids)}
+    pictures = {}
+    for name in _shown(report):
+        if name not in place:
+            continue
+        try:
+            pixels = _pixels(source.load(place[name]), source.contract)
+        except EmbedliteError:
+            # The report stands without the picture.
+            continue
+        image = Image.fromarray(pixels)
+        image.thumbnail((_SIDE, _SIDE))
+        content = io.BytesIO()
+        image.save(content, "PNG")
+        pictures[name] = content.getvalue()
+    return pictures
+
+
+def _shown(report: DriftReport) -> Iterable[str]:
+    for row in report.worst:
+        yield from dict.fromkeys((row.id, *row.reference_neighbours, *row.candidate_neighbours))
+
+
+def _pixels(image: NDArray[Any], contract: InputContract) -> NDArray[np.uint8]:
+    """An image as Pillow wants it: (H, W) or (H, W, 3 or 4) uint8; float images are stretched to their own range."""
+    if image.dtype.kind == "f":
+        low, high = float(image.min()), float(image.max())
+        pixels = np.rint((image - low) * (255 / (high - low) if high > low else 0)).astype(np.uint8)
+    else:
+        pixels = to_pixels(image)
+    if contract.color_order == "bgr":
+        pixels = pixels[:, :, ::-1]
+    if pixels.shape[2] in (3, 4):
+        return np.ascontiguousarray(pixels)
+    # Other numbers of channels have no colours; their mean shows what is there.
+    gray: NDArray[np.uint8] = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels.mean(axis=2).astype(np.uint8)
+    return gray

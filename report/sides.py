@@ -1,0 +1,274 @@
+"""Both sides of a comparison: stored embeddings are read, models are run, rows are paired."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..calibration.engine import Engine, Listing
+from ..convert.load.options import LoadOptions, is_keras_model
+from ..runtime.drift.report import Description
+from ..runtime.drift.rows import Rows
+from ..runtime.drift.stored import StoredEmbeddings, is_stored, load_embeddings, match_rows
+from ..runtime.encoder import Encoder
+from ..runtime.errors import DataError, EmbedliteWarning, RequestError
+from ..runtime.images.open import open_source
+from ..runtime.images.source import Source
+from ..runtime.machine import describe_environment
+from ..runtime.model.artifact import read_artifact
+from ..runtime.model.contract import InputContract
+from ..runtime.progress import progress
+from .embedding import check_same, embed_far
+from .labels import codes, read_labels
+from .reference import embed_with_keras
+
+_IN_MEMORY = 64 << 20
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be compared.
+
+    Attributes:
+        candidate: a ``.tflite`` or stored embeddings.
+        reference: that, or whatever TensorFlow can run.
+        data: the images; None if both sides are stored.
+        feature, num_samples, seed, threads: see the command.
+        contract: input contract for a plain ``.tflite`` candidate.
+        opening: what the user says of a Keras reference.
+        labels: file of labels.
+        candidate_model, reference_model: files that stored embeddings must have been made by.
+        engine: what embeds the images; None for this machine.
+    """
+
+    candidate: Path
+    reference: Path
+    data: Path | str | None = None
+    feature: str | None = None
+    num_samples: int | None = None
+    seed: int = 0
+    threads: int | None = None
+    contract: InputContract | None = None
+    opening: LoadOptions = field(default_factory=LoadOptions)
+    labels: Path | None = None
+    candidate_model: Path | None = None
+    reference_model: Path | None = None
+    engine: Engine | None = None
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Two sets of embeddings of the same images.
+
+    Attributes:
+        candidate, reference: the rows, paired.
+        description: what they are.
+        top: what a model made of the images for the reference; None for a stored one.
+        source: the images; None if both sides are stored.
+    """
+
+    candidate: Rows
+    reference: Rows
+    description: Description
+    top: NDArray[np.float32] | None
+    source: Source | None
+
+
+def open_sides(request: Request) -> Sides:
+    """Read or compute both sides' embeddings and pair them.
+
+    Raises:
+        RequestError: options that do not fit what is compared.
+        DataError: the two sides do not hold the same images, or were not made by the models that were named.
+        EmbedliteError: what opening and running the models raises.
+    """
+    _check(request)
+    if is_stored(request.candidate):
+        mine = load_embeddings(request.candidate)
+        facts = {"path": str(request.candidate), "kind": "stored", "model_sha256": mine.model_sha256 or None}
+        _check_made_by(request.candidate, mine, request.candidate_model)
+        return _paired(request, mine, facts, None)
+    assert request.data is not None
+    with Encoder(request.candidate, request.threads, input_contract=request.contract) as encoder:
+        inputs = encoder.contract.input
+        source = open_source(request.data, inputs, request.feature).sample(request.num_samples, request.seed)
+        rows = empty_rows(len(source), encoder.embedding_shape)
+        listing = _fill(rows, encoder, source, request, request.candidate, ready=False)
+        mine = StoredEmbeddings(rows, np.asarray(source.ids, str), encoder.artifact.sha256)
+        facts = _describe(request.candidate, encoder)
+    if is_stored(request.reference):
+        return _paired(request, mine, facts, source, listing)
+    if is_keras_model(request.reference):
+        theirs = embed_with_keras(request.reference, request.data, source.ids, inputs, request.opening, request.feature)
+        other = {"path": str(request.reference), "kind": "keras", "sha256": sha256_of(request.reference)}
+    else:
+        # The reference sees what the candidate sees: the same contract makes the same floats.
+        own = read_artifact(request.reference).contract
+        with Encoder(request.reference, request.threads, input_contract=None if own else inputs) as encoder:
+            theirs = empty_rows(len(source), encoder.embedding_shape)
+            again = _fill(theirs, encoder, source, request, request.reference, ready=True)
+            if listing is not None and again is not None:
+                check_same(listing, again, source)
+            other = _describe(request.reference, encoder)
+            if encoder.contract.mode not in ("float32", "unknown"):
+                warnings.warn(
+                    f"the reference {request.reference} is itself quantized ({encoder.contract.mode}): drift from it "
+                    "is not drift from the original. Compare with the float32 file or the Keras model.",
+                    EmbedliteWarning,
+                    stacklevel=2,
+                )
+    data = {
+        "path": str(request.data),
+        "count": len(source),
+        "fingerprint": _fingerprint(source, listing),
+        "matched_by": "id",
+    }
+    labels = None if request.labels is None else read_labels(request.labels, source.ids)
+    description = Description(facts, other, data, source.ids, describe_environment(), labels)
+    return Sides(Rows(rows), Rows(theirs), description, theirs, source)
+
+
+def _check(request: Request) -> None:
+    if request.opening != LoadOptions() and not is_keras_model(request.reference):
+        raise RequestError(
+            f"--layer, --output, --custom-objects and --replace-lambda are for a Keras reference, and "
+            f"{request.reference} is none. Leave them out."
+        )
+    for name, side, model in (
+        ("--candidate-model", request.candidate, request.candidate_model),
+        ("--reference-model", request.reference, request.reference_model),
+    ):
+        if model is not None and not is_stored(side):
+            raise RequestError(f"{name} says what made stored embeddings, and {side} is a model itself. Leave it out.")
+    if not is_stored(request.candidate):
+        if request.engine is not None and request.engine.far and is_keras_model(request.reference):
+            raise RequestError(
+                f"{request.reference} needs TensorFlow, which a cluster's workers do without. Name the float32 .tflite "
+                "of its export as the reference, or use --engine local."
+            )
+        if request.data is None:
+            raise RequestError("--data is missing: name the images that both models should embed.")
+        return
+    if not is_stored(request.reference):
+        raise RequestError(
+            f"{request.candidate} holds stored embeddings, so the reference must be stored too. Embed the same images "
+            f"with {request.reference} first: embed-tflite."
+        )
+    if (request.data, request.num_samples, request.feature) != (None, None, None):
+        raise RequestError(
+            "both sides are stored embeddings, so there is nothing to embed. Leave out --data, --num-samples and "
+            "--feature."
+        )
+
+
+def _paired(
+    request: Request,
+    mine: StoredEmbeddings,
+    facts: dict[str, Any],
+    source: Source | None,
+    listing: Listing | None = None,
+) -> Sides:
+    """The candidate's rows with a stored reference's."""
+    stored = load_embeddings(request.reference)
+    _check_made_by(request.reference, stored, request.reference_model)
+    matched = match_rows(mine, stored)
+    if matched.trusted:
+        warnings.warn(
+            "one side has no ids, so its rows were taken to be in the same order.", EmbedliteWarning, stacklevel=2
+        )
+    data = {
+        "path": None if request.data is None else str(request.data),
+        "count": len(matched.ids),
+        "fingerprint": _fingerprint(source, listing),
+        "matched_by": "order" if matched.trusted else "id",
+    }
+    labels = None
+    if request.labels is not None:
+        labels = read_labels(request.labels, matched.ids.tolist())
+    elif stored.labels is not None:
+        labels = codes(stored.labels, len(matched.ids), request.reference)
+    other = {
+        "path": str(request.reference),
+        "kind": "stored",
+        "sha256": sha256_of(request.reference),
+        "model_sha256": stored.model_sha256 or None,
+    }
+    if facts["kind"] == "stored":
+        facts = {**facts, "sha256": sha256_of(request.candidate)}
+    description = Description(facts, other, data, matched.ids, describe_environment(), labels)
+    return Sides(Rows(mine.embeddings, matched.candidate), Rows(stored.embeddings), description, None, source)
+
+
+def _check_made_by(path: Path, stored: StoredEmbeddings, model: Path | None) -> None:
+    if model is None:
+        return
+    wanted = sha256_of(model)
+    if stored.model_sha256 != wanted:
+        made_by = f"a model with SHA-256 {stored.model_sha256[:16]}…" if stored.model_sha256 else "an unnamed model"
+        raise DataError(
+            f"{path} was made by {made_by}, not by {model} (SHA-256 {wanted[:16]}…). Embed the images with that file, "
+            "or name the right one."
+        )
+
+
+def empty_rows(count: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Room for all embeddings, (N, ...); for many in a temporary file that has no name and goes with the array."""
+    whole = (count, *shape)
+    if 4 * int(np.prod(whole, dtype=np.int64)) <= _IN_MEMORY:
+        return np.empty(whole, np.float32)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.float32, "w+", shape=whole)
+
+
+def _fill(
+    rows: NDArray[np.float32], encoder: Encoder, source: Source, request: Request, path: Path, *, ready: bool
+) -> Listing | None:
+    """Embed a source: here, image by image through the open encoder, or on a cluster, which gives hashes as well."""
+    label = "reference" if ready else "candidate"
+    if request.engine is not None and request.engine.far:
+        # A plain file has no contract of its own: that of the encoder here holds on the workers, too.
+        contract = encoder.contract.input if encoder.artifact.contract is None else None
+        return embed_far(request.engine, path, source, rows, contract=contract, ready=ready, label=label)
+    images = (source.ready(index) for index in range(len(source))) if ready else source
+    for index, embedding in enumerate(progress(encoder.embed_iter(images), len(source), label)):
+        rows[index] = embedding
+    return None
+
+
+def _fingerprint(source: Source | None, listing: Listing | None) -> str | None:
+    if listing is not None and source is not None:
+        return listing.fingerprint(source.ids)
+    return None if source is None else source.fingerprint()
+
+
+def _describe(path: Path, encoder: Encoder) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "kind": "tflite",
+        "mode": encoder.contract.mode,
+        "sha256": encoder.artifact.sha256,
+        "runtime": f"{encoder.runtime.name} {encoder.runtime.version}",
+    }
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's files with their names, in the order of the names."""
+    total = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(item for item in path.rglob("*") if item.is_file()):
+            total.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode(errors="surrogateescape"))
+        return total.hexdigest()
+    try:
+        with path.open("rb") as stream:
+            for chunk in iter(lambda: stream.read(1 << 20), b""):
+                total.update(chunk)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}. Check the path.") from error
+    return total.hexdigest()

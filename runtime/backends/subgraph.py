@@ -1,0 +1,103 @@
+"""Some operators of a TFLite graph as a graph of their own, cut out with nothing but the standard library.
+
+A flatbuffer's tables stay where they are: the list of operators is overwritten with a shorter one, and new lists of
+the graph's inputs and outputs are appended to the file. Weights and tensor indices do not change.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InterpreterFailedError
+from .interpreters import Runtime, open_interpreter
+
+# Field numbers of TFLite's schema.fbs, version 3.
+_SUBGRAPHS, _SIGNATURES = 2, 7
+_INPUTS, _OUTPUTS, _OPERATORS = 1, 2, 3
+
+
+def cut(flatbuffer: bytes, operators: Sequence[int], inputs: Sequence[int], outputs: Sequence[int]) -> bytes:
+    """The graph that consists of some operators of the first subgraph.
+
+    Args:
+        flatbuffer: a checked flatbuffer (see :func:`embedlite.runtime.model.flatbuffer.read_flatbuffer`).
+        operators: places of the operators in the order of execution; in the new graph they run in this order.
+        inputs: indices of the tensors that are handed in.
+        outputs: indices of the tensors that are answered; they need not be the last ones computed.
+
+    Returns:
+        A flatbuffer with the same tensors and no signature.
+    """
+    data = bytearray(flatbuffer)
+    model = _unsigned(data, 0)
+    graph = _target(data, _target(data, _field(data, model, _SUBGRAPHS)) + 4)
+    _keep(data, _target(data, _field(data, graph, _OPERATORS)), operators)
+    for number, values in ((_INPUTS, inputs), (_OUTPUTS, outputs)):
+        _replace(data, _field(data, graph, number), values)
+    # A signature names tensors that are no inputs and outputs any more.
+    if position := _field(data, model, _SIGNATURES):
+        _replace(data, position, ())
+    return bytes(data)
+
+
+def runner(
+    runtime: Runtime, flatbuffer: bytes, inputs: Sequence[int], outputs: Sequence[int], threads: int
+) -> Callable[[Sequence[NDArray[Any]]], list[NDArray[Any]]]:
+    """A graph as a function from the values of its inputs to those of its outputs, both by tensor index."""
+    interpreter = open_interpreter(runtime, flatbuffer, threads=threads)
+
+    def run(values: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        try:
+            for index, value in zip(inputs, values, strict=True):
+                interpreter.set_tensor(index, value)
+            interpreter.invoke()
+            return [np.array(interpreter.get_tensor(index)) for index in outputs]
+        except (RuntimeError, ValueError) as error:
+            raise InterpreterFailedError(
+                f"{runtime.name} {runtime.version} failed while running a part of the model: {str(error).strip()}. "
+                "Update the interpreter, or leave --layers out."
+            ) from error
+
+    return run
+
+
+def _unsigned(data: bytearray, position: int) -> int:
+    value: int = struct.unpack_from("<I", data, position)[0]
+    return value
+
+
+def _target(data: bytearray, position: int) -> int:
+    """Where the offset at ``position`` leads."""
+    return position + _unsigned(data, position)
+
+
+def _field(data: bytearray, table: int, number: int) -> int:
+    """Position of a table's field, 0 if the table leaves it out."""
+    vtable = table - struct.unpack_from("<i", data, table)[0]
+    entry = 4 + 2 * number
+    if entry >= struct.unpack_from("<H", data, vtable)[0]:
+        return 0
+    offset: int = struct.unpack_from("<H", data, vtable + entry)[0]
+    return table + offset if offset else 0
+
+
+def _keep(data: bytearray, vector: int, chosen: Sequence[int]) -> None:
+    """Shorten a vector of tables to some of them. Offsets count from their own place, so they change with it."""
+    tables = [_target(data, vector + 4 + 4 * place) for place in range(_unsigned(data, vector))]
+    struct.pack_into("<I", data, vector, len(chosen))
+    for place, item in enumerate(chosen):
+        # Builders write a table behind the vectors that lead to it, so the distance is positive.
+        position = vector + 4 + 4 * place
+        struct.pack_into("<I", data, position, tables[item] - position)
+
+
+def _replace(data: bytearray, position: int, values: Sequence[int]) -> None:
+    """Let the field at ``position`` lead to a new vector of 32-bit integers at the end of the file."""
+    data.extend(b"\0" * (-len(data) % 4))
+    struct.pack_into("<I", data, position, len(data) - position)
+    data.extend(struct.pack(f"<I{len(values)}i", len(values), *values))

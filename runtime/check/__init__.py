@@ -1,0 +1,1 @@
+"""Is this file right and how fast here: golden vectors, self-test, timing, own processes."""

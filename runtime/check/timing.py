@@ -1,0 +1,159 @@
+"""Latencies of several files on one interpreter, measured in turns: ``python -m embedlite.runtime.check.timing``.
+
+Files that are to be compared are timed in one process, a short burst of each in every round, so that whatever slows the
+machine down for a while slows all of them. The process is one of its own because an interpreter may crash
+(:mod:`embedlite.runtime.check.child`).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..encoder import Encoder
+from ..errors import EmbedliteError, InterpreterFailedError
+from .child import ask, serve
+
+_PROCESS_SECONDS = 900.0
+_LEAST_ROUNDS, _MOST_RUNS = 3, 50
+"""A slow file has fewer turns, a fast one no more inferences than this in each."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long one file takes for one image.
+
+    Attributes:
+        latency_us: median microseconds per inference: of the rounds' medians.
+        low_us: their lower quartile.
+        high_us: their upper quartile.
+        relative: its latency by that of the first file, the median of the rounds' ratios: what slows down a whole round
+            does not change it.
+        arena_bytes: memory that TFLite Micro needs; None for the others.
+        error: why the file could not be run; empty if it could.
+    """
+
+    latency_us: float | None
+    low_us: float | None = None
+    high_us: float | None = None
+    relative: float | None = None
+    arena_bytes: int | None = None
+    error: str = ""
+
+
+def time_files(
+    models: Sequence[Path],
+    runtime: str,
+    *,
+    threads: int,
+    delegate: str | None = None,
+    delegate_options: Mapping[str, str] | None = None,
+    rounds: int = 15,
+    seconds: float = 0.4,
+) -> list[Timing]:
+    """Time files in turns, on noise, in a process of its own.
+
+    Args:
+        models: ``.tflite`` files with a contract.
+        runtime: ``ai-edge-litert``, ``tflite-runtime`` or ``tflite-micro``.
+        threads: processors that one inference may use.
+        delegate: path of a delegate's shared library; each file is opened with one of its own.
+        delegate_options: for the delegate.
+        rounds: how many times each file has its turn.
+        seconds: for each file, all rounds together; a slow file has fewer rounds, but three at least.
+
+    Returns:
+        A timing for each file, in their order.
+
+    Raises:
+        InterpreterFailedError: the interpreter crashed, or did not answer.
+    """
+    request = {
+        "models": [str(path) for path in models],
+        "runtime": runtime,
+        "threads": threads,
+        "delegate": delegate,
+        "delegate_options": dict(delegate_options or {}),
+        "rounds": rounds,
+        "seconds": seconds,
+    }
+    answer, failure = ask("timing", request, _PROCESS_SECONDS)
+    if failure:
+        raise InterpreterFailedError(
+            f"{runtime} {importlib.metadata.version(runtime)} {failure}, timing "
+            + (
+                f"{models[0].name}. Update the interpreter, or export the model in another mode."
+                if len(models) == 1
+                else f"{len(models)} files. Time them one by one to see which of them it was."
+            )
+        )
+    return [Timing(**item) for item in answer]
+
+
+def main() -> None:
+    """Serve one request."""
+    serve(_answer)
+
+
+def _answer(
+    models: Sequence[str],
+    runtime: str,
+    threads: int,
+    delegate: str | None,
+    delegate_options: Mapping[str, str],
+    rounds: int,
+    seconds: float,
+) -> list[dict[str, Any]]:
+    encoders: dict[int, Encoder] = {}
+    timings = [Timing(None)] * len(models)
+    for place, path in enumerate(models):
+        try:
+            encoder = Encoder(path, threads, delegate, delegate_options=delegate_options, runtime=runtime)
+            encoder.embed_one(noise_frame(encoder))
+            encoders[place] = encoder
+        except EmbedliteError as error:
+            timings[place] = Timing(None, error=str(error))
+    medians: dict[int, list[float]] = {place: [] for place in encoders}
+    spent = dict.fromkeys(encoders, 0.0)
+    for round_ in range(rounds):
+        for place, encoder in encoders.items():
+            if round_ < _LEAST_ROUNDS or spent[place] < seconds:
+                start = time.perf_counter()
+                medians[place].append(_burst(encoder, seconds / rounds))
+                spent[place] += time.perf_counter() - start
+    for place, encoder in encoders.items():
+        low, middle, high = (float(value) for value in np.quantile(medians[place], (0.25, 0.5, 0.75)))
+        ratios = [mine / first for mine, first in zip(medians[place], medians.get(0, []), strict=False)]
+        relative = float(np.median(ratios)) if ratios else None
+        timings[place] = Timing(middle, low, high, relative, encoder.arena_bytes)
+        encoder.close()
+    return [asdict(timing) for timing in timings]
+
+
+def noise_frame(encoder: Encoder) -> NDArray[np.uint8]:
+    """An image of noise as pixels, (H, W, C); always the same."""
+    return np.random.default_rng(0).integers(0, 256, encoder.contract.input.shape).astype(np.uint8)
+
+
+def _burst(encoder: Encoder, seconds: float) -> float:
+    """Median microseconds of some inferences without a pause; the first one warms the caches and does not count."""
+    frame = noise_frame(encoder)
+    encoder.embed_one(frame)
+    durations: list[float] = []
+    end = time.perf_counter() + seconds
+    while not durations or (time.perf_counter() < end and len(durations) < _MOST_RUNS):
+        start = time.perf_counter()
+        encoder.embed_one(frame)
+        durations.append(time.perf_counter() - start)
+    return float(np.median(durations) * 1e6)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Embed-tflite, inspect-tflite, and the options that all commands share."""

@@ -1,0 +1,167 @@
+"""``embed-tflite``: embeddings of images, made on the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+
+from ..check.measure import find_models, measure_device, render_figures
+from ..check.selftest import render_selftest, selftest
+from ..drift.stored import pack_embeddings
+from ..encoder import Encoder
+from ..errors import EXIT_BAD_ANSWER
+from ..files import check_writable, json_bytes, write_file
+from ..images.open import open_source
+from ..model.contract import InputOptions
+from ..model.plain import input_contract_from_options
+from ..progress import progress
+from .options import (
+    check_distinct,
+    check_json_path,
+    common_options,
+    emit_result,
+    feature_option,
+    input_options,
+    run_command,
+)
+
+
+def _options(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """``KEY=VALUE`` texts as a dictionary; a value may hold further equals signs."""
+    pairs = [value.partition("=") for value in values]
+    for key, equals, value in pairs:
+        if not (key and equals):
+            raise click.BadParameter(f"{key + equals + value!r} is not of the form KEY=VALUE", param=parameter)
+    return {key: value for key, _, value in pairs}
+
+
+@click.command(name="embed-tflite")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path), required=False)
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE.npz")
+@click.option("--selftest", "replay", is_flag=True, help="Replay the file's golden vectors on this device instead.")
+@click.option(
+    "--measure",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="Measure the files of MODEL on this device instead.",
+)
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@click.option("--delegate", metavar="LIB.so", help="A TFLite delegate, for instance libedgetpu.so.1.")
+@click.option(
+    "--delegate-option",
+    "delegate_options",
+    multiple=True,
+    callback=_options,
+    metavar="KEY=VALUE",
+    help="For the delegate, as its documentation says; repeatable.",
+)
+@feature_option
+@input_options
+@common_options
+def embed(
+    model: Path,
+    data: Path | None,
+    output: Path | None,
+    replay: bool,
+    measure: Path | None,
+    force: bool,
+    delegate: str | None,
+    delegate_options: dict[str, str],
+    feature: str | None,
+    inputs: InputOptions,
+    threads: int | None,
+    json_path: str | None,
+) -> int:
+    """Embed DATA with MODEL (.tflite) and store the vectors with their ids.
+
+    DATA is a folder of images, an image, an array (.npy, .npz) of shape (N, H, W, C), or a .tfrecord.
+
+    With --selftest, and neither DATA nor -o: embed the inputs that the export packed into the file, and compare the
+    vectors with those that it packed beside them. Exit code 1 says that they differ.
+
+    With --measure, likewise: time MODEL, or every .tflite of the folder MODEL, on this device, replay their golden
+    vectors, and write what was found to FILE.json. Exit code 1 says that a file failed.
+    """
+    if replay or measure is not None:
+        if data is not None or output is not None or feature is not None or inputs != InputOptions():
+            raise click.UsageError(
+                f"{'--selftest' if replay else '--measure'} needs nothing but MODEL: leave out DATA, -o and what "
+                "describes the input"
+            )
+        if measure is None:
+            return _selftest(model, threads, delegate, delegate_options, json_path)
+        if replay:
+            raise click.UsageError("--measure replays the golden vectors too: leave out --selftest")
+        return _measure(model, measure, force, threads, delegate, delegate_options, json_path)
+    if data is None or output is None:
+        raise click.UsageError("DATA and -o FILE.npz are needed: what to embed, and where the vectors go")
+    if output.suffix != ".npz":
+        raise click.UsageError(f"-o {output}: the output holds vectors with ids, so its name ends in .npz")
+    check_writable([output], force=force)
+    check_distinct(output, model, data)
+    check_json_path(json_path, output, model, data)
+    contract = input_contract_from_options(model, inputs)
+    with Encoder(model, threads, delegate, delegate_options=delegate_options, input_contract=contract) as encoder:
+        source = open_source(data, encoder.contract.input, feature)
+        embeddings = np.stack(list(progress(encoder.embed_iter(source), len(source), "embedding")))
+        write_file(output, pack_embeddings(embeddings, source.ids, encoder.artifact.sha256))
+        result = {
+            "schema": 1,
+            "model": {"path": str(model), "sha256": encoder.artifact.sha256},
+            "runtime": {"name": encoder.runtime.name, "version": encoder.runtime.version},
+            "output": str(output),
+            "count": len(embeddings),
+            "embedding_shape": list(encoder.embedding_shape),
+        }
+        shape = "x".join(str(size) for size in embeddings.shape)
+        text = f"{output}: {shape} float32, by {encoder.runtime.name} {encoder.runtime.version}"
+    emit_result(result, text, json_path)
+    return 0
+
+
+def _selftest(
+    model: Path, threads: int | None, delegate: str | None, delegate_options: dict[str, str], json_path: str | None
+) -> int:
+    check_json_path(json_path, model)
+    with Encoder(model, threads, delegate, delegate_options=delegate_options) as encoder:
+        found = selftest(encoder)
+        runtime = encoder.runtime
+        result = {
+            "schema": 1,
+            "model": {"path": str(model), "sha256": encoder.artifact.sha256},
+            "runtime": {"name": runtime.name, "version": runtime.version},
+            "delegate": delegate,
+            **found.to_json(),
+        }
+    runs_on = f"{runtime.name} {runtime.version}" + (f" with {delegate}" if delegate else "")
+    emit_result(result, render_selftest(found, str(model), runs_on), json_path)
+    return 0 if found.passed else EXIT_BAD_ANSWER
+
+
+def _measure(
+    model: Path,
+    output: Path,
+    force: bool,
+    threads: int | None,
+    delegate: str | None,
+    delegate_options: dict[str, str],
+    json_path: str | None,
+) -> int:
+    if output.suffix != ".json":
+        raise click.UsageError(f"--measure {output}: the figures are JSON, so the name of their file ends in .json")
+    check_writable([output], force=force)
+    models = find_models(model)
+    check_distinct(output, *models)
+    check_json_path(json_path, output, *models)
+    figures = measure_device(models, threads=threads, delegate=delegate, delegate_options=delegate_options)
+    write_file(output, json_bytes(figures.to_json()))
+    emit_result(figures.to_json(), render_figures(figures, output), json_path)
+    return 0 if figures.passed else EXIT_BAD_ANSWER
+
+
+def main() -> None:
+    """The ``embed-tflite`` program."""
+    run_command(embed)

@@ -1,0 +1,125 @@
+"""``inspect-tflite``: what a file promises and what it is made of."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..check.golden import parse_golden
+from ..drift import measure_drift
+from ..model.artifact import Artifact, read_artifact
+from ..model.flatbuffer import NPU_OPERATOR, ModelInfo, TensorInfo
+from ..model.tflite_metadata import METADATA_NAME, read_metadata
+from .options import check_json_path, common_options, emit_result, run_command
+
+
+@click.command(name="inspect-tflite")
+@click.argument("model", type=click.Path(path_type=Path))
+@common_options
+def inspect(model: Path, threads: int | None, json_path: str | None) -> None:
+    """Print the contract, golden vectors, metadata, operators with versions, and tensors of MODEL (.tflite)."""
+    check_json_path(json_path, model)
+    result = _describe(model, read_artifact(model))
+    emit_result(result, _render(result), json_path)
+
+
+def _describe(path: Path, artifact: Artifact) -> dict[str, Any]:
+    info = artifact.info
+    operators = Counter((operator.name, operator.version) for operator in info.operators)
+    runtime = info.metadata.get("min_runtime_version", b"").rstrip(b"\0").decode("ascii", "replace")
+    return {
+        "schema": 1,
+        "path": str(path),
+        "bytes": artifact.size,
+        "sha256": artifact.sha256,
+        "contract": artifact.contract.to_json() if artifact.contract else None,
+        "golden": _golden(artifact),
+        "tflite_metadata": _metadata(info),
+        "min_runtime_version": runtime or None,
+        "signatures": list(info.signatures),
+        "inputs": [_tensor(tensor) for tensor in info.inputs],
+        "outputs": [_tensor(tensor) for tensor in info.outputs],
+        "operators": [
+            {"name": name, "version": version, "count": count} for (name, version), count in sorted(operators.items())
+        ],
+    }
+
+
+def _golden(artifact: Artifact) -> dict[str, Any] | None:
+    if artifact.golden is None or artifact.contract is None:
+        return None
+    golden = parse_golden(artifact.golden, artifact.contract)
+    drift, _ = measure_drift(golden.embeddings, golden.reference, k=None)
+    return {
+        "count": len(golden.embeddings),
+        "bytes": len(artifact.golden),
+        "made_by": golden.runtime,
+        "pixels": list(golden.pixels.shape[1:]),
+        "sqnr_db": drift.sqnr_db,
+        "cosine_min": drift.cosine_min,
+    }
+
+
+def _metadata(info: ModelInfo) -> dict[str, Any] | None:
+    data = info.metadata.get(METADATA_NAME)
+    return None if data is None else asdict(read_metadata(data))
+
+
+def _tensor(tensor: TensorInfo) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "dtype": tensor.dtype,
+        "shape": list(tensor.shape),
+        "scale": list(tensor.scale),
+        "zero_point": list(tensor.zero_point),
+    }
+
+
+def _render(result: dict[str, Any]) -> str:
+    lines = [f"{result['path']}: {result['bytes']:,} bytes, sha256 {result['sha256']}"]
+    for kind in ("inputs", "outputs"):
+        for tensor in result[kind]:
+            lines.append(f"{kind[:-1]:<8} {tensor['name']}: {tensor['dtype']} {tensor['shape']}" + _scale(tensor))
+    lines.append(f"runtime  at least TensorFlow Lite {result['min_runtime_version'] or 'unknown'}")
+    contract = result["contract"]
+    if contract is None:
+        lines.append("contract none: mean, std, colour order and resampler are unknown")
+    else:
+        lines.append("contract schema {schema}, mode {mode}".format(**contract))
+        for name in ("input", "normalization", "calibration", "tools"):
+            lines.append(f"  {name}: {json.dumps(contract[name], sort_keys=True)}")
+    lines.append(_render_golden(result["golden"]))
+    if (metadata := result["tflite_metadata"]) is not None:
+        lines.append(f"TFLite Metadata: {json.dumps(metadata)}")
+    lines.append("operators")
+    for operator in result["operators"]:
+        note = " (compiled for an Arm Ethos-U NPU)" if operator["name"] == NPU_OPERATOR else ""
+        lines.append(f"  {operator['count']:>4} x {operator['name']} version {operator['version']}{note}")
+    return "\n".join(lines)
+
+
+def _render_golden(golden: dict[str, Any] | None) -> str:
+    if golden is None:
+        return "golden   none"
+    shape = "x".join(map(str, golden["pixels"]))
+    decibels = "no difference" if golden["sqnr_db"] is None else f"{golden['sqnr_db']:.1f} dB"
+    return (
+        f"golden   {golden['count']} inputs of {shape} pixels by {golden['made_by']}, {golden['bytes']:,} bytes; "
+        f"from the float encoder {decibels}"
+    )
+
+
+def _scale(tensor: dict[str, Any]) -> str:
+    if not tensor["scale"]:
+        return ""
+    return f", scale {tensor['scale'][0]:.6g}, zero point {tensor['zero_point'][0]}"
+
+
+def main() -> None:
+    """The ``inspect-tflite`` program."""
+    run_command(inspect)

@@ -1,0 +1,146 @@
+"""Rows of a ``.npy`` file that is far away, of which another process can be handed any part.
+
+Rows of a ``.npy`` file, of which another process can be handed any part.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays import READ_ERRORS, load_npy, read_row
+from ..errors import UnreadableDataError
+from .remote import RemoteFile
+
+_BLOCK = 4 << 20
+"""Bytes of consecutive rows that are fetched at once."""
+
+
+class RemoteArray:
+    """Images that are rows of a ``.npy``.
+
+    Attributes:
+        dtype, row_shape: of each image.
+
+    Args:
+        file: where it is.
+        dtype, row_shape: of each image.
+        offset: where the first row begins, in bytes.
+        rows: which rows, (N,).
+    """
+
+    def __init__(
+        self, file: RemoteFile, dtype: np.dtype[Any], row_shape: tuple[int, ...], offset: int, rows: NDArray[np.intp]
+    ) -> None:
+        self.dtype, self.row_shape = dtype, row_shape
+        self._file, self._offset, self._rows = file, offset, rows
+        self._lock = threading.Lock()
+        self._first, self._block = 0, b""
+
+    def __reduce__(self) -> Any:
+        return RemoteArray, (self._file, self.dtype, self.row_shape, self._offset, self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def load(self, index: int) -> NDArray[Any]:
+        """Row ``index`` of those.
+
+        Raises:
+            UnreadableDataError: it cannot be fetched.
+        """
+        return np.frombuffer(self._stored(index), self.dtype).reshape(self.row_shape)
+
+    def raw(self, index: int) -> bytes:
+        """The same as it is stored, after its dtype and shape."""
+        return f"{self.dtype} {self.row_shape} ".encode() + self._stored(index)
+
+    def part(self, indices: Sequence[int]) -> RemoteArray:
+        """See :meth:`embedlite.runtime.images.folder.Images.part`."""
+        chosen = self._rows[np.asarray(indices, np.intp)]
+        return RemoteArray(self._file, self.dtype, self.row_shape, self._offset, chosen)
+
+    def _stored(self, index: int) -> bytes:
+        size = self.dtype.itemsize * math.prod(self.row_shape)
+        begin = int(self._rows[index]) * size
+        with self._lock:
+            if not self._first <= begin <= begin + size <= self._first + len(self._block):
+                # As many of the next images as follow in the file without a gap.
+                ahead = self._rows[index : index + max(1, _BLOCK // size)]
+                steps = np.flatnonzero(np.diff(ahead) != 1)
+                count = int(steps[0]) + 1 if len(steps) else len(ahead)
+                start = self._offset + begin
+                self._first, self._block = begin, self._file.read_range(start, start + count * size)
+            stored = self._block[begin - self._first : begin - self._first + size]
+        if len(stored) != size:
+            raise UnreadableDataError(f"{self._file} ends before row {self._rows[index]}. Copy the file again.")
+        return stored
+
+
+def open_remote_array(file: RemoteFile) -> RemoteArray:
+    """All rows of a ``.npy``; of the file, the header is read.
+
+    Raises:
+        UnreadableDataError: it is no ``.npy``, holds objects, or its rows are not one after the other.
+    """
+    headers = cast(Any, np.lib.format)
+    try:
+        with file.open("rb") as stream:
+            read = headers.read_array_header_1_0 if headers.read_magic(stream) == (1, 0) else None
+            shape, fortran, dtype = (read or headers.read_array_header_2_0)(stream)
+            offset = int(stream.tell())
+    except READ_ERRORS as error:
+        raise UnreadableDataError(f"{file} is no sound .npy ({error}). Save it again with numpy.save.") from error
+    if dtype.hasobject or fortran or len(shape) < 2:
+        raise UnreadableDataError(
+            f"{file} holds {dtype} of shape {shape}{' in Fortran order' if fortran else ''}; images are numbers of "
+            "shape (N, H, W, C), row after row. Save it again with numpy.save and numpy.ascontiguousarray."
+        )
+    return RemoteArray(file, dtype, tuple(shape[1:]), offset, np.arange(shape[0]))
+
+
+class ArrayFile:
+    """Images that are rows of a ``.npy``; mapped when the first is read.
+
+    Args:
+        path: of the file.
+        rows: which of its rows, (N,).
+    """
+
+    def __init__(self, path: Path, rows: NDArray[np.intp]) -> None:
+        self._path, self._rows = path, rows
+
+    def __reduce__(self) -> Any:
+        return ArrayFile, (self._path.resolve(), self._rows)
+
+    def load(self, index: int) -> NDArray[Any]:
+        """Row ``index`` of those, (H, W, C).
+
+        Raises:
+            UnreadableDataError: the file cannot be read.
+        """
+        return read_row(self._array, int(self._rows[index]))
+
+    def raw(self, index: int) -> bytes:
+        """The same as it is stored."""
+        return raw_row(self._array, int(self._rows[index]))
+
+    def part(self, indices: Sequence[int]) -> ArrayFile:
+        """See :meth:`embedlite.runtime.images.folder.Images.part`."""
+        return ArrayFile(self._path, self._rows[np.asarray(indices, np.intp)])
+
+    @functools.cached_property
+    def _array(self) -> NDArray[Any]:
+        return load_npy(self._path)
+
+
+def raw_row(array: NDArray[Any], index: int) -> bytes:
+    """A row as it is stored, after its dtype and shape."""
+    return f"{array.dtype} {array.shape[1:]} ".encode() + read_row(array, index).tobytes()

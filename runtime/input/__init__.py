@@ -1,0 +1,1 @@
+"""From what callers pass to what the input tensor holds, and the normalizations."""

@@ -1,0 +1,127 @@
+"""The normalizations as plain numpy, per image: the definition that graphs and tests are held against.
+
+Formulas, with x the raw embedding and both extremes over ``axes``::
+
+    minmax, divisor "shifted":  (x - min x) / guard(max(x - min x))
+    minmax, divisor "input":    (x - min x) / guard(max x)
+    l2:                         x / guard(sqrt(sum x^2))
+
+``guard(d)`` is ``max(d, epsilon)``, ``d + epsilon`` or ``d``; a divisor that is still zero gives zeros.
+
+With placement ``runtime`` the file ends at the quantized raw embedding, x = scale (q - zero_point). Min-max then does
+not depend on the scale but through epsilon, so it is computed on the integers and rounded once, to the same float32 on
+every machine.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..model.contract import NormalizationSpec
+
+_OVERFLOW = Fraction(2**128 - 2**103)
+"""From here on float32 rounds to infinity: the largest is 2^128 - 2^104, and half its step 2^103."""
+
+
+def normalize(values: NDArray[Any], spec: NormalizationSpec) -> NDArray[np.float32]:
+    """Normalize a raw embedding.
+
+    Args:
+        values: the tensor that ``spec.axes`` speak of, batch axis included, any float dtype.
+        spec: see :class:`~embedlite.runtime.model.contract.NormalizationSpec`.
+
+    Returns:
+        An array of the same shape, float32; all zeros where the divisor is zero.
+    """
+    # In double, where neither a difference nor a square of float32 leaves the range.
+    x = values.astype(np.float64)
+    if spec.kind == "none":
+        return values.astype(np.float32)
+    axes = spec.axes
+    if spec.kind == "l2":
+        numerator = x
+        divisor = np.sqrt((x * x).sum(axis=axes, keepdims=True))
+    else:
+        numerator = x - x.min(axis=axes, keepdims=True)
+        divisor = (numerator if spec.divisor == "shifted" else x).max(axis=axes, keepdims=True)
+    divisor = guard_divisor(divisor, spec)
+    # Where the divisor is zero the answer is zero, whatever stands above it.
+    quotient = np.divide(numerator, divisor, out=np.zeros_like(x), where=divisor != 0)
+    rounded: NDArray[np.float32] = quotient.astype(np.float32)
+    return rounded
+
+
+def guard_divisor(divisor: NDArray[np.float64], spec: NormalizationSpec) -> NDArray[np.float64]:
+    """The divisor as the normalization's epsilon guards it."""
+    if spec.epsilon_mode == "max":
+        return np.maximum(divisor, spec.epsilon)
+    return divisor + spec.epsilon if spec.epsilon_mode == "add" else divisor
+
+
+def normalize_quantized(
+    values: NDArray[Any], scale: float, zero_point: int, spec: NormalizationSpec
+) -> NDArray[np.float32]:
+    """The normalization of ``scale * (values - zero_point)``.
+
+    Min-max is the exact rational result rounded once to float32; L2 takes one square root in double precision.
+
+    Args:
+        values: the quantized tensor that ``spec.axes`` speak of, int8 or uint8, batch axis included.
+        scale: its quantization scale.
+        zero_point: its quantization zero point.
+        spec: see :class:`~embedlite.runtime.model.contract.NormalizationSpec`.
+
+    Returns:
+        An array of the same shape, float32; all zeros where the divisor is zero.
+    """
+    q = values.astype(np.int64) - zero_point
+    if spec.kind == "l2":
+        norm = np.sqrt((q * q).sum(axis=spec.axes, keepdims=True).astype(np.float64)) * np.float64(np.float32(scale))
+        guarded = guard_divisor(norm, spec)
+        quotient = np.divide(q * np.float64(np.float32(scale)), guarded, out=np.zeros(q.shape), where=guarded != 0)
+        rounded: NDArray[np.float32] = quotient.astype(np.float32)
+        return rounded
+    numerator = q - q.min(axis=spec.axes, keepdims=True)
+    divisor = (numerator if spec.divisor == "shifted" else q).max(axis=spec.axes, keepdims=True)
+    epsilon = (
+        Fraction(0) if spec.epsilon_mode == "none" else Fraction(spec.epsilon) / Fraction(float(np.float32(scale)))
+    )
+    if epsilon == 0 or (spec.epsilon_mode == "max" and bool((divisor >= epsilon).all())):
+        # Both are integers far below 2^24, so float32 holds them exactly and the division rounds once.
+        top, bottom = numerator.astype(np.float32), divisor.astype(np.float32)
+        ratio: NDArray[np.float32] = np.divide(top, bottom, out=np.zeros(q.shape, np.float32), where=bottom != 0)
+        return ratio
+    return _divide_exactly(numerator, divisor, epsilon, spec.epsilon_mode)
+
+
+def _divide_exactly(
+    numerator: NDArray[np.int64], divisor: NDArray[np.int64], epsilon: Fraction, mode: str
+) -> NDArray[np.float32]:
+    """numerator / guard(divisor) in rational arithmetic; few different numerators occur, so each is divided once."""
+    divisor = np.broadcast_to(divisor, numerator.shape)
+    pairs, place = np.unique(np.stack([numerator.ravel(), divisor.ravel()]), axis=1, return_inverse=True)
+    results = np.zeros(pairs.shape[1], np.float32)
+    for index, (top, bottom) in enumerate(pairs.T.tolist()):
+        guarded = bottom + epsilon if mode == "add" else max(Fraction(bottom), epsilon)
+        if guarded != 0:
+            results[index] = round_to_float32(top / guarded)
+    exact: NDArray[np.float32] = results[place.ravel()].reshape(numerator.shape)
+    return exact
+
+
+def round_to_float32(value: Fraction) -> np.float32:
+    """The float32 nearest to a rational number, ties to even: ``float()`` first would round twice.
+
+    Beyond the largest float32 and half a step, infinity, as IEEE 754 has it.
+    """
+    if abs(value) >= _OVERFLOW:
+        return np.float32(np.inf if value > 0 else -np.inf)
+    with np.errstate(over="ignore"):
+        near = np.float32(float(value))
+        candidates = [near, np.nextafter(near, np.float32(-np.inf)), np.nextafter(near, np.float32(np.inf))]
+    finite = [c for c in candidates if np.isfinite(c)]
+    return min(finite, key=lambda c: (abs(Fraction(float(c)) - value), int(c.view(np.int32)) & 1))

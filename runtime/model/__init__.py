@@ -1,0 +1,1 @@
+"""The deployed file: contract, flatbuffer, operators, appended zip."""

@@ -1,0 +1,220 @@
+"""The contract: what an encoder's file promises about its input, its output and where it came from.
+
+It travels in the file itself as ``embedlite.json`` (see :mod:`embedlite.runtime.model.artifact`), so that the device
+needs no second file and no second source of truth for mean, std, colour order or resampler.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..errors import DamagedModelError, NewerContractError, RequestError
+from ..version import __version__
+
+SCHEMA = 1
+"""The newest contract schema that this version reads, and the one it writes."""
+
+RESAMPLERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+"""Pillow's resampling filters, by their names there in lower case."""
+
+COLOR_ORDERS = {1: ("gray",), 3: ("rgb", "bgr"), 4: ("rgba",)}
+"""Colour orders by number of channels, the default first; other numbers of channels have none."""
+
+INPUT_DTYPES = ("float32", "uint8", "int8")
+
+PLACEMENTS = ("graph", "runtime", "frozen")
+"""Where a normalization is computed; see :class:`NormalizationSpec`."""
+
+_BOUND = ("input", "output_shape", "output_dtype", "normalization", "mode")
+"""The keys of a contract that decide what vectors a file gives."""
+
+
+def binding(contract: Mapping[str, Any]) -> bytes:
+    """SHA-256 of what a contract says of the vectors, 32 bytes; the flatbuffer carries it, as the contract the other's.
+
+    Args:
+        contract: the JSON object, as :meth:`Contract.to_json` makes it or as it was read from a file.
+    """
+    bound = {key: contract[key] for key in _BOUND}
+    text = json.dumps(bound, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).digest()
+
+
+@dataclass(frozen=True)
+class InputContract:
+    """How an image becomes the encoder's input: ``(pixel - mean) / std``, pixels being 0-255.
+
+    Attributes:
+        shape: (height, width, channels) of one input.
+        dtype: what the file's input tensor holds: ``float32``, ``uint8`` (raw pixels) or ``int8``.
+        color_order: ``rgb``, ``bgr``, ``gray``, ``rgba``, or ``none`` (arrays only).
+        mean: one value, or one per channel, in units of pixels.
+        std: one value, or one per channel, in units of pixels.
+        resampler: Pillow's filter that stretches image files to ``shape``.
+    """
+
+    shape: tuple[int, int, int]
+    dtype: str = "float32"
+    color_order: str = ""
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (255.0,)
+    resampler: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != 3 or not all(type(size) is int and size > 0 for size in self.shape):
+            raise RequestError(f"the input shape is {self.shape}. Use three whole numbers: height, width, channels.")
+        channels = self.shape[2]
+        orders = COLOR_ORDERS.get(channels, ("none",))
+        if not self.color_order:
+            object.__setattr__(self, "color_order", orders[0])
+        if self.color_order not in orders:
+            raise RequestError(
+                f"the colour order {self.color_order!r} does not fit a model with {channels} channel(s). "
+                f"Use one of: {', '.join(orders)}."
+            )
+        if self.resampler not in RESAMPLERS:
+            raise RequestError(f"unknown resampler {self.resampler!r}. Use one of: {', '.join(RESAMPLERS)}.")
+        if self.dtype not in INPUT_DTYPES:
+            raise RequestError(f"unknown input type {self.dtype!r}. Use one of: {', '.join(INPUT_DTYPES)}.")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, channels) or not all(math.isfinite(value) for value in values):
+                raise RequestError(
+                    f"{name} has the values {list(values)}, but the model has {channels} channel(s). "
+                    "Pass one finite number, or one for each channel."
+                )
+        if any(value <= 0 for value in self.std):
+            raise RequestError(f"std has the values {list(self.std)}. Every one must be greater than zero.")
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> InputContract:
+        """The contract from its JSON object, whose lists become tuples."""
+        height, width, channels = value["shape"]
+        lists = {"shape": (height, width, channels), "mean": tuple(value["mean"]), "std": tuple(value["std"])}
+        return cls(**{**value, **lists})
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """What a caller says of an input; None stands for the default of :class:`InputContract`."""
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    color_order: str | None = None
+    resampler: str | None = None
+
+    def for_shape(self, shape: tuple[int, int, int]) -> InputContract:
+        """The contract of a float32 input of this (height, width, channels)."""
+        return InputContract(shape, **{name: value for name, value in vars(self).items() if value is not None})
+
+
+@dataclass(frozen=True)
+class NormalizationSpec:
+    """The normalization that ends the encoder.
+
+    Attributes:
+        kind: ``minmax``, ``l2`` or ``none``.
+        axes: axes reduced over, of the tensor that is normalized (axis 0 is the batch, 1 in the file).
+        divisor: for ``minmax``, ``shifted`` (maximum of x - min x) or ``input`` (maximum of x).
+        epsilon: the guard against division by zero; 0 where the model has none.
+        epsilon_mode: ``none``, ``add`` (divisor + epsilon) or ``max`` (never below epsilon).
+        placement: ``graph`` (float operators in the file), ``runtime`` (the file ends at the raw embedding and
+            ``Encoder`` normalizes it), or ``frozen`` (the file computes it with constants).
+        minimum: the constants of placement ``frozen``: one, or one for each place that ``axes`` leave; else empty.
+        maximum: likewise.
+    """
+
+    kind: str = "none"
+    axes: tuple[int, ...] = ()
+    divisor: str = "shifted"
+    epsilon: float = 0.0
+    epsilon_mode: str = "none"
+    placement: str = "graph"
+    minimum: tuple[float, ...] = ()
+    maximum: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for value, known in (
+            (self.kind, ("none", "minmax", "l2")),
+            (self.divisor, ("shifted", "input")),
+            (self.epsilon_mode, ("none", "add", "max")),
+            (self.placement, PLACEMENTS),
+        ):
+            if value not in known:
+                raise RequestError(f"a normalization cannot be {value!r} here. Use one of: {', '.join(known)}.")
+        if not (math.isfinite(self.epsilon) and self.epsilon >= 0):
+            raise RequestError(f"epsilon is {self.epsilon}. It must be finite and not negative.")
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Everything ``embedlite.json`` says.
+
+    Attributes:
+        input: see :class:`InputContract`.
+        output_shape: shape of one embedding, without the batch axis.
+        output_dtype: what the file's output tensor holds; ``Encoder`` always answers float32.
+        normalization: see :class:`NormalizationSpec`.
+        mode: how the file was quantized: ``float32``, ``float16``, ``dynamic`` or ``int8``.
+        calibration: method, number of samples, their fingerprint, and the mean of each channel in pixel values over
+            some of them if they have three; None where no ranges were needed.
+        tools: versions of what made the file.
+        flatbuffer_bytes: length of the flatbuffer in front of the contract.
+        flatbuffer_sha256: its SHA-256.
+        golden_sha256: SHA-256 of the golden vectors beside the contract; empty where there are none.
+        schema: the contract's own format.
+    """
+
+    input: InputContract
+    output_shape: tuple[int, ...]
+    output_dtype: str
+    normalization: NormalizationSpec
+    mode: str
+    calibration: Mapping[str, Any] | None
+    tools: Mapping[str, str] = field(default_factory=dict)
+    flatbuffer_bytes: int = 0
+    flatbuffer_sha256: str = ""
+    golden_sha256: str = ""
+    schema: int = SCHEMA
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract as a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Any) -> Contract:
+        """The contract from a JSON object.
+
+        Raises:
+            NewerContractError: the schema is newer than this version knows.
+            DamagedModelError: a key is missing or has a value of the wrong kind.
+        """
+        try:
+            schema = int(value["schema"])
+            if schema > SCHEMA:
+                made_by = value.get("tools", {}).get("embedlite", "a newer version")
+                raise NewerContractError(
+                    f"the file's contract has schema {schema}; embedlite {__version__} reads up to {SCHEMA}. "
+                    f"The file was made by embedlite {made_by}: install that version or a newer one, "
+                    f"pip install 'embedlite>={made_by}'."
+                )
+            fields = dict(value)
+            fields["input"] = InputContract.from_json(value["input"])
+            normalization = value["normalization"]
+            lists = {key: tuple(normalization[key]) for key in ("axes", "minimum", "maximum")}
+            fields["normalization"] = NormalizationSpec(**{**normalization, **lists})
+            fields["output_shape"] = tuple(value["output_shape"])
+            if not all(type(size) is int and size > 0 for size in fields["output_shape"]):
+                raise TypeError(f"output_shape {value['output_shape']}")
+            if not isinstance(value["calibration"], dict | None):
+                raise TypeError(f"calibration {value['calibration']}")
+            return cls(**fields)
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, IndexError, RequestError) as error:
+            raise DamagedModelError(
+                f"the file's contract cannot be read ({type(error).__name__}: {error}). "
+                "Export the model again; contracts are not meant to be edited."
+            ) from error

@@ -1,0 +1,320 @@
+"""Every model format opens, and what comes out is what the framework that saved it computes."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+from embedlite.convert import export
+from embedlite.convert.errors import CustomCodeError, ModelLoadError, ModelShapeError
+from embedlite.convert.graph.graph import Graph
+from embedlite.convert.layers import MinMaxNormalization
+from embedlite.convert.load import load_original
+from embedlite.convert.load.custom_code import REPLACEMENTS
+from embedlite.convert.load.lower import lower
+from embedlite.convert.load.options import LoadOptions
+from embedlite.runtime import Encoder
+from embedlite.runtime.errors import RequestError
+from embedlite.runtime.input.normalize import normalize
+from embedlite.runtime.model.contract import NormalizationSpec
+
+from conftest import Run
+
+SHAPE = (16, 16, 3)
+IMAGE = np.random.default_rng(0).random(SHAPE, np.float32)
+
+
+def embed(path: Path, **options: object) -> np.ndarray:
+    """The float TFLite graph's answer for one image, after the whole way from the file."""
+    original = load_original(path, LoadOptions(**options))
+    lowered = lower(original)
+    wanted = lowered.reference(IMAGE)
+    from embedlite.convert.graph.run import float_runner
+
+    got = float_runner(lowered.flatbuffer)(IMAGE)
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+    return got
+
+
+KERAS_2 = """
+import numpy as np, tensorflow as tf, tf_keras as keras
+from tf_keras import layers
+keras.utils.set_random_seed(0)
+image = layers.Input((16, 16, 3))
+x = layers.Conv2D(8, 3, strides=2, activation="relu")(image)
+x = layers.DepthwiseConv2D(3, padding="same", bias_initializer="ones")(x)
+x = layers.BatchNormalization(moving_mean_initializer="ones")(x)
+x = layers.ReLU(6.0)(x)
+x = layers.Add()([x, layers.SeparableConv2D(8, 3, padding="same")(x)])
+x = layers.GlobalAveragePooling2D()(x)
+vector = layers.Dense(5, name="vector")(x)
+functional = keras.Model(image, vector)
+functional.save("functional.h5")
+sequential = keras.Sequential([layers.Conv2D(4, 3, input_shape=(16, 16, 3)), layers.LeakyReLU(0.1),
+                               layers.MaxPooling2D(), layers.Flatten(), layers.Dense(3)])
+sequential.save("sequential.hdf5")
+def norm(e):
+    e = e - tf.reduce_min(e)
+    return e / tf.reduce_max(e)
+lambdas = keras.Model(image, layers.Lambda(lambda x: x * 2, name="twice")(layers.Lambda(norm, name="norm")(vector)))
+lambdas.save("lambdas.h5")
+keras.Model(image, vector / tf.reduce_max(vector)).save("operations.h5")
+photo = np.random.default_rng(0).random((16, 16, 3), np.float32)[None]
+np.savez("wanted.npz", functional=functional(photo), sequential=sequential(photo), lambdas=lambdas(photo))
+"""
+
+
+@pytest.fixture(scope="module")
+def keras_2(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    """Files of Keras 2, made by Keras 2."""
+    folder = tmp_path_factory.mktemp("keras2")
+    done = run("python", "-c", KERAS_2, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("name", ["functional.h5", "sequential.hdf5"])
+def test_files_of_keras_2(name: str, keras_2: Path) -> None:
+    with np.load(keras_2 / "wanted.npz") as wanted:
+        np.testing.assert_allclose(embed(keras_2 / name), wanted[name.partition(".")[0]][0], atol=1e-5)
+
+
+def test_lambdas_of_keras_2_are_bytecode_even_with_a_name(keras_2: Path, tmp_path: Path) -> None:
+    path = keras_2 / "lambdas.h5"
+    with pytest.raises(CustomCodeError) as caught:
+        load_original(path)
+    for part in ("'norm' wants a function that is stored", "'twice'", "defines norm, twice", "norm=KIND"):
+        assert part in str(caught.value)
+    trusted = tmp_path / "trusted.py"
+    trusted.write_text("def twice(x):\n    return x * 2\n")
+    got = embed(path, custom_objects=trusted, replace_lambda=("norm=minmax-batch",))
+    with np.load(keras_2 / "wanted.npz") as wanted:
+        np.testing.assert_allclose(got, wanted["lambdas"][0], atol=1e-5)
+
+
+def test_tensorflow_calls_of_keras_2_name_the_way_out(keras_2: Path) -> None:
+    with pytest.raises(CustomCodeError, match=r"TFOpLambda.*tf\.saved_model\.save"):
+        load_original(keras_2 / "operations.h5")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models of Keras 3 with much in them."""
+    folder = tmp_path_factory.mktemp("models")
+    keras.utils.set_random_seed(1)
+    image = keras.Input(SHAPE, name="image")
+    inner_in = keras.Input((8, 8, 4))
+    inner = keras.Model(inner_in, layers.Conv2D(6, 3, name="inside")(layers.ReLU()(inner_in)), name="backbone")
+    x = inner(layers.Conv2D(4, 3, strides=2, padding="same", name="stem")(image))
+    vector = layers.GlobalAveragePooling2D(name="pool")(x)
+    logits = layers.Dense(3, name="logits")(vector)
+    keras.Model(image, logits, name="classifier").save(folder / "classifier.keras")
+    keras.Model(image, [vector, logits]).save(folder / "list.keras")
+    keras.Model(image, {"vector": vector, "logits": logits}).save(folder / "dict.keras")
+    nested = keras.Sequential(
+        [
+            keras.Sequential([layers.Conv2D(4, 3, name="first"), layers.BatchNormalization()], name="block"),
+            keras.Sequential([layers.Conv2D(5, 3, name="second"), layers.ReLU(name="active")], name="other"),
+            layers.GlobalMaxPooling2D(name="top"),
+            layers.Dense(2),
+        ]
+    )
+    nested(IMAGE[None])
+    nested.save(folder / "nested.keras")
+    lambdas = keras.Model(image, layers.Lambda(ops.relu6, name="known")(layers.Lambda(_scaled, name="norm")(vector)))
+    lambdas.save(folder / "lambda.keras")
+    raw = keras.Model(image, vector)
+    np.savez(folder / "wanted.npz", vector=raw(IMAGE[None]), logits=keras.Model(image, logits)(IMAGE[None]))
+    return folder
+
+
+def _scaled(x):
+    return x / ops.max(ops.abs(x))
+
+
+@pytest.mark.parametrize("name", ["list.keras", "dict.keras"])
+def test_one_of_several_outputs(name: str, models: Path) -> None:
+    with np.load(models / "wanted.npz") as wanted:
+        outputs = {"pool": "vector", "logits": "logits"} if name == "list.keras" else {"vector": "vector"}
+        for output, key in outputs.items():
+            np.testing.assert_allclose(embed(models / name, output=output), wanted[key][0], atol=1e-5)
+    with pytest.raises(ModelShapeError, match=r"2 outputs.*--output \w+ or --output \w+"):
+        load_original(models / name)
+    with pytest.raises(ModelShapeError, match="no output 'none'"):
+        load_original(models / name, LoadOptions(output="none"))
+
+
+def test_a_classifier_is_cut_at_a_layer(models: Path) -> None:
+    with np.load(models / "wanted.npz") as wanted:
+        np.testing.assert_allclose(embed(models / "classifier.keras", layer="pool"), wanted["vector"][0], atol=1e-5)
+    with pytest.raises(ModelShapeError, match=r"no layer 'pol'.*pool"):
+        load_original(models / "classifier.keras", LoadOptions(layer="pol"))
+    original = load_original(models / "classifier.keras", LoadOptions(layer="inside"))
+    with pytest.raises(ModelShapeError, match=r"\(1, 6, 6, 6\).*no embedding.*--layer"):
+        lower(original)
+
+
+def test_nested_models_are_cut_inside(models: Path) -> None:
+    model = keras.saving.load_model(models / "nested.keras")
+    values = IMAGE[None]
+    for member in model.layers[:2]:
+        values = member(values)
+    original = load_original(models / "nested.keras", LoadOptions(SHAPE, layer="active"))
+    assert original.call is not None
+    np.testing.assert_allclose(original.call(IMAGE[None]), values, atol=1e-5)
+    pooled = np.asarray(values).max(axis=(1, 2))[0]
+    np.testing.assert_allclose(embed(models / "nested.keras", input_shape=SHAPE, layer="top"), pooled, atol=1e-5)
+
+
+def test_functions_that_keras_knows_need_no_code(models: Path, tmp_path: Path) -> None:
+    with pytest.raises(CustomCodeError) as caught:
+        load_original(models / "lambda.keras")
+    assert "'norm' wants the function '_scaled'" in str(caught.value)
+    trusted = tmp_path / "trusted.py"
+    trusted.write_text(
+        "from keras import ops\ndef _scaled(x):\n    return x / ops.max(ops.abs(x))\nrelu6 = ops.relu6\n"
+    )
+    with np.load(models / "wanted.npz") as wanted:
+        vector = wanted["vector"][0]
+    got = embed(models / "lambda.keras", custom_objects=trusted)
+    np.testing.assert_allclose(got, np.clip(vector / np.abs(vector).max(), 0, 6), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", REPLACEMENTS)
+def test_every_replacement_computes_what_its_name_says(kind: str, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(2)
+    body = [keras.Input(SHAPE), layers.Conv2D(4, 3, strides=4, activation="relu")]
+    keras.Sequential([*body, layers.Lambda(_scaled, name="norm"), layers.Flatten()]).save(tmp_path / "model.keras")
+    raw = np.asarray(keras.Sequential(body)(IMAGE[None]))
+    reach = {"batch": (0, 1, 2, 3), "channel": (0, 1, 2), "sample": (1, 2, 3)}
+    spec = NormalizationSpec("l2", (3,), epsilon=1e-6, epsilon_mode="max")
+    if kind != "l2":
+        axis, _, divisor = kind.removeprefix("minmax-").partition(":")
+        spec = NormalizationSpec("minmax", reach[axis], divisor or "shifted")
+    weights = keras.saving.load_model(tmp_path / "model.keras", custom_objects={"_scaled": _scaled}).get_weights()
+    kernel = keras.Sequential(body)
+    kernel.set_weights(weights)
+    raw = np.asarray(kernel(IMAGE[None]))
+    got = embed(tmp_path / "model.keras", replace_lambda=(f"norm={kind}",))
+    np.testing.assert_allclose(got, normalize(raw, spec).ravel(), atol=1e-5)
+
+
+CUSTOM = """
+import keras
+def wave(x):
+    return keras.ops.sin(x)
+class Plain(keras.layers.Layer):
+    def call(self, x):
+        return x * 2
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class Registered(keras.layers.Layer):
+    def call(self, x):
+        return x + 1
+"""
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_the_users_own_classes_and_functions(suffix: str, tmp_path: Path, run: Run) -> None:
+    # Keras remembers a registered class as long as the process lives, so each test has a name of its own.
+    package = f"mine{suffix[1:]}"
+    (tmp_path / "mine.py").write_text(CUSTOM.replace("PACKAGE", repr(package)))
+    code = (
+        "import numpy as np, keras\nfrom keras import layers\nfrom mine import *\n"
+        "own = [layers.Conv2D(3, 3, activation=wave), Plain(), Registered()]\n"
+        "model = keras.Sequential([keras.Input((16, 16, 3)), *own, layers.GlobalAveragePooling2D()])\n"
+        f"model.save('model{suffix}')\n"
+        "np.save('wanted.npy', model(np.random.default_rng(0).random((16, 16, 3), np.float32)[None]))\n"
+    )
+    done = run("python", "-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / f"model{suffix}"
+    with pytest.raises(CustomCodeError) as caught:
+        load_original(path)
+    for part in ("wants the function 'wave'", "custom class 'Plain'", f"custom class '{package}>Registered'"):
+        assert part in str(caught.value)
+    got = embed(path, custom_objects=tmp_path / "mine.py")
+    np.testing.assert_allclose(got, np.load(tmp_path / "wanted.npy")[0], atol=1e-5)
+
+
+def tflite(model: keras.Model) -> tf.lite.TFLiteConverter:
+    return tf.lite.TFLiteConverter.from_keras_model(model)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> keras.Model:
+    keras.utils.set_random_seed(3)
+    return keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            layers.Conv2D(6, 3, strides=2, activation="relu", name="features"),
+            layers.Reshape((-1,)),
+            layers.Dense(8),
+            MinMaxNormalization(),
+        ],
+        name="encoder",
+    )
+
+
+def test_a_float_tflite_is_taken_as_it_is(encoder: keras.Model, tmp_path: Path) -> None:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(tflite(encoder).convert())
+    before = {Graph(path.read_bytes()).operator_name(op) for op in Graph(path.read_bytes()).operators}
+    assert before & {"SHAPE", "STRIDED_SLICE", "PACK"}, "the converter leaves the batch open"
+    np.testing.assert_allclose(embed(path), np.asarray(encoder(IMAGE[None]))[0], atol=1e-5)
+    result = export(path, tmp_path / "out", quantize=["float32"], measure=False)
+    with Encoder(result.files[0].path) as opened:
+        np.testing.assert_allclose(opened.embed_one(IMAGE), np.asarray(encoder(IMAGE[None]))[0], atol=1e-5)
+        names = {operator.name for operator in opened.artifact.info.operators}
+        assert opened.contract.normalization.kind == "minmax"
+    assert not names & {"SHAPE", "STRIDED_SLICE", "PACK"}
+
+
+def test_our_own_float_file_brings_its_preprocessing(encoder: keras.Model, tmp_path: Path) -> None:
+    export(encoder, tmp_path, quantize=["float32"], mean=(10.0,), std=(50.0,), measure=False)
+    again = export(tmp_path / "encoder.float32.tflite", tmp_path / "again", quantize=["dynamic"], measure=False)
+    assert again.files[0].contract["input"]["mean"] == (10.0,)
+    assert again.files[0].contract["input"]["std"] == (50.0,)
+    other = export(tmp_path / "encoder.float32.tflite", tmp_path / "other", mean=(0.0,), measure=False)
+    assert (other.files[0].contract["input"]["mean"], other.files[0].contract["input"]["std"]) == ((0.0,), (50.0,))
+
+
+def test_a_tflite_is_cut_at_a_tensor(encoder: keras.Model, tmp_path: Path) -> None:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(tflite(encoder).convert())
+    graph = Graph(path.read_bytes())
+    dense = next(op for op in graph.operators if graph.operator_name(op) == "FULLY_CONNECTED")
+    name = graph.tensor_name(int(dense.outputs[0]))
+    raw = keras.Model(encoder.inputs[0], encoder.layers[-2].output)(IMAGE[None])
+    np.testing.assert_allclose(embed(path, layer=name), np.asarray(raw)[0], atol=1e-5)
+    with pytest.raises(ModelShapeError, match="Near ones"):
+        load_original(path, LoadOptions(layer=name + "x"))
+
+
+def test_a_quantized_tflite_is_refused(encoder: keras.Model, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, *SHAPE), np.uint8)
+    modes = ["float16", "dynamic", "int8", "int16x8"]
+    result = export(encoder, tmp_path, quantize=modes, calibration_data=images, measure=False)
+    for file, message in zip(result.files, ("float16 weights", "already", "already", "already"), strict=True):
+        with pytest.raises(ModelLoadError, match=message):
+            load_original(file.path)
+    export(encoder, tmp_path / "raw", quantize=["float32"], normalization="runtime", measure=False)
+    with pytest.raises(ModelLoadError, match="would be lost"):
+        load_original(tmp_path / "raw" / "encoder.float32.tflite")
+
+
+def test_what_is_no_model_at_all(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_text("")
+    with pytest.raises(ModelLoadError, match=r"no format that is known.*\.keras"):
+        load_original(tmp_path / "model.onnx")
+    with pytest.raises(ModelLoadError, match="there is no"):
+        load_original(tmp_path / "none.keras")
+
+
+def test_runtime_placement_needs_a_normalization_at_the_end(tmp_path: Path) -> None:
+    body = [keras.Input(SHAPE), layers.Conv2D(3, 3), MinMaxNormalization("channel"), layers.Flatten(), layers.Dense(4)]
+    with pytest.raises(RequestError, match="does not end in a normalization"):
+        export(keras.Sequential(body, name="inside"), tmp_path / "out", normalization="runtime", measure=False)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,429 @@
+"""Model files that are damaged, hostile, or no encoders: one clear error each, and no code of theirs ever runs."""
+
+import base64
+import io
+import json
+import marshal
+import shutil
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from embedlite.convert.errors import CustomCodeError, ModelLoadError, ModelShapeError
+from embedlite.convert.load import load_original
+from embedlite.convert.load.lower import lower
+from embedlite.convert.load.options import LoadOptions
+from embedlite.runtime.errors import EmbedliteError, ModelFileError, RequestError
+
+from conftest import Run, error_line
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model with a Lambda in it, as ``.keras`` and as ``.h5``."""
+    folder = tmp_path_factory.mktemp("good")
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(4, 3),
+            layers.Flatten(),
+            layers.Lambda(_named, name="scale", output_shape=(144,)),
+        ]
+    )
+    model.save(folder / "model.keras")
+    model.save(folder / "model.h5")
+    plain = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3), layers.Flatten()])
+    plain.save(folder / "plain.keras")
+    plain.save(folder / "plain.h5")
+    return folder
+
+
+def _named(x):
+    return x * 2
+
+
+def edit(source: Path, target: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of a Keras file with another configuration."""
+    if source.suffix == ".h5":
+        shutil.copy(source, target)
+        with h5py.File(target, "r+") as file:
+            config = json.loads(file.attrs["model_config"])
+            change(config)
+            file.attrs["model_config"] = json.dumps(config)
+        return target
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for entry in old.infolist():
+            content = old.read(entry)
+            if entry.filename == "config.json":
+                config = json.loads(content)
+                change(config)
+                content = json.dumps(config).encode()
+            new.writestr(entry.filename, content)
+    return target
+
+
+def layer(config: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(item for item in config["config"]["layers"] if item["config"].get("name") == name)
+
+
+def bytecode(witness: Path) -> str:
+    """A function's code that creates a file when it is called, as Keras stores it."""
+    function = eval(f"lambda x, mask=None: (open({str(witness)!r}, 'w').close(), x)[1]")
+    return base64.encodebytes(marshal.dumps(function.__code__)).decode()
+
+
+PLACES = ("function", "output_shape", "mask", "keras 2 function", "keras 2 output_shape", "arguments")
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("place", PLACES)
+def test_bytecode_never_runs(place: str, suffix: str, good: Path, tmp_path: Path) -> None:
+    witness = tmp_path / "witness"
+    code = bytecode(witness)
+    new = {"class_name": "__lambda__", "config": {"code": code, "defaults": None, "closure": None}}
+
+    def plant(config: dict[str, Any]) -> None:
+        settings = layer(config, "scale")["config"]
+        if place == "keras 2 function":
+            settings.update(function=[code, None, None], function_type="lambda", module="__main__")
+        elif place == "keras 2 output_shape":
+            settings.update(output_shape=[code, None, None], output_shape_type="lambda", output_shape_module="x")
+        elif place == "arguments":
+            settings["arguments"] = {"y": new}
+        else:
+            settings[place] = new
+
+    path = edit(good / f"model{suffix}", tmp_path / f"model{suffix}", plant)
+    trusted = tmp_path / "trusted.py"
+    trusted.write_text("def _named(x):\n    return x * 2\ndef scale(x):\n    return x * 2\n")
+    for options in (
+        LoadOptions(),
+        LoadOptions(custom_objects=trusted),
+        LoadOptions(replace_lambda=("scale=l2",)),
+    ):
+        try:
+            original = load_original(path, options)
+            lowered = lower(original)
+            lowered.reference(np.zeros((8, 8, 3), np.float32))
+        except EmbedliteError:
+            pass
+        assert not witness.exists(), options
+    with pytest.raises(CustomCodeError, match="'scale' wants"):
+        load_original(path)
+
+
+def test_the_planted_bytecode_would_run_where_safe_mode_is_off(good: Path, tmp_path: Path) -> None:
+    """The control: the attack is a real one."""
+    code = {"class_name": "__lambda__", "config": {"code": bytecode(tmp_path / "witness")}}
+    code["config"].update(defaults=None, closure=None)
+
+    def plant(config: dict[str, Any]) -> None:
+        layer(config, "scale")["config"]["function"] = code
+
+    path = edit(good / "model.keras", tmp_path / "model.keras", plant)
+    keras.saving.load_model(path, compile=False, safe_mode=False)(np.zeros((1, 8, 8, 3), np.float32))
+    assert (tmp_path / "witness").exists()
+
+
+DANGEROUS = {
+    "a function of the system": {
+        "module": "os",
+        "class_name": "system",
+        "config": {"name": "x"},
+        "registered_name": None,
+    },
+    "a builtin": {"module": "builtins", "class_name": "eval", "config": {"name": "x"}, "registered_name": None},
+    "a download": {
+        "module": "keras.utils",
+        "class_name": "function",
+        "config": "get_file",
+        "registered_name": "function",
+    },
+    "a switch": {
+        "module": "keras.config",
+        "class_name": "function",
+        "config": "enable_unsafe_deserialization",
+        "registered_name": "function",
+    },
+}
+
+
+@pytest.mark.parametrize("name", DANGEROUS)
+def test_objects_of_other_modules_are_refused(name: str, good: Path, tmp_path: Path) -> None:
+    def named(config: dict[str, Any]) -> None:
+        conv = next(item for item in config["config"]["layers"] if item["class_name"] == "Conv2D")
+        conv["config"]["activation"] = DANGEROUS[name]
+
+    path = edit(good / "plain.keras", tmp_path / "model.keras", named)
+    with pytest.raises(ModelFileError):
+        load_original(path)
+
+
+def zip_with(path: Path, source: Path, name: str, content: bytes = b"x") -> Path:
+    shutil.copy(source, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("member", ["/etc/cron.d/job", "../../job", "a/../../job", "C:\\job", "..\\job"])
+def test_members_that_lead_out_of_the_archive(member: str, good: Path, tmp_path: Path) -> None:
+    path = zip_with(tmp_path / "model.keras", good / "plain.keras", member)
+    with pytest.raises(ModelLoadError, match="would be unpacked outside"):
+        load_original(path)
+
+
+def test_an_absurd_declared_size(good: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    data = bytearray((good / "plain.keras").read_bytes())
+    entry = data.index(b"PK\x01\x02")
+    struct.pack_into("<I", data, entry + 24, 0xF0000000)
+    path.write_bytes(data)
+    with pytest.raises(ModelLoadError, match="would unpack to"):
+        load_original(path)
+
+
+def test_a_bomb_of_zeros(good: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    shutil.copy(good / "plain.keras", path)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("assets/zeros", b"\0" * (200 << 20))
+    with pytest.raises(ModelLoadError, match="would unpack to"):
+        load_original(path)
+
+
+CONFIGS = {
+    "a list": b"[1, 2]",
+    "no JSON": b"{",
+    "no UTF-8": b"\xff\xfe{}",
+    "too deep": b"[" * 100_000,
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_damaged_configuration(name: str, good: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(good / "plain.keras") as old, zipfile.ZipFile(path, "w") as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, CONFIGS[name] if entry.filename == "config.json" else old.read(entry))
+    with pytest.raises(ModelLoadError, match="damaged"):
+        load_original(path)
+
+
+def external_link(file: h5py.File) -> None:
+    file["layers/link"] = h5py.ExternalLink("/etc/passwd", "/")
+
+
+def external_dataset(file: h5py.File) -> None:
+    file.create_dataset("outside", (16,), "u1", external=[("/etc/passwd", 0, 16)])
+
+
+def virtual_dataset(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout(shape=(4,), dtype="f4")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "x", shape=(4,))
+    file.create_virtual_dataset("virtual", layout)
+
+
+def huge_dataset(file: h5py.File) -> None:
+    file.create_dataset("huge", (1 << 40,), "f4", chunks=(1 << 20,))
+
+
+PLANTS = {
+    "points to the other file": external_link,
+    "takes its values from another file": external_dataset,
+    "from another file": virtual_dataset,
+    "declares": huge_dataset,
+}
+
+
+@pytest.mark.parametrize("message", PLANTS)
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_weights_that_reach_elsewhere(message: str, suffix: str, good: Path, tmp_path: Path) -> None:
+    path = tmp_path / f"model{suffix}"
+    if suffix == ".h5":
+        shutil.copy(good / "plain.h5", path)
+        with h5py.File(path, "r+") as file:
+            PLANTS[message](file)
+    else:
+        with zipfile.ZipFile(good / "plain.keras") as old, zipfile.ZipFile(path, "w") as new:
+            for entry in old.infolist():
+                content = old.read(entry)
+                if entry.filename.endswith(".h5"):
+                    buffer = io.BytesIO(content)
+                    with h5py.File(buffer, "r+") as file:
+                        PLANTS[message](file)
+                    content = buffer.getvalue()
+                new.writestr(entry.filename, content)
+    with pytest.raises(ModelLoadError, match=message):
+        load_original(path)
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_links_in_a_circle_end(kind: str, good: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    shutil.copy(good / "plain.h5", path)
+    with h5py.File(path, "r+") as file:
+        file["circle"] = h5py.SoftLink("/") if kind == "soft" else file["/"]
+    with pytest.raises(ModelLoadError):
+        load_original(path)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_file_cut_short(suffix: str, share: float, good: Path, tmp_path: Path) -> None:
+    data = (good / f"plain{suffix}").read_bytes()
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(ModelLoadError, match="no complete"):
+        load_original(path)
+
+
+def test_weights_alone_are_no_model(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        file["kernel"] = np.zeros(3)
+    with pytest.raises(ModelLoadError, match="weights alone"):
+        load_original(tmp_path / "weights.h5")
+
+
+def save_signature(folder: Path, shapes: list[tuple[int | None, ...]], dtype: tf.DType = tf.float32) -> Path:
+    """A SavedModel whose signature takes tensors of these shapes and gives their sums."""
+    specs = [tf.TensorSpec(shape, dtype, f"x{index}") for index, shape in enumerate(shapes)]
+
+    def served(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        if dtype == tf.string:
+            return {"z": tf.strings.length(inputs[0])}
+        return {"z": sum(tf.cast(tf.reduce_mean(x, axis=(1, 2)), tf.float32) for x in inputs)}
+
+    module = tf.Module()
+    module.served = tf.function(served, input_signature=specs)
+    tf.saved_model.save(module, str(folder), signatures=module.served)
+    return folder
+
+
+IMAGE = (None, 8, 8, 3)
+SIGNATURES: dict[str, tuple[list[tuple[int | None, ...]], tf.DType, type[Exception], str]] = {
+    "two inputs": ([IMAGE, IMAGE], tf.float32, ModelShapeError, "2 inputs"),
+    "text": ([(None,)], tf.string, ModelShapeError, "takes text"),
+    "integers": ([IMAGE], tf.int32, ModelShapeError, "takes int32"),
+    "an open size": ([(None, None, None, 3)], tf.float32, ModelShapeError, "--input-shape"),
+    "a vector": ([(None, 8, 8)], tf.float32, ModelShapeError, "takes inputs of shape"),
+    "eight images": ([(8, 8, 8, 3)], tf.float32, ModelShapeError, "8 images at a time"),
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures_that_are_no_encoders(name: str, tmp_path: Path) -> None:
+    shapes, dtype, error, message = SIGNATURES[name]
+    folder = save_signature(tmp_path / "model", shapes, dtype)
+    with pytest.raises(error, match=message):
+        load_original(folder)
+
+
+def test_an_open_size_is_filled_in(tmp_path: Path) -> None:
+    folder = save_signature(tmp_path / "model", [(None, None, None, 3)])
+    lowered = lower(load_original(folder, LoadOptions((6, 5, 3))))
+    image = np.random.default_rng(0).random((6, 5, 3), np.float32)
+    np.testing.assert_allclose(lowered.reference(image), image.mean(axis=(0, 1)), rtol=1e-5)
+
+
+def rewrite(folder: Path, change: Callable[[Any], None]) -> None:
+    """Edit the protocol buffer of a SavedModel."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    model = saved_model_pb2.SavedModel()
+    model.ParseFromString((folder / "saved_model.pb").read_bytes())
+    change(model.meta_graphs[0])
+    (folder / "saved_model.pb").write_bytes(model.SerializeToString())
+
+
+def custom_operator(graph: Any) -> None:
+    graph.graph_def.library.function[0].node_def.add(name="custom", op="MyCustomOp")
+
+
+def python_operator(graph: Any) -> None:
+    graph.graph_def.library.function[0].node_def.add(name="python", op="EagerPyFunc")
+
+
+def no_signature(graph: Any) -> None:
+    graph.signature_def.clear()
+
+
+def no_tag(graph: Any) -> None:
+    del graph.meta_info_def.tags[:]
+
+
+EDITS = {"MyCustomOp": custom_operator, "EagerPyFunc": python_operator, "no signature": no_signature, "'serve'": no_tag}
+
+
+@pytest.mark.parametrize("message", EDITS)
+def test_saved_models_that_cannot_be_used(message: str, tmp_path: Path) -> None:
+    folder = save_signature(tmp_path / "model", [IMAGE])
+    rewrite(folder, EDITS[message])
+    with pytest.raises(ModelLoadError, match=message):
+        load_original(folder)
+
+
+def test_damaged_folders(good: Path, tmp_path: Path) -> None:
+    module = tf.Module()
+    module.weight = tf.Variable(tf.ones((3,)))
+    spec = tf.TensorSpec(IMAGE, tf.float32, "x")
+    module.served = tf.function(lambda x: {"z": tf.reduce_mean(x, axis=(1, 2)) * module.weight}, input_signature=[spec])
+    whole = tmp_path / "whole"
+    tf.saved_model.save(module, str(whole), signatures=module.served)
+    assert load_original(whole).input_shape == (8, 8, 3)
+    shutil.copytree(whole, tmp_path / "without")
+    shutil.rmtree(tmp_path / "without" / "variables")
+    shutil.copytree(whole, tmp_path / "cut")
+    data = (whole / "saved_model.pb").read_bytes()
+    (tmp_path / "cut" / "saved_model.pb").write_bytes(data[: len(data) // 2])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "saved_model.pbtxt").write_text("")
+    for name, message in {
+        "without": "copy the whole folder",
+        "cut": "cut short",
+        "empty": "no SavedModel",
+        "text": "no SavedModel",
+    }.items():
+        with pytest.raises(ModelLoadError, match=message):
+            load_original(tmp_path / name)
+
+
+def test_options_that_a_format_cannot_have(good: Path, tmp_path: Path) -> None:
+    folder = save_signature(tmp_path / "model", [IMAGE])
+    with pytest.raises(RequestError, match="for Keras files"):
+        load_original(folder, LoadOptions(replace_lambda=("scale=l2",)))
+    with pytest.raises(ModelShapeError, match="--layer cannot cut"):
+        load_original(folder, LoadOptions(layer="z"))
+    with pytest.raises(RequestError, match="Use LAYER=KIND"):
+        load_original(good / "model.keras", LoadOptions(replace_lambda=("scale=softmax",)))
+    with pytest.raises(RequestError, match="Its Lambda layers are: scale"):
+        load_original(good / "model.keras", LoadOptions(replace_lambda=("scala=l2",)))
+    broken = tmp_path / "broken.py"
+    broken.write_text("1 / 0\n")
+    with pytest.raises(RequestError, match="ZeroDivisionError"):
+        load_original(good / "model.keras", LoadOptions(custom_objects=broken))
+    with pytest.raises(RequestError, match="there is no file"):
+        load_original(good / "model.keras", LoadOptions(custom_objects=tmp_path / "none.py"))
+
+
+def test_the_command_says_it_in_one_line_and_writes_nothing(good: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "out"
+    message = error_line(run("export-tflite", good / "model.h5", "-o", out))
+    assert "--custom-objects FILE.py" in message
+    assert "--replace-lambda scale=KIND" in message
+    assert "'_named'" in message
+    assert not out.exists()
+    folder = save_signature(tmp_path / "model", [IMAGE, IMAGE])
+    assert "2 inputs" in error_line(run("export-tflite", folder, "-o", out))
+    assert not out.exists()

@@ -1,0 +1,129 @@
+"""Which file is recommended where, from given verdicts and figures."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedlite.convert.outcome.recommend import recommend
+from embedlite.convert.results import DEVICE, ExportedFile, Verdict
+from embedlite.runtime.drift.metrics import Drift
+
+GOOD = Drift(100, 0, 0.9999, 0.999, 0.99, 40.0, 0.1, 0.01, 0.01, 0, 1.0, 0.95, 0.96, 0.99, 0.01, 10)
+LITERT = {"name": "ai-edge-litert"}
+BAD = Drift(100, 0, 0.97, 0.90, 0.80, 12.0, 0.9, 0.50, 0.30, 0, 1.1, 0.60, 0.61, 0.90, 0.10, 10)
+
+
+def exported(
+    mode: str,
+    drift: Drift | None = GOOD,
+    *,
+    micro: bool | None = True,
+    arena: int = 30_000,
+    npu: tuple[int, int] | None = (9, 1),
+    floats: tuple[str, ...] = (),
+) -> ExportedFile:
+    """A file; ``npu``: operators on the NPU and left to the CPU, a negative one of which says that it was refused."""
+    verified = [Verdict("ai-edge-litert", "2", True, "")]
+    if micro is not None:
+        verified.append(Verdict("tflite-micro", "1", micro, "", arena_bytes=arena if micro else None))
+    if npu is not None:
+        verified.append(Verdict("ethos-u-vela", "5", min(npu) >= 0, "", None, npu[0], {"DIV": npu[1]}))
+    contract = {"normalization": {"kind": "minmax", "placement": "graph"}}
+    path = Path(f"m.{mode}.tflite")
+    figures = (drift, {}, 100.0, 99.0, 101.0, None)
+    return ExportedFile(mode, path, 1000, "0" * 64, contract, floats, *figures, tuple(verified))
+
+
+def lines(*files: ExportedFile) -> dict[str, str]:
+    return dict(line.split(": ", 1) for line in recommend(files, LITERT))
+
+
+def test_int8_where_nothing_speaks_against_it() -> None:
+    files = exported("float32"), exported("int8", floats=("DIV",)), exported("int16x8", arena=60_000)
+    said = lines(*files)
+    assert said["NPU"] == (
+        "ship m.int8.tflite (8-bit integers throughout but for DIV in float, the normalization; --input-type int8 "
+        "--output-type int8 leaves it to Encoder; 40.0 dB; Ethos-U runs 9 of 10 operators)."
+    )
+    assert said["microcontroller"].endswith(
+        "40.0 dB; TFLite Micro needs an arena of 30,000 bytes; int16x8: 60,000 bytes, 40.0 dB)."
+    )
+
+
+def test_sixteen_bits_where_eight_fail_the_gates() -> None:
+    said = lines(exported("int8", BAD), exported("int16x8"))
+    for target in ("NPU", "microcontroller"):
+        assert said[target].startswith("ship m.int16x8.tflite (8-bit weights and 16-bit activations throughout")
+        assert "int8 fails the default drift gates" in said[target]
+
+
+def test_a_mixed_file_goes_where_it_runs_and_no_further() -> None:
+    said = lines(exported("int8", BAD), exported("mixed1", npu=(5, 5)), exported("int16x8", npu=(9, 1), micro=False))
+    assert said["NPU"].startswith("ship m.int16x8.tflite")
+    assert said["microcontroller"].startswith("ship m.mixed1.tflite (integers but for the layers that the search left")
+
+
+def test_what_fails_the_gates_everywhere_is_named_with_a_warning() -> None:
+    said = lines(exported("int8", BAD))
+    assert "mind that it fails the default drift gates" in said["NPU"]
+    assert "mind that it fails the default drift gates" in said["microcontroller"]
+
+
+def test_without_integers_they_need_some() -> None:
+    said = lines(exported("float32"), exported("float16", micro=False, npu=None))
+    assert said["NPU"] == said["microcontroller"] == "needs an int8 file; pass --calibration-data and -q int8."
+    refused = lines(exported("int8", micro=False))
+    assert refused["microcontroller"] == "TFLite Micro runs none of these files."
+    assert recommend((), LITERT) == ("nothing to ship: a required target runs none of these files.",)
+    assert recommend((), LITERT, missed=True) == ("nothing to ship: no file keeps the limits.",)
+
+
+@pytest.mark.parametrize("name", ["ethos-u-vela", "tflite-micro"])
+def test_times_of_others_are_no_cpu_s(name: str) -> None:
+    (cpu, npu, micro) = recommend((exported("int8"),), {"name": name})
+    assert cpu == f"CPU: the latencies are {name}'s; for a CPU's name --target litert first."
+    assert npu.startswith("NPU: ship m.int8.tflite")
+    assert micro.startswith("microcontroller: ship m.int8.tflite")
+    assert recommend((exported("int8"),), {"name": name}, chosen=True) == (npu, micro)
+
+
+def test_of_the_one_file_that_was_chosen_only_is_said_what_it_is_for() -> None:
+    (said,) = recommend((exported("float32", npu=None),), LITERT, chosen=True)
+    assert said.startswith("CPU: ship m.float32.tflite")
+
+
+def test_what_failed_on_the_device_is_not_shipped() -> None:
+    failed = Verdict(DEVICE, "ai-edge-litert 2", False, "crashed with signal 11")
+    bad = exported("int8")
+    bad = replace(bad, verified=(*bad.verified, failed), latency_us=None)
+    said = lines(bad, exported("float32"))
+    assert said["CPU"].startswith("ship m.float32.tflite")
+    assert not bad.runs
+
+
+FILES = st.lists(
+    st.builds(
+        exported,
+        st.sampled_from(["float32", "dynamic", "int8", "int16x8", "mixed", "mixed2"]),
+        st.sampled_from([GOOD, BAD, None]),
+        micro=st.sampled_from([True, False, None]),
+        npu=st.one_of(st.none(), st.tuples(st.integers(-1, 20), st.integers(-1, 20))),
+    ),
+    min_size=1,
+    unique_by=lambda file: file.mode,
+)
+
+
+@given(FILES)
+def test_no_file_is_sent_where_it_does_not_run_or_is_worse_than_another(files: list[ExportedFile]) -> None:
+    said = lines(*files)
+    named = {target: next((f for f in files if f"ship {f.path.name} " in text), None) for target, text in said.items()}
+    micro, npu = named["microcontroller"], named["NPU"]
+    assert micro is None or all(verdict.ok for verdict in micro.verified if verdict.runtime == "tflite-micro")
+    integers = [file for file in files if file.mode not in ("float32", "dynamic")]
+    assert (npu is None) == (not integers)
+    if npu is not None and npu.drift is BAD:
+        assert all(file.drift is BAD for file in integers)

@@ -45,6 +45,8 @@ def __getattr__(name: str) -> Any:
         check_installed()
         from .export import export
 
+        # Importing a module gives its package an attribute of the module's name, which here is the function's as well.
+        globals()["export"] = export
         return export
     if name == "ExportResult":
         from .results import ExportResult

@@ -177,7 +177,7 @@ def export_tflite(
     says that a required target does not run a file, or that none keeps --max-drift; it is then named .rejected.
     """
     check_installed()
-    from .export import export
+    from . import export
     from .outcome.table import render_result
 
     folder = output_dir or model.parent

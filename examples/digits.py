@@ -1,6 +1,8 @@
 """From nothing to a measured encoder: train on scikit-learn's 1,797 handwritten digits, export, embed, report.
 
-    python examples/digits.py OUT
+    python examples/digits.py OUT [SEED]
+
+SEED decides the split and the first weights; it is 0 if none is given.
 
 Writes into OUT: model.keras, the images (calibration/, test/), the four .tflite files with export.json, the test
 split's vectors, and the drift report as JSON and as a page. Every step after the training is one of embedlite's own
@@ -25,7 +27,7 @@ with quiet_libraries():
 
     from six_blocks import six_blocks
 
-SIZE, CLASSES, SEED = 32, 10, 0
+SIZE, CLASSES = 32, 10
 EPOCHS, BATCH = 12, 64
 CALIBRATION_IMAGES = 200
 
@@ -45,9 +47,9 @@ def save_images(images: np.ndarray, labels: np.ndarray, folder: Path) -> None:
         Image.fromarray(image[..., 0]).save(folder / f"{index:04d}_{label}.png")
 
 
-def train(images: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray) -> keras.Model:
+def train(images: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, seed: int) -> keras.Model:
     """Train the encoder under a linear classifier, which is thrown away afterwards."""
-    keras.utils.set_random_seed(SEED)
+    keras.utils.set_random_seed(seed)
     encoder = six_blocks((SIZE, SIZE, 1))
     head = keras.layers.Dense(CLASSES)(encoder.outputs[0])
     classifier = keras.Model(encoder.inputs, head)
@@ -79,14 +81,15 @@ def run(*command: str | Path, allowed: tuple[int, ...] = (0,)) -> None:
 def main() -> None:
     """Train, export, embed, report."""
     out = Path(sys.argv[1] if len(sys.argv) > 1 else "out")
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     out.mkdir(parents=True, exist_ok=True)
     images, labels = load_images()
     training, test, training_labels, test_labels = train_test_split(
-        images, labels, test_size=0.25, stratify=labels, random_state=SEED
+        images, labels, test_size=0.25, stratify=labels, random_state=seed
     )
     print(f"training on {len(training)} digits, testing on {len(test)}", flush=True)
     with quiet_libraries():
-        encoder = train(training, training_labels, test, test_labels)
+        encoder = train(training, training_labels, test, test_labels, seed)
     encoder.save(out / "model.keras")
     save_images(training[:CALIBRATION_IMAGES], training_labels[:CALIBRATION_IMAGES], out / "calibration")
     save_images(test, test_labels, out / "test")

@@ -174,7 +174,8 @@ def export_tflite(
 
     MODEL is a .keras, .h5 or .hdf5 file, a SavedModel folder (TensorFlow 2, or 1 with a signature), or a float .tflite.
     Writes STEM.MODE.tflite for each mode and STEM.export.json; prints a table and which file to ship where. Exit code 1
-    says that a required target does not run a file, or that none keeps --max-drift; it is then named .rejected.
+    says that a mode that was named could not be made or does not run, or that a required target does not run a file,
+    or that none keeps --max-drift; it is then named .rejected.
     """
     check_installed()
     from . import export
@@ -227,7 +228,7 @@ def export_tflite(
         force=force,
     )
     emit_result(result.to_json(), render_result(result), json_path)
-    return EXIT_BAD_ANSWER if result.failed_targets or result.missed else 0
+    return EXIT_BAD_ANSWER if result.failed_targets or result.failed_modes or result.missed else 0
 
 
 def main() -> None:

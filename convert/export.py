@@ -200,6 +200,8 @@ def export(
         stem=path.resolve().name if path.is_dir() else path.stem,
         output_dir=Path(output_dir) if output_dir is not None else path.resolve().parent,
         modes=modes,
+        # What ``all`` brought along is wanted where it can be had; what was named is wanted.
+        named=tuple(mode for mode in modes if mode in quantize) if "all" in quantize or pareto else modes,
         calibration_data=calibration_data,
         test_data=test_data,
         golden_from=golden_from,

@@ -33,6 +33,7 @@ class Request:
     stem: str
     output_dir: Path
     modes: tuple[str, ...]
+    named: tuple[str, ...]
     calibration_data: Data | None
     test_data: Data | None
     golden_from: Data | None

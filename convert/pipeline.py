@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..runtime.backends.interpreters import package_version
 from ..runtime.check.figures import another_model, read_device_figures
 from ..runtime.check.timing import Timing
 from ..runtime.drift.intervals import drift_of
+from ..runtime.errors import InterpreterFailedError
 from ..runtime.files import json_bytes, sha256, write_files
 from ..runtime.images.source import Source
 from ..runtime.machine import describe_environment
@@ -22,22 +24,32 @@ from ..runtime.model.artifact import sidecar
 from ..runtime.model.contract import InputContract
 from ..runtime.progress import stage
 from .data import ExportData, calibration_fingerprint, check_searchable, open_data, select_images
+from .errors import ConversionError
 from .graph.run import float_runner
 from .load.lower import LoweredModel, lower
 from .load.original import Original
 from .make.c_source import c_source
 from .make.golden import GoldenInputs, golden_inputs
-from .make.maker import Maker, tool_versions
+from .make.maker import Made, Maker, tool_versions
 from .make.outputs import REJECTED, c_mode, npu_paths, rejected_path
 from .make.recipe import Recipe, deciding_options
-from .modes import TARGETS, is_mixed, missing_runtimes, takes_ranges
+from .modes import TARGETS, Precision, is_mixed, missing_runtimes, takes_ranges
 from .normalization.freeze import share_outside
 from .normalization.prepare import FloatGraph, prepare
 from .options import Request
 from .outcome.explain import explain_coupling, explain_frozen, explain_placement
 from .outcome.recommend import recommend
 from .quantize.plan import CalibrationOptions, Int8Plan, plan_from_statistics, plan_int8
-from .results import DEVICE, BatchCoupling, ExportedFile, ExportResult, MeasuredOn, NormalizationReport, Verdict
+from .results import (
+    DEVICE,
+    BatchCoupling,
+    ExportedFile,
+    ExportResult,
+    MeasuredOn,
+    NormalizationReport,
+    NotMade,
+    Verdict,
+)
 from .search.cache import SearchCache
 from .search.choose import choose_files, mark_dominated
 from .search.mixed import MixedFiles
@@ -87,9 +99,9 @@ class Pipeline:
         plan = self._plan(graph, data, engine)
         maker = Maker(request, self.contract, graph, plan, self.recipe)
         precisions = {} if self.recipe is None else {mode: file.precision for mode, file in self.recipe.files.items()}
-        made = [maker.make(mode, precisions.get(mode)) for mode in request.modes]
+        made, not_made = self._make(maker, precisions)
         search = None
-        if request.searching and plan is not None:
+        if request.searching and plan is not None and any(item.mode == "int8" for item in made):
             search = MixedFiles(request, graph, plan, maker)
             made += search.find(made)
         self.decisions += maker.decisions
@@ -126,6 +138,8 @@ class Pipeline:
             recipe=self._recipe_of(graph, plan, maker, files, golden).to_json(),
             not_checked=missing_runtimes(),
             failed_targets=failed,
+            not_made=not_made,
+            failed_modes=self._failed_modes(files, not_made),
             skipped=data.skipped,
             files=files,
             decisions=tuple(self.decisions),
@@ -163,7 +177,12 @@ class Pipeline:
         if self.recipe is not None and request.recipe is not None:
             self.recipe.check_images(calibration_fingerprint(data), request.recipe)
         options = CalibrationOptions(
-            request.calibrate_method, request.calibration_cache, request.equalize, request.threads, engine
+            request.calibrate_method,
+            request.calibration_cache,
+            request.equalize,
+            request.threads,
+            engine,
+            request.modes,
         )
         raw_pixels = request.input_type == "uint8"
         if data.calibration is not None:
@@ -175,6 +194,30 @@ class Pipeline:
             return None
         self.decisions += plan.decisions
         return plan
+
+    def _make(self, maker: Maker, precisions: Mapping[str, Precision]) -> tuple[list[Made], tuple[NotMade, ...]]:
+        """The files of all modes that can be made, and why the others cannot; one mode costs the others nothing."""
+        made, not_made, first = list[Made](), list[NotMade](), None
+        for mode in self.request.modes:
+            try:
+                made.append(maker.make(mode, precisions.get(mode)))
+            except (ConversionError, InterpreterFailedError) as error:
+                first = first or error
+                not_made.append(NotMade(mode, str(error)))
+        if first is not None and not made:
+            raise first
+        return made, tuple(not_made)
+
+    def _failed_modes(self, files: Sequence[ExportedFile], not_made: Sequence[NotMade]) -> tuple[str, ...]:
+        """Why modes that were named have no file that runs."""
+        failed = [
+            f"there is no {item.mode} file: {item.reason}" for item in not_made if item.mode in self.request.named
+        ]
+        for file in files:
+            verdict = file.verified[0] if file.verified else None
+            if file.mode in self.request.named and verdict is not None and not verdict.ok:
+                failed.append(f"the {file.mode} file fails on {verdict.runtime}: {verdict.detail}")
+        return tuple(failed)
 
     def _golden(self, graph: FloatGraph, contract: InputContract) -> tuple[GoldenInputs, str]:
         """What the golden vectors are made of, and its SHA-256."""

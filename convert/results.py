@@ -165,6 +165,19 @@ class MeasuredOn:
 
 
 @dataclass(frozen=True)
+class NotMade:
+    """A mode that was asked for and has no file.
+
+    Attributes:
+        mode: its name.
+        reason: why not, one sentence.
+    """
+
+    mode: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class NormalizationReport:
     """What became of the normalization.
 
@@ -198,6 +211,8 @@ class ExportResult:
         not_checked: runtimes that are not installed here, so that no file was run on them.
         failed_targets: one sentence for each file that a required target does not run; their files end in
             ``.rejected``.
+        not_made: modes that could not be made; they cost the others nothing.
+        failed_modes: one sentence for each mode that was named and has no file, or one that does not run.
         skipped: images that ``skip_unreadable`` left out, each with the reason.
         files: the written files, float32 first.
         decisions: what was decided on the user's behalf, one sentence each.
@@ -216,6 +231,8 @@ class ExportResult:
     recipe: Mapping[str, Any]
     not_checked: tuple[str, ...]
     failed_targets: tuple[str, ...]
+    not_made: tuple[NotMade, ...]
+    failed_modes: tuple[str, ...]
     skipped: tuple[Skipped, ...]
     files: tuple[ExportedFile, ...]
     decisions: tuple[str, ...]

@@ -6,6 +6,7 @@ import importlib.metadata
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ...runtime.errors import InterpreterFailedError
 from ...runtime.model.contract import Contract, InputContract
 from ...runtime.version import __version__
 from ..errors import ConversionError
@@ -16,6 +17,7 @@ from ..quantize.correct import Corrector
 from ..quantize.litert import quantize
 from ..quantize.plan import Int8Plan
 from ..quantize.precision import Layer, by_operator, find_layers
+from ..quantize.wide import quantize_wide
 from .ends import Ends, choose_ends
 from .package import package
 from .recipe import FileRecipe, Recipe
@@ -52,9 +54,10 @@ class Maker:
         self.graphs: dict[str, bytes] = {}
         self._request, self._contract, self._graph, self._plan, self._recipe = request, contract, graph, plan, recipe
         self.dense_per_tensor = "tflite-runtime" in request.targets
-        self._corrector: Corrector | None = None
-        if plan is not None and plan.fitting is not None and plan.trial is not None:
-            self._corrector = Corrector(plan.flatbuffer, plan.fitting, plan.trial, request.corrections, request.threads)
+        self._corrector = self._wide_corrector = None
+        if plan is not None:
+            self._corrector = self._corrects(plan, plan.flatbuffer)
+            self._wide_corrector = self._corrects(plan, graph.flatbuffer)
         self.layers: tuple[Layer, ...] = () if plan is None else find_layers(plan.flatbuffer, graph.keep_float)
 
     def make(self, mode: str, precision: Precision | None = None) -> Made:
@@ -90,22 +93,36 @@ class Maker:
         """What the int8 file's ends hold."""
         return choose_ends(self._request, "int8", self._graph)
 
+    def _corrects(self, plan: Int8Plan, original: bytes) -> Corrector | None:
+        """Corrects what is made from a float graph; None without images to fit it on and to judge it by."""
+        if plan.fitting is None or plan.trial is None:
+            return None
+        return Corrector(original, plan.fitting, plan.trial, self._request.corrections, self._request.threads)
+
     def _quantized(self, mode: str, precision: Precision) -> tuple[bytes, FileRecipe]:
         if not takes_ranges(mode) or self._plan is None:
             per_tensor = mode == "dynamic" and self.dense_per_tensor
             return quantize(self._graph.flatbuffer, mode, None, (), dense_per_tensor=per_tensor), FileRecipe((), {})
-        if mode == "int16x8":
-            quantized = quantize(self._plan.flatbuffer, mode, self._plan.ranges, self._graph.keep_float)
-        else:
-            quantized = self._mixed(precision)
-        if self._corrector is None:
+        wide = mode == "int16x8"
+        quantized = (
+            quantize_wide(self._graph.flatbuffer, self._plan.wide, self._graph.keep_float)
+            if wide
+            else self._mixed(precision)
+        )
+        corrector = self._wide_corrector if wide else self._corrector
+        if corrector is None:
             return quantized, FileRecipe((), precision)
         if self._recipe is not None:
             steps = self._recipe.files[mode].corrections
-            return self._corrector.apply(quantized, steps), FileRecipe(steps, precision)
-        corrected, steps = self._corrector.correct(quantized, mode)
-        self.decisions += self._corrector.decisions
-        self._corrector.decisions.clear()
+            return corrector.apply(quantized, steps), FileRecipe(steps, precision)
+        try:
+            corrected, steps = corrector.correct(quantized, mode)
+        except InterpreterFailedError as error:
+            # Whether any interpreter runs it is found out with the others.
+            corrector.decisions.append(f"{mode} was not corrected: {error}")
+            corrected, steps = quantized, ()
+        self.decisions += corrector.decisions
+        corrector.decisions.clear()
         return corrected, FileRecipe(steps, precision)
 
     def _mixed(self, precision: Precision) -> bytes:
@@ -124,7 +141,8 @@ class Maker:
         ends = choose_ends(self._request, "int8" if is_mixed(mode) else mode, graph)
         facts: dict[str, Any] | None = None
         if plan is not None and takes_ranges(mode):
-            facts = {"method": plan.method, "samples": plan.ranges.samples, "fingerprint": plan.fingerprint}
+            method = "minmax" if mode == "int16x8" else plan.method
+            facts = {"method": method, "samples": plan.ranges.samples, "fingerprint": plan.fingerprint}
             if plan.channel_means:
                 facts["channel_means"] = list(plan.channel_means)
         return Contract(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -65,9 +64,14 @@ def _for_cpu(files: Sequence[ExportedFile], timed_on: Mapping[str, Any]) -> str:
 
 def _for_npu(files: Sequence[ExportedFile]) -> str:
     """Of the files with integer activations, the one of which an NPU runs most; 8 bits before 16."""
-    best = _first(files, _INTEGERS, _left_by_npu)
+    if _first(files, _INTEGERS) is None:
+        return f"NPU: {_missing(files)}"
+    refused = [
+        file for file in files if any(verdict.runtime == NPU_PACKAGE and not verdict.ok for verdict in file.verified)
+    ]
+    best = _first([file for file in files if file not in refused], _INTEGERS, _left_by_npu)
     if best is None:
-        return f"NPU: {_NEEDS_INT8}"
+        return "NPU: its compiler takes none of these files."
     text = _integers(best, files)
     for verdict in best.verified:
         if verdict.npu_operators is not None and verdict.ok:
@@ -79,7 +83,7 @@ def _for_npu(files: Sequence[ExportedFile]) -> str:
 def _for_microcontroller(files: Sequence[ExportedFile]) -> str:
     """Of the files that TFLite Micro runs, the first that passes the gates, the smallest kind first."""
     if _first(files, _INTEGERS) is None:
-        return f"microcontroller: {_NEEDS_INT8}"
+        return f"microcontroller: {_missing(files)}"
     refused = [file for file in files if any(verdict.runtime == _MICRO and not verdict.ok for verdict in file.verified)]
     best = _first([file for file in files if file not in refused], _INTEGERS)
     if best is None:
@@ -103,11 +107,17 @@ _NOT_TIMED = "for a CPU's name --target litert first."
 _NEEDS_INT8 = "needs an int8 file; pass --calibration-data and -q int8."
 
 
+def _missing(files: Sequence[ExportedFile]) -> str:
+    """Why there is no integer file to ship."""
+    made = [file.mode for file in files if _mode(file) in _INTEGERS]
+    return f"nothing to ship: {', '.join(made)} fails." if made else _NEEDS_INT8
+
+
 def _first(
     files: Sequence[ExportedFile], modes: Sequence[str], cost: Callable[[ExportedFile], float] = lambda _: 0.0
 ) -> ExportedFile | None:
     """The best of the files of these modes: one that passes the gates, then the least cost, then the first mode."""
-    able = [(_mode(file), file) for file in files if _mode(file) in modes]
+    able = [(_mode(file), file) for file in files if _mode(file) in modes and file.runs]
     ranked = [(not _passes(file), cost(file), modes.index(mode), number) for number, (mode, file) in enumerate(able)]
     return able[min(ranked)[-1]][1] if ranked else None
 
@@ -117,10 +127,10 @@ def _mode(file: ExportedFile) -> str:
 
 
 def _left_by_npu(file: ExportedFile) -> float:
-    """Operators that the NPU's compiler left to the CPU; nothing is worse than a file that it refused."""
+    """Operators that the NPU's compiler left to the CPU."""
     for verdict in file.verified:
         if verdict.cpu_operators is not None:
-            return sum(verdict.cpu_operators.values()) if verdict.ok else math.inf
+            return sum(verdict.cpu_operators.values())
     return 0.0
 
 

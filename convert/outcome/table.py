@@ -14,7 +14,7 @@ from rich.table import Table
 from ...calibration import Assessment
 from ...calibration.assess import MOST_GROWTH, MOST_MISSED
 from ...calibration.tensors import short_name
-from ..results import ExportedFile, ExportResult, SearchReport, Verdict
+from ..results import ExportedFile, ExportResult, NotMade, SearchReport, Verdict
 from .recommend import of_a_cpu
 
 _WIDTH = 260
@@ -25,7 +25,7 @@ _LEAST_FIRM = 3
 
 def render_result(result: ExportResult) -> str:
     """An export's result as text: the table, which file to ship where, and what was decided."""
-    lines = [_table(result.files).rstrip(), *_measured_on(result)]
+    lines = [_table(result.files, result.not_made).rstrip(), *_measured_on(result)]
     coupling = result.batch_coupling
     if coupling is not None and coupling.coupled:
         cosine = "" if coupling.cosine_min is None else f", cosine down to {coupling.cosine_min:.5f}"
@@ -44,8 +44,8 @@ def render_result(result: ExportResult) -> str:
     lines += [f"  - {decision}" for decision in result.decisions]
     if result.missed:
         lines += ["", *(f"FAILED: {reason}" for reason in result.missed)]
-    if result.failed_targets:
-        lines += ["", *(f"FAILED: {reason}" for reason in result.failed_targets)]
+    if failed := (*result.failed_targets, *result.failed_modes):
+        lines += ["", *(f"FAILED: {reason}" for reason in failed)]
     return "\n".join(lines)
 
 
@@ -127,7 +127,7 @@ def _cell(verdict: Verdict | None) -> str:
     return "ok" if verdict.arena_bytes is None else f"ok, {-(-verdict.arena_bytes // 1024):,} KiB"
 
 
-def _table(files: Sequence[ExportedFile]) -> str:
+def _table(files: Sequence[ExportedFile], not_made: Sequence[NotMade]) -> str:
     table = Table(box=box.SIMPLE, pad_edge=False)
     for name in ("mode", "file"):
         table.add_column(name, no_wrap=True)
@@ -155,7 +155,10 @@ def _table(files: Sequence[ExportedFile]) -> str:
             *(_cell(verdicts.get(runtime)) for runtime in runtimes),
             style="dim" if file.dominated else None,
         )
-    failures = [
+    for item in not_made:
+        table.add_row(item.mode, "not made")
+    failures = [f"{item.mode} was not made: {item.reason}" for item in not_made]
+    failures += [
         f"{file.mode} on {verdict.runtime} {verdict.version}: {verdict.detail}"
         for file in files
         for verdict in file.verified

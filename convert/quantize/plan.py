@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -31,13 +31,14 @@ from ...calibration.auto import AutoChoice, better, choose_methods
 from ...calibration.engine import Engine, LocalEngine, list_images
 from ...calibration.errors import CalibrationDataError
 from ...calibration.images import channel_means, check_unchanged, hold_out
+from ...calibration.methods import MINMAX
 from ...calibration.statistics import plain_contract
 from ...calibration.tensors import model_fingerprint
 from ...runtime.images.source import Source
 from ...runtime.model.contract import InputContract
 from ...runtime.progress import progress
 from ..graph.graph import Graph
-from ..modes import AUTO
+from ..modes import AUTO, CALIBRATED
 from ..normalization.prepare import FloatGraph
 from .absorb import absorb, absorbable_pairs
 from .equalize import Pair, equalizable_pairs, equalize
@@ -65,6 +66,7 @@ class CalibrationOptions:
         equalize: whether to try equalization.
         threads: processors; default all.
         engine: what runs the calibration images; default these processors.
+        modes: those that are to be made.
     """
 
     method: str
@@ -72,6 +74,7 @@ class CalibrationOptions:
     equalize: bool
     threads: int | None
     engine: Engine | None = None
+    modes: tuple[str, ...] = CALIBRATED
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ class Int8Plan:
         fitting: the images that are not held out; None where there are none.
         trial: those that are held out to judge by; None where there are none.
         choices: what was found by trying.
+        wide: minimum and maximum of every activation of the float graph as it is, for ``int16x8``.
     """
 
     flatbuffer: bytes
@@ -118,6 +122,7 @@ class Int8Plan:
     fitting: Source | None = None
     trial: Trial | None = None
     choices: PlanChoices = PlanChoices(NO_EQUALIZATION, False, "minmax", {})
+    wide: Ranges = field(default_factory=Ranges)
 
 
 def plan_int8(
@@ -172,7 +177,15 @@ def plan_from_statistics(
     choices = PlanChoices(NO_EQUALIZATION, False, str(method), {})
     fingerprint = f"{statistics.images:064x}"
     return Int8Plan(
-        graph.flatbuffer, ranges, str(method), fingerprint, (), assessment, tuple(decisions), choices=choices
+        graph.flatbuffer,
+        ranges,
+        str(method),
+        fingerprint,
+        (),
+        assessment,
+        tuple(decisions),
+        choices=choices,
+        wide=choose_ranges(statistics, groups, MINMAX),
     )
 
 
@@ -258,6 +271,18 @@ class _Planner:
                 str(choice.method),
                 {name: str(method) for name, method in choice.only.items()},
             ),
+            self._wide(flatbuffer, whole, groups),
+        )
+
+    def _wide(self, flatbuffer: bytes, whole: Statistics, groups: tuple[TensorGroup, ...]) -> Ranges:
+        """What ``int16x8`` is made with."""
+        if "int16x8" not in self._options.modes:
+            return Ranges()
+        if flatbuffer is self._graph.flatbuffer:
+            return choose_ranges(whole, groups, MINMAX)
+        everything = self._engine.counted(range(len(self._calibration)), len(self._calibration), "ranges of int16x8")
+        return collect_ranges(
+            self._graph.flatbuffer, self._calibration, engine=self._engine, without=self._without, indices=everything
         )
 
     def _equalized(self, trial: Trial) -> bytes:

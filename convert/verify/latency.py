@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ...runtime.check.timing import Timing, time_files
@@ -45,8 +46,13 @@ class Stopwatch:
             return [self._beside(paths[0], path) for path in paths]
 
     def _beside(self, base: Path, path: Path) -> Timing:
+        """A file's timing beside the base's; by itself where the base is what does not run."""
         try:
             return time_files([base, path], self.package, threads=self.threads)[1]
+        except InterpreterFailedError:
+            pass
+        try:
+            return replace(time_files([path], self.package, threads=self.threads)[0], relative=None)
         except InterpreterFailedError as error:
             return Timing(None, error=str(error))
 

@@ -1,0 +1,97 @@
+"""int16x8 has ranges of its own and runs; and a mode that cannot be made costs the others nothing."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from embedlite.convert import export
+from embedlite.convert.errors import ConversionError
+from embedlite.convert.make import maker
+from embedlite.runtime import Encoder
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (48, 24, 24, 3), np.uint8)
+OTHERS = RNG.integers(0, 256, (24, 24, 24, 3), np.uint8)
+
+
+def encoder(*first: keras.layers.Layer, pooled: bool = True) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    pool = [layers.GlobalAveragePooling2D()] if pooled else [layers.Flatten()]
+    body = [layers.Conv2D(8, 3, 2, "same", activation="relu"), *pool, layers.Dense(16)]
+    return keras.Sequential([keras.Input((24, 24, 3)), *first, *body, layers.UnitNormalization()], name="small")
+
+
+def sqnr_of(file: Path, model: keras.Model, images: np.ndarray) -> float:
+    wanted = model.predict(images.astype(np.float32), verbose=0)
+    with Encoder(file) as opened:
+        found = opened.embed(images)
+    return float(10 * np.log10((wanted**2).sum() / ((wanted - found) ** 2).sum()))
+
+
+@pytest.mark.parametrize("offset", [-1.0, 1.0])
+def test_a_sum_of_tensors_in_steps_of_powers_of_two_runs(offset: float, tmp_path: Path) -> None:
+    """Pixels in steps of 1/127.5 and a whole offset: LiteRT refuses the sum unless one scale is no power of two."""
+    model = encoder(layers.Rescaling(1 / 127.5, offset=offset))
+    result = export(
+        model,
+        tmp_path,
+        quantize=["int16x8"],
+        calibration_data=IMAGES,
+        test_data=OTHERS,
+        mean=[0.0],
+        std=[1.0],
+        measure=False,
+    )
+    assert sqnr_of(result.files[0].path, model, OTHERS) > 50
+
+
+def test_its_ranges_are_not_those_of_int8(tmp_path: Path) -> None:
+    """A range that int8 clips for its own sake would clip 16 bits as well."""
+    model, sqnr = encoder(layers.Rescaling(1 / 255)), {}
+    for method in ("percentile:90", "minmax"):
+        result = export(
+            model,
+            tmp_path / method[:3],
+            quantize=["int8", "int16x8"],
+            calibration_data=IMAGES,
+            test_data=OTHERS,
+            mean=[0.0],
+            std=[1.0],
+            calibrate_method=method,
+            correct=["none"],
+            measure=False,
+        )
+        sqnr[method] = [sqnr_of(file.path, model, OTHERS) for file in result.files]
+        assert result.files[1].contract["calibration"]["method"] == "minmax"
+    assert sqnr["percentile:90"][0] < sqnr["minmax"][0] - 3
+    assert sqnr["percentile:90"][1] == pytest.approx(sqnr["minmax"][1], abs=0.01)
+
+
+@pytest.mark.parametrize("asked", [["all"], ["float32", "int16x8"]])
+def test_a_mode_that_cannot_be_made_costs_the_others_nothing(
+    asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> bytes:
+        raise ConversionError("no kernel for that")
+
+    monkeypatch.setattr(maker, "quantize_wide", refuse)
+    model = encoder(layers.Rescaling(1 / 255))
+    result = export(model, tmp_path, quantize=asked, calibration_data=IMAGES, test_data=OTHERS, measure=False)
+    modes = [file.mode for file in result.files]
+    assert modes == (["float32", "float16", "dynamic", "int8"] if asked == ["all"] else ["float32"])
+    assert all(file.path.exists() for file in result.files)
+    assert [(item.mode, item.reason) for item in result.not_made] == [("int16x8", "no kernel for that")]
+    # What ``all`` brought along may fail; what was named may not.
+    assert bool(result.failed_modes) == (asked != ["all"])
+
+
+def test_where_nothing_can_be_made_the_reason_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> bytes:
+        raise ConversionError("no kernel for that")
+
+    monkeypatch.setattr(maker, "quantize_wide", refuse)
+    with pytest.raises(ConversionError, match="no kernel"):
+        export(encoder(), tmp_path, quantize=["int16x8"], calibration_data=IMAGES, test_data=OTHERS, measure=False)

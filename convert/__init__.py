@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..runtime.errors import MissingPackageError
 
 if TYPE_CHECKING:
-    from .export import export
+    from .exporting import export
     from .results import ExportResult
 
 __all__ = ["ExportResult", "check_installed", "export"]
@@ -43,7 +43,7 @@ def check_installed() -> None:
 def __getattr__(name: str) -> Any:
     if name == "export":
         check_installed()
-        from .export import export
+        from .exporting import export
 
         # Importing a module gives its package an attribute of the module's name, which here is the function's as well.
         globals()["export"] = export

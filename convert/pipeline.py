@@ -1,4 +1,4 @@
-"""One export from the opened model to the written files; see :mod:`embedlite.convert.export` for the steps."""
+"""One export from the opened model to the written files; see :mod:`embedlite.convert.exporting` for the steps."""
 
 from __future__ import annotations
 

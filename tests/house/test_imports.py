@@ -27,7 +27,7 @@ LEVELS = {
     ),
     "convert": (
         "errors modes results layers graph | options load | normalization | quantize | make | verify | search | "
-        "outcome data | pipeline export command"
+        "outcome data | pipeline exporting command"
     ),
     "report": "reference labels embedding | sides causes | page workers | outputs fleet | command",
 }
@@ -162,7 +162,7 @@ def test_arrows_are_seen_wherever_they_stand(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text(code)
     found = {arrow.target: arrow.imported for arrow in arrows("runtime.new", path, tmp_path)}
-    assert found == {"convert.export": True, "report.page.page": True, "convert.load.lower": False}
+    assert found == {"convert": True, "report.page.page": True, "convert.load.lower": False}
 
 
 def test_a_circle_is_seen() -> None:

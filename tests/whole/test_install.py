@@ -22,15 +22,15 @@ from project_wheel import pip
 
 
 def test_the_wheel_holds_only_embedlite_and_is_small(wheel: Path) -> None:
-    # All three packages together; a device that has 5 MB for numpy alone has half a megabyte for them.
+    # All four packages together; a device that has 5 MB for numpy alone has half a megabyte for them.
     assert wheel.stat().st_size < 500_000
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {name.split("/")[0] for name in names} == {"embedlite", names[-1].split("/")[0]}
     assert {name.split("/")[1] for name in names if name.startswith("embedlite/")} == {
-        *("runtime", "calibration", "convert")
+        *("runtime", "calibration", "convert", "report")
     }
-    assert {f"embedlite/{name}/py.typed" for name in ("runtime", "calibration", "convert")} <= set(names)
+    assert {f"embedlite/{name}/py.typed" for name in ("runtime", "calibration", "convert", "report")} <= set(names)
 
 
 class BareEnvironment:

@@ -11,7 +11,7 @@ from embedlite.convert.graph.graph import Graph
 from embedlite.runtime.model.artifact import read_artifact
 
 from conftest import Digits, Run, error_line
-from rounding import farthest, spread
+from rounding import FLOAT_DB, INT8_DB, farthest, spread
 
 RUNTIMES = ("ai-edge-litert", "tflite-runtime")
 
@@ -34,7 +34,8 @@ def vectors(digits: Digits, run: Run, tmp_path_factory: pytest.TempPathFactory) 
 def test_both_interpreters_give_the_same_ids_and_nearly_the_same_vectors(
     vectors: dict[tuple[str, str], Path],
 ) -> None:
-    for mode, floor in (("float32", 110), ("float16", 110), ("dynamic", 25), ("int8", 25)):
+    floors = {"float32": FLOAT_DB, "float16": FLOAT_DB, "dynamic": INT8_DB, "int8": INT8_DB}
+    for mode, floor in floors.items():
         first, second = (np.load(vectors[runtime, mode]) for runtime in RUNTIMES)
         assert first["ids"].tolist() == second["ids"].tolist()
         assert first["model_sha256"] == second["model_sha256"]
@@ -63,8 +64,14 @@ def test_the_numbers_are_right_against_every_kind_of_reference(
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("PASS")
         metrics.append(json.loads(path.read_text())["metrics"])
+    # References that differ by rounding may see a pair or two on the other side of a threshold: of some ten thousand,
+    # or of the hundred that a rate of one in a thousand accepts.
+    pairs = dict.fromkeys(("knn_overlap_self", "knn_overlap_cross", "tar_loss", "false_reject_flips"), 5e-4)
+    pairs |= {"false_accept_flips": 5e-5, "far_ratio": 0.05}
     for other in metrics[1:]:
-        assert other == pytest.approx(metrics[0], rel=1e-3, abs=1e-5)
+        assert other.keys() == metrics[0].keys()
+        for metric, value in other.items():
+            assert value == pytest.approx(metrics[0][metric], rel=1e-3, abs=pairs.get(metric, 1e-5)), metric
 
 
 def test_stored_against_stored_needs_no_data_and_no_order(

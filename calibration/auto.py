@@ -1,39 +1,51 @@
 """``auto``: the method of each tensor group that moves the embedding least, found by trying.
 
-A method is judged by what it does to the *embedding* of held-out calibration images, not to the tensor: what a
-clipped value costs depends on what reads it. First every method is tried on all groups at once; then, from the best of
-these, each group by itself, those first whose ranges differ most. A change is kept only if the errors of the held-out
-images fall by more than chance would explain, so that what is chosen is not an accident of these few images.
+A method is judged by what it does to the *embedding* of calibration images that set no ranges, not to the tensor: what
+a clipped value costs depends on what reads it. The images are divided into folds, and each is judged with ranges of the
+other folds, so that all of them judge. First every method is tried on all groups at once; then, from the best of these,
+each group by itself, those first whose ranges differ most. A change is kept only if the errors fall by more than chance
+would explain, in sum and among the worst images, so that what is chosen is not an accident of these few images.
+
+Tensors of few values an image (pooled ones, squeeze-and-excite) keep minimum and maximum: there the largest values are
+no outliers but the images that differ from the others, and clipping them costs those images.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .methods import MINMAX, Method, choose_range, choose_ranges
+from .methods import MINMAX, Method, choose_range
 from .ranges import Ranges
 from .statistics import Statistics
 from .tensors import TensorGroup
 
 CANDIDATES = (MINMAX, Method("percentile", 99.99), Method("percentile", 99.9), Method("mse"), Method("entropy"))
 
-MOST_TRIALS = 32
-_MOST_IN_VAIN = 10
+MOST_TRIALS = 20
+_MOST_IN_VAIN = 6
 """Single tensors tried in a row without a gain, after which the rest, whose ranges differ less, is not tried."""
 
 _ALIKE = 0.05
 """Ranges that differ by a smaller share of their width are not worth a trial."""
 
+LEAST_VALUES = 1024
+"""A tensor with fewer values an image keeps minimum and maximum."""
+
+_TAIL = 0.05
 _MOST_WORSE = 1.1
+"""The mean of the worst twentieth may grow by no more."""
+
 _STANDARD_ERRORS = 3
 """With some thirty trials chance alone passes two standard errors about once, and three hardly ever (Bonferroni)."""
 _TINY = 1e-30
 
-Trial = Callable[[Ranges], NDArray[np.float64]]
+Errors = NDArray[np.float64]
+Trial = Callable[[Sequence[Ranges]], Errors]
 
 
 @dataclass(frozen=True)
@@ -56,26 +68,29 @@ class AutoChoice:
 
 
 def choose_methods(
-    statistics: Statistics,
+    statistics: Sequence[Statistics],
     groups: Sequence[TensorGroup],
     trial: Trial,
     shown: Callable[[Iterable[int]], Iterable[int]] = lambda numbers: numbers,
+    most: int = MOST_TRIALS,
 ) -> AutoChoice:
     """Find the method of each group that gives the least error of the embedding.
 
     Args:
-        statistics: of the images that are not held out, with counts.
+        statistics: for each fold, of the images of the others, with counts.
         groups: of the same graph.
-        trial: from ranges to the squared error of each held-out image's embedding, (images,) float64; infinite where an
+        trial: from ranges, one for each fold, to the errors of all images, see :func:`better`; infinite where an
             embedding is not usable.
         shown: wraps the numbers of the trials, to report progress.
+        most: trials, at least one.
     """
     search = _Search(statistics, tuple(groups), trial)
-    numbers = iter(shown(range(MOST_TRIALS)))
+    numbers = iter(shown(range(most)))
     next(numbers)
     search.errors = before = search.run(MINMAX, {})
     for method in CANDIDATES[1:]:
-        next(numbers)
+        if next(numbers, None) is None:
+            break
         search.consider(method, {})
     in_vain = 0
     for group, method in search.by_group():
@@ -83,20 +98,48 @@ def choose_methods(
             break
         gained = search.consider(search.method, {**search.only, group.name: method})
         in_vain = 0 if gained else in_vain + 1
-    return AutoChoice(search.method, dict(search.only), float(before.sum()), float(search.errors.sum()), search.trials)
+    chosen = {} if search.method == MINMAX else search.fixed
+    return AutoChoice(
+        search.method,
+        {**chosen, **search.only},
+        float(_columns(before)[:, 0].sum()),
+        float(_columns(search.errors)[:, 0].sum()),
+        search.trials,
+    )
 
 
 class _Search:
     """The best so far, and what it is compared with."""
 
-    def __init__(self, statistics: Statistics, groups: tuple[TensorGroup, ...], trial: Trial) -> None:
+    def __init__(self, statistics: Sequence[Statistics], groups: tuple[TensorGroup, ...], trial: Trial) -> None:
         self.method, self.only, self.trials = MINMAX, dict[str, Method](), 0
-        self.errors: NDArray[np.float64] = np.empty(0)
+        self.errors: Errors = np.empty(0)
         self._statistics, self._groups, self._trial = statistics, groups, trial
+        self._known: dict[tuple[int, str, Method], tuple[float, float]] = {}
+        self.fixed = {
+            group.name: MINMAX
+            for group in groups
+            if _values(statistics[0], group.name) < LEAST_VALUES * statistics[0].samples
+        }
 
-    def run(self, method: Method, only: Mapping[str, Method]) -> NDArray[np.float64]:
+    def run(self, method: Method, only: Mapping[str, Method]) -> Errors:
         self.trials += 1
-        return self._trial(choose_ranges(self._statistics, self._groups, method, only))
+        chosen = {**self.fixed, **only}
+        ranges = []
+        for fold, statistics in enumerate(self._statistics):
+            limits: dict[str, tuple[float, float]] = {}
+            for group in self._groups:
+                found = self._range(fold, group.name, chosen.get(group.name, method))
+                limits |= dict.fromkeys(group.members, found)
+            ranges.append(Ranges(limits, {}, statistics.samples))
+        return self._trial(ranges)
+
+    def _range(self, fold: int, name: str, method: Method) -> tuple[float, float]:
+        """One tensor's range in one fold; the searching methods take a while, so it is kept."""
+        key = (fold, name, method)
+        if key not in self._known:
+            self._known[key] = choose_range(self._statistics[fold].tensors[name], method)
+        return self._known[key]
 
     def consider(self, method: Method, only: dict[str, Method]) -> bool:
         errors = self.run(method, only)
@@ -109,11 +152,12 @@ class _Search:
         """Every other method of every group whose range would differ, the largest difference first."""
         found = []
         for place, group in enumerate(self._groups):
-            tensor = self._statistics.tensors[group.name]
-            current = choose_range(tensor, self.method)
+            if group.name in self.fixed:
+                continue
+            current = self._range(0, group.name, self.method)
             tried = [current]
             for method in CANDIDATES:
-                limits = choose_range(tensor, method)
+                limits = self._range(0, group.name, method)
                 apart = min(_apart(limits, other) for other in tried)
                 if apart > _ALIKE:
                     found.append((-_apart(limits, current), place, group, method))
@@ -121,21 +165,46 @@ class _Search:
         return [(group, method) for *_, group, method in sorted(found, key=lambda item: item[:2])]
 
 
-def better(errors: NDArray[np.float64], than: NDArray[np.float64], standard_errors: float = 1) -> bool:
-    """Whether paired errors are smaller than others, image by image and in sum.
+def better(errors: Errors, than: Errors, standard_errors: float = 1) -> bool:
+    """Whether paired errors are smaller than others, image by image, in sum, and among the worst.
 
     The mean of their logarithms must fall by more than so many standard errors: a sum alone is decided by the two or
-    three images with the largest errors, which the next images do not share. It must not rise by a tenth either, so
-    that nothing is gained for most at the cost of a few.
+    three images with the largest errors, which the next images do not share. Neither the sum may rise nor, by more than
+    a tenth, the mean of the worst twentieth, so that nothing is gained for most at the cost of a few.
+
+    Args:
+        errors: (images,), or (images, measures): the first one's logarithms count, sum and tail of each.
+        than: likewise.
+        standard_errors: see above.
     """
-    if not np.isfinite(errors).all():
+    mine, others = _columns(errors), _columns(than)
+    if not np.isfinite(mine).all():
         return False
-    if not np.isfinite(than).all():
+    if not np.isfinite(others).all():
         return True
-    gains = np.log(np.maximum(than, _TINY)) - np.log(np.maximum(errors, _TINY))
-    if len(gains) < 2 or errors.sum() > than.sum() * _MOST_WORSE:
+    gains = np.log(np.maximum(others[:, 0], _TINY)) - np.log(np.maximum(mine[:, 0], _TINY))
+    if len(gains) < 2 or (mine.sum(axis=0) > others.sum(axis=0)).any():
+        return False
+    if (_tails(mine) > _tails(others) * _MOST_WORSE).any():
         return False
     return bool(gains.mean() > standard_errors * gains.std(ddof=1) / np.sqrt(len(gains)))
+
+
+def _columns(errors: Errors) -> Errors:
+    return errors.reshape(len(errors), -1)
+
+
+def _tails(errors: Errors) -> Errors:
+    """The mean of the largest twentieth of each column."""
+    count = max(1, math.ceil(_TAIL * len(errors)))
+    tails: Errors = np.sort(errors, axis=0)[-count:].mean(axis=0)
+    return tails
+
+
+def _values(statistics: Statistics, name: str) -> float:
+    """How many values of a tensor were counted."""
+    counts = statistics.tensors[name].counts
+    return math.inf if counts is None else float(counts.sum())
 
 
 def _apart(one: tuple[float, float], other: tuple[float, float]) -> float:

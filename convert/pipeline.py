@@ -39,7 +39,8 @@ from .normalization.prepare import FloatGraph, prepare
 from .options import Request
 from .outcome.explain import explain_coupling, explain_frozen, explain_placement
 from .outcome.recommend import recommend
-from .quantize.plan import CalibrationOptions, Int8Plan, plan_from_statistics, plan_int8
+from .quantize.from_statistics import plan_from_statistics
+from .quantize.plan import CalibrationOptions, Int8Plan, plan_int8
 from .results import (
     DEVICE,
     BatchCoupling,

@@ -105,7 +105,7 @@ class Maker:
             return quantize(self._graph.flatbuffer, mode, None, (), dense_per_tensor=per_tensor), FileRecipe((), {})
         wide = mode == "int16x8"
         quantized = (
-            quantize_wide(self._graph.flatbuffer, self._plan.wide, self._graph.keep_float)
+            quantize_wide(self._graph.flatbuffer, self._plan.minmax, self._graph.keep_float)
             if wide
             else self._mixed(precision)
         )

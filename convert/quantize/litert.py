@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -52,7 +54,9 @@ def quantize(
         with warnings.catch_warnings():
             # It opens an interpreter that keeps its tensors, and LiteRT warns about that.
             warnings.simplefilter("ignore")
-            result = engine.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
+            # It shows a bar of its own for part of its work, whatever it is told.
+            with contextlib.redirect_stderr(io.StringIO()):
+                result = engine.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
     except (ValueError, RuntimeError, KeyError) as error:
         raise ConversionError(
             f"litert-quantizer cannot make the {mode} file: {str(error).strip().splitlines()[0]}. "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -13,10 +12,8 @@ import numpy as np
 from ...calibration import (
     Assessment,
     CalibrationCache,
-    Method,
     Ranges,
     Statistics,
-    StatisticsMismatchError,
     TensorGroup,
     assess,
     choose_ranges,
@@ -30,19 +27,19 @@ from ...calibration.assess import check_not_flat
 from ...calibration.auto import AutoChoice, better, choose_methods
 from ...calibration.engine import Engine, LocalEngine, list_images
 from ...calibration.errors import CalibrationDataError
-from ...calibration.images import channel_means, check_unchanged, hold_out
+from ...calibration.images import channel_means, check_unchanged
 from ...calibration.methods import MINMAX
-from ...calibration.statistics import plain_contract
-from ...calibration.tensors import model_fingerprint
 from ...runtime.images.source import Source
 from ...runtime.model.contract import InputContract
 from ...runtime.progress import progress
+from ..errors import ConversionError
 from ..graph.graph import Graph
 from ..modes import AUTO, CALIBRATED
 from ..normalization.prepare import FloatGraph
 from .absorb import absorb, absorbable_pairs
 from .equalize import Pair, equalizable_pairs, equalize
-from .trial import Trial, only_float
+from .folds import LEAST_TO_COMPARE, MOST_JUDGED_BYTES, make_folds, merged, most_trials, without_each
+from .trial import CrossTrial, Trial, only_float
 
 NO_EQUALIZATION, FORWARDS, BACKWARDS = "none", "forwards", "backwards"
 
@@ -106,10 +103,11 @@ class Int8Plan:
         channel_means: of the images, see :func:`embedlite.calibration.images.channel_means`.
         assessment: whether the images are enough.
         decisions: what was decided on the user's behalf.
-        fitting: the images that are not held out; None where there are none.
-        trial: those that are held out to judge by; None where there are none.
+        fitting: the images that corrections are fitted on; None where there are none.
+        trial: the first fold, which judges them; None where the images are too few.
         choices: what was found by trying.
-        wide: minimum and maximum of every activation of the float graph as it is, for ``int16x8``.
+        minmax: minimum and maximum of every activation of the float graph as it is: for ``int16x8``, and what anything
+            that was chosen for int8 must not be worse than.
     """
 
     flatbuffer: bytes
@@ -122,7 +120,7 @@ class Int8Plan:
     fitting: Source | None = None
     trial: Trial | None = None
     choices: PlanChoices = PlanChoices(NO_EQUALIZATION, False, "minmax", {})
-    wide: Ranges = field(default_factory=Ranges)
+    minmax: Ranges = field(default_factory=Ranges)
 
 
 def plan_int8(
@@ -150,68 +148,6 @@ def plan_int8(
     return _Planner(graph, calibration, contract, options, raw_pixels, choices).plan()
 
 
-def plan_from_statistics(
-    graph: FloatGraph, statistics: Statistics, contract: InputContract, options: CalibrationOptions, *, raw_pixels: bool
-) -> Int8Plan:
-    """Take ranges from statistics that were collected elsewhere, on the very float file that is exported now.
-
-    There are no images to try anything on: no equalization, no corrections, minimum and maximum in place of ``auto``.
-
-    Raises:
-        StatisticsMismatchError: they are of another model or other preprocessing.
-        CalibrationDataError: a tensor is flat in them.
-    """
-    without = only_float(graph)
-    groups = tensor_groups(graph.flatbuffer, without)
-    _check_belonging(graph, statistics, contract, groups)
-    check_not_flat(statistics, groups)
-    method = parse_method("minmax" if options.method == AUTO else options.method)
-    ranges = choose_ranges(statistics, groups, method)
-    decisions = [
-        f"ranges by {method} from statistics of {statistics.samples} images; without the images neither equalization, "
-        "nor other methods, nor corrections were tried."
-    ]
-    if raw_pixels:
-        ranges = replace(ranges, limits={**ranges.limits, graph.input_name: _pixel_range(contract)})
-    assessment = assess(statistics, None, statistics, groups, method)
-    choices = PlanChoices(NO_EQUALIZATION, False, str(method), {})
-    fingerprint = f"{statistics.images:064x}"
-    return Int8Plan(
-        graph.flatbuffer,
-        ranges,
-        str(method),
-        fingerprint,
-        (),
-        assessment,
-        tuple(decisions),
-        choices=choices,
-        wide=choose_ranges(statistics, groups, MINMAX),
-    )
-
-
-def _check_belonging(
-    graph: FloatGraph, statistics: Statistics, contract: InputContract, groups: Sequence[TensorGroup]
-) -> None:
-    advice = "Collect them on the float32 file that embedlite writes, and export that file."
-    if statistics.model != (model := model_fingerprint(graph.flatbuffer)):
-        raise StatisticsMismatchError(
-            f"the statistics are of another model: weights {statistics.model[:12]}, here {model[:12]}. {advice}"
-        )
-    missing = [group.name for group in groups if group.name not in statistics.tensors]
-    if missing:
-        raise StatisticsMismatchError(
-            f"the statistics have nothing of the tensor {missing[0]!r}, so they were collected on another file of this "
-            f"model. {advice}"
-        )
-    now = plain_contract(contract)
-    different = sorted(key for key in now if key != "dtype" and now[key] != statistics.input.get(key))
-    if different:
-        raise StatisticsMismatchError(
-            f"the statistics are of other preprocessing: {different[0]} was {statistics.input.get(different[0])} and "
-            f"is {now[different[0]]} here. Give the same settings."
-        )
-
-
 class _Planner:
     """One plan; holds what its steps share."""
 
@@ -229,7 +165,7 @@ class _Planner:
         self._decisions: list[str] = []
         self._pixels: dict[str, tuple[float, float]] = {}
         if calibration.pixels or raw_pixels:
-            self._pixels = {graph.input_name: _pixel_range(contract)}
+            self._pixels = {graph.input_name: pixel_range(contract)}
             self._decisions.append("the int8 input covers all pixels 0-255, so that each keeps a step of its own.")
         # Parts are chosen by content, so that the order of the images does not matter.
         self._engine = options.engine or LocalEngine(options.threads)
@@ -237,24 +173,54 @@ class _Planner:
         digests = [self._listing.digest(index) for index in range(len(calibration))]
         _check_different(calibration, digests)
         order = sorted(range(len(calibration)), key=digests.__getitem__)
-        self._fit, self._held = ([order[i] for i in part] for part in hold_out(len(calibration), seed=0))
+        self._folds = make_folds(order)
         self._without = only_float(graph)
-        held = [calibration.ready(index) for index in self._held]
-        self._trial = Trial(graph, held, options.threads) if held else None
+        self._plain: Ranges | None = None
+        self._trial = self._first = None
+        if len(self._folds) > 1:
+            most = max(1, MOST_JUDGED_BYTES // (4 * calibration.ready(0).size * len(self._folds)))
+            # What corrects is judged by the first fold; the others only where ranges are compared.
+            self._first = self._judged(self._folds[0][:most])
+            if self._compares:
+                others = [self._judged(fold[:most]) for fold in self._folds[1:]]
+                self._trial = CrossTrial([self._first, *others])
+
+    def _judged(self, indices: Sequence[int]) -> Trial:
+        return Trial(self._graph, [self._calibration.ready(index) for index in indices], self._options.threads)
+
+    @property
+    def _compares(self) -> bool:
+        """Whether anything is to be found out by trying: for int8, which has steps to spare for nothing."""
+        asked = self._options.equalize or self._options.method == AUTO
+        return asked and self._choices is None and "int8" in self._options.modes
 
     def plan(self) -> Int8Plan:
         """Equalize if it helps, collect, choose."""
-        flatbuffer = self._graph.flatbuffer
-        if self._options.equalize and self._trial is not None:
-            flatbuffer = self._with_absorbed(self._equalized(self._trial), self._trial)
-        fit, held = self._collect(flatbuffer)
-        whole = fit if held is None else merge([fit, held])
+        try:
+            flatbuffer = self._with_absorbed(self._equalized())
+        except ConversionError as error:
+            # No int8 file can be made; the other modes lose nothing by it.
+            self._decisions.append(f"nothing was tried for int8: {error}")
+            flatbuffer, self._trial, self._equalization, self._absorbed = (
+                self._graph.flatbuffer,
+                None,
+                NO_EQUALIZATION,
+                False,
+            )
+        parts = self._collect(flatbuffer)
+        whole = merge(parts)
         groups = tensor_groups(flatbuffer, self._without)
         check_not_flat(whole, groups)
-        choice = self._choose(flatbuffer, fit)
+        try:
+            choice = self._choose(flatbuffer, parts)
+        except ConversionError as error:
+            self._decisions.append(f"no ranges were tried for int8: {error}")
+            choice = AutoChoice(MINMAX, {}, 0, 0, 0)
         ranges = self._with_pixels(choose_ranges(whole, groups, choice.method, choice.only))
         judged = tuple(group for group in groups if not self._pixels.keys() & set(group.members))
+        fit, held = (merge(parts[1:]), parts[0]) if len(parts) > 1 else (whole, None)
         assessment = assess(fit, held, whole, judged, choice.method, choice.only)
+        fitting = self._calibration.subset([index for fold in self._folds[1:] or self._folds for index in fold])
         return Int8Plan(
             flatbuffer,
             ranges,
@@ -263,148 +229,177 @@ class _Planner:
             channel_means(self._calibration),
             assessment,
             tuple(self._decisions),
-            self._calibration.subset(self._fit),
-            self._trial,
+            fitting,
+            self._first,
             PlanChoices(
                 self._equalization,
                 self._absorbed,
                 str(choice.method),
                 {name: str(method) for name, method in choice.only.items()},
             ),
-            self._wide(flatbuffer, whole, groups),
+            self._minmax(flatbuffer, whole, groups),
         )
 
-    def _wide(self, flatbuffer: bytes, whole: Statistics, groups: tuple[TensorGroup, ...]) -> Ranges:
-        """What ``int16x8`` is made with."""
-        if "int16x8" not in self._options.modes:
-            return Ranges()
+    def _minmax(self, flatbuffer: bytes, whole: Statistics, groups: tuple[TensorGroup, ...]) -> Ranges:
+        """Minimum and maximum of the float graph as it is."""
         if flatbuffer is self._graph.flatbuffer:
             return choose_ranges(whole, groups, MINMAX)
-        everything = self._engine.counted(range(len(self._calibration)), len(self._calibration), "ranges of int16x8")
-        return collect_ranges(
-            self._graph.flatbuffer, self._calibration, engine=self._engine, without=self._without, indices=everything
-        )
+        if self._plain is None or self._plain.samples < len(self._calibration):
+            everything = self._engine.counted(range(len(self._calibration)), len(self._calibration), "ranges")
+            self._plain = collect_ranges(
+                self._graph.flatbuffer,
+                self._calibration,
+                engine=self._engine,
+                without=self._without,
+                indices=everything,
+            )
+        return replace(self._plain, channels={})
 
-    def _equalized(self, trial: Trial) -> bytes:
+    def _equalized(self) -> bytes:
         """The float graph with its convolutions equalized, unless int8 comes closer to float without that."""
-        graph = Graph(self._graph.flatbuffer)
+        original, trial = self._graph.flatbuffer, self._trial
+        graph = Graph(original)
         pairs = equalizable_pairs(graph)
         decided = None if self._choices is None else self._choices.equalization
-        if not pairs or decided == NO_EQUALIZATION:
-            return self._graph.flatbuffer
-        ranges = self._by_channel(graph, pairs, "equalizing")
-        # Equalization changes nothing in float and costs nothing, so only proof against it rules it out. On images that
-        # are not in the ranges: those that are show no clipping, which it helps with most.
+        if not self._options.equalize or not pairs or decided == NO_EQUALIZATION or (decided is None and trial is None):
+            return original
+        parts = self._by_channel(graph, pairs, "equalizing")
+        self._plain = whole = merged(parts)
         if decided is not None:
             self._equalization = decided
-            return equalize(self._graph.flatbuffer, ranges, backwards=decided == BACKWARDS)[0]
-        plain = trial.errors(self._graph.flatbuffer, ranges)
-        direction = FORWARDS
-        flatbuffer, scaled = equalize(self._graph.flatbuffer, ranges)
-        equalized = trial.errors(flatbuffer, scaled)
-        other, scaled = equalize(self._graph.flatbuffer, ranges, backwards=True)
-        if better(backwards := trial.errors(other, scaled), equalized, _OTHER_ORDER):
-            flatbuffer, equalized, direction = other, backwards, BACKWARDS
-        if better(plain, equalized):
-            return self._graph.flatbuffer
+            return equalize(original, whole, backwards=decided == BACKWARDS)[0]
+        assert trial is not None
+        others = without_each(parts)
+        plain = trial.errors((original, ranges) for ranges in others)
+        forwards = trial.errors(equalize(original, ranges) for ranges in others)
+        backwards = trial.errors(equalize(original, ranges, backwards=True) for ranges in others)
+        direction, equalized = FORWARDS, forwards
+        if better(backwards, forwards, _OTHER_ORDER):
+            direction, equalized = BACKWARDS, backwards
+        # Equalization changes nothing in float and costs nothing, but for images unlike those that it balances it may
+        # be a loss all the same, so it has to prove itself.
+        if not better(equalized, plain):
+            return original
         self._equalization = direction
         self._decisions.append(
             f"{len(pairs)} pairs of convolutions were equalized for int8: {trial.sqnr(plain):.1f} -> "
-            f"{trial.sqnr(equalized):.1f} dB on {len(trial)} calibration images held out for that. --no-equalize "
-            "leaves them as they are."
+            f"{trial.sqnr(equalized):.1f} dB on {len(trial)} calibration images, each judged with ranges of others. "
+            "--no-equalize leaves them as they are."
         )
-        return flatbuffer
+        return equalize(original, whole, backwards=direction == BACKWARDS)[0]
 
-    def _with_absorbed(self, flatbuffer: bytes, trial: Trial) -> bytes:
+    def _with_absorbed(self, flatbuffer: bytes) -> bytes:
         """The float graph with offsets moved into biases, if int8 comes clearly closer to float by that."""
-        graph = Graph(flatbuffer)
+        graph, trial = Graph(flatbuffer), self._trial
         pairs = absorbable_pairs(graph)
         decided = None if self._choices is None else self._choices.absorbed
-        if not pairs or decided is False:
+        if not self._options.equalize or not pairs or decided is False or (decided is None and trial is None):
             return flatbuffer
-        ranges = self._by_channel(graph, pairs, "absorbing")
-        absorbed, narrower, count = absorb(flatbuffer, ranges)
+        parts = self._by_channel(graph, pairs, "absorbing")
+        absorbed, _, count = absorb(flatbuffer, merged(parts))
         if decided is None:
             if not count:
                 return flatbuffer
-            plain, errors = trial.errors(flatbuffer, ranges), trial.errors(absorbed, narrower)
+            assert trial is not None
+            others = without_each(parts)
+            plain = trial.errors((flatbuffer, ranges) for ranges in others)
+            errors = trial.errors(absorb(flatbuffer, ranges)[:2] for ranges in others)
             if not better(errors, plain, _ABSORBING):
                 return flatbuffer
             gained = f"{trial.sqnr(plain):.1f} -> {trial.sqnr(errors):.1f} dB"
             self._decisions.append(
-                f"offsets of {count} activation(s) were moved into the biases that read them: {gained} on {len(trial)} "
-                "calibration images held out for that. --no-equalize leaves them where they are."
+                f"offsets of {count} activation(s) were moved into the biases that read them: {gained} on "
+                f"{len(trial)} calibration images, each judged with ranges of others. --no-equalize leaves them there."
             )
         self._absorbed = True
         return absorbed
 
-    def _by_channel(self, graph: Graph, pairs: Sequence[Pair], label: str) -> Ranges:
-        """Ranges over some images, with the channels of the activations between pairs."""
-        pilot = self._fit[:_PILOT_IMAGES]
-        return self._with_pixels(
-            collect_ranges(
-                graph.to_bytes(),
-                self._calibration,
-                by_channel={graph.tensor_name(pair.between) for pair in pairs},
-                engine=self._engine,
-                without=self._without,
-                indices=self._engine.counted(pilot, len(pilot), label),
+    def _by_channel(self, graph: Graph, pairs: Sequence[Pair], label: str) -> list[Ranges]:
+        """Ranges over some images of each fold, with the channels of the activations between pairs."""
+        pilots = [fold[: max(1, _PILOT_IMAGES // len(self._folds))] for fold in self._folds]
+        total = sum(map(len, pilots))
+        shown = self._engine.counted([index for pilot in pilots for index in pilot], total, label)
+        flatbuffer, names = graph.to_bytes(), {graph.tensor_name(pair.between) for pair in pairs}
+        return [
+            self._with_pixels(
+                collect_ranges(
+                    flatbuffer,
+                    self._calibration,
+                    by_channel=names,
+                    engine=self._engine,
+                    without=self._without,
+                    indices=islice(shown, len(pilot)),
+                )
             )
-        )
+            for pilot in pilots
+        ]
 
-    def _collect(self, flatbuffer: bytes) -> tuple[Statistics, Statistics | None]:
-        fit, held = self._observed(flatbuffer)
-        for statistics, indices in ((fit, self._fit), (held, self._held)):
-            if statistics is not None:
-                check_unchanged(statistics, self._calibration, indices, self._listing, self._engine)
-        return fit, held
+    def _collect(self, flatbuffer: bytes) -> list[Statistics]:
+        """Statistics of each fold."""
+        parts = self._observed(flatbuffer)
+        for statistics, indices in zip(parts, self._folds, strict=True):
+            check_unchanged(statistics, self._calibration, indices, self._listing, self._engine)
+        return parts
 
-    def _observed(self, flatbuffer: bytes) -> tuple[Statistics, Statistics | None]:
+    def _observed(self, flatbuffer: bytes) -> list[Statistics]:
         options, calibration, engine = self._options, self._calibration, self._engine
-        shown = engine.counted([*self._fit, *self._held], len(calibration), "calibrating")
+        shown = engine.counted([index for fold in self._folds for index in fold], len(calibration), "calibrating")
         if options.cache is not None:
             cache = CalibrationCache(
                 options.cache, flatbuffer, calibration, self._without, engine=engine, listing=self._listing
             )
-            fit = cache.collect("fit", self._fit, threads=options.threads, shown=islice(shown, len(self._fit)))
-            if not self._held:
-                return fit, None
-            return fit, cache.collect("held", self._held, threads=options.threads, shown=shown)
-        collect = partial(collect_statistics, flatbuffer, calibration, engine=engine, without=self._without)
-        fit = collect(histograms=options.method != "minmax", indices=islice(shown, len(self._fit)))
-        return fit, collect(indices=shown) if self._held else None
+            return [
+                cache.collect(f"fold{place}", fold, threads=options.threads, shown=islice(shown, len(fold)))
+                for place, fold in enumerate(self._folds)
+            ]
+        # Minimum and maximum need no counts; the first fold's tell how much of it the others' ranges would clip.
+        counted = [place == 0 or options.method != "minmax" for place in range(len(self._folds))]
+        return [
+            collect_statistics(
+                flatbuffer,
+                calibration,
+                histograms=histograms,
+                engine=engine,
+                without=self._without,
+                indices=islice(shown, len(fold)),
+            )
+            for fold, histograms in zip(self._folds, counted, strict=True)
+        ]
 
-    def _choose(self, flatbuffer: bytes, fit: Statistics) -> AutoChoice:
-        """The method of each group, from the images that are not held out."""
+    def _choose(self, flatbuffer: bytes, parts: Sequence[Statistics]) -> AutoChoice:
+        """The method of each group."""
         if self._choices is not None:
             only = {name: parse_method(method) for name, method in self._choices.only.items()}
             return AutoChoice(parse_method(self._choices.method), only, 0, 0, 0)
         if self._options.method != AUTO:
             return AutoChoice(parse_method(self._options.method), {}, 0, 0, 0)
-        trial = self._trial
-        if trial is None:
-            self._decisions.append(
-                f"ranges are minimum and maximum: {len(self._fit)} calibration images are too few to hold some out and "
-                "compare methods on them."
-            )
-            return AutoChoice(Method("minmax"), {}, 0, 0, 0)
+        trial, count = self._trial, len(self._calibration)
+        minmax = AutoChoice(MINMAX, {}, 0, 0, 0)
+        if trial is None or count < LEAST_TO_COMPARE:
+            if "int8" in self._options.modes:
+                self._decisions.append(
+                    f"ranges are minimum and maximum: {count} calibration images are too few to compare methods on."
+                )
+            return minmax
         choice = choose_methods(
-            fit,
+            [merge([*parts[:place], *parts[place + 1 :]]) for place in range(len(parts))],
             tensor_groups(flatbuffer, self._without),
-            lambda ranges: trial.errors(flatbuffer, self._with_pixels(ranges)),
+            lambda ranges: trial.errors((flatbuffer, self._with_pixels(item)) for item in ranges),
             lambda numbers: progress(numbers, len(list(numbers)), "comparing ranges"),
+            most_trials(flatbuffer, len(trial), len(parts)),
         )
-        if choice.method == Method("minmax") and not choice.only:
+        if choice.method == MINMAX and not choice.only:
             self._decisions.append(
                 f"ranges are minimum and maximum: of {choice.trials} sets of ranges that were tried none was clearly "
-                f"better on {len(trial)} held-out calibration images."
+                f"better on {len(trial)} calibration images, each judged with ranges of others."
             )
             return choice
         others = f", and {len(choice.only)} tensor(s) otherwise" if choice.only else ""
         gained = 10 * np.log10(choice.before / choice.after) if choice.after else np.inf
         self._decisions.append(
-            f"ranges by {choice.method}{others}: {gained:+.1f} dB over minimum and maximum on {len(trial)} "
-            f"held-out calibration images, the best of {choice.trials} tried."
+            f"ranges by {choice.method}{others}: {gained:+.1f} dB over minimum and maximum on {len(trial)} calibration "
+            f"images, each judged with ranges of others, the best of {choice.trials} tried. --calibrate-method minmax "
+            "takes minimum and maximum."
         )
         return choice
 
@@ -425,6 +420,7 @@ def _check_different(calibration: Source, digests: Sequence[bytes]) -> None:
         )
 
 
-def _pixel_range(contract: InputContract) -> tuple[float, float]:
+def pixel_range(contract: InputContract) -> tuple[float, float]:
+    """What the first and the last of the pixel values 0-255 become."""
     mean, std = np.asarray(contract.mean), np.asarray(contract.std)
     return float(((0 - mean) / std).min()), float(((255 - mean) / std).max())

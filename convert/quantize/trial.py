@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +41,13 @@ class Trial:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def signal(self) -> float:
+        """Sum of the squares of the float graph's embeddings."""
+        return float((self._reference.astype(np.float64) ** 2).sum())
+
     def errors(self, flatbuffer: bytes, ranges: Ranges) -> NDArray[np.float64]:
-        """Squared error of each image's embedding by the int8 file with these ranges, (images,).
+        """Errors of each image's embedding by the int8 file with these ranges, (images, 2): squared, and 1 - cosine.
 
         Args:
             flatbuffer: the float graph, or one that computes the same.
@@ -52,7 +57,7 @@ class Trial:
         return self.errors_of(quantize(flatbuffer, "int8", ranges, self._keep_float))
 
     def errors_of(self, quantized: bytes) -> NDArray[np.float64]:
-        """Squared error of each image's embedding by a quantized graph with float input and output, (images,)."""
+        """The same of a quantized graph with float input and output."""
         return self._errors(float_rows(quantized, self.images, self._threads))
 
     def measure(self, quantized: bytes) -> tuple[NDArray[np.float64], Drift]:
@@ -62,17 +67,56 @@ class Trial:
 
     def _errors(self, embeddings: Values) -> NDArray[np.float64]:
         with np.errstate(over="ignore", invalid="ignore"):
-            errors = ((embeddings.astype(np.float64) - self._reference) ** 2).sum(axis=1)
+            mine, true = embeddings.astype(np.float64), self._reference.astype(np.float64)
+            squared = ((mine - true) ** 2).sum(axis=1)
+            lengths = np.sqrt((mine**2).sum(axis=1) * (true**2).sum(axis=1))
+            # From the difference of unit vectors, because 1 - cosine of nearly equal ones is mostly rounding.
+            angles = np.maximum(squared - (np.sqrt((mine**2).sum(axis=1)) - np.sqrt((true**2).sum(axis=1))) ** 2, 0)
+            angles = np.divide(angles, 2 * lengths, out=np.zeros_like(angles), where=lengths > 0)
         # Zeros in place of an embedding are no embedding, however close to it they are.
         dead = (embeddings == 0).all(axis=1) & (self._reference != 0).any(axis=1)
-        return np.where(np.isfinite(errors) & ~dead, errors, np.inf)
+        usable = np.isfinite(squared) & np.isfinite(angles) & ~dead
+        return np.where(usable[:, None], np.stack([squared, angles], axis=1), np.inf)
 
     def sqnr(self, errors: NDArray[np.float64]) -> float:
         """Signal-to-noise ratio in dB of embeddings with these squared errors; infinite without any."""
-        signal, noise = float((self._reference.astype(np.float64) ** 2).sum()), float(errors.sum())
-        if noise == 0:
-            return math.inf
-        return 10 * math.log10(signal / noise) if signal and math.isfinite(noise) else -math.inf
+        return _decibels(self.signal, errors)
+
+
+def _decibels(signal: float, errors: NDArray[np.float64]) -> float:
+    noise = float(errors[:, 0].sum())
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal and math.isfinite(noise) else -math.inf
+
+
+class CrossTrial:
+    """Images in folds, each judged with ranges of the other folds.
+
+    Attributes:
+        folds: one trial for each.
+    """
+
+    def __init__(self, folds: Sequence[Trial]) -> None:
+        """Take the folds; at least two."""
+        self.folds = tuple(folds)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.folds))
+
+    def errors(self, candidates: Iterable[tuple[bytes, Ranges]]) -> NDArray[np.float64]:
+        """Errors of all images, fold by fold; see :meth:`Trial.errors`.
+
+        Args:
+            candidates: for each fold the float graph and its ranges.
+        """
+        return np.concatenate(
+            [trial.errors(*candidate) for trial, candidate in zip(self.folds, candidates, strict=True)]
+        )
+
+    def sqnr(self, errors: NDArray[np.float64]) -> float:
+        """See :meth:`Trial.sqnr`."""
+        return _decibels(sum(trial.signal for trial in self.folds), errors)
 
 
 def only_float(graph: FloatGraph) -> set[str]:

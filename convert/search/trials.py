@@ -135,7 +135,7 @@ class Trials:
         if (key := _key(precision)) not in self._noises:
             self._check_time()
             try:
-                self._noises[key] = float(self._trial.errors_of(self._make(precision)[0]).sum())
+                self._noises[key] = _squared(self._trial.errors_of(self._make(precision)[0])).sum()
             except ConversionError:
                 self._noises[key] = math.inf
         return self._noises[key]
@@ -203,7 +203,11 @@ class Trials:
 
     def _judged(self, precision: Precision, quantized: bytes, file: bytes) -> Tried:
         errors, drift = self._trial.measure(quantized)
-        return Tried(precision, errors, drift, len(file), None)
+        return Tried(precision, _squared(errors), drift, len(file), None)
+
+
+def _squared(errors: NDArray[np.float64]) -> NDArray[np.float64]:
+    return errors.reshape(len(errors), -1)[:, 0]
 
 
 def _key(precision: Precision) -> tuple[tuple[str, str], ...]:

@@ -210,7 +210,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(digits: Digits, tmp_pat
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     with np.load(tmp_path / "killed.npz") as partial:
-        done = json.loads(partial["header"].tobytes().rstrip(b"\0"))["parts"]["fit"]
+        done = json.loads(partial["header"].tobytes().rstrip(b"\0"))["parts"]["fold0"]
     assert 0 < done < 4000 - 64
     shutil.copy(tmp_path / "killed.npz", tmp_path / "as it was killed.npz")
     for name in ("killed", "whole"):

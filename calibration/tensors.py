@@ -63,7 +63,9 @@ def tensor_groups(flatbuffer: bytes, without: Collection[str] = ()) -> tuple[Ten
     for index in subgraph.inputs:
         add(int(index), int(index))
     for operator in subgraph.operators:
-        kind = names[model.operatorCodes[operator.opcodeIndex].builtinCode]
+        code = model.operatorCodes[operator.opcodeIndex]
+        # Files from before mid-2020 have only the old field.
+        kind = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
         for index in (int(output) for output in operator.outputs):
             same = kind in _SAME_VALUES and int(operator.inputs[0]) in leaders
             add(index, leaders[int(operator.inputs[0])] if same else index)

@@ -59,8 +59,8 @@ class ExportedFile:
         intervals: 95 % intervals of those metrics that have one, by name.
         latency_us: median microseconds per inference, on what :attr:`ExportResult.measured_on` says; None if it was not
             measured, or the file does not run there.
-        latency_low_us: its lower quartile.
-        latency_high_us: its upper quartile.
+        latency_low_us: what a part of the rounds gave that gave least.
+        latency_high_us: what a part gave that gave most; far apart on a busy machine only.
         dominated: whether another file that runs wherever this one does is as good in drift, latency and size and
             better in one; None if that was not asked.
         verified: one verdict per interpreter that was tried.

@@ -28,6 +28,9 @@ class Graph:
 
     def __init__(self, flatbuffer: bytes) -> None:
         self.model = schema.ModelT.InitFromPackedBuf(flatbuffer, 0)
+        for code in self.model.operatorCodes:
+            # Files from before mid-2020 have only the old field, a byte; in newer ones 127 stands for "see the other".
+            code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode)
         # Large weights may lie behind the flatbuffer, addressed by offset; edits and TFLite Micro need them inside.
         for index, buffer in enumerate(self.model.buffers):
             if buffer.offset > 1:
@@ -74,6 +77,11 @@ class Graph:
         if data is None or not len(data):
             return None
         return np.frombuffer(bytes(data), _NUMPY_TYPES[self.tensor(index).type]).reshape(self.shape(index))
+
+    def is_constant(self, index: int) -> bool:
+        """Whether a tensor has values in the file."""
+        data = self.model.buffers[self.tensor(index).buffer].data
+        return data is not None and len(data) > 0
 
     def position(self, operator: Any) -> int:
         """The place of an operator in the order of execution."""

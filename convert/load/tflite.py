@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ai_edge_litert import interpreter as litert
 
 from ...runtime.backends.interpreters import find_runtime, open_interpreter
 from ...runtime.model.artifact import read_artifact
 from ...runtime.model.contract import InputOptions
-from ...runtime.model.flatbuffer import ModelInfo
+from ...runtime.model.flatbuffer import ModelInfo, read_flatbuffer
 from ..errors import ModelLoadError, ModelShapeError
 from ..graph.graph import Graph
 from ..graph.repair import drop_unused_tensors
@@ -36,7 +37,6 @@ def load_tflite(path: Path, options: LoadOptions) -> Original:
             f"{path} ends at the raw embedding; its normalization is left to Encoder and would be lost. Use the model "
             "it was exported from."
         )
-    _check_float(path, artifact.info)
     graph = Graph(artifact.flatbuffer)
     if len(graph.model.subgraphs) > 1:
         raise ModelLoadError(
@@ -47,6 +47,8 @@ def load_tflite(path: Path, options: LoadOptions) -> Original:
         raise ModelShapeError(
             f"{path} has {len(graph.subgraph.inputs)} inputs; an encoder takes one image. Export it with one input."
         )
+    decisions = _unpack_weights(graph)
+    _check_float(path, read_flatbuffer(graph.to_bytes()))
     source = int(graph.subgraph.inputs[0])
     if artifact.info.inputs[0].dtype != "float32":
         raise ModelShapeError(
@@ -54,7 +56,7 @@ def load_tflite(path: Path, options: LoadOptions) -> Original:
         )
     _fix_batch(path, graph, source)
     shape = check_image_shape(str(path), graph.shape(source), options.input_shape)
-    decisions = _choose_output(path, graph, options)
+    decisions += _choose_output(path, graph, options)
     _fold_shapes(graph)
     drop_unused_tensors(graph)
     return Original(
@@ -69,6 +71,43 @@ def load_tflite(path: Path, options: LoadOptions) -> Original:
 
 def _said(given: Any) -> InputOptions:
     return InputOptions(given.mean, given.std, given.color_order, given.resampler)
+
+
+_UNPACKING = ("DEQUANTIZE", "DENSIFY")
+
+
+def _unpack_weights(graph: Graph) -> tuple[str, ...]:
+    """Turn weights in half precision or in a sparse form into plain float32 ones, which every later step expects."""
+    known: dict[int, str] = {}
+    unpacking = []
+    for operator in graph.operators:
+        source, kind = int(operator.inputs[0]) if len(operator.inputs) else -1, graph.operator_name(operator)
+        if kind not in _UNPACKING or source < 0 or not (source in known or graph.is_constant(source)):
+            continue
+        if graph.dtype(source) in ("float16", "float32"):
+            unpacking.append(operator)
+            known[int(operator.outputs[0])] = known.get(source, graph.dtype(source))
+    if not unpacking:
+        return ()
+    island = Graph(graph.to_bytes())
+    island.subgraph.operators = [island.operators[graph.position(operator)] for operator in unpacking]
+    island.subgraph.inputs, island.subgraph.outputs = [], list(known)
+    island.model.signatureDefs = []
+    drop_unused_tensors(island)
+    # XNNPACK refuses a graph that computes nothing from an input.
+    plain = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = litert.Interpreter(model_content=island.to_bytes(), experimental_op_resolver_type=plain)
+    interpreter.allocate_tensors()
+    interpreter.invoke()
+    values = [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]
+    for index, value in zip(known, values, strict=True):
+        graph.make_constant(index, value)
+    graph.subgraph.operators = [op for op in graph.operators if not any(op is other for other in unpacking)]
+    drop_unused_tensors(graph)
+    halves = sum(dtype == "float16" for dtype in known.values())
+    if not halves:
+        return ()
+    return (f"{halves} weights are float16 in the file: they were widened, and no step gets back what they lost.",)
 
 
 def _check_float(path: Path, info: ModelInfo) -> None:
@@ -86,7 +125,8 @@ def _check_float(path: Path, info: ModelInfo) -> None:
             )
         if tensor.dtype == "float16":
             raise ModelLoadError(
-                f"{path} holds float16 weights. Pass the float32 file or the Keras model; float16 can be made from it."
+                f"{path} computes in float16: its tensor {tensor.name!r} is none of its weights. Pass the float32 file "
+                "or the Keras model."
             )
 
 

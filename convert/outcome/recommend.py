@@ -11,7 +11,7 @@ from ..modes import MIXED, NPU_PACKAGE, is_mixed
 from ..results import ExportedFile
 
 NEARLY_AS_FAST = 1.25
-"""A file this much slower than the fastest is still worth its smaller drift."""
+"""A file this much slower than the fastest is still worth its smaller drift; so is one of which that is not certain."""
 
 
 def recommend(
@@ -47,10 +47,12 @@ def _for_cpu(files: Sequence[ExportedFile], timed_on: Mapping[str, Any]) -> str:
             return "CPU: none of these files passes the default gates; see drift-report, and add calibration images."
         return "CPU: nothing was measured; run drift-report on the target."
     fastest = min(usable, key=lambda file: file.latency_us or 0)
-    near = [file for file in usable if (file.latency_us or 0) <= NEARLY_AS_FAST * (fastest.latency_us or 0)]
+    near = [file for file in usable if _least(file) <= NEARLY_AS_FAST * _most(fastest)]
     # Among files of nearly the same speed the smallest drift wins; without drift figures, the smallest file.
     best = max(near, key=lambda file: (_sqnr(file), -file.bytes))
     reason = f"{best.latency_us:,.0f} µs"
+    if best is not fastest and _least(best) <= _most(fastest):
+        reason += f", no slower than {fastest.mode} as far as could be measured"
     if best.drift is not None:
         reason += f", {_text_sqnr(best)}"
     refused = [verdict.runtime for verdict in best.verified if not verdict.ok]
@@ -60,6 +62,15 @@ def _for_cpu(files: Sequence[ExportedFile], timed_on: Mapping[str, Any]) -> str:
         if other.mode in ("int8", "dynamic") and other is not best and best.latency_us and other.latency_us:
             reason += f"; {other.mode}: {other.latency_us:,.0f} µs" + (f", {_text_sqnr(other)}" if other.drift else "")
     return f"CPU: ship {best.path.name} ({reason})."
+
+
+def _least(file: ExportedFile) -> float:
+    """The latency that repeated measurements do not rule out, at the low end."""
+    return file.latency_low_us or file.latency_us or 0.0
+
+
+def _most(file: ExportedFile) -> float:
+    return file.latency_high_us or file.latency_us or 0.0
 
 
 def _for_npu(files: Sequence[ExportedFile]) -> str:

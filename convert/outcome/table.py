@@ -19,6 +19,7 @@ from .recommend import of_a_cpu
 
 _WIDTH = 260
 _MOST_SENSITIVE = 5
+_BUSY = 0.05
 _LEAST_FIRM = 3
 """Tensor groups that the table shows; export.json has all of them."""
 
@@ -26,6 +27,7 @@ _LEAST_FIRM = 3
 def render_result(result: ExportResult) -> str:
     """An export's result as text: the table, which file to ship where, and what was decided."""
     lines = [_table(result.files, result.not_made).rstrip(), *_measured_on(result)]
+    lines += _busy(result.files)
     coupling = result.batch_coupling
     if coupling is not None and coupling.coupled:
         cosine = "" if coupling.cosine_min is None else f", cosine down to {coupling.cosine_min:.5f}"
@@ -47,6 +49,18 @@ def render_result(result: ExportResult) -> str:
     if failed := (*result.failed_targets, *result.failed_modes):
         lines += ["", *(f"FAILED: {reason}" for reason in failed)]
     return "\n".join(lines)
+
+
+def _busy(files: Sequence[ExportedFile]) -> list[str]:
+    """How far repeated measurements lie apart, where that is far."""
+    apart = [
+        (file.latency_high_us - file.latency_low_us) / (file.latency_high_us + file.latency_low_us)
+        for file in files
+        if file.latency_low_us and file.latency_high_us
+    ]
+    if not apart or max(apart) <= _BUSY:
+        return []
+    return [f"busy machine: ±{max(apart):.0%}: files whose latencies are nearer than that are taken for equally fast"]
 
 
 def _calibration(assessment: Assessment) -> list[str]:
@@ -78,7 +92,7 @@ def _measured_on(result: ExportResult) -> list[str]:
         f"{place.runtime['name']} {place.runtime['version']}, {place.threads} thread(s), {place.device.get('cpu', '')}"
     )
     dominated = [file.mode for file in result.files if file.dominated]
-    lines = [f"latency: {what}; quartiles and 95 % intervals in brackets"]
+    lines = [f"latency: {what}; repetitions and 95 % intervals in brackets"]
     if dominated:
         lines.append(
             f"dominated: {', '.join(dominated)}: another file runs wherever they do and is as good in SQNR, latency "

@@ -21,7 +21,7 @@ class FileSummary:
 
     Attributes:
         mode, name, bytes, sha256: what it is; the name is without a folder.
-        latency_us, latency_low_us, latency_high_us: median and quartiles of one inference; None if not measured.
+        latency_us, latency_low_us, latency_high_us: one inference, and the repetitions; None if not measured.
         compared: whether its drift was measured; without, the figures below are None.
         sqnr_db: against the original; None also for a file that is identical with it.
         neighbours: share of neighbours kept in the float gallery.

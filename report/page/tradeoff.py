@@ -58,7 +58,7 @@ def draw_tradeoff(export: ExportSummary, candidate: str) -> tuple[str, str] | No
         labels.keep_clear((x, y), (x, y))
     for (number, file), (x, y) in zip(files, places, strict=True):
         labels.write(x, y, f"{number} {file.mode}{', identical' if file.identical else ''}", str(number))
-    said = "Numbers are those of the table. Bars are 95 % intervals of the SQNR, and the quartiles of the latency."
+    said = "Numbers are those of the table. Bars are 95 % intervals of the SQNR, and repetitions of the latency."
     if any(file.identical for _, file in files):
         said += " A file at the top edge is identical with the original: no noise, so no SQNR."
     if left := len(export.files) - len(files):

@@ -47,8 +47,8 @@ class FileFigures:
         mode: how it was quantized.
         model_sha256: SHA-256 of the whole file, the same as ``Encoder.artifact.sha256`` and as in export.json.
         latency_us: median microseconds per inference; None if the file could not be timed.
-        low_us: lower quartile.
-        high_us: upper quartile.
+        low_us: what a part of the rounds gave that gave least.
+        high_us: what a part gave that gave most.
         arena_bytes: memory that TFLite Micro needs; None for the others.
         selftest: :meth:`embedlite.runtime.check.selftest.Selftest.to_json`; None without golden vectors, or if the file
             did not run.
@@ -90,7 +90,7 @@ class FileFigures:
             for name, latency in named.items():
                 sound = type(latency) in (int, float) and math.isfinite(latency) and latency > 0
                 _check(sound, name, latency, "no number of microseconds")
-            _check(latencies == sorted(latencies), "latency_us", latencies, "not within its quartiles")
+            _check(latencies == sorted(latencies), "latency_us", latencies, "not between low_us and high_us")
         arena, verdict = figures.arena_bytes, figures.selftest
         _check(arena is None or (type(arena) is int and arena > 0), "arena_bytes", arena, "no number of bytes")
         _check(verdict is None or verdict["verdict"] in ("pass", "fail"), "selftest", verdict, "no self-test")

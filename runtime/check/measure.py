@@ -143,7 +143,7 @@ def render_figures(figures: DeviceFigures, path: Path) -> str:
     files, threads = _counted(len(figures.files), "file"), _counted(figures.threads, "thread")
     place = figures.device["cpu"] or figures.device["machine"]
     lines = [f"{path}: {files} on {figures.runtime}, {threads}, {place}", ""]
-    rows = [("file", "mode", "µs", "quartiles", "self-test"), *map(_row, figures.files)]
+    rows = [("file", "mode", "µs", "repeated", "self-test"), *map(_row, figures.files)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, mode, latency, quartiles, verdict in rows:
         line = f"{name:<{widths[0]}}   {mode:<{widths[1]}}   {latency:>{widths[2]}}   {quartiles:<{widths[3]}}"

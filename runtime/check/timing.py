@@ -1,8 +1,9 @@
 """Latencies of several files on one interpreter, measured in turns: ``python -m embedlite.runtime.check.timing``.
 
 Files that are to be compared are timed in one process, a short burst of each in every round, so that whatever slows the
-machine down for a while slows all of them. The process is one of its own because an interpreter may crash
-(:mod:`embedlite.runtime.check.child`).
+machine down for a while slows all of them. What else runs on the machine only adds time, so low quantiles are taken,
+not medians; and rounds are repeated until three parts of them, taken in turns, agree. The process is one of its own
+because an interpreter may crash (:mod:`embedlite.runtime.check.child`).
 """
 
 from __future__ import annotations
@@ -25,15 +26,21 @@ _PROCESS_SECONDS = 900.0
 _LEAST_ROUNDS, _MOST_RUNS = 3, 50
 """A slow file has fewer turns, a fast one no more inferences than this in each."""
 
+_AGREEING = 1.05
+_MOST_PASSES = 3
+_PARTS = 3
+_LOW = 0.2
+"""Quantile of the inferences of a burst, and of the rounds."""
+
 
 @dataclass(frozen=True)
 class Timing:
     """How long one file takes for one image.
 
     Attributes:
-        latency_us: median microseconds per inference: of the rounds' medians.
-        low_us: their lower quartile.
-        high_us: their upper quartile.
+        latency_us: microseconds per inference, as low as nothing else slows it down: a low quantile of the rounds.
+        low_us: the same of that third of the rounds that gives least.
+        high_us: of that which gives most; far from ``low_us`` on a busy machine only.
         relative: its latency by that of the first file, the median of the rounds' ratios: what slows down a whole round
             does not change it.
         arena_bytes: memory that TFLite Micro needs; None for the others.
@@ -120,21 +127,35 @@ def _answer(
             encoders[place] = encoder
         except EmbedliteError as error:
             timings[place] = Timing(None, error=str(error))
-    medians: dict[int, list[float]] = {place: [] for place in encoders}
-    spent = dict.fromkeys(encoders, 0.0)
-    for round_ in range(rounds):
-        for place, encoder in encoders.items():
-            if round_ < _LEAST_ROUNDS or spent[place] < seconds:
-                start = time.perf_counter()
-                medians[place].append(_burst(encoder, seconds / rounds))
-                spent[place] += time.perf_counter() - start
+    found: dict[int, list[float]] = {place: [] for place in encoders}
+    for _ in range(_MOST_PASSES):
+        spent = dict.fromkeys(encoders, 0.0)
+        for round_ in range(rounds):
+            for place, encoder in encoders.items():
+                if round_ < _LEAST_ROUNDS or spent[place] < seconds:
+                    start = time.perf_counter()
+                    found[place].append(_burst(encoder, seconds / rounds))
+                    spent[place] += time.perf_counter() - start
+        if all(high <= low * _AGREEING for low, _, high in map(summarize, found.values())):
+            break
     for place, encoder in encoders.items():
-        low, middle, high = (float(value) for value in np.quantile(medians[place], (0.25, 0.5, 0.75)))
-        ratios = [mine / first for mine, first in zip(medians[place], medians.get(0, []), strict=False)]
+        low, latency, high = summarize(found[place])
+        ratios = [mine / first for mine, first in zip(found[place], found.get(0, []), strict=False)]
         relative = float(np.median(ratios)) if ratios else None
-        timings[place] = Timing(middle, low, high, relative, encoder.arena_bytes)
+        timings[place] = Timing(latency, low, high, relative, encoder.arena_bytes)
         encoder.close()
     return [asdict(timing) for timing in timings]
+
+
+def summarize(rounds: Sequence[float]) -> tuple[float, float, float]:
+    """The lowest estimate of three parts of the rounds, that of all of them, and the highest.
+
+    Args:
+        rounds: what each gave, in their order; at least three.
+    """
+    parts = [float(np.quantile(rounds[part::_PARTS], _LOW)) for part in range(_PARTS)]
+    low, high = min(parts), max(parts)
+    return low, min(max(float(np.quantile(rounds, _LOW)), low), high), high
 
 
 def noise_frame(encoder: Encoder) -> NDArray[np.uint8]:
@@ -143,7 +164,7 @@ def noise_frame(encoder: Encoder) -> NDArray[np.uint8]:
 
 
 def _burst(encoder: Encoder, seconds: float) -> float:
-    """Median microseconds of some inferences without a pause; the first one warms the caches and does not count."""
+    """A low quantile of some inferences without a pause, in µs; the first one warms the caches and does not count."""
     frame = noise_frame(encoder)
     encoder.embed_one(frame)
     durations: list[float] = []
@@ -152,7 +173,7 @@ def _burst(encoder: Encoder, seconds: float) -> float:
         start = time.perf_counter()
         encoder.embed_one(frame)
         durations.append(time.perf_counter() - start)
-    return float(np.median(durations) * 1e6)
+    return float(np.quantile(durations, _LOW) * 1e6)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def test_every_file_of_a_folder_gets_its_figures(folder: Path, digits: Digits, r
         assert found.path == f"model.{mode}.tflite"
     head, _, heading, *rows = done.stdout.splitlines()
     assert head.startswith(f"{output}: 3 files on ai-edge-litert")
-    assert heading.split() == ["file", "mode", "µs", "quartiles", "self-test"]
+    assert heading.split() == ["file", "mode", "µs", "repeated", "self-test"]
     assert [row.split()[0] for row in rows] == [file.path for file in figures.files]
     assert rows[0].endswith("no golden vectors")
     for row, file in zip(rows[1:], figures.files[1:], strict=True):
@@ -346,7 +346,7 @@ DAMAGES = {
     "true": (changed(LATENCY, True), "latency_us is True"),
     "not timed for no reason": (changed(LATENCY, None), "latency_us is None"),
     "timed in spite of an error": (changed(("files", 0, "error"), "it crashed"), "could not be run"),
-    "outside its quartiles": (changed(LATENCY, 23.0), "not within its quartiles"),
+    "outside what was repeated": (changed(LATENCY, 23.0), "not between low_us and high_us"),
     "no hash": (changed(("files", 0, "model_sha256"), "ab"), "no SHA-256"),
     "no files": (changed(("files",), []), "no list of files"),
     "another verdict": (changed(("files", 0, "selftest"), {"verdict": "maybe"}), "no self-test"),

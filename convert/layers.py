@@ -1,4 +1,4 @@
-"""Keras layers for the usual normalizations of an embedding, serializable and free of Lambdas.
+"""Keras layers for the usual normalizations of an embedding, and of pixels, serializable and free of Lambdas.
 
 ``import embedlite.convert.layers`` registers them, so a ``model.keras`` that uses them loads without
 ``custom_objects``. A flat embedding (under min-max) and a zero vector (under L2) give zeros, never NaN.
@@ -68,7 +68,12 @@ class MinMaxNormalization(keras.layers.Layer):  # type: ignore[misc]  # keras ha
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, for saving."""
-        return {**super().get_config(), "axis": self.axis, "divisor": self.divisor, "epsilon": self.epsilon}
+        return {**super().get_config(), "axes": self.axis, "divisor": self.divisor, "epsilon": self.epsilon}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> MinMaxNormalization:
+        """The layer from its arguments."""
+        return cls(**_with_axis(config))
 
 
 @keras.saving.register_keras_serializable(package="embedlite")
@@ -101,7 +106,57 @@ class L2Normalization(keras.layers.Layer):  # type: ignore[misc]  # keras has no
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, for saving."""
-        return {**super().get_config(), "axis": self.axis, "epsilon": self.epsilon}
+        return {**super().get_config(), "axes": self.axis, "epsilon": self.epsilon}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> L2Normalization:
+        """The layer from its arguments."""
+        return cls(**_with_axis(config))
+
+
+_CAFFE_MEANS = (103.939, 116.779, 123.68)
+_TORCH_MEANS, _TORCH_DEVIATIONS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@keras.saving.register_keras_serializable(package="embedlite")
+class PixelPreprocessing(keras.layers.Layer):  # type: ignore[misc]  # keras has no types
+    """What ``preprocess_input`` of ``keras.applications`` does to RGB pixels 0-255, by its three modes.
+
+    Args:
+        mode: ``"caffe"`` (VGG, ResNet): red and blue exchanged, ImageNet's mean subtracted, not scaled; ``"tf"``
+            (MobileNet, MobileNetV2, InceptionV3, Xception, ResNetV2, NASNet): ``x / 127.5 - 1``; ``"torch"``
+            (DenseNet): ``x / 255``, then ImageNet's mean subtracted and divided by its standard deviation.
+
+    Input: (..., 3) float tensor. Output: the same shape and dtype.
+    """
+
+    def __init__(self, mode: str = "tf", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if mode not in ("caffe", "tf", "torch"):
+            raise ValueError(f"mode is {mode!r}. Use 'caffe', 'tf' or 'torch'.")
+        self.mode = mode
+
+    def call(self, x: Any) -> Any:
+        """Preprocess ``x``."""
+        if self.mode == "tf":
+            return x / 127.5 - 1.0
+        if self.mode == "caffe":
+            return ops.flip(x, axis=-1) - ops.convert_to_tensor(_CAFFE_MEANS, x.dtype)
+        means, deviations = (ops.convert_to_tensor(values, x.dtype) for values in (_TORCH_MEANS, _TORCH_DEVIATIONS))
+        return (x / 255.0 - means) / deviations
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The input's shape."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, for saving."""
+        return {**super().get_config(), "mode": self.mode}
+
+
+def _with_axis(config: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration as arguments. Keras drops an ``axis`` that is a name or a list when it reads HDF5."""
+    return {("axis" if key == "axes" else key): value for key, value in config.items()}
 
 
 def _axes(axis: Any, rank: int) -> tuple[int, ...]:

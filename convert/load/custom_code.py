@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import runpy
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from typing import Any
 from ...runtime.errors import RequestError
 from ..errors import CustomCodeError
 
-_MINMAX = {f"minmax-{axis}": {"axis": axis} for axis in ("batch", "channel", "sample")}
+_MINMAX = {f"minmax-{axis}": {"axes": axis} for axis in ("batch", "channel", "sample")}
 
 REPLACEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{kind: ("MinMaxNormalization", settings) for kind, settings in _MINMAX.items()},
     **{f"{kind}:input": ("MinMaxNormalization", {**axis, "divisor": "input"}) for kind, axis in _MINMAX.items()},
     "l2": ("L2Normalization", {}),
+    **{f"preprocess-{mode}": ("PixelPreprocessing", {"mode": mode}) for mode in ("caffe", "tf", "torch")},
 }
 """The layers that ``--replace-lambda LAYER=KIND`` can put in a Lambda's place: class name and arguments."""
 
@@ -236,15 +237,32 @@ def bring_code(
 
 
 def rename_replaced(config: Any, replaced: Mapping[str, str]) -> None:
-    """Give the replaced Lambdas of a configuration their new class, in place."""
+    """Give the replaced Lambdas of a configuration their new class, in place.
+
+    A functional model stores what each call of a layer was given; a Lambda takes a mask and ``training``, even if both
+    are nothing, and the layer in its place takes its input alone.
+    """
     for item in _objects(config):
         settings = item.get("config")
         if item.get("class_name") == "Lambda" and isinstance(settings, dict) and settings.get("name") in replaced:
             name = f"embedlite>{REPLACEMENTS[replaced[settings['name']]][0]}"
+            _drop_call_arguments(item)
             if "registered_name" in item:
                 item.update(module=None, class_name=name.partition(">")[2], registered_name=name)
             else:
                 item["class_name"] = name
+
+
+def _drop_call_arguments(item: dict[str, Any]) -> None:
+    """Leave only the inputs in the calls of a layer: Keras 3 stores them as objects, Keras 2 as nested lists."""
+    for node in item.get("inbound_nodes") or ():
+        if isinstance(node, dict):
+            node["kwargs"] = {}
+            node["args"] = node.get("args", [])[:1]
+        else:
+            for call in node:
+                if isinstance(call, list) and len(call) == 4 and isinstance(call[3], dict):
+                    call[3] = {}
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
@@ -292,6 +310,15 @@ def _missing_message(path: Path, missing: list[Need]) -> str:
     if lambdas:
         return (
             f"{text}; or put a known layer in a Lambda's place, and none of that code runs: "
-            f"{' '.join(f'--replace-lambda {layer}=KIND' for layer in lambdas)}, KIND one of {', '.join(REPLACEMENTS)}."
+            f"{' '.join(f'--replace-lambda {layer}=KIND' for layer in lambdas)}, KIND one of "
+            f"{', '.join(_likely_kinds(names))}."
         )
     return f"{text}; or build the model from layers of Keras or embedlite.convert.layers and save it again."
+
+
+def _likely_kinds(functions: Iterable[str]) -> list[str]:
+    """The kinds of replacement, those that a function's name speaks for first and alone: preprocessing is called so."""
+    preprocessing = [kind for kind in REPLACEMENTS if kind.startswith("preprocess-")]
+    if all("preprocess" in name for name in functions):
+        return preprocessing
+    return [kind for kind in REPLACEMENTS if kind not in preprocessing] + preprocessing

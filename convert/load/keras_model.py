@@ -41,6 +41,7 @@ def load_keras(path: Path, options: LoadOptions) -> Original:
     old = path.suffix.lower() in H5_SUFFIXES
     if old:
         _drop_old_settings(config)
+        _check_axes(path, config)
     with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
         # Only what differs from the user's file is written again; weights may be large.
         edited = old or any(need.kind == "Lambda" for need in needs)
@@ -73,6 +74,25 @@ def _drop_old_settings(config: Any) -> None:
                 del settings[name]
     for item in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
         _drop_old_settings(item)
+
+
+def _check_axes(path: Path, config: Any) -> None:
+    """Refuse a layer over several axes: Keras' reader of HDF5 drops them, and the layer would compute something else.
+
+    Raises:
+        ModelLoadError: a layer of Keras' own has such axes; ours store them under another name.
+    """
+    settings = config.get("config") if isinstance(config, dict) else None
+    if isinstance(config, dict) and isinstance(settings, dict) and "class_name" in config:
+        axis = settings.get("axis")
+        if isinstance(axis, str) or (isinstance(axis, list) and len(axis) > 1):
+            raise ModelLoadError(
+                f"{path}: the layer {settings.get('name')!r} works over the axes {axis}, and Keras drops them when it "
+                "reads HDF5, so that the layer would compute something else. Save the model again with "
+                "model.save('model.keras')."
+            )
+    for item in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
+        _check_axes(path, item)
 
 
 def from_keras(model: Any, name: str, options: LoadOptions) -> Original:

@@ -183,7 +183,7 @@ def test_functions_that_keras_knows_need_no_code(models: Path, tmp_path: Path) -
     np.testing.assert_allclose(got, np.clip(vector / np.abs(vector).max(), 0, 6), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", REPLACEMENTS)
+@pytest.mark.parametrize("kind", [kind for kind in REPLACEMENTS if not kind.startswith("preprocess-")])
 def test_every_replacement_computes_what_its_name_says(kind: str, tmp_path: Path) -> None:
     keras.utils.set_random_seed(2)
     body = [keras.Input(SHAPE), layers.Conv2D(4, 3, strides=4, activation="relu")]

@@ -88,6 +88,7 @@ class Pipeline:
         self.decisions += data.decisions
         with stage("converting"):
             lowered = lower(original)
+        self.decisions += lowered.decisions
         if request.select == "coverage":
             data, chosen = select_images(lowered, data, request, engine)
             self.decisions += chosen

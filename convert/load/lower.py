@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..errors import ConversionError, ModelShapeError
 from ..graph.graph import Graph
 from ..graph.run import float_runner
+from .float32 import in_float32, other_precisions
 from .original import Original, first_line
 
 INPUT_NAME = "image"
@@ -35,11 +36,13 @@ class LoweredModel:
         reference: the original at batch 1: (H, W, C) float32 to the output without the batch axis.
         in_batches: the original at a batch size: a function of (N, H, W, C) for that N only, whose rows are what
             ``reference`` gives for one image. None, or a None from it, if the original takes one image at a time.
+        decisions: what was decided on the user's behalf while lowering.
     """
 
     flatbuffer: bytes
     reference: Callable[[Batch], Batch]
     in_batches: Callable[[int], Callable[[Batch], Batch] | None] | None
+    decisions: tuple[str, ...] = ()
 
 
 def lower(original: Original) -> LoweredModel:
@@ -52,18 +55,20 @@ def lower(original: Original) -> LoweredModel:
     if original.flatbuffer is not None:
         return _already_lowered(original.flatbuffer)
     traced, spec = trace(original)
-    flatbuffer = _convert(traced, spec)
+    flatbuffer, decisions = _convert(traced, spec)
     _check_graph(flatbuffer)
     single = keras_reference(traced)
     batches = None if original.batch is not None else (lambda size: _in_batches(original, size))
-    return LoweredModel(flatbuffer, single, batches)
+    return LoweredModel(flatbuffer, single, batches, decisions)
 
 
-def _convert(traced: Any, spec: Any) -> bytes:
+def _convert(traced: Any, spec: Any) -> tuple[bytes, tuple[str, ...]]:
+    """The float graph of a traced model, and what was decided for it."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     frozen = convert_variables_to_constants_v2(traced)
+    frozen, decisions = _in_float32(frozen)
     signature = tf.function(lambda image: {OUTPUT_NAME: frozen(image)[0]}, autograph=False).get_concrete_function(spec)
     module = tf.Module()
     module.frozen = frozen
@@ -74,13 +79,32 @@ def _convert(traced: Any, spec: Any) -> bytes:
             tf.saved_model.save(module, folder, {"serving_default": signature}, options)
             converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-            return bytes(converter.convert())
+            return bytes(converter.convert()), decisions
         except Exception as error:
             # ConverterError derives from Exception directly, and its first line is the useful one.
             raise ConversionError(
                 f"TensorFlow cannot convert the model: {first_line(error)}. "
                 "Replace the operation that is named there by one that TFLite has; -v shows all that TensorFlow says."
             ) from error
+
+
+def _in_float32(frozen: Any) -> tuple[Any, tuple[str, ...]]:
+    """A frozen function that computes in float32 throughout, and what to say of that."""
+    import tensorflow as tf
+
+    graph = frozen.graph.as_graph_def()
+    others = other_precisions(graph)
+    if not others:
+        return frozen, ()
+    changed = in_float32(graph)
+    wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(changed, name=""), [])
+    decision = (
+        f"the model computes in {' and '.join(others)} in places; the files compute in float32 there, and are compared "
+        "with the model as it is, so that its own rounding is part of the drift."
+    )
+    return wrapped.prune([tensor.name for tensor in frozen.inputs], [tensor.name for tensor in frozen.outputs]), (
+        decision,
+    )
 
 
 def _check_graph(flatbuffer: bytes) -> None:
@@ -112,7 +136,8 @@ def trace(original: Original, batch: int = 1) -> tuple[Any, Any]:
             raise ModelShapeError(
                 f"the model has {len(outputs)} outputs; an encoder gives one embedding. Choose one with --output."
             )
-        return _as_rows(outputs[0], original.rows)
+        result = _as_rows(outputs[0], original.rows)
+        return tf.cast(result, tf.float32) if result.dtype.is_floating else result
 
     try:
         traced = tf.function(embed, autograph=False).get_concrete_function(spec)

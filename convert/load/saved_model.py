@@ -50,13 +50,13 @@ def load_saved_model(path: Path, options: LoadOptions) -> Original:
     output, decisions = _choose_output(path, signature, options.output)
     # TensorFlow 2 describes its objects beside the graph; TensorFlow 1 has the graph alone.
     if meta_graph.object_graph_def.nodes:
-        call = _load_objects(path, key, input_name, output, options.layer)
+        call = _load_objects(path, key, input_name, spec.dtype, output, options.layer)
     else:
         call = _load_graph(path, spec.name, signature.outputs[output].name, options.layer)
     return Original(name=str(path), input_shape=shape, call=call, batch=batch, decisions=decisions)
 
 
-def _load_objects(path: Path, key: str, input_name: str, output: str, layer: str | None) -> Any:
+def _load_objects(path: Path, key: str, input_name: str, dtype: int, output: str, layer: str | None) -> Any:
     """A SavedModel of TensorFlow 2, through its signature."""
     if layer is not None:
         raise ModelShapeError(
@@ -72,7 +72,7 @@ def _load_objects(path: Path, key: str, input_name: str, output: str, layer: str
         raise _load_error(path, error) from error
 
     def call(image: Any) -> Any:
-        return function(**{input_name: image})[output]
+        return function(**{input_name: tf.cast(image, dtype)})[output]
 
     # The function alone does not keep the loaded object alive, and its variables go with that.
     call.loaded = loaded  # type: ignore[attr-defined]
@@ -174,9 +174,9 @@ def _image(path: Path, key: str, signature: Any) -> tuple[str, Any]:
             f"the signature {key!r} of {path} takes text or encoded bytes (a string input); an encoder takes images. "
             "Save it with a signature that takes the decoded float image."
         )
-    if dtype != tf.float32:
+    if not dtype.is_floating:
         raise ModelShapeError(
-            f"the signature {key!r} of {path} takes {dtype.name}; an encoder here takes float32. "
+            f"the signature {key!r} of {path} takes {dtype.name}; an encoder here takes floats. "
             "Save it with a float32 input."
         )
     return name, spec

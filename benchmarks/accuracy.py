@@ -41,7 +41,7 @@ with quiet_libraries():
     from litert_quantizer.quantizer import Quantizer
     from litert_quantizer.recipe import static_wi8_ai8
 
-    from embedlite.convert import export
+    from embedlite.convert import ExportOptions, export
     from embedlite.convert.modes import MIXED
 
 CALIBRATION_IMAGES = 200
@@ -80,18 +80,11 @@ def ways(model: keras.Model, images: np.ndarray, test: np.ndarray) -> dict[str, 
     """Every int8 file from the same calibration images, uint8."""
     ready = images / np.float32(255)
     with tempfile.TemporaryDirectory() as folder:
-        common = {"calibration_data": images, "test_data": test, "measure": False}
-        searched = {**common, "measure": True, "pareto": True, "threads": 1}
-        ours = export(model, Path(folder, "ours"), quantize=["float32", "int8"], **searched)
-        plain = export(
-            model,
-            Path(folder, "plain"),
-            quantize=["int8"],
-            equalize=False,
-            correct=["none"],
-            calibrate_method="minmax",
-            **common,
-        )
+        searched = ExportOptions(pareto=True, threads=1)
+        bare = ExportOptions(equalize=False, correct=["none"], calibrate_method="minmax", measure=False)
+        data = {"calibration_data": images, "test_data": test}
+        ours = export(model, Path(folder, "ours"), quantize=["float32", "int8"], **data, options=searched)
+        plain = export(model, Path(folder, "plain"), quantize=["int8"], **data, options=bare)
         float32, int8, *mixed = (read_artifact(file.path) for file in ours.files)
         made = {PLAIN: Way(read_artifact(plain.files[0].path).flatbuffer), OURS: Way(int8.flatbuffer)}
         made |= {f"{MIXED}{number}": Way(file.flatbuffer) for number, file in enumerate(mixed)}

@@ -27,7 +27,7 @@ with quiet_libraries():
     from int8 import converter_int8, run
     from keras import layers
 
-    from embedlite.convert import export
+    from embedlite.convert import ExportOptions, export
     from embedlite.convert.layers import MinMaxNormalization
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
@@ -105,10 +105,7 @@ def ours(model: keras.Model, images: np.ndarray, test: np.ndarray, method: str) 
             quantize=["int8"],
             calibration_data=images,
             test_data=test,
-            measure=False,
-            calibrate_method=method,
-            # They would be judged together with the ranges; benchmarks/accuracy.py measures them.
-            correct=["none"],
+            options=ExportOptions(measure=False, calibrate_method=method, correct=["none"]),
         )
         with Encoder(result.files[0].path) as encoder:
             return encoder.embed(test), encoder.contract.normalization

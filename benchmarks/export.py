@@ -22,7 +22,7 @@ with quiet_libraries():
     import keras
     import tensorflow as tf
 
-    from embedlite.convert import export
+    from embedlite.convert import ExportOptions, export
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
@@ -68,11 +68,15 @@ def main() -> None:
             quantize=MODES,
             calibration_data=images,
             test_data=images[:1],
-            measure=False,
-            correct=["none"],
+            options=ExportOptions(measure=False, correct=["none"]),
         ),
         "embedlite, measured too": lambda folder: export(
-            model, folder, quantize=MODES, calibration_data=images, test_data=images[:16], correct=["none"]
+            model,
+            folder,
+            quantize=MODES,
+            calibration_data=images,
+            test_data=images[:16],
+            options=ExportOptions(correct=["none"]),
         ),
     }
     times: dict[str, list[float]] = {name: [] for name in sides}

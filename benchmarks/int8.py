@@ -24,7 +24,7 @@ with quiet_libraries():
     import tensorflow as tf
 
     import embedlite.convert.layers  # noqa: F401 -- registers the normalization for loading
-    from embedlite.convert import export
+    from embedlite.convert import ExportOptions, export
 
 
 def converter_int8(model: keras.Model, images: np.ndarray) -> bytes:
@@ -60,7 +60,12 @@ def main() -> None:
         model = keras.saving.load_model(folder / "model.keras")
         reference = np.asarray(model.predict(test, verbose=0))
         result = export(
-            model, out, quantize=["int8"], calibration_data=folder / "calibration", test_data=test, measure=False
+            model,
+            out,
+            quantize=["int8"],
+            calibration_data=folder / "calibration",
+            test_data=test,
+            options=ExportOptions(measure=False),
         )
         with Encoder(result.files[0].path) as encoder:
             rows.append(("embedlite int8", measure_drift(encoder.embed(test), reference)[0]))

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 with quiet_libraries():
     import keras
 
-    from embedlite.convert import export
+    from embedlite.convert import ExportOptions, export
     from embedlite.runtime import Encoder
 
     from six_blocks import six_blocks
@@ -78,7 +78,7 @@ def row(model: keras.Model, size: int, measure: Callable[[np.ndarray, np.ndarray
     """One figure a resampler, and one for photos of the model's size."""
     with tempfile.TemporaryDirectory() as name, quiet_libraries():
         folder = Path(name)
-        (file,) = export(model, folder / "model", quantize=["float32"], measure=False).files
+        (file,) = export(model, folder / "model", quantize=["float32"], options=ExportOptions(measure=False)).files
         photos = [Image.fromarray(getattr(data, photo)()) for photo in PHOTOS]
         small = [photo.resize((size, size), Image.Resampling.BILINEAR) for photo in photos]
         paths = [folder / f"{index}.png" for index in range(2 * len(photos))]

@@ -20,7 +20,7 @@ import numpy as np
 from embedlite.runtime.commands.options import quiet_libraries
 
 with quiet_libraries():
-    from embedlite.convert import export
+    from embedlite.convert import ExportOptions, export
     from embedlite.runtime import DriftMonitor, Encoder
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
@@ -105,7 +105,7 @@ def main() -> None:
                 folder,
                 quantize=("float32", "int8"),
                 calibration_data=images,
-                measure=False,
+                options=ExportOptions(measure=False),
             )
         (int8,), (float32,) = folder.glob("*.int8.tflite"), folder.glob("*.float32.tflite")
         with quiet_libraries(), Encoder(int8, threads=1) as encoder:

@@ -23,7 +23,7 @@ def main() -> None:
         import keras
         from keras import layers
 
-        from embedlite.convert import export
+        from embedlite.convert import ExportOptions, export
 
         from six_blocks import six_blocks
 
@@ -48,7 +48,9 @@ def main() -> None:
             model(images, training=True)
             with tempfile.TemporaryDirectory() as folder:
                 calibration = images if "int8" in modes else None
-                result = export(model, folder, quantize=modes, calibration_data=calibration, measure=False)
+                result = export(
+                    model, folder, quantize=modes, calibration_data=calibration, options=ExportOptions(measure=False)
+                )
                 for file in result.files:
                     shutil.move(file.path, Path(sys.argv[1], f"{name}.{file.mode}.tflite"))
 

@@ -64,7 +64,7 @@ def encoder_and_images(size: int) -> tuple[Any, np.ndarray, np.ndarray]:
 
 def main() -> None:
     """Export at each size and print."""
-    from embedlite.convert import export
+    from embedlite.convert import ExportOptions, export
 
     for size in map(int, sys.argv[1:] or ("32", "512")):
         with tempfile.TemporaryDirectory() as folder:
@@ -72,7 +72,9 @@ def main() -> None:
             with quiet_libraries(), hidden[0], hidden[1]:
                 model, images, test = encoder_and_images(size)
                 start = time.perf_counter()
-                result = export(model, folder, calibration_data=images, test_data=test, pareto=True)
+                result = export(
+                    model, folder, calibration_data=images, test_data=test, options=ExportOptions(pareto=True)
+                )
                 took = time.perf_counter() - start
         search = result.search
         print(f"{size}x{size}, {len(images)} calibration images, {len(test)} test images")

@@ -16,7 +16,7 @@ import numpy as np
 from embedlite.runtime.commands.options import quiet_libraries
 
 with quiet_libraries():
-    from embedlite.convert import export
+    from embedlite.convert import ExportOptions, export
     from embedlite.convert.modes import TARGETS
     from embedlite.convert.verify.judge import judge
     from embedlite.convert.verify.measure import collect_frames
@@ -41,7 +41,9 @@ def main() -> None:
         with quiet_libraries():
             model = six_blocks((SIZE, SIZE, 3))
             model(images[:1])
-            result = export(model, folder, quantize=MODES, calibration_data=images, measure=False)
+            result = export(
+                model, folder, quantize=MODES, calibration_data=images, options=ExportOptions(measure=False)
+            )
             reference = lambda image: np.asarray(model(image[None]))[0]  # noqa: E731
             frames, _ = collect_frames(InputContract((SIZE, SIZE, 3)), None, reference, folder)
         print(f"{SIZE}x{SIZE}x3, {IMAGES} frames and {int(frames.edge.sum())} edge frames\n")

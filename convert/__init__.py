@@ -1,7 +1,8 @@
 """embedlite.convert: from a trained Keras encoder to TFLite files; for the workstation, needs TensorFlow.
 
->>> from embedlite.convert import export
+>>> from embedlite.convert import ExportOptions, export
 >>> result = export("model.keras", "out", quantize=["all"], calibration_data="photos/")   # doctest: +SKIP
+>>> result = export("model.keras", "out", options=ExportOptions(targets=["micro"], c_array=True))   # doctest: +SKIP
 
 The only package that imports TensorFlow, and only where a model is loaded. On a device without it the modules that say
 what can be asked for (:mod:`embedlite.convert.load.options`, :mod:`embedlite.convert.modes`) can still be imported.
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from ..runtime.errors import MissingPackageError
 
 if TYPE_CHECKING:
-    from .exporting import export
+    from .exporting import export, export_asked
+    from .options import Asked, ExportOptions
     from .results import ExportResult
 
-__all__ = ["ExportResult", "check_installed", "export"]
+__all__ = ["Asked", "ExportOptions", "ExportResult", "check_installed", "export", "export_asked"]
 
 # Read by TensorFlow when it is imported, which happens later and only where a model is really loaded.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -41,13 +43,15 @@ def check_installed() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "export":
+    if name in ("export", "export_asked"):
         check_installed()
-        from .exporting import export
+        from .exporting import export, export_asked
 
-        # Importing a module gives its package an attribute of the module's name, which here is the function's as well.
-        globals()["export"] = export
-        return export
+        return {"export": export, "export_asked": export_asked}[name]
+    if name in ("Asked", "ExportOptions"):
+        from .options import Asked, ExportOptions
+
+        return {"Asked": Asked, "ExportOptions": ExportOptions}[name]
     if name == "ExportResult":
         from .results import ExportResult
 

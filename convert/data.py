@@ -30,10 +30,11 @@ from ..runtime.images.open import Data, open_source
 from ..runtime.images.source import Skipped, Source
 from ..runtime.model.contract import InputContract
 from ..runtime.progress import progress
+from .budget import check_enough_images
 from .load.lower import LoweredModel
 from .normalization.prepare import prepare
-from .options import Request, check_enough_images
 from .quantize.trial import Trial, only_float
+from .request import Request
 
 MOST_TEST_IMAGES = 512
 """Drift is measured on no more; drift-report measures any number."""

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..calibration.engine import LOCAL
 from ..runtime.errors import RequestError
 from ..runtime.files import sha256
 from ..runtime.images.open import Data
 from ..runtime.model.contract import InputContract, InputOptions
+from ..runtime.options import part
 from ..runtime.progress import stage
 from .load import load_original
 from .load.keras_model import from_keras
@@ -30,21 +30,9 @@ from .load.options import LoadOptions
 from .load.original import Original
 from .make.outputs import check_outputs
 from .make.recipe import deciding_options, read_recipe
-from .modes import check_targets
-from .options import (
-    Request,
-    check_calibration,
-    check_data_options,
-    check_normalization,
-    check_numbers,
-    check_raw_pixels,
-    check_search,
-    check_types,
-    choose_modes,
-    parse_budget,
-)
+from .options import Asked, ExportOptions
 from .pipeline import Pipeline
-from .quantize.correct import choose_corrections
+from .request import check_raw_pixels, check_request
 from .results import ExportResult
 
 
@@ -55,41 +43,7 @@ def export(
     quantize: Sequence[str] = (),
     calibration_data: Data | None = None,
     test_data: Data | None = None,
-    golden_from: Data | None = None,
-    feature: str | None = None,
-    skip_unreadable: bool = False,
-    input_shape: tuple[int, int, int] | None = None,
-    layer: str | None = None,
-    output: str | None = None,
-    custom_objects: str | Path | None = None,
-    replace_lambda: Sequence[str] = (),
-    normalization: str = "auto",
-    targets: Sequence[str] = (),
-    c_array: bool = False,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
-    color_order: str | None = None,
-    resampler: str | None = None,
-    input_type: str | None = None,
-    output_type: str | None = None,
-    num_samples: int | None = None,
-    select: str = "random",
-    calibrate_method: str = "auto",
-    calibration_cache: str | Path | None = None,
-    batch_size: int = 32,
-    seed: int = 0,
-    equalize: bool = True,
-    correct: Sequence[str] = (),
-    pareto: bool = False,
-    max_drift: Sequence[str] = (),
-    time_budget: float | None = None,
-    search_cache: str | Path | None = None,
-    measured: str | Path | None = None,
-    recipe: str | Path | None = None,
-    threads: int | None = None,
-    engine: Any = LOCAL,
-    measure: bool = True,
-    force: bool = False,
+    options: ExportOptions | None = None,
 ) -> ExportResult:
     """Export an encoder, normalization included, to TFLite files that carry their contract.
 
@@ -105,57 +59,9 @@ def export(
             floats are model-ready.
         test_data: images that the drift is measured on; default a seeded fifth of the calibration data (at most 64),
             which then sets no ranges.
-        golden_from: images of which a few are stored in every file with their embeddings, for
-            ``embed-tflite --selftest``; default synthetic frames.
-        feature: which feature of a ``.tfrecord``, array of a ``.npz`` or key of a dict holds the images.
-        skip_unreadable: leave out images that cannot be read or hold NaN, and name them in the result, instead of
-            refusing all.
-        input_shape: (height, width, channels), for a model whose fixed shape is lost.
-        layer: the encoder ends at this layer (in a SavedModel of TensorFlow 1 an operation, in a ``.tflite`` a
-            tensor).
-        output: which of several outputs is the embedding.
-        custom_objects: a Python file that defines what a Keras file needs; it is executed.
-        replace_lambda: ``LAYER=KIND``, a known layer in a Lambda's place; see
-            :data:`embedlite.convert.load.custom_code.REPLACEMENTS`.
-        normalization: where it is computed: ``graph`` (float operators in the file), ``runtime`` (``Encoder`` applies
-            it), ``frozen`` (min-max with constants from the calibration data), or ``auto``: ``graph``, except
-            ``runtime`` where the output is an integer or a target computes with integers only.
-        targets: runtimes that must run the files: ``litert``, ``tflite-runtime``, ``micro``, ``ethos-u``.
-        c_array: write the smallest file that a microcontroller can run as C, too.
-        mean: subtracted from pixels, one value or one a channel; default 0.
-        std: divides pixels, likewise; default 255.
-        color_order: ``rgb``, ``bgr``, ``gray`` or ``rgba``; default by the number of channels.
-        resampler: how image files are stretched to the model's size; default ``bilinear`` (Pillow's).
-        input_type: ``float32``, ``uint8`` (raw pixels) or ``int8``, of the int8 file; default float32, or int8 for a
-            target that computes with integers only.
-        output_type: likewise; with an integer type the file ends at the raw embedding, and ``Encoder`` normalizes.
-        num_samples: use so many of the calibration images.
-        select: which: ``random`` (seeded), or ``coverage``: those that cover the encoder's embedding space best.
-        calibrate_method: how ranges are taken: ``minmax``, ``percentile`` or ``percentile:99.9``, ``mse``, ``entropy``,
-            or ``auto``: for each tensor the one that moves the embeddings of held-out calibration images least.
-        calibration_cache: a file that keeps the statistics; a killed run takes up there, and a later one with the same
-            model and images needs no inference.
-        batch_size: of training; how far an image's embedding moves between batches of one and of this size is measured.
-        seed: of every random choice.
-        equalize: whether the int8 file may be made from equalized convolutions, and from convolutions between which
-            offsets were moved into a bias, where that lowers its drift.
-        correct: which corrections to try on the int8 file (``rounding`` on int16x8, too), kept only where held-out
-            calibration images gain: ``rounding``, ``bias``, ``refit``; see :mod:`embedlite.convert.quantize.correct`.
-            ``none`` for none; default ``auto``: all.
-        pareto: make every mode that is not ruled out by ``quantize``, search for layers that should not be int8, and
-            say which files others make superfluous; see docs/accuracy.md.
-        max_drift: ``METRIC=VALUE``, limits on drift metrics (for instance ``sqnr_db=30``): only the fastest file that
-            keeps them on the first target is written, or, if none does, the best one, named ``.rejected``.
-        time_budget: seconds after which the search ends with the best so far; default none.
-        search_cache: a file that keeps what the search tried: a killed search takes up there, and the same search
-            decides the same.
-        measured: what ``embed-tflite --measure`` wrote on a device; its latencies take the place of those here.
-        recipe: an ``export.json``: the same files are made again from its decisions, byte for byte, without any search.
-        threads: processors; default all.
-        engine: what runs the calibration images: ``local``, ``dask``, a scheduler's address, or a
-            ``distributed.Client``; see docs/scale-out.md.
-        measure: whether to run the files (drift, latency, verdicts, golden vectors); False only writes them.
-        force: replace existing files.
+        options: all others, by the names that ``export-tflite --help`` gives them (``--num-samples`` is
+            ``num_samples``): ``options=ExportOptions(num_samples=200, seed=3)``. They are declared in
+            :mod:`embedlite.convert.options`.
 
     Returns:
         What was written and measured; the same as ``STEM.export.json``.
@@ -164,91 +70,43 @@ def export(
         EmbedliteError: see the trees in :mod:`embedlite.runtime.errors` and :mod:`embedlite.convert.errors`; nothing
             was written then.
     """
+    return export_asked(
+        model,
+        Asked(
+            **vars(options or ExportOptions()),
+            output_dir=output_dir,
+            quantize=tuple(quantize),
+            calibration_data=calibration_data,
+            test_data=test_data,
+        ),
+    )
+
+
+def export_asked(model: Any, asked: Asked) -> ExportResult:
+    """The same as :func:`export`, with all that was asked in one object."""
     in_memory = not isinstance(model, (str, Path))
-    if in_memory and output_dir is None:
+    if in_memory and asked.output_dir is None:
         raise RequestError("a model in memory has no folder of its own. Pass output_dir.")
     path = Path(f"{model.name}.keras" if in_memory else model)
-    calibrated = calibration_data is not None
-    check_search(
-        asked=quantize,
-        pareto=pareto,
-        limited=bool(max_drift),
-        calibrated=calibrated,
-        measure=measure,
-        time_budget=time_budget,
-        search_cache=search_cache,
-        measured=measured,
-        recipe=recipe,
-    )
-    decided = None if recipe is None else read_recipe(Path(recipe))
-    modes = choose_modes(quantize, calibrated=calibrated, compared=pareto or bool(max_drift))
-    if decided is not None:
-        modes = tuple(decided.files)
-    check_types(modes, input_type, output_type)
-    check_normalization(normalization, calibrated=calibrated)
-    check_calibration(select, calibrate_method, calibration_cache, num_samples, calibrated=calibrated)
-    check_numbers(seed=seed, batch_size=batch_size)
-    check_data_options(
-        feature, skip_unreadable=skip_unreadable, data=calibration_data is not None or test_data is not None
-    )
-    if golden_from is not None and not measure:
-        raise RequestError("golden vectors are made by running the files, and measure is False. Leave one of them out.")
-    required = check_targets(targets, modes)
-    if required and not measure:
-        raise RequestError("targets are checked by running the files, and measure is False. Leave one of them out.")
-    request = Request(
-        stem=path.resolve().name if path.is_dir() else path.stem,
-        output_dir=Path(output_dir) if output_dir is not None else path.resolve().parent,
-        modes=modes,
-        # What ``all`` brought along is wanted where it can be had; what was named is wanted.
-        named=tuple(mode for mode in modes if mode in quantize) if "all" in quantize or pareto else modes,
-        calibration_data=calibration_data,
-        test_data=test_data,
-        golden_from=golden_from,
-        feature=feature,
-        skip_unreadable=skip_unreadable,
-        normalization=normalization,
-        input_type=input_type,
-        output_type=output_type,
-        targets=required,
-        c_array=c_array,
-        num_samples=num_samples,
-        select=select,
-        calibrate_method=calibrate_method,
-        calibration_cache=None if calibration_cache is None else Path(calibration_cache),
-        batch_size=batch_size,
-        seed=seed,
-        equalize=equalize,
-        corrections=choose_corrections(correct, modes),
-        pareto=pareto,
-        budget=parse_budget(max_drift) if max_drift else None,
-        time_budget=time_budget,
-        search_cache=None if search_cache is None else Path(search_cache),
-        measured=None if measured is None else Path(measured),
-        recipe=None if recipe is None else Path(recipe),
-        threads=threads,
-        measure=measure,
-        engine=engine,
-    )
-    options = LoadOptions(
-        input_shape, layer, output, None if custom_objects is None else Path(custom_objects), tuple(replace_lambda)
-    )
+    decided = None if asked.recipe is None else read_recipe(Path(asked.recipe))
+    request = check_request(asked, path, None if decided is None else tuple(decided.files))
+    opening = part(request, LoadOptions)
     with stage("loading the model"):
-        original = from_keras(model, model.name, options) if in_memory else load_original(path, options)
-    contract = _input_contract(original, InputOptions(mean, std, color_order, resampler))
-    if input_type == "uint8":
+        original = from_keras(model, model.name, opening) if in_memory else load_original(path, opening)
+    contract = _input_contract(original, part(request, InputOptions))
+    if request.input_type == "uint8":
         check_raw_pixels(contract)
     if decided is not None and request.recipe is not None:
         decided.check_options(deciding_options(request, contract), request.recipe)
     source = {"path": str(path), "sha256": None if in_memory else _digest(path)}
-    made = not request.output_dir.exists()
-    check_outputs(request, force=force)
+    made = not request.folder.exists()
+    check_outputs(request)
     try:
         return Pipeline(request, contract, source, decided).run(original)
     except BaseException:
         if made:
             with contextlib.suppress(OSError):
-                request.output_dir.rmdir()
+                request.folder.rmdir()
         raise
 
 

@@ -22,6 +22,9 @@ PRECISIONS = (FLOAT, DYNAMIC, INT16)
 """What an operator of the int8 file may be instead: float, 8-bit weights between float activations, or 16-bit
 activations."""
 
+CORRECTIONS = ("rounding", "bias", "refit")
+"""Corrections of a quantized graph, in the order in which they are applied."""
+
 AUTO = "auto"
 """Ranges by the method that moves held-out embeddings least; see :mod:`embedlite.calibration.auto`."""
 
@@ -106,13 +109,11 @@ def check_targets(names: Iterable[str], modes: Sequence[str]) -> tuple[str, ...]
     """The required targets, once each.
 
     Raises:
-        RequestError: an unknown target, or one that can run none of the modes.
+        RequestError: one can run none of the modes.
         MissingPackageError: the package that stands for it is not installed.
     """
     chosen = tuple(dict.fromkeys(names))
     for name in chosen:
-        if name not in TARGETS:
-            raise RequestError(f"unknown target {name!r}. Use one of: {', '.join(TARGETS)}.")
         target = TARGETS[name]
         if not any(target.runs(mode, {}) for mode in modes):
             raise RequestError(

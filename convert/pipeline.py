@@ -22,6 +22,7 @@ from ..runtime.images.source import Source
 from ..runtime.machine import describe_environment
 from ..runtime.model.artifact import sidecar
 from ..runtime.model.contract import InputContract
+from ..runtime.options import given
 from ..runtime.progress import stage
 from .data import ExportData, calibration_fingerprint, check_searchable, open_data, select_images
 from .errors import ConversionError
@@ -36,11 +37,11 @@ from .make.recipe import Recipe, deciding_options
 from .modes import TARGETS, Precision, is_mixed, missing_runtimes, takes_ranges
 from .normalization.freeze import share_outside
 from .normalization.prepare import FloatGraph, prepare
-from .options import Request
 from .outcome.explain import explain_coupling, explain_frozen, explain_placement
 from .outcome.recommend import recommend
 from .quantize.from_statistics import plan_from_statistics
 from .quantize.plan import CalibrationOptions, Int8Plan, plan_int8
+from .request import Request
 from .results import (
     DEVICE,
     BatchCoupling,
@@ -70,7 +71,7 @@ class Pipeline:
         self, request: Request, contract: InputContract, source: dict[str, Any], recipe: Recipe | None
     ) -> None:
         self.request, self.contract, self.source, self.recipe = request, contract, source, recipe
-        self.device = None if request.measured is None else read_device_figures(request.measured)
+        self.device = None if request.measured is None else read_device_figures(Path(request.measured))
         # Read now, so that a damaged one is told before there is work that would be lost.
         SearchCache(request.search_cache, "")
         self.decisions: list[str] = []
@@ -130,6 +131,7 @@ class Pipeline:
         shipped, written_as_c = self._shipped(files)
         result = ExportResult(
             source=self.source,
+            options=given(request),
             normalization=report,
             batch_coupling=coupling,
             calibration=None if plan is None else plan.assessment,
@@ -178,13 +180,9 @@ class Pipeline:
             return None
         if self.recipe is not None and request.recipe is not None:
             self.recipe.check_images(calibration_fingerprint(data), request.recipe)
+        cache = None if request.calibration_cache is None else Path(request.calibration_cache)
         options = CalibrationOptions(
-            request.calibrate_method,
-            request.calibration_cache,
-            request.equalize,
-            request.threads,
-            engine,
-            request.modes,
+            request.calibrate_method, cache, request.equalize, request.threads, engine, request.modes
         )
         raw_pixels = request.input_type == "uint8"
         if data.calibration is not None:
@@ -240,9 +238,9 @@ class Pipeline:
                 f"the original answers NaN or infinity for {broken} of {len(frames.edge)} frames (a flat embedding); "
                 "the files give zeros there, and are compared with zeros."
             )
-        count = min(int((~frames.edge).sum()), self.request.batch_size)
+        count = min(int((~frames.edge).sum()), self.request.training_batch)
         images = [np.array(image) for image in np.load(frames.ready, mmap_mode="r")[:count]]
-        coupling = measure_coupling(lowered, images, frames.reference[:count], self.request.batch_size)
+        coupling = measure_coupling(lowered, images, frames.reference[:count], self.request.training_batch)
         self.decisions += explain_coupling(coupling)
         return frames, coupling
 
@@ -358,7 +356,7 @@ class Pipeline:
                 flatbuffer = item.data[: item.contract.flatbuffer_bytes]
                 arena = next((v.arena_bytes for v in file.verified if v.arena_bytes is not None), None)
                 sources = c_source(f"{request.stem}.{item.mode}", flatbuffer, item.contract, arena)
-                extras |= {request.output_dir / name: content for name, content in sources.items()}
+                extras |= {request.folder / name: content for name, content in sources.items()}
             compiled = measured.compiled.get(item.mode)
             if "ethos-u" in request.targets and compiled is not None and compiled.flatbuffer is not None:
                 target, beside = npu_paths(request, item.mode)

@@ -199,7 +199,8 @@ class ExportResult:
     """A finished export.
 
     Attributes:
-        source: path and SHA-256 of the model, and the data that were used.
+        source: path and SHA-256 of the model.
+        options: the options that were given, by name; arrays and the like are named by their type only.
         normalization: where it was placed, and for ``frozen`` what that costs; see :class:`NormalizationReport`.
         batch_coupling: how far the same images move between batches; None if that could not be measured.
         calibration: whether the calibration images are enough; None where no ranges were needed.
@@ -221,6 +222,7 @@ class ExportResult:
     """
 
     source: Mapping[str, Any]
+    options: Mapping[str, Any]
     normalization: NormalizationReport
     batch_coupling: BatchCoupling | None
     calibration: Assessment | None

@@ -9,14 +9,14 @@ from pathlib import Path
 import click
 
 from ..calibration.engine import DASK, LOCAL, open_engine
-from ..convert.load.options import LoadOptions, model_options
+from ..convert.load.options import LoadOptions
 from ..runtime.commands.options import (
     common_options,
-    data_location,
     engine_option,
     feature_option,
-    input_options,
+    options_of,
     run_command,
+    threads_option,
 )
 from ..runtime.drift import DEFAULT_K, measure
 from ..runtime.drift.gates import parse_gates
@@ -24,6 +24,7 @@ from ..runtime.drift.metrics import Measurement
 from ..runtime.drift.report import DriftReport, build_report
 from ..runtime.drift.stored import is_stored
 from ..runtime.errors import EXIT_BAD_ANSWER, DataError, RequestError
+from ..runtime.images.remote import data_location
 from ..runtime.model.contract import InputOptions
 from ..runtime.model.plain import input_contract_from_options
 from .causes.causes import SourcesRequest, check_sources, find_sources
@@ -59,8 +60,9 @@ from .workers import measure_others, render_others
 @engine_option
 @click.option("--workers-apart", is_flag=True, help="Report what differing workers of --engine make of the images.")
 @feature_option
-@model_options
-@input_options
+@options_of(LoadOptions, "opening", leave_out=("input_shape",))
+@options_of(InputOptions, "inputs")
+@threads_option
 @common_options
 def drift_report(
     candidate: Path | None,

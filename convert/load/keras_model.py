@@ -33,8 +33,8 @@ def load_keras(path: Path, options: LoadOptions) -> Original:
     config = read_config(path)
     from .. import layers  # noqa: F401 -- registers our layers
 
-    offered = load_custom_objects(options.custom_objects) if options.custom_objects else {}
-    replaced = parse_replacements(options.replace_lambda)
+    offered = load_custom_objects(Path(options.custom_objects)) if options.custom_objects else {}
+    replaced = parse_replacements(tuple(options.replace_lambda))
     needs = find_needs(config)
     custom = bring_code(path, needs, offered, replaced)
     rename_replaced(config, replaced)

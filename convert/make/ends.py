@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...runtime.errors import RequestError
 from ..modes import CALIBRATED, INTEGER_ONLY
 from ..normalization.prepare import FloatGraph
-from ..options import Request
+from ..request import Request
 
 
 @dataclass(frozen=True)

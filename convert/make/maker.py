@@ -12,12 +12,12 @@ from ...runtime.version import __version__
 from ..errors import ConversionError
 from ..modes import MIXED, Precision, is_mixed, takes_ranges
 from ..normalization.prepare import FloatGraph
-from ..options import Request
 from ..quantize.correct import Corrector
 from ..quantize.litert import quantize
 from ..quantize.plan import Int8Plan
 from ..quantize.precision import Layer, by_operator, find_layers
 from ..quantize.wide import quantize_wide
+from ..request import Request
 from .ends import Ends, choose_ends
 from .package import package
 from .recipe import FileRecipe, Recipe

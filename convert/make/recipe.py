@@ -15,10 +15,11 @@ from typing import Any
 
 from ...runtime.errors import RequestError, UnreadableDataError
 from ...runtime.model.contract import InputContract
-from ..modes import MODES, PRECISIONS, Precision, is_mixed
-from ..options import Request
-from ..quantize.correct import CORRECTIONS, Steps
+from ...runtime.options import deciding
+from ..modes import CORRECTIONS, MODES, PRECISIONS, Precision, is_mixed
+from ..quantize.correct import Steps
 from ..quantize.plan import PlanChoices
+from ..request import Request
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Recipe:
         """The object in export.json."""
         return asdict(self)
 
-    def check_options(self, options: Mapping[str, Any], path: Path) -> None:
+    def check_options(self, options: Mapping[str, Any], path: str | Path) -> None:
         """Refuse other settings than those that the recipe was made with.
 
         Raises:
@@ -85,7 +86,7 @@ class Recipe:
             return []
         return [f"the recipe was made with {', '.join(others)}; with other versions the files' bytes may differ."]
 
-    def check_graph(self, graph: str, path: Path) -> None:
+    def check_graph(self, graph: str, path: str | Path) -> None:
         """Refuse another model.
 
         Raises:
@@ -97,7 +98,7 @@ class Recipe:
                 f"{graph[:12]}. Name the model that it was made for, or leave --recipe out to decide anew."
             )
 
-    def check_images(self, images: str | None, path: Path) -> None:
+    def check_images(self, images: str | None, path: str | Path) -> None:
         """Refuse other calibration images.
 
         Raises:
@@ -110,7 +111,7 @@ class Recipe:
                 "the same --calibration-data, --test-data, --num-samples, --select and --seed."
             )
 
-    def check_golden(self, golden: str, path: Path) -> None:
+    def check_golden(self, golden: str, path: str | Path) -> None:
         """Refuse other images of the golden vectors, which every file holds.
 
         Raises:
@@ -125,15 +126,7 @@ class Recipe:
 
 def deciding_options(request: Request, contract: InputContract) -> dict[str, Any]:
     """What was asked for and decides about the files' bytes, as it stands in JSON."""
-    options = {
-        "input": asdict(contract),
-        "normalization": request.normalization,
-        "input_type": request.input_type,
-        "output_type": request.output_type,
-        "targets": sorted(request.targets),
-        "calibrate_method": request.calibrate_method,
-        "equalize": request.equalize,
-    }
+    options = {"input": asdict(contract), **deciding(request)}
     plain: dict[str, Any] = json.loads(json.dumps(options))
     return plain
 

@@ -6,7 +6,7 @@ from ...runtime.drift import Drift
 from ...runtime.model.flatbuffer import read_flatbuffer
 from ..make.maker import Made
 from ..normalization.prepare import FloatGraph
-from ..options import Request
+from ..request import Request
 from ..results import BatchCoupling
 
 

@@ -36,7 +36,7 @@ def fingerprint(facts: Mapping[str, Any]) -> str:
 class SearchCache:
     """The entry of one search in a cache file."""
 
-    def __init__(self, path: Path | None, key: str) -> None:
+    def __init__(self, path: str | Path | None, key: str) -> None:
         """Open the file, or begin one.
 
         Args:
@@ -47,12 +47,12 @@ class SearchCache:
             UnreadableDataError: the file is no such cache, or damaged.
             OutputError: it could not be written there.
         """
-        self._path, self._key = path, key
+        self._path, self._key = None if path is None else Path(path), key
         self._searches: dict[str, Any] = {}
-        if path is not None:
-            check_writable([path], force=True)
-            if path.exists():
-                self._searches = _read(path)
+        if self._path is not None:
+            check_writable([self._path], force=True)
+            if self._path.exists():
+                self._searches = _read(self._path)
         self._mine: dict[str, Any] = self._searches.setdefault(key, {"base_us": None, "tried": {}})
 
     @property

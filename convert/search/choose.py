@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from ...runtime.drift import Drift
 from ...runtime.drift.gates import Gate
+from ..budget import Budget, limit_text
 from ..make.outputs import rejected_path
 from ..modes import TARGETS
-from ..options import Budget, Request, limit_text
+from ..request import Request
 from ..results import ExportedFile
 
 LATENCY_TOLERANCE, SIZE_TOLERANCE = 0.03, 0.02

@@ -9,14 +9,15 @@ from ...runtime.backends.interpreters import package_version
 from ...runtime.drift import Drift
 from ...runtime.files import sha256
 from ...runtime.machine import describe_environment
+from ..budget import Budget
 from ..graph.graph import Graph
 from ..make.maker import Made, Maker, tool_versions
 from ..modes import FLOAT, MIXED, OF_TARGET, TARGETS, Precision
 from ..normalization.prepare import FloatGraph
-from ..options import Budget, Request
 from ..quantize.plan import Int8Plan
 from ..quantize.precision import Layer
 from ..quantize.trial import Trial
+from ..request import Request
 from ..results import LayerSensitivity, SearchReport, TriedFile
 from ..verify.latency import Stopwatch
 from .cache import SearchCache, fingerprint

@@ -27,7 +27,7 @@ from ..make.golden import GoldenInputs, golden_path, pack
 from ..make.maker import Made
 from ..make.package import seal
 from ..modes import NPU_PACKAGE, takes_ranges, target_of
-from ..options import Request
+from ..request import Request
 from ..results import ExportedFile, Verdict
 from .judge import Frames, edge_frames, judge
 from .latency import Stopwatch

@@ -23,7 +23,7 @@ _COLUMNS = {
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--gate", "gates", multiple=True, metavar="NAME=VALUE", help="A limit; repeatable, replaces the default.")
 @common_options
-def drift_fleet(files: tuple[Path, ...], gates: tuple[str, ...], threads: int | None, json_path: str | None) -> int:
+def drift_fleet(files: tuple[Path, ...], gates: tuple[str, ...], json_path: str | None) -> int:
     """Join the state FILEs of drift monitors, judge the fleet and name the devices that are worse than the others.
 
     Exit code 1 says that a gate failed or that a device stands out.

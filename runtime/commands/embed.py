@@ -23,8 +23,9 @@ from .options import (
     common_options,
     emit_result,
     feature_option,
-    input_options,
+    options_of,
     run_command,
+    threads_option,
 )
 
 
@@ -59,7 +60,8 @@ def _options(_: click.Context, parameter: click.Parameter, values: tuple[str, ..
     help="For the delegate, as its documentation says; repeatable.",
 )
 @feature_option
-@input_options
+@options_of(InputOptions, "inputs")
+@threads_option
 @common_options
 def embed(
     model: Path,

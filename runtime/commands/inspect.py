@@ -21,7 +21,7 @@ from .options import check_json_path, common_options, emit_result, run_command
 @click.command(name="inspect-tflite")
 @click.argument("model", type=click.Path(path_type=Path))
 @common_options
-def inspect(model: Path, threads: int | None, json_path: str | None) -> None:
+def inspect(model: Path, json_path: str | None) -> None:
     """Print the contract, golden vectors, metadata, operators with versions, and tensors of MODEL (.tflite)."""
     check_json_path(json_path, model)
     result = _describe(model, read_artifact(model))

@@ -14,8 +14,9 @@ import os
 import sys
 import tempfile
 import traceback
+import typing
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,8 +24,7 @@ import click
 
 from ..errors import EXIT_INTERRUPTED, EmbedliteError, EmbedliteWarning, RequestError
 from ..files import check_writable, json_bytes, write_file
-from ..images.remote import is_url
-from ..model.contract import InputOptions
+from ..options import ENGINE, FEATURE, THREADS, Option, Row, rows
 from ..version import __version__
 
 _TALKATIVE = ("tensorflow", "absl")
@@ -33,21 +33,81 @@ _TALKATIVE = ("tensorflow", "absl")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def _numbers(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    try:
-        return None if value is None else tuple(float(part) for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter(
-            f"{value!r} is no number or list of numbers with commas, such as 127.5 or 123.7,116.8,103.9",
-            param=parameter,
-        ) from None
+class GroupedOption(click.Option):
+    """An option that ``--help`` shows under its group's title."""
+
+    def __init__(self, *arguments: Any, group: str, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.group = group
+
+
+def options_of(group: type[Any], into: str, *, leave_out: Sequence[str] = ()) -> Callable[[_F], _F]:
+    """Adds the options that a class declares (see :mod:`embedlite.runtime.options`).
+
+    Args:
+        group: the class.
+        into: the command receives an object of it by this name.
+        leave_out: options that this command has no use for.
+    """
+    chosen = [row for row in rows(group) if row.option.command and row.name not in leave_out]
+
+    def add(function: _F) -> _F:
+        @functools.wraps(function)
+        def gathered(**values: Any) -> Any:
+            said = {row.name: values.pop(row.name) for row in chosen}
+            return function(**{into: group(**said)}, **values)
+
+        command: Any = gathered
+        for row in reversed(chosen):
+            command = row_option(row)(command)
+        gathered_command: _F = command
+        return gathered_command
+
+    return add
+
+
+def row_option(row: Row) -> Callable[[_F], _F]:
+    """The click option that a row declares."""
+    declared = row.option
+    flags = [declared.short] if declared.short else []
+    more: dict[str, Any] = {"help": declared.help, "metavar": declared.metavar or None, "default": row.default}
+    if row.kind is bool:
+        more |= {"is_flag": True, "metavar": None}
+        flags.append(f"{row.flag}/--no-{row.flag[2:]}" if row.default else row.flag)
+    else:
+        flags.append(row.flag)
+        more |= {"type": _type(row), "multiple": row.default == (), "show_default": row.default not in (None, ())}
+    return click.option(*flags, row.name, callback=_parser(row), cls=GroupedOption, group=row.group, **more)
+
+
+def _type(row: Row) -> Any:
+    """The click type of a row."""
+    kinds = {row.kind, *typing.get_args(row.kind)}
+    if row.option.parse is not None:
+        return click.STRING
+    if int in kinds:
+        return click.INT if row.option.least is None else click.IntRange(min=row.option.least)
+    if float in kinds:
+        return click.FLOAT
+    return click.Path(path_type=Path) if Path in kinds else click.STRING
+
+
+def _parser(row: Row) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """The callback that makes a value of text, with the parser's reason in click's error."""
+
+    def parse(_: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        try:
+            return row.option.parse(value) if row.option.parse is not None and isinstance(value, str) else value
+        except ValueError as error:
+            raise click.BadParameter(str(error), param=parameter) from None
+
+    return parse
 
 
 def common_options(function: _F) -> _F:
-    """Adds ``-h --version -v --threads --json`` to a command."""
+    """Adds ``-h --version -v --json`` to a command."""
     for option in (
         click.option("--json", "json_path", metavar="FILE", help="Write the result as JSON; - is stdout."),
-        click.option("--threads", type=click.IntRange(min=1), help="Processors to use.  [default: all]"),
         click.option("-v", "--verbose", is_flag=True, expose_value=False, help="Show what the libraries print."),
         click.version_option(__version__, message="%(prog)s (embedlite) %(version)s"),
         click.help_option("-h", "--help"),
@@ -56,56 +116,14 @@ def common_options(function: _F) -> _F:
     return function
 
 
-def input_options(function: _F) -> _F:
-    """Adds the options that describe a model's input; the command receives them as one ``inputs``."""
-
-    @functools.wraps(function)
-    def gathered(
-        mean: tuple[float, ...] | None,
-        std: tuple[float, ...] | None,
-        color_order: str | None,
-        resampler: str | None,
-        **others: Any,
-    ) -> Any:
-        return function(inputs=InputOptions(mean, std, color_order, resampler), **others)
-
-    command: Any = gathered
-    for option in (
-        click.option("--resampler", help="How image files are stretched to the model's size.  [default: bilinear]"),
-        click.option("--color-order", help="rgb, bgr, gray or rgba.  [default: by the number of channels]"),
-        click.option(
-            "--std",
-            callback=_numbers,
-            metavar="X[,X...]",
-            help="Divisor of pixels, one number or one a channel.  [default: 255]",
-        ),
-        click.option(
-            "--mean", callback=_numbers, metavar="X[,X...]", help="Subtracted from pixels, likewise.  [default: 0]"
-        ),
-    ):
-        command = option(command)
-    gathered_command: _F = command
-    return gathered_command
+def shared_option(name: str, declared: Option, default: Any = None, kind: Any = str) -> Callable[[_F], _F]:
+    """Adds an option that several commands have."""
+    return row_option(Row(name, kind, default, "Run", declared))
 
 
-def feature_option(function: _F) -> _F:
-    """Adds ``--feature``."""
-    decorated: _F = click.option(
-        "--feature", metavar="NAME", help="What holds the images: a feature of a .tfrecord, or an array of a .npz."
-    )(function)
-    return decorated
-
-
-def engine_option(function: _F) -> _F:
-    """Adds ``--engine``."""
-    decorated: _F = click.option(
-        "--engine",
-        default="local",
-        show_default=True,
-        metavar="WHERE",
-        help="What runs the images: local, dask (a cluster of processes here), tcp://host:8786 (a Dask scheduler).",
-    )(function)
-    return decorated
+threads_option = shared_option("threads", THREADS, kind=int)
+feature_option = shared_option("feature", FEATURE)
+engine_option = shared_option("engine", ENGINE, "local")
 
 
 def run_command(command: click.Command) -> None:
@@ -172,19 +190,14 @@ def quiet_libraries() -> Iterator[None]:
             # The copy stays open: an exception on its way out is still printed through it.
 
 
-def data_location(value: str) -> Path | str:
-    """The type of options that name images: a path, or a URL as text, because a path makes one slash of two."""
-    return value if is_url(value) else Path(value)
-
-
-def check_json_path(json_path: str | None, *others: Path | str | None) -> None:
+def check_json_path(json_path: str | None, *others: Any) -> None:
     """Refuse early what ``--json`` could not write later, or would write over: the command's other files."""
     if json_path and json_path != "-":
         check_distinct(Path(json_path), *others)
         check_writable([Path(json_path)], force=True)
 
 
-def check_distinct(output: Path, *others: Path | str | None) -> None:
+def check_distinct(output: Path, *others: Any) -> None:
     """Refuse an output that is one of the command's inputs or other outputs.
 
     Raises:

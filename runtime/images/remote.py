@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ..errors import EmptyDataError, MissingPackageError, UnreadableDataError
@@ -16,6 +17,11 @@ GLOB_CHARACTERS = frozenset("*?[")
 def is_url(data: object) -> bool:
     """Whether data are named by a URL such as ``s3://bucket/folder`` or ``zip://*.png::https://host/pool.zip``."""
     return isinstance(data, str) and ("://" in data or _CHAINED in data)
+
+
+def data_location(text: str) -> Path | str:
+    """Where images are, from a command's text: a path, or a URL as text, because a path makes one slash of two."""
+    return text if is_url(text) else Path(text)
 
 
 class RemoteFile:

@@ -11,9 +11,10 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import DamagedModelError, NewerContractError, RequestError
+from ..options import described, numbers, option
 from ..version import __version__
 
 SCHEMA = 1
@@ -98,14 +99,25 @@ class InputContract:
         return cls(**{**value, **lists})
 
 
+@described
 @dataclass(frozen=True)
 class InputOptions:
     """What a caller says of an input; None stands for the default of :class:`InputContract`."""
 
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    color_order: str | None = None
-    resampler: str | None = None
+    title: ClassVar[str] = "Input"
+
+    mean: tuple[float, ...] | None = option(
+        None, "Subtracted from pixels, one number or one a channel.  [default: 0]", metavar="X[,X...]", parse=numbers
+    )
+    std: tuple[float, ...] | None = option(
+        None, "Divisor of pixels, likewise.  [default: 255]", metavar="X[,X...]", parse=numbers
+    )
+    color_order: str | None = option(
+        None, "rgb, bgr, gray or rgba.  [default: by the number of channels]", metavar="ORDER"
+    )
+    resampler: str | None = option(
+        None, "How image files are stretched to the model's size.  [default: bilinear]", metavar="NAME"
+    )
 
     def for_shape(self, shape: tuple[int, int, int]) -> InputContract:
         """The contract of a float32 input of this (height, width, channels)."""

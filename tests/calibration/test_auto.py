@@ -11,7 +11,7 @@ from embedlite.calibration.bins import count
 from embedlite.calibration.methods import choose_range
 from embedlite.calibration.statistics import TensorStatistics
 from embedlite.calibration.tensors import TensorGroup
-from embedlite.convert import export
+from embedlite.convert import ExportOptions, export
 from embedlite.runtime import Encoder
 from embedlite.runtime.drift import measure_drift
 
@@ -106,8 +106,7 @@ def test_the_digits_lose_nothing_by_it(digits: Digits, tmp_path: pytest.TempPath
             quantize=["int8"],
             calibration_data=digits.calibration,
             test_data=digits.test_images,
-            calibrate_method=method,
-            measure=False,
+            options=ExportOptions(calibrate_method=method, measure=False),
         )
         with Encoder(result.files[0].path) as encoder:
             found = encoder.embed(np.stack([images.load(index) for index in range(len(images))]))

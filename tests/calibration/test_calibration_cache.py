@@ -22,7 +22,7 @@ from embedlite.calibration import (
 )
 from embedlite.calibration import cache as cache_module
 from embedlite.calibration.engine import LocalEngine
-from embedlite.convert import export
+from embedlite.convert import ExportOptions, export
 from embedlite.runtime import InputContract
 from embedlite.runtime.errors import OutputError, UnreadableDataError
 from embedlite.runtime.images.open import open_source
@@ -230,10 +230,7 @@ def test_the_export_uses_its_cache_for_every_method(
             tmp_path / f"{method} {cache is None}",
             quantize=["int8"],
             calibration_data=digits.calibration,
-            calibrate_method=method,
-            calibration_cache=cache,
-            correct=["none"],
-            measure=False,
+            options=ExportOptions(calibrate_method=method, calibration_cache=cache, correct=["none"], measure=False),
         )
         return result.files[0].path.read_bytes()
 

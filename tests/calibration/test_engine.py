@@ -37,7 +37,7 @@ from embedlite.calibration.engine.worker import describe_worker, drop_model, kee
 from embedlite.calibration.images import check_unchanged
 from embedlite.calibration.observe import StatisticsTask
 from embedlite.calibration.statistics import Statistics, sparse
-from embedlite.convert import export
+from embedlite.convert import ExportOptions, export
 from embedlite.runtime import InputContract
 from embedlite.runtime.errors import EngineError, RequestError, UnreadableDataError, WorkerMismatchError
 from embedlite.runtime.images.open import open_source
@@ -342,13 +342,15 @@ def test_an_export_on_a_cluster_is_the_same_file(client: Client, digits: Digits,
             tmp_path / name,
             quantize=["int8"],
             calibration_data=digits.calibration,
-            num_samples=60,
-            select="coverage",
-            calibration_cache=tmp_path / f"{name}.npz",
-            correct=["none"],
-            measure=False,
-            threads=2,
-            engine=engine,
+            options=ExportOptions(
+                num_samples=60,
+                select="coverage",
+                calibration_cache=tmp_path / f"{name}.npz",
+                correct=["none"],
+                measure=False,
+                threads=2,
+                engine=engine,
+            ),
         )
         files.append((made.files[0].path.read_bytes(), (tmp_path / f"{name}.npz").read_bytes()))
     assert files[0] == files[1]

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from embedlite.calibration import select_coverage
 from embedlite.calibration.coverage import covering_radius
-from embedlite.convert import export
+from embedlite.convert import Asked, ExportOptions, export, export_asked
 from embedlite.runtime.errors import RequestError
 
 from conftest import Digits
@@ -61,11 +61,9 @@ def test_the_export_says_what_coverage_gained(digits: Digits, tmp_path: Path) ->
         quantize=["int8"],
         calibration_data=digits.calibration,
         test_data=digits.test_images,
-        num_samples=40,
-        select="coverage",
-        calibrate_method="minmax",
-        correct=["none"],
-        measure=False,
+        options=ExportOptions(
+            num_samples=40, select="coverage", calibrate_method="minmax", correct=["none"], measure=False
+        ),
     )
     text = next(decision for decision in result.decisions if "cover the embedding space" in decision)
     assert text.startswith("40 of 200 calibration images were chosen")
@@ -88,11 +86,9 @@ def test_the_choice_does_not_depend_on_the_order_of_the_images(digits: Digits, t
             quantize=["int8"],
             calibration_data=data,
             test_data=images[:2],
-            num_samples=20,
-            select="coverage",
-            calibrate_method="minmax",
-            correct=["none"],
-            measure=False,
+            options=ExportOptions(
+                num_samples=20, select="coverage", calibrate_method="minmax", correct=["none"], measure=False
+            ),
         )
         for name, data in (("one", images), ("two", images[rng.permutation(60)]))
     ]
@@ -104,16 +100,18 @@ def test_the_choice_does_not_depend_on_the_order_of_the_images(digits: Digits, t
     ("options", "says"),
     [
         ({"select": "coverage"}, "Say how many"),
-        ({"select": "best"}, "unknown selection"),
+        ({"select": "best"}, "unknown --select"),
         ({"calibrate_method": "average"}, "unknown calibration method"),
     ],
 )
 def test_what_cannot_be_done_is_said_first(options: dict[str, str], says: str, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=says):
-        export("missing.keras", tmp_path, calibration_data=np.zeros((4, 8, 8, 3), np.uint8), **options)
+        export_asked(
+            "missing.keras", Asked(output_dir=tmp_path, calibration_data=np.zeros((4, 8, 8, 3), np.uint8), **options)
+        )
 
 
 @pytest.mark.parametrize("options", [{"select": "coverage", "num_samples": 3}, {"calibration_cache": "c.npz"}])
 def test_options_of_calibration_need_calibration_data(options: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="Pass --calibration-data"):
-        export("missing.keras", tmp_path, **options)
+        export_asked("missing.keras", Asked(output_dir=tmp_path, **options))

@@ -227,7 +227,7 @@ def shards(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_export_from_shards_has_the_ranges_of_the_images(
     method: str, shards: Path, digits: Digits, tmp_path: Path
 ) -> None:
-    from embedlite.convert import export
+    from embedlite.convert import ExportOptions, export
 
     made = [
         export(
@@ -236,11 +236,9 @@ def test_an_export_from_shards_has_the_ranges_of_the_images(
             quantize=["int8"],
             calibration_data=data,
             test_data=digits.test_images,
-            input_type="uint8",
-            calibrate_method=method,
-            equalize=False,
-            correct=["none"],
-            measure=False,
+            options=ExportOptions(
+                input_type="uint8", calibrate_method=method, equalize=False, correct=["none"], measure=False
+            ),
         ).files[0]
         for name, data in (("shards", shards / "whole.npz"), ("images", digits.calibration))
     ]
@@ -261,10 +259,13 @@ def test_an_export_from_shards_has_the_ranges_of_the_images(
 def test_statistics_are_no_images(
     options: dict[str, object], says: str, shards: Path, digits: Digits, tmp_path: Path
 ) -> None:
-    from embedlite.convert import export
+    from embedlite.convert import Asked, export_asked
 
     with pytest.raises((StatisticsMismatchError, RequestError), match=says):
-        export(digits.float32, tmp_path / "x", quantize=["int8"], calibration_data=shards / "whole.npz", **options)
+        export_asked(
+            digits.float32,
+            Asked(output_dir=tmp_path / "x", quantize=["int8"], calibration_data=shards / "whole.npz", **options),
+        )
     assert not (tmp_path / "x").exists()
 
 

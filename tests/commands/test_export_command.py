@@ -84,7 +84,7 @@ ERRORS = {
     "a folder that is no model": (["folder"], "is a folder without saved_model.pb"),
     "a truncated model": (["cut.keras"], "no complete .keras file"),
     "a text file": (["text.keras"], "no complete .keras file"),
-    "an unknown mode": (["MODEL", "-q", "int4"], "unknown quantization mode 'int4'"),
+    "an unknown mode": (["MODEL", "-q", "int4"], "unknown --quantize 'int4'"),
     "int8 without data": (["MODEL", "-q", "int8"], "int8 needs calibration data"),
     "an empty folder": (["MODEL", "--calibration-data", "empty"], "there are no images"),
     "no such folder": (["MODEL", "--calibration-data", "nowhere"], "there is no"),

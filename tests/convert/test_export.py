@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from embedlite.convert import export
+from embedlite.convert import Asked, ExportOptions, export, export_asked
 from embedlite.convert.errors import ConversionError
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.layers import L2Normalization, MinMaxNormalization
@@ -46,7 +46,12 @@ def test_every_mode_agrees_with_keras_on_images_that_set_no_ranges(ending: str, 
     model = small_encoder(ENDINGS[ending]())
     images = images_of(photos)
     result = export(
-        model, tmp_path, quantize=["all"], calibration_data=images[:30], test_data=images[30:], std=(255.0,)
+        model,
+        tmp_path,
+        quantize=["all"],
+        calibration_data=images[:30],
+        test_data=images[30:],
+        options=ExportOptions(std=(255.0,)),
     )
     wanted = np.concatenate([np.asarray(model(image[None] / np.float32(255))) for image in images[30:]])
     # The smallest signal-to-noise ratio that a working file of each mode has on these encoders.
@@ -75,7 +80,9 @@ def test_a_flat_embedding_gives_zeros_in_every_file(ending: str, photos: Path, t
     model = small_encoder(ENDINGS[ending]())
     # An untrained encoder has no offsets: a black image is zero in every tensor, the raw embedding included.
     images, black = images_of(photos), np.zeros((24, 24, 3), np.uint8)
-    result = export(model, tmp_path, quantize=["all"], calibration_data=images[:20], measure=False)
+    result = export(
+        model, tmp_path, quantize=["all"], calibration_data=images[:20], options=ExportOptions(measure=False)
+    )
     for file in result.files:
         with Encoder(file.path) as encoder:
             np.testing.assert_array_equal(encoder.embed_one(black), np.zeros(encoder.embedding_shape))
@@ -97,7 +104,7 @@ def exported(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One export of a small encoder in all modes, from a file, with the photos."""
     folder = tmp_path_factory.mktemp("exported")
     small_encoder(ENDINGS["min-max per sample"]()).save(folder / "small.keras")
-    export(folder / "small.keras", quantize=["all"], calibration_data=photos, measure=False)
+    export(folder / "small.keras", quantize=["all"], calibration_data=photos, options=ExportOptions(measure=False))
     return folder
 
 
@@ -135,7 +142,13 @@ def test_int8_is_int8_up_to_the_float_island(exported: Path) -> None:
 
 
 def test_the_same_input_gives_the_same_bytes(exported: Path, photos: Path, tmp_path: Path) -> None:
-    export(exported / "small.keras", tmp_path, quantize=["all"], calibration_data=photos, measure=False)
+    export(
+        exported / "small.keras",
+        tmp_path,
+        quantize=["all"],
+        calibration_data=photos,
+        options=ExportOptions(measure=False),
+    )
     for mode in MODES:
         name = f"small.{mode}.tflite"
         assert (tmp_path / name).read_bytes() == (exported / name).read_bytes(), mode
@@ -147,7 +160,14 @@ def test_the_order_of_the_calibration_images_does_not_matter(photos: Path, tmp_p
     contents = []
     for name, order in (("a", images), ("b", images[::-1])):
         test = images[:4]
-        export(model, tmp_path / name, quantize=["int8"], calibration_data=order, test_data=test, measure=False)
+        export(
+            model,
+            tmp_path / name,
+            quantize=["int8"],
+            calibration_data=order,
+            test_data=test,
+            options=ExportOptions(measure=False),
+        )
         contents.append(read_artifact(tmp_path / name / "small.int8.tflite").flatbuffer)
     assert contents[0] == contents[1]
 
@@ -158,15 +178,15 @@ def test_input_and_output_types_change_the_file_but_not_the_embedding(
     input_type: str, output_type: str, photos: Path, tmp_path: Path
 ) -> None:
     model, images = small_encoder([layers.Flatten()]), images_of(photos)
-    plain = export(model, tmp_path / "plain", quantize=["int8"], calibration_data=images, measure=False)
+    plain = export(
+        model, tmp_path / "plain", quantize=["int8"], calibration_data=images, options=ExportOptions(measure=False)
+    )
     typed = export(
         model,
         tmp_path / "typed",
         quantize=["int8"],
         calibration_data=images,
-        input_type=input_type,
-        output_type=output_type,
-        measure=False,
+        options=ExportOptions(input_type=input_type, output_type=output_type, measure=False),
     )
     info = read_artifact(typed.files[0].path).info
     assert (info.inputs[0].dtype, info.outputs[0].dtype) == (input_type, output_type)
@@ -185,13 +205,15 @@ def test_an_integer_output_leaves_the_normalization_to_the_runtime(ending: str, 
     model, images = small_encoder(ENDINGS[ending]()), images_of(photos)
     files = []
     for name, types in (("graph", {}), ("runtime", {"input_type": "int8", "output_type": "int8"})):
-        result = export(
+        result = export_asked(
             model,
-            tmp_path / name,
-            quantize=["int8"],
-            calibration_data=images[:30],
-            test_data=images[30:],
-            **types,
+            Asked(
+                output_dir=tmp_path / name,
+                quantize=["int8"],
+                calibration_data=images[:30],
+                test_data=images[30:],
+                **types,
+            ),
         )
         assert all(verdict.ok for verdict in result.files[0].verified), result.files[0].verified
         files.append(result.files[0])
@@ -215,7 +237,7 @@ def test_a_model_built_by_a_first_call_needs_its_shape_only_if_it_is_lost(tmp_pa
     model = keras.Sequential([body, layers.GlobalMaxPooling2D(), MinMaxNormalization()], name="called")
     model(np.zeros((1, 24, 24, 3), np.float32))
     model.save(tmp_path / "called.keras")
-    result = export(tmp_path / "called.keras", input_shape=(24, 24, 3), measure=False)
+    result = export(tmp_path / "called.keras", options=ExportOptions(input_shape=(24, 24, 3), measure=False))
     images = images_of(photos)[:3]
     with Encoder(result.files[0].path) as encoder:
         got = encoder.embed(images)
@@ -229,7 +251,7 @@ def test_every_usual_activation_converts(activation: str, photos: Path, tmp_path
     body = [layers.Conv2D(8, 3, strides=2, activation=activation), layers.GlobalAveragePooling2D(), layers.Dense(8)]
     model = keras.Sequential([keras.Input((24, 24, 3)), *body, L2Normalization()], name="activated")
     images = images_of(photos)
-    result = export(model, tmp_path, calibration_data=images, measure=False)
+    result = export(model, tmp_path, calibration_data=images, options=ExportOptions(measure=False))
     wanted = np.asarray(model(images[:4] / np.float32(255)))
     for file, tolerance in zip(result.files, (1e-5, 0.1), strict=True):
         with Encoder(file.path) as encoder:
@@ -275,7 +297,13 @@ def test_only_one_conversion_runs(exported: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(tf.lite.TFLiteConverter, "from_saved_model", counted)
     images = np.zeros((6, 24, 24, 3), np.uint8)
     images[1:] = np.random.default_rng(0).integers(0, 256, (5, 24, 24, 3))
-    export(exported / "small.keras", tmp_path, quantize=["all"], calibration_data=images, measure=False)
+    export(
+        exported / "small.keras",
+        tmp_path,
+        quantize=["all"],
+        calibration_data=images,
+        options=ExportOptions(measure=False),
+    )
     assert len(calls) == 1
 
 
@@ -290,7 +318,11 @@ def test_an_iterable_calibrates_as_its_array_does(exported: Path, tmp_path: Path
     for name, data in (("array", images), ("function", representative_dataset), ("dicts", [{"a": 1, "b": images}])):
         feature = "b" if name == "dicts" else None
         result = export(
-            exported / "small.keras", tmp_path / name, quantize=["int8"], calibration_data=data, feature=feature
+            exported / "small.keras",
+            tmp_path / name,
+            quantize=["int8"],
+            calibration_data=data,
+            options=ExportOptions(feature=feature),
         )
         assert result.skipped == ()
         files.append(result.files[0])
@@ -301,7 +333,7 @@ def test_an_iterable_calibrates_as_its_array_does(exported: Path, tmp_path: Path
 def test_existing_files_are_kept_unless_forced(exported: Path) -> None:
     before = (exported / "small.float32.tflite").read_bytes()
     with pytest.raises(OutputExistsError, match="--force"):
-        export(exported / "small.keras", quantize=["float32"], measure=False)
+        export(exported / "small.keras", quantize=["float32"], options=ExportOptions(measure=False))
     assert (exported / "small.float32.tflite").read_bytes() == before
 
 
@@ -315,16 +347,21 @@ def test_existing_files_are_kept_unless_forced(exported: Path) -> None:
         ({"std": (0.0,)}, "greater than zero"),
         ({"color_order": "gray"}, "rgb, bgr"),
         ({"resampler": "best"}, "bilinear"),
-        ({"seed": -1}, "not negative"),
+        ({"seed": -1}, "0 or more"),
     ],
 )
 def test_requests_that_cannot_be_met_say_why(exported: Path, tmp_path: Path, options: dict, message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        export(exported / "small.keras", tmp_path, **options)
+        export_asked(exported / "small.keras", Asked(output_dir=tmp_path, **options))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_uint8_input_needs_one_whole_mean(exported: Path, tmp_path: Path, photos: Path) -> None:
     with pytest.raises(RequestError, match="whole mean"):
-        export(exported / "small.keras", tmp_path, calibration_data=photos, mean=(127.5,), input_type="uint8")
+        export(
+            exported / "small.keras",
+            tmp_path,
+            calibration_data=photos,
+            options=ExportOptions(mean=(127.5,), input_type="uint8"),
+        )
     assert list(tmp_path.iterdir()) == []

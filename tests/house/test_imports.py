@@ -18,16 +18,16 @@ PACKAGES = ("runtime", "calibration", "convert", "report")
 
 LEVELS = {
     "runtime": (
-        "errors version progress | files arrays machine | model | backends input | drift images session | encoder | "
-        "check monitor | commands"
+        "errors version progress options | files arrays machine | model | backends input | drift images session | "
+        "encoder | check monitor | commands"
     ),
     "calibration": (
         "errors bins tensors ranges statistics statistics_file | engine observe collect | "
         "methods assess auto coverage cache images"
     ),
     "convert": (
-        "errors modes results layers graph | options load | normalization | quantize | make | verify | search | "
-        "outcome data | pipeline exporting command"
+        "errors modes results layers graph | load | options budget | normalization | quantize | request | make | "
+        "verify | search | outcome data | pipeline exporting command"
     ),
     "report": "reference labels embedding | sides causes | page workers | outputs fleet | command",
 }

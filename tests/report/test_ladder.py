@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from keras import layers
 from PIL import Image
 
-from embedlite.convert import export
+from embedlite.convert import Asked, export_asked
 from embedlite.convert.layers import MinMaxNormalization
 from embedlite.report.causes.ladder import Ladder, LadderStep, Moved, render_ladder, with_shares
 
@@ -37,8 +37,10 @@ def shipped(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shipped")
     model().save(folder / "model.keras")
     options: dict[str, Any] = {"calibration_data": photos, "measure": False, "calibrate_method": "minmax"}
-    export(folder / "model.keras", quantize=["float32", "int8"], **options)
-    export(folder / "model.keras", folder / "ends", quantize=["int8"], input_type="int8", **options)
+    export_asked(folder / "model.keras", Asked(quantize=["float32", "int8"], **options))
+    export_asked(
+        folder / "model.keras", Asked(output_dir=folder / "ends", quantize=["int8"], input_type="int8", **options)
+    )
     return folder
 
 
@@ -141,9 +143,9 @@ def test_without_tensorflow_the_other_steps_are_run(shipped: Path, photos: Path,
 def test_arrays_are_never_resized_and_a_frozen_normalization_is_named(shipped: Path, photos: Path, run: Run) -> None:
     images = (255 * prepared(photos, Image.Resampling.BILINEAR)[:12]).round().astype(np.uint8)
     np.save(shipped / "images.npy", images)
-    frozen = export(
+    frozen = export_asked(
         *(shipped / "model.keras", shipped / "frozen"),
-        **{"quantize": ["float16"], "calibration_data": photos, "normalization": "frozen", "measure": False},
+        Asked(**{"quantize": ["float16"], "calibration_data": photos, "normalization": "frozen", "measure": False}),
     )
     done = run(
         *("drift-report", frozen.files[0].path, "--reference", shipped / "model.float32.tflite"),
@@ -159,9 +161,9 @@ def test_arrays_are_never_resized_and_a_frozen_normalization_is_named(shipped: P
 
 
 def test_layers_of_a_frozen_file_are_not_compared_with_the_original(shipped: Path, photos: Path, run: Run) -> None:
-    export(
+    export_asked(
         *(shipped / "model.keras", shipped / "frozen8"),
-        **{"quantize": ["int8"], "calibration_data": photos, "normalization": "frozen", "measure": False},
+        Asked(**{"quantize": ["int8"], "calibration_data": photos, "normalization": "frozen", "measure": False}),
     )
     candidate = shipped / "frozen8" / "model.int8.tflite"
     done = run("drift-report", candidate, "--reference", shipped / "model.keras", "--data", photos, "--layers")

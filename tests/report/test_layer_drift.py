@@ -15,7 +15,7 @@ import pytest
 from keras import layers
 
 from embedlite.calibration import Ranges, collect_ranges
-from embedlite.convert import export
+from embedlite.convert import Asked, export_asked
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.graph.run import float_rows
 from embedlite.convert.layers import L2Normalization
@@ -245,8 +245,10 @@ def test_every_mode_of_a_real_export(mode: str, digits: Digits) -> None:
 
 def test_a_file_with_integer_ends_that_leaves_the_normalization_to_the_runtime(tmp_path: Path) -> None:
     options = {"quantize": ["float32", "int8"], "calibration_data": pictures(), "measure": False}
-    export(encoder("depthwise"), tmp_path / "float", **options)
-    export(encoder("depthwise"), tmp_path / "int8", input_type="int8", output_type="int8", **options)
+    export_asked(encoder("depthwise"), Asked(output_dir=tmp_path / "float", **options))
+    export_asked(
+        encoder("depthwise"), Asked(output_dir=tmp_path / "int8", input_type="int8", output_type="int8", **options)
+    )
     reference = tmp_path / "float" / "depthwise.float32.tflite"
     whole = measure_layers(tmp_path / "float" / "depthwise.int8.tflite", reference, IMAGES, threads=1)
     ends = measure_layers(tmp_path / "int8" / "depthwise.int8.tflite", reference, IMAGES, threads=1)

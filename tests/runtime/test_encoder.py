@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedlite.convert import export
+from embedlite.convert import Asked, ExportOptions, export, export_asked
 from embedlite.runtime import Encoder
 from embedlite.runtime.errors import (
     EmptyBatchError,
@@ -40,13 +40,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = {}
     for name, options in (("float32", {}), ("int8", {"input_type": "int8"}), ("uint8", {"input_type": "uint8"})):
         mode = "float32" if name == "float32" else "int8"
-        result = export(
+        result = export_asked(
             quick_encoder(),
-            folder / name,
-            quantize=[mode],
-            calibration_data=None if mode == "float32" else images,
-            measure=False,
-            **options,
+            Asked(
+                output_dir=folder / name,
+                quantize=[mode],
+                calibration_data=None if mode == "float32" else images,
+                measure=False,
+                **options,
+            ),
         )
         made[name] = Path(result.files[0].path)
     return made
@@ -111,7 +113,7 @@ def test_a_second_model_of_the_same_architecture_has_weights_of_its_own(
     """Under the first one's name too, which is what a cache keyed by the path would confuse; doubling is exact."""
     model = quick_encoder()
     model.set_weights([weights * 2 for weights in model.get_weights()])
-    second = Path(export(model, tmp_path / "second", measure=False).files[0].path)
+    second = Path(export(model, tmp_path / "second", options=ExportOptions(measure=False)).files[0].path)
     path = tmp_path / "deployed.tflite"
     shutil.copy(files["float32"], path)
     with Encoder(path) as first:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from embedlite.convert import export
+from embedlite.convert import Asked, export_asked
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.layers import MinMaxNormalization
 from embedlite.runtime import Encoder
@@ -90,14 +90,16 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     model = small_encoder([layers.Flatten(), MinMaxNormalization()])
     images = np.random.default_rng(0).integers(0, 256, (12, *SHAPE), dtype=np.uint8)
     types = {"input_type": "uint8"} if request.param == "int8" else {}
-    (file,) = export(
+    (file,) = export_asked(
         model,
-        tmp_path_factory.mktemp("fuzz"),
-        quantize=[request.param],
-        calibration_data=images if types else None,
-        mean=(127.0,),
-        std=(128.0,),
-        **types,
+        Asked(
+            output_dir=tmp_path_factory.mktemp("fuzz"),
+            quantize=[request.param],
+            calibration_data=images if types else None,
+            mean=(127.0,),
+            std=(128.0,),
+            **types,
+        ),
     ).files
     artifact = read_artifact(file.path)
     assert artifact.contract is not None and artifact.golden is not None

@@ -15,7 +15,7 @@ import pytest
 from keras import layers
 from PIL import Image
 
-from embedlite.convert import export
+from embedlite.convert import Asked, export_asked
 from embedlite.convert.layers import MinMaxNormalization
 from embedlite.convert.make.package import tflite_metadata
 from embedlite.runtime import Encoder, InputContract
@@ -81,7 +81,7 @@ def opened(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Opened:
 
     def add(name: str, encoder: keras.Model, modes: tuple[str, ...], **options: object) -> None:
         given = {"calibration_data": photos, "equalize": False, "calibrate_method": "minmax", "measure": False}
-        for file in export(encoder, folder / name, quantize=modes, **given, **options).files:
+        for file in export_asked(encoder, Asked(output_dir=folder / name, quantize=modes, **given, **options)).files:
             paths[f"{name} {file.mode}"] = file.path
 
     every = ("float32", "float16", "dynamic", "int8")

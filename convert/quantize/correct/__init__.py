@@ -4,7 +4,7 @@ All of them change stored numbers only (weights, biases, step sizes of one layer
 are fitted on the calibration images that are not held out, and kept only if the *embeddings* of the held-out ones come
 closer to the float graph's, by more than chance would explain: a layer that answers better by itself is no proof.
 
-First all are tried together, in the order of :data:`CORRECTIONS`: bias correction takes out what rounding leaves, and
+First all are tried together, in the order of ``CORRECTIONS``: bias correction takes out what rounding leaves, and
 the last layer is fitted to whatever the others make of its inputs. If that is no clear gain, they are tried one by one,
 each on top of those that were kept.
 """
@@ -19,15 +19,12 @@ from numpy.typing import NDArray
 from ....calibration.auto import better
 from ....runtime.errors import RequestError
 from ....runtime.images.source import Source
-from ...modes import MIXED, is_mixed
+from ...modes import CORRECTIONS, MIXED, is_mixed
 from ..trial import Trial
 from .bias import correct_biases
 from .paired_graph import PairedGraph, Values
 from .refit import refit_last_layer
 from .rounding import round_weights
-
-CORRECTIONS = ("rounding", "bias", "refit")
-"""Names of the corrections, in the order in which they are applied."""
 
 OF_MODE = {"int8": CORRECTIONS, "int16x8": ("rounding",), MIXED: CORRECTIONS}
 """What is tried in which mode. With 16-bit activations the weights are all that is wrong, and rounding mends them."""
@@ -86,7 +83,7 @@ class Corrector:
             original: the float graph that is quantized, equalized if int8 is.
             images: the calibration images that corrections are fitted on; none of them is in ``trial``.
             trial: judges by the held-out ones.
-            names: the corrections to try, of :data:`CORRECTIONS`.
+            names: the corrections to try, of :data:`embedlite.convert.modes.CORRECTIONS`.
             threads: processors; default all.
         """
         self.decisions: list[str] = []

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from embedlite.convert import export
+from embedlite.convert import ExportOptions, export
 from embedlite.convert.errors import CustomCodeError, ModelLoadError, ModelShapeError
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.layers import MinMaxNormalization
@@ -264,7 +264,7 @@ def test_a_float_tflite_is_taken_as_it_is(encoder: keras.Model, tmp_path: Path) 
     before = {Graph(path.read_bytes()).operator_name(op) for op in Graph(path.read_bytes()).operators}
     assert before & {"SHAPE", "STRIDED_SLICE", "PACK"}, "the converter leaves the batch open"
     np.testing.assert_allclose(embed(path), np.asarray(encoder(IMAGE[None]))[0], atol=1e-5)
-    result = export(path, tmp_path / "out", quantize=["float32"], measure=False)
+    result = export(path, tmp_path / "out", quantize=["float32"], options=ExportOptions(measure=False))
     with Encoder(result.files[0].path) as opened:
         np.testing.assert_allclose(opened.embed_one(IMAGE), np.asarray(encoder(IMAGE[None]))[0], atol=1e-5)
         names = {operator.name for operator in opened.artifact.info.operators}
@@ -273,11 +273,18 @@ def test_a_float_tflite_is_taken_as_it_is(encoder: keras.Model, tmp_path: Path) 
 
 
 def test_our_own_float_file_brings_its_preprocessing(encoder: keras.Model, tmp_path: Path) -> None:
-    export(encoder, tmp_path, quantize=["float32"], mean=(10.0,), std=(50.0,), measure=False)
-    again = export(tmp_path / "encoder.float32.tflite", tmp_path / "again", quantize=["dynamic"], measure=False)
+    export(encoder, tmp_path, quantize=["float32"], options=ExportOptions(mean=(10.0,), std=(50.0,), measure=False))
+    again = export(
+        tmp_path / "encoder.float32.tflite",
+        tmp_path / "again",
+        quantize=["dynamic"],
+        options=ExportOptions(measure=False),
+    )
     assert again.files[0].contract["input"]["mean"] == (10.0,)
     assert again.files[0].contract["input"]["std"] == (50.0,)
-    other = export(tmp_path / "encoder.float32.tflite", tmp_path / "other", mean=(0.0,), measure=False)
+    other = export(
+        tmp_path / "encoder.float32.tflite", tmp_path / "other", options=ExportOptions(mean=(0.0,), measure=False)
+    )
     assert (other.files[0].contract["input"]["mean"], other.files[0].contract["input"]["std"]) == ((0.0,), (50.0,))
 
 
@@ -296,11 +303,13 @@ def test_a_tflite_is_cut_at_a_tensor(encoder: keras.Model, tmp_path: Path) -> No
 def test_a_quantized_tflite_is_refused(encoder: keras.Model, tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (12, *SHAPE), np.uint8)
     modes = ["dynamic", "int8", "int16x8"]
-    result = export(encoder, tmp_path, quantize=modes, calibration_data=images, measure=False)
+    result = export(encoder, tmp_path, quantize=modes, calibration_data=images, options=ExportOptions(measure=False))
     for file in result.files:
         with pytest.raises(ModelLoadError, match="already quantized"):
             load_original(file.path)
-    export(encoder, tmp_path / "raw", quantize=["float32"], normalization="runtime", measure=False)
+    export(
+        encoder, tmp_path / "raw", quantize=["float32"], options=ExportOptions(normalization="runtime", measure=False)
+    )
     with pytest.raises(ModelLoadError, match="would be lost"):
         load_original(tmp_path / "raw" / "encoder.float32.tflite")
 
@@ -319,11 +328,11 @@ def test_a_tflite_from_before_2020_keeps_its_operators_in_the_old_field(encoder:
 
 
 def test_weights_in_half_precision_are_widened(encoder: keras.Model, tmp_path: Path) -> None:
-    half = export(encoder, tmp_path, quantize=["float16"], measure=False).files[0].path
+    half = export(encoder, tmp_path, quantize=["float16"], options=ExportOptions(measure=False)).files[0].path
     loaded = load_original(half)
     assert any("float16" in decision for decision in loaded.decisions)
     images = np.random.default_rng(0).integers(0, 256, (12, *SHAPE), np.uint8)
-    export(half, tmp_path / "again", quantize=["int8"], calibration_data=images, measure=False)
+    export(half, tmp_path / "again", quantize=["int8"], calibration_data=images, options=ExportOptions(measure=False))
     graph = Graph(loaded.flatbuffer)
     assert "DEQUANTIZE" not in [graph.operator_name(operator) for operator in graph.operators]
     with Encoder(half) as opened:
@@ -341,5 +350,9 @@ def test_what_is_no_model_at_all(tmp_path: Path) -> None:
 def test_runtime_placement_needs_a_normalization_at_the_end(tmp_path: Path) -> None:
     body = [keras.Input(SHAPE), layers.Conv2D(3, 3), MinMaxNormalization("channel"), layers.Flatten(), layers.Dense(4)]
     with pytest.raises(RequestError, match="does not end in a normalization"):
-        export(keras.Sequential(body, name="inside"), tmp_path / "out", normalization="runtime", measure=False)
+        export(
+            keras.Sequential(body, name="inside"),
+            tmp_path / "out",
+            options=ExportOptions(normalization="runtime", measure=False),
+        )
     assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedlite.convert import export
+from embedlite.convert import Asked, ExportOptions, export, export_asked
 from embedlite.convert.errors import CustomCodeError, ModelLoadError, ModelShapeError
 from embedlite.runtime import Encoder
 
@@ -179,7 +179,9 @@ def test_other_spellings_and_placements(
     monkeypatch.chdir(seed.folder)
     # With test data, all calibration images set ranges and the constants of a frozen normalization.
     data = {"calibration_data": seed.calibration, "test_data": seed.test}
-    result = export(model, tmp_path, quantize=MODES, correct=["none"], measure=False, **data, **options)
+    result = export_asked(
+        model, Asked(output_dir=tmp_path, quantize=MODES, correct=["none"], measure=False, **data, **options)
+    )
     images = np.load(seed.test)
     for file in result.files:
         spec = file.contract["normalization"]
@@ -207,7 +209,7 @@ def test_a_replaced_lambda_is_the_users_function(seeds: Path, tmp_path: Path, mo
         ("own", custom("user_functions.py")),
         ("known", replaced("norm_original=minmax-batch:input")),
     ):
-        export("model.keras", tmp_path / name, quantize=["float32"], measure=False, **options)
+        export_asked("model.keras", Asked(output_dir=tmp_path / name, quantize=["float32"], measure=False, **options))
         with Encoder(tmp_path / name / "model.float32.tflite") as encoder:
             assert encoder.embedding_shape == (64, 48)
             answers.append(encoder.embed(np.load(seed.test)))
@@ -219,7 +221,7 @@ def test_a_model_that_was_built_for_eight_images_takes_one(seeds: Path, tmp_path
     folder = seeds / "formats"
     answers = []
     for model in ("eight.keras", "eight"):
-        export(folder / model, tmp_path / model, quantize=["float32"], measure=False)
+        export(folder / model, tmp_path / model, quantize=["float32"], options=ExportOptions(measure=False))
         with Encoder(tmp_path / model / "eight.float32.tflite") as encoder:
             answers.append(encoder.embed(np.load(folder / "test.npy")))
     assert answers[0].std() > 0.01
@@ -229,7 +231,9 @@ def test_a_model_that_was_built_for_eight_images_takes_one(seeds: Path, tmp_path
 def test_the_raw_embedding_of_a_session_can_be_asked_for(seeds: Path, tmp_path: Path) -> None:
     """The evaluation graph's convolution; the program built the encoder twice, for training first."""
     seed = open_seed(seeds / "s1")
-    export(seed.folder / "model", tmp_path, quantize=["float32"], layer="embedding", measure=False)
+    export(
+        seed.folder / "model", tmp_path, quantize=["float32"], options=ExportOptions(layer="embedding", measure=False)
+    )
     check_file("float32", tmp_path / "model.float32.tflite", np.load(seed.test), seed.reference["raw"])
 
 
@@ -255,7 +259,7 @@ REFUSED: dict[str, tuple[str, str, type[Exception], str]] = {
 def test_what_cannot_be_exported_is_refused_with_the_reason(name: str, seeds: Path, tmp_path: Path) -> None:
     folder, model, error, reason = REFUSED[name]
     with pytest.raises(error, match=reason):
-        export(seeds / folder / model, tmp_path / "out", quantize=["float32"], measure=False)
+        export(seeds / folder / model, tmp_path / "out", quantize=["float32"], options=ExportOptions(measure=False))
     assert not (tmp_path / "out").exists()
 
 
@@ -274,7 +278,7 @@ def test_the_users_own_model_is_the_reports_reference(name: str, seeds: Path, ru
     stored = tmp_path / "stored.npy"
     np.save(stored, seed.reference["embeddings"])
     replaced = {"replace_lambda": ["norm=minmax-channel:input"]} if options else {}
-    export(seed.folder / model, tmp_path, quantize=["float32"], measure=False, **replaced)
+    export_asked(seed.folder / model, Asked(output_dir=tmp_path, quantize=["float32"], measure=False, **replaced))
     (file,) = tmp_path.glob("*.tflite")
     data = ("--data", seed.test, "--json", "-")
     done = run("drift-report", file, "--reference", model, *data, *options, cwd=seed.folder)
@@ -304,7 +308,7 @@ def test_s1_at_full_size(run: Run, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     seed = open_seed(tmp_path / "s1-512")
     data = {"calibration_data": seed.calibration, "test_data": seed.test}
-    export(seed.folder / "model", tmp_path, quantize=["float32", "int8"], measure=False, **data)
+    export_asked(seed.folder / "model", Asked(output_dir=tmp_path, quantize=["float32", "int8"], measure=False, **data))
     images = np.load(seed.test)
     assert images.shape[1:] == (512, 512, 3)
     for mode in ("float32", "int8"):

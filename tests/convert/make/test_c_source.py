@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
 
-from embedlite.convert import export
+from embedlite.convert import Asked, export_asked
 from embedlite.convert.errors import ConversionError
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.layers import L2Normalization, MinMaxNormalization
@@ -87,7 +87,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Artifact
             model = small_encoder(endings[ending]())
             types = {"input_type": input_type, "output_type": output_type}
             settings = {"quantize": ["int8"], "calibration_data": images, "measure": False, **types, **options}
-            made[key] = read_artifact(export(model, folder, **settings).files[0].path)
+            made[key] = read_artifact(export_asked(model, Asked(output_dir=folder, **settings)).files[0].path)
         return made[key]
 
     return get

@@ -9,7 +9,7 @@ import pytest
 from keras import layers, ops
 
 from embedlite.calibration import CalibrationDataError
-from embedlite.convert import export
+from embedlite.convert import ExportOptions, export
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.graph.run import float_runner, tensor_values
 from embedlite.convert.layers import L2Normalization, MinMaxNormalization
@@ -98,7 +98,7 @@ def test_the_constants_are_those_of_keras_and_so_is_the_embedding(tmp_path: Path
         quantize=["float32", "dynamic", "int8"],
         calibration_data=calibration,
         test_data=test,
-        normalization="frozen",
+        options=ExportOptions(normalization="frozen"),
     )
     with Encoder(result.files[0].path) as opened:
         np.testing.assert_allclose(opened.embed(test), wanted, atol=1e-5)
@@ -175,10 +175,7 @@ def test_a_normalization_in_the_middle_is_frozen_too(tmp_path: Path) -> None:
         tmp_path,
         quantize=["int8"],
         calibration_data=images(40),
-        normalization="frozen",
-        input_type="int8",
-        output_type="int8",
-        measure=False,
+        options=ExportOptions(normalization="frozen", input_type="int8", output_type="int8", measure=False),
     )
     names = {operator.name for operator in Encoder(next(tmp_path.glob("*.tflite"))).artifact.info.operators}
     assert not names & {"DIV", "REDUCE_MAX", "QUANTIZE", "DEQUANTIZE"}
@@ -188,10 +185,15 @@ def test_a_normalization_in_the_middle_is_frozen_too(tmp_path: Path) -> None:
 def test_without_a_minmax_there_is_nothing_to_freeze(ending: list[type[keras.layers.Layer]], tmp_path: Path) -> None:
     model = encoder([layers.Conv2D(5, 3), layers.Flatten()], [make() for make in ending])
     with pytest.raises(RequestError, match="no min-max normalization"):
-        export(model, tmp_path / "out", calibration_data=images(20), normalization="frozen", measure=False)
+        export(
+            model,
+            tmp_path / "out",
+            calibration_data=images(20),
+            options=ExportOptions(normalization="frozen", measure=False),
+        )
     assert not (tmp_path / "out").exists()
 
 
 def test_freezing_needs_calibration_images(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="--calibration-data"):
-        export(encoder([], [layers.Flatten()]), tmp_path, normalization="frozen", measure=False)
+        export(encoder([], [layers.Flatten()]), tmp_path, options=ExportOptions(normalization="frozen", measure=False))

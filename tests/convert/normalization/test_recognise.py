@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from embedlite.convert import export
+from embedlite.convert import Asked, export_asked
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.layers import L2Normalization, MinMaxNormalization
 from embedlite.convert.load.keras_model import from_keras
@@ -248,7 +248,7 @@ def exported(flatbuffer: bytes, folder: Path, **options: object) -> tuple[np.nda
     """What the float32 file (or another mode's) answers to ``images()``, and its contract's normalization."""
     (folder / "small.tflite").write_bytes(flatbuffer)
     options = {"quantize": ["float32"], "measure": False, "force": True, **options}
-    (file,) = export(folder / "small.tflite", **options).files
+    (file,) = export_asked(folder / "small.tflite", Asked(**options)).files
     with Encoder(file.path) as encoder:
         return encoder.embed(images()), file.contract["normalization"]
 

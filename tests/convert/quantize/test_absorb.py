@@ -9,7 +9,7 @@ import pytest
 from keras import layers
 
 from embedlite.calibration import collect_ranges
-from embedlite.convert import export
+from embedlite.convert import Asked, ExportOptions, export, export_asked
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.graph.run import float_rows
 from embedlite.convert.load.keras_model import from_keras
@@ -101,8 +101,16 @@ def model() -> keras.Model:
 def exported(model: Any, folder: Path, **options: Any) -> tuple[Any, float]:
     """An int8 export, and its SQNR on images that set nothing."""
     images = photos()
-    result = export(
-        model, folder, quantize=["int8"], calibration_data=images[:40], correct=["none"], measure=False, **options
+    result = export_asked(
+        model,
+        Asked(
+            output_dir=folder,
+            quantize=["int8"],
+            calibration_data=images[:40],
+            correct=["none"],
+            measure=False,
+            **options,
+        ),
     )
     with Encoder(result.files[0].path) as encoder:
         found = encoder.embed(images[40:])
@@ -122,8 +130,6 @@ def test_int8_gains_and_a_recipe_does_it_again(model: keras.Model, tmp_path: Pat
         model,
         tmp_path / "again",
         calibration_data=images[:40],
-        correct=["none"],
-        measure=False,
-        recipe=tmp_path / "moved/high.export.json",
+        options=ExportOptions(correct=["none"], measure=False, recipe=tmp_path / "moved/high.export.json"),
     )
     assert again.files[0].path.read_bytes() == moved.files[0].path.read_bytes()

@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 from keras import layers
 
 from embedlite.calibration import collect_ranges
-from embedlite.convert import export
+from embedlite.convert import ExportOptions, export
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
+from embedlite.convert.modes import CORRECTIONS
 from embedlite.convert.normalization.prepare import prepare
 from embedlite.convert.quantize import correct as corrections
-from embedlite.convert.quantize.correct import CORRECTIONS, Corrector, walk
+from embedlite.convert.quantize.correct import Corrector, walk
 from embedlite.convert.quantize.correct.bias import channel_errors, correct_biases
 from embedlite.convert.quantize.correct.paired_graph import (
     PairedGraph,
@@ -350,10 +351,12 @@ def exported(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> dict[s
             quantize=["int8"],
             calibration_data=digits.calibration,
             test_data=digits.test_images,
-            calibrate_method="minmax",
-            correct=correct,
-            targets=["litert", "tflite-runtime", "micro"] if name == "corrected" else (),
-            measure=name == "corrected",
+            options=ExportOptions(
+                calibrate_method="minmax",
+                correct=correct,
+                targets=["litert", "tflite-runtime", "micro"] if name == "corrected" else (),
+                measure=name == "corrected",
+            ),
         )
         found[name] = SimpleNamespace(result=result, path=result.files[0].path)
     return found

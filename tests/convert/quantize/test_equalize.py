@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 from embedlite.calibration import collect_ranges
-from embedlite.convert import export
+from embedlite.convert import ExportOptions, export
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
@@ -94,7 +94,7 @@ def test_unequal_channels_gain_and_the_switch_turns_it_off(tmp_path) -> None:
             quantize=["int8"],
             calibration_data=images[:40],
             test_data=images[40:],
-            equalize=equalized,
+            options=ExportOptions(equalize=equalized),
         )
         assert any("were equalized" in decision for decision in result.decisions) == equalized
         assert result.files[0].drift is not None
@@ -137,7 +137,7 @@ def test_unequal_channels_along_a_chain_cost_next_to_nothing(tmp_path) -> None:
             quantize=["int8"],
             calibration_data=images[:60],
             test_data=images[60:],
-            calibrate_method="minmax",
+            options=ExportOptions(calibrate_method="minmax"),
         )
         assert result.files[0].drift is not None
         figures.append(result.files[0].drift.sqnr_db or 0)

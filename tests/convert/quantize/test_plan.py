@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 from embedlite.calibration import CalibrationDataError
-from embedlite.convert import export
+from embedlite.convert import ExportOptions, export
 from embedlite.runtime.errors import EmptyDataError, InputValueError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), np.uint8)
@@ -46,14 +46,25 @@ def test_a_dead_layer_is_named(tmp_path: Path) -> None:
     with pytest.raises(CalibrationDataError, match=r"is 0 throughout all 30 calibration images.*export without int8"):
         export(encoder(dead=True), tmp_path / "out", quantize=["int8"], calibration_data=IMAGES, test_data=IMAGES[:3])
     assert not (tmp_path / "out").exists()
-    export(encoder(dead=True), tmp_path / "out", quantize=["dynamic"], calibration_data=IMAGES, measure=False)
+    export(
+        encoder(dead=True),
+        tmp_path / "out",
+        quantize=["dynamic"],
+        calibration_data=IMAGES,
+        options=ExportOptions(measure=False),
+    )
 
 
 def test_the_order_of_the_images_changes_nothing(tmp_path: Path) -> None:
     model, made = encoder(), []
     for name, images in (("one", IMAGES), ("two", IMAGES[::-1])):
         result = export(
-            model, tmp_path / name, quantize=["int8"], calibration_data=images, test_data=IMAGES[:3], measure=False
+            model,
+            tmp_path / name,
+            quantize=["int8"],
+            calibration_data=images,
+            test_data=IMAGES[:3],
+            options=ExportOptions(measure=False),
         )
         made.append((result.calibration, [text for text in result.decisions if "dB" in text]))
         assert result.calibration is not None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from embedlite.convert import export
+from embedlite.convert import ExportOptions, export
 from embedlite.convert.errors import ConversionError
 from embedlite.convert.make import maker
 from embedlite.runtime import Encoder
@@ -41,9 +41,7 @@ def test_a_sum_of_tensors_in_steps_of_powers_of_two_runs(offset: float, tmp_path
         quantize=["int16x8"],
         calibration_data=IMAGES,
         test_data=OTHERS,
-        mean=(0.0,),
-        std=(1.0,),
-        measure=False,
+        options=ExportOptions(mean=(0.0,), std=(1.0,), measure=False),
     )
     # 8-bit weights alone leave some 44 dB here.
     assert sqnr_of(result.files[0].path, model, OTHERS) > 40
@@ -59,11 +57,7 @@ def test_its_ranges_are_not_those_of_int8(tmp_path: Path) -> None:
             quantize=["int8", "int16x8"],
             calibration_data=IMAGES,
             test_data=OTHERS,
-            mean=(0.0,),
-            std=(1.0,),
-            calibrate_method=method,
-            correct=["none"],
-            measure=False,
+            options=ExportOptions(mean=(0.0,), std=(1.0,), calibrate_method=method, correct=["none"], measure=False),
         )
         sqnr[method] = [sqnr_of(file.path, model, OTHERS) for file in result.files]
         assert result.files[1].contract["calibration"]["method"] == "minmax"
@@ -80,7 +74,9 @@ def test_a_mode_that_cannot_be_made_costs_the_others_nothing(
 
     monkeypatch.setattr(maker, "quantize_wide", refuse)
     model = encoder(layers.Rescaling(1 / 255))
-    result = export(model, tmp_path, quantize=asked, calibration_data=IMAGES, test_data=OTHERS, measure=False)
+    result = export(
+        model, tmp_path, quantize=asked, calibration_data=IMAGES, test_data=OTHERS, options=ExportOptions(measure=False)
+    )
     modes = [file.mode for file in result.files]
     assert modes == (["float32", "float16", "dynamic", "int8"] if asked == ["all"] else ["float32"])
     assert all(file.path.exists() for file in result.files)
@@ -95,4 +91,11 @@ def test_where_nothing_can_be_made_the_reason_is_told(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(maker, "quantize_wide", refuse)
     with pytest.raises(ConversionError, match="no kernel"):
-        export(encoder(), tmp_path, quantize=["int16x8"], calibration_data=IMAGES, test_data=OTHERS, measure=False)
+        export(
+            encoder(),
+            tmp_path,
+            quantize=["int16x8"],
+            calibration_data=IMAGES,
+            test_data=OTHERS,
+            options=ExportOptions(measure=False),
+        )

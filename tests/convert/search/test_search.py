@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from keras import layers
 
 from embedlite.calibration import Ranges, collect_ranges
-from embedlite.convert import export
+from embedlite.convert import Asked, export_asked
+from embedlite.convert.budget import METRICS, Budget, check_enough_images, limit_text, parse_budget
 from embedlite.convert.errors import ConversionError
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.load.keras_model import from_keras
@@ -27,7 +28,6 @@ from embedlite.convert.load.options import LoadOptions
 from embedlite.convert.make.recipe import read_recipe
 from embedlite.convert.modes import DYNAMIC, FLOAT, INT16, OF_TARGET
 from embedlite.convert.normalization.prepare import FloatGraph, prepare
-from embedlite.convert.options import METRICS, Budget, check_enough_images, limit_text, parse_budget
 from embedlite.convert.quantize.litert import quantize
 from embedlite.convert.quantize.precision import Layer, by_operator, find_layers
 from embedlite.convert.results import ExportedFile, ExportResult, Verdict
@@ -259,7 +259,7 @@ def test_another_file_is_no_search_cache(tmp_path: Path, content: str) -> None:
 
 def compared(model: Any, folder: Path, images: np.ndarray, **options: Any) -> ExportResult:
     data = {"calibration_data": images[:48], "test_data": images[48:]}
-    return export(model, folder, **data, correct=["none"], threads=1, **options)
+    return export_asked(model, Asked(output_dir=folder, **data, correct=["none"], threads=1, **options))
 
 
 BOTH = ["float32", "int8"]
@@ -407,7 +407,9 @@ def test_time_that_is_up_ends_the_search_with_the_best_so_far(model: Path, image
 def test_a_budget_among_modes_without_int8_needs_no_search(model: Path, images: np.ndarray, tmp_path: Path) -> None:
     data = {"calibration_data": images[:48], "test_data": images[48:]}
     modes = ["float16", "dynamic"]
-    result = export(model, tmp_path, **data, max_drift=["sqnr_db=60"], quantize=modes, threads=1)
+    result = export_asked(
+        model, Asked(output_dir=tmp_path, **data, max_drift=["sqnr_db=60"], quantize=modes, threads=1)
+    )
     assert (result.search, result.missed) == (None, ())
     assert [file.mode for file in result.files] == ["float16"]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from embedlite.convert import export
+from embedlite.convert import Asked, export_asked
 from embedlite.convert.layers import L2Normalization, MinMaxNormalization
 from embedlite.convert.results import ExportResult
 from embedlite.runtime.errors import RequestError
@@ -20,7 +20,7 @@ def images(count: int) -> np.ndarray:
 
 
 def export_with(model: keras.Model, folder: Path, **options: object) -> ExportResult:
-    return export(model, folder, test_data=images(20), **options)
+    return export_asked(model, Asked(output_dir=folder, test_data=images(20), **options))
 
 
 def rows_original(x):
@@ -43,7 +43,7 @@ ALONE = {
 @pytest.mark.parametrize("name", COUPLED)
 def test_coupling_is_measured_as_one_would_by_hand(name: str, tmp_path: Path) -> None:
     model = small_encoder([make() for make in COUPLED[name]])
-    result = export_with(model, tmp_path, batch_size=8)
+    result = export_with(model, tmp_path, training_batch=8)
     ready = images(20)[:8] / np.float32(255)
     together = np.asarray(model(ready)).reshape(8, -1)
     alone = np.stack([np.asarray(model(image[None])).ravel() for image in ready])
@@ -78,5 +78,5 @@ def test_a_model_that_takes_one_image_only_says_so(tmp_path: Path) -> None:
 
 
 def test_a_batch_of_one_is_no_batch(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="batch size is 1"):
-        export_with(small_encoder([layers.Flatten()]), tmp_path, batch_size=1)
+    with pytest.raises(RequestError, match="--training-batch is 1"):
+        export_with(small_encoder([layers.Flatten()]), tmp_path, training_batch=1)

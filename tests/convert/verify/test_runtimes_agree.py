@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from embedlite.convert import export
+from embedlite.convert import Asked, export_asked
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.graph.repair import drop_unused_tensors
 from embedlite.convert.verify.judge import edge_frames
@@ -114,7 +114,9 @@ def files(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Files:
 
     def add(name: str, model: keras.Model, **options: object) -> None:
         data = {"calibration_data": np.delete(pixels, np.s_[::3], axis=0), "test_data": held}
-        (file,) = export(model, folder / name, quantize=["int8"], measure=False, **data, **options).files
+        (file,) = export_asked(
+            model, Asked(output_dir=folder / name, quantize=["int8"], measure=False, **data, **options)
+        ).files
         paths[name] = file.path
 
     for name, ending in ENDINGS.items():

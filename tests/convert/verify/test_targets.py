@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from embedlite.convert import export
+from embedlite.convert import Asked, ExportOptions, export, export_asked
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.layers import MinMaxNormalization
 from embedlite.convert.modes import TARGETS, check_targets, missing_runtimes
@@ -77,8 +77,10 @@ def test_a_file_that_a_required_target_does_not_run_is_rejected(folder: Path, tm
 
 def test_tflite_runtime_as_a_target_gets_the_dense_weights_it_can_read(folder: Path, tmp_path: Path) -> None:
     options = {"quantize": ["dynamic"], "test_data": IMAGES}
-    plain = export(folder / "dense.keras", tmp_path / "plain", **options)
-    chosen = export(folder / "dense.keras", tmp_path / "chosen", targets=["tflite-runtime"], **options)
+    plain = export_asked(folder / "dense.keras", Asked(output_dir=tmp_path / "plain", **options))
+    chosen = export_asked(
+        folder / "dense.keras", Asked(output_dir=tmp_path / "chosen", targets=["tflite-runtime"], **options)
+    )
     verdicts = [{v.runtime: v for v in result.files[0].verified}["tflite-runtime"] for result in (plain, chosen)]
     assert not verdicts[0].ok
     assert "FULLY_CONNECTED" in verdicts[0].detail
@@ -89,7 +91,7 @@ def test_tflite_runtime_as_a_target_gets_the_dense_weights_it_can_read(folder: P
 
 def test_ethos_u_gets_integers_throughout_and_the_compiled_file(folder: Path, tmp_path: Path) -> None:
     options = {"quantize": ["int8"], "calibration_data": IMAGES, "correct": ["none"], "targets": ["ethos-u"]}
-    result = export(folder / "small.keras", tmp_path, **options)
+    result = export_asked(folder / "small.keras", Asked(output_dir=tmp_path, **options))
     (file,) = result.files
     assert (file.contract["input"]["dtype"], file.contract["output_dtype"]) == ("int8", "int8")
     assert file.contract["normalization"]["placement"] == "runtime"
@@ -101,12 +103,9 @@ def test_ethos_u_gets_integers_throughout_and_the_compiled_file(folder: Path, tm
     assert {operator.name for operator in compiled.info.operators} == {"CUSTOM:ethos-u"}
     assert compiled.contract is not None
     assert compiled.contract.normalization == read_artifact(file.path).contract.normalization
-    kept = export(
+    kept = export_asked(
         folder / "small.keras",
-        tmp_path / "float",
-        input_type="float32",
-        output_type="float32",
-        **options,
+        Asked(output_dir=tmp_path / "float", input_type="float32", output_type="float32", **options),
     )
     assert kept.files[0].contract["input"]["dtype"] == "float32"
     assert {v.runtime: v for v in kept.files[0].verified}["ethos-u-vela"].cpu_operators
@@ -141,10 +140,10 @@ def test_int16x8_is_nearer_than_int8_and_runs_everywhere(folder: Path, tmp_path:
 
 
 WRONG = {
-    "an unknown target": (["--target", "gpu"], "unknown target 'gpu'"),
+    "an unknown target": (["--target", "gpu"], "unknown --target 'gpu'"),
     "no mode that it runs": (["--target", "ethos-u", "-q", "float32"], "Add -q int8"),
     "no mode for C": (["--c-array", "-q", "float16"], "Add -q int8"),
-    "an unknown placement": (["--normalization", "cloud"], "unknown normalization 'cloud'"),
+    "an unknown placement": (["--normalization", "cloud"], "unknown --normalization 'cloud'"),
     "frozen without images": (["--normalization", "frozen"], "Pass --calibration-data"),
 }
 
@@ -158,7 +157,7 @@ def test_requests_that_make_no_sense(name: str, folder: Path, tmp_path: Path, ru
 
 def test_targets_need_the_files_to_be_run(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="measure is False"):
-        export(folder / "small.keras", tmp_path, targets=["litert"], measure=False)
+        export(folder / "small.keras", tmp_path, options=ExportOptions(targets=["litert"], measure=False))
 
 
 def test_a_runtime_that_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +173,7 @@ def test_a_runtime_that_is_not_installed_is_named_with_its_extra(monkeypatch: py
 
 @pytest.fixture(scope="module")
 def float_file(folder: Path) -> Path:
-    export(folder / "small.keras", folder / "float", quantize=["float32"], measure=False)
+    export(folder / "small.keras", folder / "float", quantize=["float32"], options=ExportOptions(measure=False))
     return folder / "float" / "small.float32.tflite"
 
 

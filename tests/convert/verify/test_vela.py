@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from embedlite.convert import export
+from embedlite.convert import ExportOptions, export
 from embedlite.convert.layers import MinMaxNormalization
 from embedlite.convert.verify import vela
 from embedlite.convert.verify.vela import compile_for_npu
@@ -47,15 +47,19 @@ def exported(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> di
     """A min-max normalized encoder: ``float32``, ``int8`` with the normalization in it, ``integer`` without."""
     model = small_encoder([MinMaxNormalization(), layers.Flatten()])
     folder = tmp_path_factory.mktemp("exported")
-    files = export(model, folder / "float", quantize=["float32", "int8"], calibration_data=images, measure=False).files
+    files = export(
+        model,
+        folder / "float",
+        quantize=["float32", "int8"],
+        calibration_data=images,
+        options=ExportOptions(measure=False),
+    ).files
     (integer,) = export(
         model,
         folder / "integer",
         quantize=["int8"],
         calibration_data=images,
-        input_type="int8",
-        output_type="int8",
-        measure=False,
+        options=ExportOptions(input_type="int8", output_type="int8", measure=False),
     ).files
     return {"float32": files[0].path, "int8": files[1].path, "integer": integer.path}
 

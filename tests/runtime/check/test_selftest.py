@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from embedlite.convert import export
+from embedlite.convert import Asked, ExportOptions, export, export_asked
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.layers import MinMaxNormalization
 from embedlite.convert.make.golden import synthetic_frames
@@ -45,13 +45,17 @@ def files(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Files:
     model = small_encoder([layers.Flatten(), MinMaxNormalization()])
     given = {"calibration_data": photos, "test_data": photos, "equalize": False, "calibrate_method": "minmax"}
     given |= {"mean": (127.0,), "std": (128.0,)}
-    made = export(model, folder / "modes", quantize=["all"], **given)
+    made = export_asked(model, Asked(output_dir=folder / "modes", quantize=["all"], **given))
     paths = {file.mode: file.path for file in made.files}
     integers = {"input_type": "uint8", "output_type": "int8"}
-    (file,) = export(model, folder / "integers", quantize=["int8"], golden_from=photos, **integers, **given).files
+    (file,) = export_asked(
+        model, Asked(output_dir=folder / "integers", quantize=["int8"], golden_from=photos, **integers, **given)
+    ).files
     paths["integers"] = file.path
     per_channel = {"mean": (123.0, 117.0, 104.0), "std": (58.0, 57.0, 57.5), "color_order": "bgr"}
-    (file,) = export(model, folder / "bgr", quantize=["float32"], golden_from=photos, **per_channel).files
+    (file,) = export_asked(
+        model, Asked(output_dir=folder / "bgr", quantize=["float32"], golden_from=photos, **per_channel)
+    ).files
     paths["bgr"] = file.path
     return Files(paths, np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8), photos)
 
@@ -225,7 +229,7 @@ def test_inspect_shows_them(files: Files, run: Run) -> None:
 def test_the_same_export_gives_the_same_bytes_whatever_the_threads(files: Files, tmp_path: Path) -> None:
     model = small_encoder([layers.Flatten()])
     made = [
-        export(model, tmp_path / name, quantize=["float32"], threads=threads).files[0]
+        export(model, tmp_path / name, quantize=["float32"], options=ExportOptions(threads=threads)).files[0]
         for name, threads in (("one", 1), ("two", 2), ("again", 2))
     ]
     first, *others = (file.path.read_bytes() for file in made)
@@ -252,7 +256,7 @@ def test_golden_from_wants_pixels_and_a_run(files: Files, run: Run, tmp_path: Pa
     done = run("export-tflite", digits.float32, "-o", tmp_path / "x", "--golden-from", tmp_path / "floats.npy")
     assert "replayed from pixels" in error_line(done)
     with pytest.raises(RequestError, match="measure is False"):
-        export(digits.float32, tmp_path / "x", golden_from=digits.test_images, measure=False)
+        export(digits.float32, tmp_path / "x", options=ExportOptions(golden_from=digits.test_images, measure=False))
     assert not (tmp_path / "x").exists()
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedlite.convert import export
+from embedlite.convert import ExportOptions, export
 from embedlite.runtime import Encoder, InputContract
 from embedlite.runtime.errors import EmbedliteWarning, InputValueError
 from embedlite.runtime.images.decode import load_image
@@ -156,7 +156,11 @@ def test_an_int8_file_knows_the_colours_that_it_was_calibrated_on(
 ) -> None:
     """From the export's photos to the device's warning; a float32 file and one of gray images know nothing."""
     made = export(
-        quick_encoder(SHAPE), tmp_path, quantize=["float32", "int8"], calibration_data=str(photos), measure=False
+        quick_encoder(SHAPE),
+        tmp_path,
+        quantize=["float32", "int8"],
+        calibration_data=str(photos),
+        options=ExportOptions(measure=False),
     )
     float32, int8 = (Path(file.path) for file in made.files)
     calibration = read_artifact(int8).contract.calibration

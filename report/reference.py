@@ -19,8 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..convert.load import load_original
-from ..convert.load.lower import keras_reference, trace
 from ..convert.load.options import LoadOptions
 from ..runtime.commands.options import quiet_libraries
 from ..runtime.errors import EmbedliteError, MissingPackageError
@@ -120,6 +118,9 @@ def main() -> None:
 
 
 def _embed(request: dict[str, Any]) -> None:
+    from ..convert.load import load_original
+    from ..convert.load.lower import keras_reference, trace
+
     contract = InputContract.from_json(request["contract"])
     opening = replace(LoadOptions.from_json(request["opening"]), input_shape=contract.shape)
     original = load_original(Path(request["model"]), opening)

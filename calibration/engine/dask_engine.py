@@ -34,8 +34,9 @@ from ...runtime.images.source import Source
 from ...runtime.machine import available_threads
 from ...runtime.progress import Line
 from .check_workers import ask_workers, check_environment, others_by_kind
+from .dask_plugin import ModelPlugin, run_on_worker
 from .task import Part, Task
-from .worker import Done, ModelPlugin, describe_worker, run_on_worker
+from .worker import Done, describe_worker
 
 _R = TypeVar("_R")
 _T = TypeVar("_T")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...runtime.errors import RequestError
 from ..errors import ModelLoadError
-from .keras_model import load_keras
 from .options import KERAS_SUFFIXES, LoadOptions
-from .original import Original
-from .saved_model import SAVED_MODEL_NAME, is_saved_model, load_saved_model
-from .tflite import load_tflite
+
+if TYPE_CHECKING:
+    from .original import Original
 
 FORMATS = ".keras, .h5 or .hdf5, a SavedModel folder, or a float .tflite"
 
@@ -28,6 +28,11 @@ def load_original(path: Path, options: LoadOptions | None = None) -> Original:
         ModelShapeError: not one image in and one embedding out, or no known size.
         RequestError: an option that this format cannot have.
     """
+    # Late, because devices without the packages for it import the options beside this.
+    from .keras_model import load_keras
+    from .saved_model import SAVED_MODEL_NAME, is_saved_model, load_saved_model
+    from .tflite import load_tflite
+
     options = options or LoadOptions()
     if not path.exists():
         raise ModelLoadError(f"there is no {path}. Pass the path of a model: {FORMATS}.")

@@ -14,19 +14,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...convert.errors import ConversionError
-from ...convert.graph.graph import Graph
-from ...convert.load import load_original
-from ...convert.load.lower import LoweredModel, lower
 from ...convert.load.options import LoadOptions
-from ...convert.make.package import package
-from ...convert.normalization.prepare import prepare
-from ...convert.normalization.recognise import final_normalization, find_normalizations
 from ...runtime.commands.options import quiet_libraries
 from ...runtime.errors import DataError, EmbedliteError
 from ...runtime.images.decode import IMAGE_SUFFIXES, load_image
@@ -36,6 +30,9 @@ from ...runtime.model.artifact import Artifact, read_artifact
 from ...runtime.model.contract import Contract, InputContract
 from ...runtime.progress import progress
 from ..reference import ask_tensorflow, has_tensorflow
+
+if TYPE_CHECKING:
+    from ...convert.load.lower import LoweredModel
 
 
 def main() -> None:
@@ -59,6 +56,9 @@ class _Parts:
 
     def make(self) -> None:
         """Make every part that was asked for."""
+        from ...convert.load import load_original
+        from ...convert.load.lower import lower
+
         request = self._request
         if request["model"] is not None:
             opening = replace(LoadOptions.from_json(request["opening"]), input_shape=self._contract.shape)
@@ -131,6 +131,10 @@ def with_integer_ends(artifact: Artifact) -> bytes:
     Raises:
         ConversionError: the graph cannot have these ends.
     """
+    from ...convert.graph.graph import Graph
+    from ...convert.make.package import package
+    from ...convert.normalization.recognise import final_normalization, find_normalizations
+
     contract = artifact.contract
     if contract is None or contract.mode != "int8":
         raise ConversionError("the candidate is no int8 file of export-tflite.")
@@ -148,6 +152,9 @@ def with_integer_ends(artifact: Artifact) -> bytes:
 
 def _float_file(lowered: LoweredModel, inputs: InputContract) -> bytes:
     """The float file that an export would write."""
+    from ...convert.make.package import package
+    from ...convert.normalization.prepare import prepare
+
     graph = prepare(lowered.flatbuffer)
     contract = Contract(
         input=replace(inputs, dtype="float32"),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
+import sys
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,6 +140,22 @@ def read_state(path: Path) -> MonitorState:
         ) from error
 
 
+def _hold(descriptor: int) -> None:
+    """Lock an open file for this process alone.
+
+    Raises:
+        OSError: another process holds it.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 class StateFile:
     """The file of a running monitor, held by it alone.
 
@@ -156,12 +172,12 @@ class StateFile:
         check_writable([self.path], force=True)
         lock = self.path.with_name(self.path.name + ".lock")
         try:
-            self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._lock = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise OutputError(f"cannot write {lock}: {error.strerror or error}. Choose another folder.") from error
         try:
             # The kernel lets go of it however the process ends.
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _hold(self._lock)
         except OSError as error:
             os.close(self._lock)
             raise MonitorStateError(

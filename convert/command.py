@@ -6,10 +6,9 @@ from pathlib import Path
 
 import click
 
-from ..runtime.commands.options import check_json_path, common_options, emit_result, options_of, run_command
+from ..runtime.commands.options import common_options, emit_result, options_of, run_command
 from ..runtime.errors import EXIT_BAD_ANSWER
 from . import check_installed
-from .modes import MODES
 from .options import Asked
 
 
@@ -29,15 +28,7 @@ def export_tflite(model: Path, asked: Asked, json_path: str | None) -> int:
     from . import export_asked
     from .outcome.table import render_result
 
-    folder = model.parent if asked.output_dir is None else Path(asked.output_dir)
-    written = [folder / f"{model.stem}.{kind}" for kind in (*(f"{mode}.tflite" for mode in MODES), "export.json")]
-    check_json_path(
-        json_path,
-        *(model, asked.calibration_data, asked.test_data, asked.golden_from, asked.calibration_cache),
-        *(asked.custom_objects, asked.search_cache, asked.measured, asked.recipe),
-        *written,
-    )
-    result = export_asked(model, asked)
+    result = export_asked(model, asked, json_path=json_path)
     emit_result(result.to_json(), render_result(result), json_path)
     return EXIT_BAD_ANSWER if result.failed_targets or result.failed_modes or result.missed else 0
 

@@ -28,7 +28,7 @@ from .load import load_original
 from .load.keras_model import from_keras
 from .load.options import LoadOptions
 from .load.original import Original
-from .make.outputs import check_outputs
+from .make.outputs import check_outputs, check_written
 from .make.recipe import deciding_options, read_recipe
 from .options import Asked, ExportOptions
 from .pipeline import Pipeline
@@ -82,14 +82,21 @@ def export(
     )
 
 
-def export_asked(model: Any, asked: Asked) -> ExportResult:
-    """The same as :func:`export`, with all that was asked in one object."""
+def export_asked(model: Any, asked: Asked, *, json_path: str | None = None) -> ExportResult:
+    """The same as :func:`export`, with all that was asked in one object.
+
+    Args:
+        model: as in :func:`export`.
+        asked: all options.
+        json_path: where the caller is going to write the result besides, so that it is none of the files made here.
+    """
     in_memory = not isinstance(model, (str, Path))
     if in_memory and asked.output_dir is None:
         raise RequestError("a model in memory has no folder of its own. Pass output_dir.")
     path = Path(f"{model.name}.keras" if in_memory else model)
     decided = None if asked.recipe is None else read_recipe(Path(asked.recipe))
     request = check_request(asked, path, None if decided is None else tuple(decided.files))
+    check_written(request, None if in_memory else path, json_path)
     opening = part(request, LoadOptions)
     with stage("loading the model"):
         original = from_keras(model, model.name, opening) if in_memory else load_original(path, opening)

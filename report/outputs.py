@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from ..runtime.commands.options import check_distinct, check_json_path, emit_result
+from ..runtime.commands.options import check_outputs, emit_result
 from ..runtime.drift.gates import Gate
 from ..runtime.drift.report import DriftReport
 from ..runtime.drift.text import render_text
@@ -57,10 +57,9 @@ class Outputs:
             OutputError: a file cannot be written.
             MissingPackageError: the page needs what is not installed.
         """
-        check_json_path(self.json, *inputs, self.junit, self.html)
-        for output, others in ((self.junit, (*inputs, self.html)), (self.html, inputs)):
+        check_outputs(inputs, json=self.json, junit=self.junit, html=self.html)
+        for output in (self.junit, self.html):
             if output is not None:
-                check_distinct(output, *others)
                 check_writable([output], force=True)
         if self.html is not None:
             from .page import check_page

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import OutputError, OutputExistsError
+from .errors import OutputError, OutputExistsError, RequestError
 
 
 def sha256(data: bytes | memoryview) -> str:
@@ -56,6 +56,58 @@ def _check_destination(path: Path, *, force: bool) -> None:
 def _is_special(path: Path) -> bool:
     """A device or a pipe, such as /dev/null: it is written to, never replaced."""
     return path.exists() and not path.is_file()
+
+
+def check_names(reads: Sequence[Any], writes: Mapping[str, Path | str | None]) -> None:
+    """Refuse before any work is done that one file would be written twice, or over what is read.
+
+    Args:
+        reads: what is read; those that are not paths of this machine (URLs, arrays, None) are passed over. Of a folder
+            the files are read, and of a model the contract beside it.
+        writes: what is written, by what it is called in the message; None and ``-`` (stdout) are no files.
+
+    Raises:
+        RequestError: two names are the same file, by whatever path or link.
+    """
+    written = {name: Path(path) for name, path in writes.items() if path is not None and path != "-"}
+    outputs = [(name, path) for name, path in written.items() if not _is_special(path)]
+    inputs = [Path(path) for path in reads if isinstance(path, (str, os.PathLike))]
+    inputs += [path.with_name(f"{path.name}{_BESIDE}") for path in inputs]
+    for place, (name, path) in enumerate(outputs):
+        for other, taken in outputs[:place]:
+            if _same(path, taken):
+                raise RequestError(
+                    f"{path} is named twice, as {other} and as {name}, and one use would destroy the other. Name "
+                    "another output."
+                )
+        for read in inputs:
+            if _same(path, read) or _holds(read, path):
+                raise RequestError(
+                    f"{path} is named twice: it is read, and {name} would replace it. Name another output."
+                )
+
+
+_BESIDE = ".embedlite.json"
+"""Added to a model's name: a contract that lies beside it."""
+
+_REPORTS = (".json", ".xml", ".html", ".npz", ".h", ".c")
+"""Suffixes of what commands write; such a file in a folder of images is an earlier result, and may be replaced."""
+
+
+def _same(path: Path, other: Path) -> bool:
+    if path.exists() and other.exists():
+        return path.samefile(other)
+    return path.resolve() == other.resolve()
+
+
+def _holds(folder: Path, path: Path) -> bool:
+    """Whether a file is one of those that are read of a folder."""
+    return (
+        folder.is_dir()
+        and path.is_file()
+        and path.suffix.lower() not in _REPORTS
+        and path.resolve().is_relative_to(folder.resolve())
+    )
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:

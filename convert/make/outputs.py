@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...runtime.errors import OutputError, RequestError
-from ...runtime.files import check_writable
+from ...runtime.files import check_names, check_writable
 from ...runtime.model.artifact import SIDECAR_SUFFIX
 from ..modes import TARGETS
 from ..request import Request
@@ -15,16 +15,52 @@ REJECTED = ".rejected"
 """Added to the name of a file that a required target does not run."""
 
 
+def written(request: Request) -> dict[str, Path]:
+    """Every file that an export may write, by what it is.
+
+    Raises:
+        RequestError: C source was asked for, and no file that a microcontroller runs.
+    """
+    own = {f"the {mode} file": request.path(mode) for mode in request.names}
+    own |= {f"{name} where it is rejected": rejected_path(path) for name, path in own.items()}
+    return {**own, **_extra_paths(request), "export.json": request.result_path}
+
+
+def check_written(request: Request, model: Path | None, json_path: str | None) -> None:
+    """Refuse names of which two are the same file.
+
+    Args:
+        request: what was asked.
+        model: its path; None in memory.
+        json_path: of ``--json``.
+
+    Raises:
+        RequestError: one would be written twice, or over what is read.
+        OutputError: ``--json`` cannot be written.
+    """
+    reads = (model, request.calibration_data, request.test_data, request.golden_from, request.custom_objects)
+    kept = {"--calibration-cache": request.calibration_cache, "--search-cache": request.search_cache}
+    # A cache is written under a name of its own first.
+    kept |= {f"{name}, while it is written": f"{path}.tmp" for name, path in kept.items() if path is not None}
+    named: dict[str, Path | str | None] = {**kept, "--json": json_path}
+    check_names((*reads, request.measured), {**written(request), **named})
+    # export.json may take the place of the recipe that it is made from.
+    check_names((request.recipe,), named)
+    if json_path is not None and json_path != "-":
+        folder = Path(json_path).absolute().parent
+        # The output folder may not be there yet; it is made before anything is written.
+        if folder.exists() or folder != request.folder.absolute():
+            check_writable([Path(json_path)], force=True)
+
+
 def check_outputs(request: Request) -> None:
     """Refuse what could not be written at the end.
 
     Raises:
-        RequestError: C source was asked for, and no file that a microcontroller runs.
         OutputExistsError: a file is there and ``request.force`` is false.
         OutputError: the folder cannot be made or written to.
     """
-    own = [request.path(mode) for mode in request.names]
-    paths = [*own, *map(rejected_path, own), *_extra_paths(request), request.result_path]
+    paths = list(written(request).values())
     try:
         request.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -50,8 +86,8 @@ def npu_paths(request: Request, mode: str) -> tuple[Path, Path]:
     return compiled, compiled.with_name(f"{compiled.name}{SIDECAR_SUFFIX}")
 
 
-def _extra_paths(request: Request) -> list[Path]:
-    paths = []
+def _extra_paths(request: Request) -> dict[str, Path]:
+    paths = {}
     if request.c_array:
         if not set(request.modes).intersection(TARGETS["micro"].modes):
             raise RequestError(
@@ -59,8 +95,12 @@ def _extra_paths(request: Request) -> list[Path]:
                 f"{', '.join(request.modes)} was asked for. Add -q int8."
             )
         sources = request.names if request.chooses_one else (c_mode(request),)
-        paths += [request.folder / name for mode in sources for name in c_names(f"{request.stem}.{mode}")]
+        for mode in sources:
+            for name in c_names(f"{request.stem}.{mode}"):
+                paths[f"the C source {name}"] = request.folder / name
     if "ethos-u" in request.targets:
-        modes = [mode for mode in request.modes if mode in TARGETS["ethos-u"].modes]
-        paths += [path for mode in modes for path in npu_paths(request, mode)]
+        for mode in request.modes:
+            if mode in TARGETS["ethos-u"].modes:
+                compiled, beside = npu_paths(request, mode)
+                paths |= {f"the compiled {mode} file": compiled, f"the contract of the compiled {mode} file": beside}
     return paths

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ...runtime.commands.options import check_json_path, common_options, emit_result, run_command
+from ...runtime.commands.options import check_outputs, common_options, emit_result, run_command
 from ...runtime.drift.text import gate_text, number_text
 from ...runtime.errors import EXIT_BAD_ANSWER
 from ...runtime.monitor.references import PAIRED
@@ -28,7 +28,7 @@ def drift_fleet(files: tuple[Path, ...], gates: tuple[str, ...], json_path: str 
 
     Exit code 1 says that a gate failed or that a device stands out.
     """
-    check_json_path(json_path, *files)
+    check_outputs(files, json=json_path)
     report = join_fleet(files, gates)
     emit_result(report.to_json(), render_fleet(report), json_path)
     return 0 if report.passed else EXIT_BAD_ANSWER

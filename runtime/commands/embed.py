@@ -18,8 +18,7 @@ from ..model.contract import InputOptions
 from ..model.plain import input_contract_from_options
 from ..progress import progress
 from .options import (
-    check_distinct,
-    check_json_path,
+    check_outputs,
     common_options,
     emit_result,
     feature_option,
@@ -103,8 +102,7 @@ def embed(
     if output.suffix != ".npz":
         raise click.UsageError(f"-o {output}: the output holds vectors with ids, so its name ends in .npz")
     check_writable([output], force=force)
-    check_distinct(output, model, data)
-    check_json_path(json_path, output, model, data)
+    check_outputs([model, data], json=json_path, output=output)
     contract = input_contract_from_options(model, inputs)
     with Encoder(model, threads, delegate, delegate_options=delegate_options, input_contract=contract) as encoder:
         source = open_source(data, encoder.contract.input, feature)
@@ -127,7 +125,7 @@ def embed(
 def _selftest(
     model: Path, threads: int | None, delegate: str | None, delegate_options: dict[str, str], json_path: str | None
 ) -> int:
-    check_json_path(json_path, model)
+    check_outputs([model], json=json_path)
     with Encoder(model, threads, delegate, delegate_options=delegate_options) as encoder:
         found = selftest(encoder)
         runtime = encoder.runtime
@@ -156,8 +154,7 @@ def _measure(
         raise click.UsageError(f"--measure {output}: the figures are JSON, so the name of their file ends in .json")
     check_writable([output], force=force)
     models = find_models(model)
-    check_distinct(output, *models)
-    check_json_path(json_path, output, *models)
+    check_outputs([model, *models], json=json_path, measure=output)
     figures = measure_device(models, threads=threads, delegate=delegate, delegate_options=delegate_options)
     write_file(output, json_bytes(figures.to_json()))
     emit_result(figures.to_json(), render_figures(figures, output), json_path)

@@ -15,7 +15,7 @@ from ..drift import measure_drift
 from ..model.artifact import Artifact, read_artifact
 from ..model.flatbuffer import NPU_OPERATOR, ModelInfo, TensorInfo
 from ..model.tflite_metadata import METADATA_NAME, read_metadata
-from .options import check_json_path, common_options, emit_result, run_command
+from .options import check_outputs, common_options, emit_result, run_command
 
 
 @click.command(name="inspect-tflite")
@@ -23,7 +23,7 @@ from .options import check_json_path, common_options, emit_result, run_command
 @common_options
 def inspect(model: Path, json_path: str | None) -> None:
     """Print the contract, golden vectors, metadata, operators with versions, and tensors of MODEL (.tflite)."""
-    check_json_path(json_path, model)
+    check_outputs([model], json=json_path)
     result = _describe(model, read_artifact(model))
     emit_result(result, _render(result), json_path)
 

@@ -22,8 +22,8 @@ from typing import Any, TypeVar
 
 import click
 
-from ..errors import EXIT_INTERRUPTED, EmbedliteError, EmbedliteWarning, RequestError
-from ..files import check_writable, json_bytes, write_file
+from ..errors import EXIT_INTERRUPTED, EmbedliteError, EmbedliteWarning
+from ..files import check_names, check_writable, json_bytes, write_file
 from ..options import ENGINE, FEATURE, THREADS, Option, Row, rows
 from ..version import __version__
 
@@ -190,22 +190,21 @@ def quiet_libraries() -> Iterator[None]:
             # The copy stays open: an exception on its way out is still printed through it.
 
 
-def check_json_path(json_path: str | None, *others: Any) -> None:
-    """Refuse early what ``--json`` could not write later, or would write over: the command's other files."""
-    if json_path and json_path != "-":
-        check_distinct(Path(json_path), *others)
-        check_writable([Path(json_path)], force=True)
+def check_outputs(reads: Sequence[Any], *, json: str | None, **more: Path | None) -> None:
+    """Refuse early what could not be written later, or would be written over something else.
 
-
-def check_distinct(output: Path, *others: Any) -> None:
-    """Refuse an output that is one of the command's inputs or other outputs.
+    Args:
+        reads: what the command reads.
+        json: of ``--json``; ``-`` is stdout.
+        more: its other outputs, by the names of their options.
 
     Raises:
-        RequestError: it is.
+        RequestError: two of them are the same file.
+        OutputError: ``--json`` cannot be written.
     """
-    for other in others:
-        if isinstance(other, Path) and output.resolve() == other.resolve():
-            raise RequestError(f"{output} is named twice, and one use would destroy the other. Name another output.")
+    check_names(reads, {**{f"--{name}": path for name, path in more.items()}, "--json": json})
+    if json and json != "-":
+        check_writable([Path(json)], force=True)
 
 
 def emit_result(result: Any, text: str, json_path: str | None) -> None:

@@ -18,8 +18,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedlite.runtime.errors import OutputError, OutputExistsError
-from embedlite.runtime.files import check_writable, finite_json, json_bytes, sha256, write_file, write_files
+from embedlite.runtime.errors import OutputError, OutputExistsError, RequestError
+from embedlite.runtime.files import (
+    check_names,
+    check_writable,
+    finite_json,
+    json_bytes,
+    sha256,
+    write_file,
+    write_files,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -240,3 +248,19 @@ def test_numpy_doubles_and_keys_that_are_no_text_have_a_json_form() -> None:
 
 def test_a_file_name_that_is_no_utf8_can_be_reported() -> None:
     assert json.loads(json_bytes({"id": os.fsdecode(b"caf\xe9.png")}))["id"].startswith("caf")
+
+
+def test_outputs_are_compared_with_each_other_and_with_what_is_read(tmp_path: Path) -> None:
+    model, photos = tmp_path / "model.tflite", tmp_path / "photos"
+    photos.mkdir()
+    beside = tmp_path / "model.tflite.embedlite.json"
+    for path in (model, beside, photos / "a.jpg"):
+        path.write_bytes(b"precious")
+    (tmp_path / "again").symlink_to(model)
+    for clash in (model, beside, tmp_path / "again", photos / "a.jpg", photos / ".." / "model.tflite"):
+        with pytest.raises(RequestError, match="it is read, and --json would replace it"):
+            check_names([model, photos, None, "s3://bucket/photos", np.zeros(3)], {"--json": clash})
+    with pytest.raises(RequestError, match="as --html and as --json"):
+        check_names([], {"--html": tmp_path / "x", "--json": str(tmp_path / "photos" / ".." / "x")})
+    check_names([model, photos], {"--json": photos / "report.json", "--html": None, "--junit": "-"})
+    check_names([], {"--html": Path("/dev/null"), "--json": Path("/dev/null")})

@@ -23,7 +23,7 @@ from ..runtime.machine import describe_environment
 from ..runtime.model.artifact import sidecar
 from ..runtime.model.contract import InputContract
 from ..runtime.options import given
-from ..runtime.progress import stage
+from ..runtime.progress import Stages, stage
 from .data import ExportData, calibration_fingerprint, check_searchable, open_data, select_images
 from .errors import ConversionError
 from .graph.run import float_runner
@@ -40,7 +40,8 @@ from .normalization.prepare import FloatGraph, prepare
 from .outcome.explain import explain_coupling, explain_frozen, explain_placement
 from .outcome.recommend import recommend
 from .quantize.from_statistics import plan_from_statistics
-from .quantize.plan import CalibrationOptions, Int8Plan, plan_int8
+from .quantize.plan import NO_EQUALIZATION, CalibrationOptions, Int8Plan, PlanChoices, plan_int8
+from .quantize.trial import Trial
 from .request import Request
 from .results import (
     DEVICE,
@@ -60,6 +61,10 @@ from .verify.judge import Frames
 from .verify.latency import Stopwatch
 from .verify.measure import Measured, collect_frames, describe, measure_files
 
+_MOST_JUDGING = 256
+_LOST_DB = 0.3
+"""What test images may lose by what calibration images chose, before it is said."""
+
 _PROOF_IMAGES = 4
 """Calibration images whose raw embeddings a recognised normalization is proved on, besides random and edge vectors."""
 
@@ -75,6 +80,7 @@ class Pipeline:
         # Read now, so that a damaged one is told before there is work that would be lost.
         SearchCache(request.search_cache, "")
         self.decisions: list[str] = []
+        self.stages = Stages()
 
     def run(self, original: Original) -> ExportResult:
         """Make, measure and write everything."""
@@ -87,7 +93,7 @@ class Pipeline:
         self.decisions += original.decisions
         data = open_data(request, self.contract)
         self.decisions += data.decisions
-        with stage("converting"):
+        with stage("converting"), self.stages.time("converting"):
             lowered = lower(original)
         self.decisions += lowered.decisions
         if request.select == "coverage":
@@ -99,14 +105,14 @@ class Pipeline:
         if self.recipe is not None and request.recipe is not None:
             self.recipe.check_graph(sha256(graph.flatbuffer), request.recipe)
             self.decisions += self.recipe.explain_tools(tool_versions())
-        plan = self._plan(graph, data, engine)
+        with self.stages.time("calibrating"):
+            plan = self._plan(graph, data, engine)
         maker = Maker(request, self.contract, graph, plan, self.recipe)
         precisions = {} if self.recipe is None else {mode: file.precision for mode, file in self.recipe.files.items()}
-        made, not_made = self._make(maker, precisions)
-        search = None
-        if request.searching and plan is not None and any(item.mode == "int8" for item in made):
-            search = MixedFiles(request, graph, plan, maker)
-            made += search.find(made)
+        with self.stages.time("quantizing"):
+            made, not_made = self._make(maker, precisions)
+        with self.stages.time("searching"):
+            search = self._search(graph, plan, maker, made)
         self.decisions += maker.decisions
         self.decisions += [] if search is None else search.decisions
         self.decisions += explain_placement(request, graph, made)
@@ -116,12 +122,13 @@ class Pipeline:
         stopwatch = Stopwatch(request.timed_on, request.threads)
         if request.measure:
             inputs, golden = self._golden(graph, made[0].contract.input)
-            with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
+            with self.stages.time("measuring"), tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
                 frames, coupling = self._reference(lowered, data.test, Path(folder))
                 report = self._judge_frozen(report, graph, data.test, frames)
                 measured = measure_files(
                     request, made, frames, inputs, stopwatch, drift=data.test is not None, folder=Path(folder)
                 )
+        self._warn(graph, plan, maker, measured, data.test)
         files, measured_on = self._on_device(measured.files, stopwatch)
         if request.pareto:
             files = mark_dominated(files)
@@ -143,6 +150,7 @@ class Pipeline:
             not_checked=missing_runtimes(),
             failed_targets=failed,
             not_made=not_made,
+            seconds=self.stages.seconds,
             failed_modes=self._failed_modes(files, not_made),
             skipped=data.skipped,
             files=files,
@@ -194,6 +202,37 @@ class Pipeline:
             return None
         self.decisions += plan.decisions
         return plan
+
+    def _search(self, graph: FloatGraph, plan: Int8Plan | None, maker: Maker, made: list[Made]) -> MixedFiles | None:
+        """Search for layers that should not be int8, and add the files that are worth it; None if there is none."""
+        if not self.request.searching or plan is None or all(item.mode != "int8" for item in made):
+            return None
+        search = MixedFiles(self.request, graph, plan, maker)
+        try:
+            made += search.find(made)
+        except (ConversionError, InterpreterFailedError) as error:
+            self.decisions.append(f"the search for layers that should not be int8 ended early: {error}")
+        return search
+
+    def _warn(
+        self, graph: FloatGraph, plan: Int8Plan | None, maker: Maker, measured: Measured, test: Source | None
+    ) -> None:
+        """Say where the test images contradict what the calibration images chose for int8; they choose nothing."""
+        mine = next((file.drift for file in measured.files if file.mode == "int8"), None)
+        if plan is None or test is None or mine is None or mine.sqnr_db is None or not plan.minmax.samples:
+            return
+        chosen = plan.choices != PlanChoices(NO_EQUALIZATION, False, "minmax", {})
+        if not chosen and not maker.recipes["int8"].corrections:
+            return
+        count = min(len(test), _MOST_JUDGING)
+        trial = Trial(graph, [test.ready(index) for index in range(count)], self.request.threads)
+        plain = trial.sqnr(trial.errors(graph.flatbuffer, plan.minmax))
+        found = trial.sqnr(trial.errors_of(maker.graphs["int8"]))
+        if plain > found + _LOST_DB:
+            self.decisions.append(
+                f"WARNING: on {count} test images int8 with minimum and maximum alone is better: {plain:.1f} dB, not "
+                f"{found:.1f}. --calibrate-method minmax --no-equalize --correct none undoes what was chosen."
+            )
 
     def _make(self, maker: Maker, precisions: Mapping[str, Precision]) -> tuple[list[Made], tuple[NotMade, ...]]:
         """The files of all modes that can be made, and why the others cannot; one mode costs the others nothing."""

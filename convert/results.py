@@ -214,6 +214,7 @@ class ExportResult:
             ``.rejected``.
         not_made: modes that could not be made; they cost the others nothing.
         failed_modes: one sentence for each mode that was named and has no file, or one that does not run.
+        seconds: how long each stage took, by its name.
         skipped: images that ``skip_unreadable`` left out, each with the reason.
         files: the written files, float32 first.
         decisions: what was decided on the user's behalf, one sentence each.
@@ -235,6 +236,7 @@ class ExportResult:
     failed_targets: tuple[str, ...]
     not_made: tuple[NotMade, ...]
     failed_modes: tuple[str, ...]
+    seconds: Mapping[str, float]
     skipped: tuple[Skipped, ...]
     files: tuple[ExportedFile, ...]
     decisions: tuple[str, ...]

@@ -11,6 +11,26 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 
+class Stages:
+    """How long the stages of a work took.
+
+    Attributes:
+        seconds: by name, in their order.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def time(self, name: str) -> Iterator[None]:
+        """Add what is done inside to a stage."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 3)
+
+
 @contextlib.contextmanager
 def stage(label: str) -> Iterator[None]:
     """Say on stderr what is being done while it lasts; for work that cannot be counted. Silent without a terminal."""

@@ -25,10 +25,12 @@ LEAST_TO_COMPARE = 24
 MOST_JUDGED_BYTES = 128 << 20
 """Of images that judge: of very many or very large ones a part of each fold does."""
 
-_SECONDS = 6.0
-_OPERATIONS_PER_SECOND = 4e9
+_SECONDS = 5.0
+_OPERATIONS_PER_SECOND = 4e10
 _SECONDS_PER_OPERATOR, _SECONDS_PER_WEIGHT = 6e-4, 4e-8
 _LEAST_TRIALS = 3
+LARGE = 6
+"""A network of which no more sets of ranges can be tried in that time is large: what takes longest is left out."""
 
 
 def make_folds(order: Sequence[int]) -> list[list[int]]:

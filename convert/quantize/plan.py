@@ -38,7 +38,7 @@ from ..modes import AUTO, CALIBRATED
 from ..normalization.prepare import FloatGraph
 from .absorb import absorb, absorbable_pairs
 from .equalize import Pair, equalizable_pairs, equalize
-from .folds import LEAST_TO_COMPARE, MOST_JUDGED_BYTES, make_folds, merged, most_trials, without_each
+from .folds import LARGE, LEAST_TO_COMPARE, MOST_JUDGED_BYTES, make_folds, merged, most_trials, without_each
 from .trial import CrossTrial, Trial, only_float
 
 NO_EQUALIZATION, FORWARDS, BACKWARDS = "none", "forwards", "backwards"
@@ -243,7 +243,7 @@ class _Planner:
     def _minmax(self, flatbuffer: bytes, whole: Statistics, groups: tuple[TensorGroup, ...]) -> Ranges:
         """Minimum and maximum of the float graph as it is."""
         if flatbuffer is self._graph.flatbuffer:
-            return choose_ranges(whole, groups, MINMAX)
+            return self._with_pixels(choose_ranges(whole, groups, MINMAX))
         if self._plain is None or self._plain.samples < len(self._calibration):
             everything = self._engine.counted(range(len(self._calibration)), len(self._calibration), "ranges")
             self._plain = collect_ranges(
@@ -253,7 +253,7 @@ class _Planner:
                 without=self._without,
                 indices=everything,
             )
-        return replace(self._plain, channels={})
+        return self._with_pixels(replace(self._plain, channels={}))
 
     def _equalized(self) -> bytes:
         """The float graph with its convolutions equalized, unless int8 comes closer to float without that."""
@@ -271,11 +271,11 @@ class _Planner:
         assert trial is not None
         others = without_each(parts)
         plain = trial.errors((original, ranges) for ranges in others)
-        forwards = trial.errors(equalize(original, ranges) for ranges in others)
-        backwards = trial.errors(equalize(original, ranges, backwards=True) for ranges in others)
-        direction, equalized = FORWARDS, forwards
-        if better(backwards, forwards, _OTHER_ORDER):
-            direction, equalized = BACKWARDS, backwards
+        direction, equalized = FORWARDS, trial.errors(equalize(original, ranges) for ranges in others)
+        if most_trials(original, len(trial), len(parts)) > LARGE:
+            backwards = trial.errors(equalize(original, ranges, backwards=True) for ranges in others)
+            if better(backwards, equalized, _OTHER_ORDER):
+                direction, equalized = BACKWARDS, backwards
         # Equalization changes nothing in float and costs nothing, but for images unlike those that it balances it may
         # be a loss all the same, so it has to prove itself.
         if not better(equalized, plain):
@@ -294,6 +294,8 @@ class _Planner:
         pairs = absorbable_pairs(graph)
         decided = None if self._choices is None else self._choices.absorbed
         if not self._options.equalize or not pairs or decided is False or (decided is None and trial is None):
+            return flatbuffer
+        if decided is None and trial is not None and most_trials(flatbuffer, len(trial), len(self._folds)) <= LARGE:
             return flatbuffer
         parts = self._by_channel(graph, pairs, "absorbing")
         absorbed, _, count = absorb(flatbuffer, merged(parts))

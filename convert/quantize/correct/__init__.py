@@ -20,6 +20,7 @@ from ....calibration.auto import better
 from ....runtime.errors import RequestError
 from ....runtime.images.source import Source
 from ...modes import CORRECTIONS, MIXED, is_mixed
+from ..folds import LARGE, most_trials
 from ..trial import Trial
 from .bias import correct_biases
 from .paired_graph import PairedGraph, Values
@@ -39,9 +40,11 @@ _STANDARD_ERRORS = 2.3
 there, in 4 % of the exports (Bonferroni)."""
 
 _MOST_IMAGES = 256
-_MOST_BYTES = 48 << 20
-"""Corrections are fitted on so many images at most, and on fewer of large ones, each of which has more places to look
-at and takes longer: 16 of 512x512x3."""
+_MOST_BYTES = 16 << 20
+"""Corrections are fitted on so many images at most, and on fewer of large ones, each of which takes longer: 27 of
+224x224x3, whose places are some 1,700 rows to fit weights to."""
+
+_LEAST_IMAGES = 16
 
 
 def choose_corrections(asked: Sequence[str], modes: Sequence[str]) -> tuple[str, ...]:
@@ -110,7 +113,8 @@ class Corrector:
         if self._gains(together, mode, names):
             return together, (names,)
         kept = []
-        for name in names if len(names) > 1 else ():
+        large = most_trials(self._original, len(self._trial), 1) <= LARGE
+        for name in names if len(names) > 1 and not large else ():
             graph = None if name == names[0] else self._paired(quantized)
             alone = first if graph is None else _corrected(graph, (name,))
             if self._gains(alone, mode, (name,)):
@@ -156,7 +160,7 @@ class Corrector:
     def _fitting(self) -> list[Values]:
         if not self._images:
             size = 4 * self._source.ready(0).size
-            count = min(len(self._source), _MOST_IMAGES, max(1, _MOST_BYTES // size))
+            count = min(len(self._source), _MOST_IMAGES, max(_LEAST_IMAGES, _MOST_BYTES // size))
             self._images = [self._source.ready(index) for index in range(count)]
         return self._images
 

@@ -31,7 +31,7 @@ _BLOCK = 64
 """Weights whose errors are handed on together; a matter of speed alone."""
 
 _ROWS = 4096
-"""Rows of X that are in memory in double precision at a time."""
+"""Rows of X that are multiplied at a time, in single precision, and added up in double."""
 
 _Array = NDArray[np.float64]
 
@@ -72,7 +72,8 @@ def input_moments(graph: PairedGraph, layer: LinearLayer, shape: tuple[int, ...]
     groups, count, _ = rows.shape
     moments = np.zeros((groups, inputs, inputs))
     for first in range(0, count, _ROWS):
-        part = rows[:, first : first + _ROWS].astype(np.float64)
+        # A depthwise layer's rows lie channel beside channel, and a product of such is fifty times slower.
+        part = np.ascontiguousarray(rows[:, first : first + _ROWS], np.float32)
         moments += part.transpose(0, 2, 1) @ part
     return moments
 

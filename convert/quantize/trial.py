@@ -79,12 +79,16 @@ class Trial:
         return np.where(usable[:, None], np.stack([squared, angles], axis=1), np.inf)
 
     def sqnr(self, errors: NDArray[np.float64]) -> float:
-        """Signal-to-noise ratio in dB of embeddings with these squared errors; infinite without any."""
+        """Signal-to-noise ratio in dB of embeddings with these errors; infinite without any.
+
+        Args:
+            errors: see :meth:`errors`; or the squared ones alone, (images,).
+        """
         return _decibels(self.signal, errors)
 
 
 def _decibels(signal: float, errors: NDArray[np.float64]) -> float:
-    noise = float(errors[:, 0].sum())
+    noise = float(errors.reshape(len(errors), -1)[:, 0].sum())
     if noise == 0:
         return math.inf
     return 10 * math.log10(signal / noise) if signal and math.isfinite(noise) else -math.inf

@@ -111,7 +111,6 @@ class Pipeline:
         precisions = {} if self.recipe is None else {mode: file.precision for mode, file in self.recipe.files.items()}
         with self.stages.time("quantizing"):
             made, not_made = self._make(maker, precisions)
-        with self.stages.time("searching"):
             search = self._search(graph, plan, maker, made)
         self.decisions += maker.decisions
         self.decisions += [] if search is None else search.decisions

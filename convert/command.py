@@ -6,13 +6,17 @@ from pathlib import Path
 
 import click
 
-from ..runtime.commands.options import common_options, emit_result, options_of, run_command
+from ..runtime.commands.options import Command, common_options, emit_result, options_of, run_command
 from ..runtime.errors import EXIT_BAD_ANSWER
 from . import check_installed
 from .options import Asked
 
 
-@click.command(name="export-tflite")
+@click.command(
+    name="export-tflite",
+    cls=Command,
+    example="export-tflite model.keras --calibration-data calibration -o exported",
+)
 @click.argument("model", type=click.Path(path_type=Path))
 @options_of(Asked, "asked")
 @common_options

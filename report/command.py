@@ -11,9 +11,11 @@ import click
 from ..calibration.engine import DASK, LOCAL, open_engine
 from ..convert.load.options import LoadOptions
 from ..runtime.commands.options import (
+    Command,
     common_options,
     engine_option,
     feature_option,
+    in_group,
     options_of,
     run_command,
     threads_option,
@@ -33,32 +35,39 @@ from .page.export_files import model_sha256, read_export
 from .sides import Request, Sides, open_sides, sha256_of
 from .workers import measure_others, render_others
 
+_sides, _data, _judge = in_group("What to compare"), in_group("Images"), in_group("Judgement")
+_causes, _outputs, _run = in_group("Causes"), in_group("Output"), in_group("Run")
 
-@click.command(name="drift-report")
+
+@click.command(
+    name="drift-report",
+    cls=Command,
+    example="drift-report model.int8.tflite --reference model.float32.tflite --data test",
+)
 @click.argument("candidate", type=click.Path(path_type=Path), required=False)
-@click.option("--reference", type=click.Path(path_type=Path), help="What the candidate should match.")
-@click.option("--data", type=data_location, metavar="PATH", help="Images; not needed if both sides are stored.")
-@click.option("--labels", type=click.Path(path_type=Path), help="What each image shows: .csv, .json, .npz or .npy.")
-@click.option("--far", type=float, help="False accept rate of the verification threshold.  [default: 0.001]")
-@click.option("--gate", "gates", multiple=True, metavar="NAME=VALUE", help="A limit; repeatable, replaces the default.")
-@click.option("--judge", type=click.Path(path_type=Path), metavar="REPORT.json", help="Apply gates to saved numbers.")
-@click.option("--k", type=int, help=f"Neighbours that are compared.  [default: {DEFAULT_K}]")
-@click.option(
+@_sides("--reference", type=click.Path(path_type=Path), help="What the candidate should match.")
+@_data("--data", type=data_location, metavar="PATH", help="Images; not needed if both sides are stored.")
+@_data("--labels", type=click.Path(path_type=Path), help="What each image shows: .csv, .json, .npz or .npy.")
+@_judge("--far", type=float, help="False accept rate of the verification threshold.  [default: 0.001]")
+@_judge("--gate", "gates", multiple=True, metavar="NAME=VALUE", help="A limit; repeatable, replaces the default.")
+@_judge("--judge", type=click.Path(path_type=Path), metavar="REPORT.json", help="Apply gates to saved numbers.")
+@_judge("--k", type=int, help=f"Neighbours that are compared.  [default: {DEFAULT_K}]")
+@_judge(
     "--queries",
     type=click.IntRange(min=1),
     help="Rows that search for neighbours, a random part.  [default: all up to 20000, else 2000]",
 )
-@click.option("--num-samples", type=click.IntRange(min=1), help="Use a random part of the data.  [default: all]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For random parts.")
-@click.option("--candidate-model", type=click.Path(path_type=Path), help="What a stored candidate must be made by.")
-@click.option("--reference-model", type=click.Path(path_type=Path), help="What a stored reference must be made by.")
-@click.option("--ladder", is_flag=True, help="Show which step from the original to the candidate spends the drift.")
-@click.option("--layers", is_flag=True, help="Show which layers of a quantized candidate make the drift.")
-@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write one test case a gate.")
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with pictures.")
-@click.option("--export", type=click.Path(path_type=Path), metavar="EXPORT.json", help="Show its files on the page.")
+@_data("--num-samples", type=click.IntRange(min=1), help="Use a random part of the data.  [default: all]")
+@_run("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For random parts.")
+@_sides("--candidate-model", type=click.Path(path_type=Path), help="What a stored candidate must be made by.")
+@_sides("--reference-model", type=click.Path(path_type=Path), help="What a stored reference must be made by.")
+@_causes("--ladder", is_flag=True, help="Show which step from the original to the candidate spends the drift.")
+@_causes("--layers", is_flag=True, help="Show which layers of a quantized candidate make the drift.")
+@_outputs("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write one test case a gate.")
+@_outputs("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with pictures.")
+@_outputs("--export", type=click.Path(path_type=Path), metavar="EXPORT.json", help="Show its files on the page.")
 @engine_option
-@click.option("--workers-apart", is_flag=True, help="Report what differing workers of --engine make of the images.")
+@_run("--workers-apart", is_flag=True, help="Report what differing workers of --engine make of the images.")
 @feature_option
 @options_of(LoadOptions, "opening", leave_out=("input_shape",))
 @options_of(InputOptions, "inputs")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ...runtime.commands.options import check_outputs, common_options, emit_result, run_command
+from ...runtime.commands.options import Command, check_outputs, common_options, emit_result, in_group, run_command
 from ...runtime.drift.text import gate_text, number_text
 from ...runtime.errors import EXIT_BAD_ANSWER
 from ...runtime.monitor.references import PAIRED
@@ -19,9 +19,14 @@ _COLUMNS = {
 }
 
 
-@click.command(name="drift-fleet")
+_judge = in_group("Judgement")
+
+
+@click.command(name="drift-fleet", cls=Command, example="drift-fleet monitors/*.json")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--gate", "gates", multiple=True, metavar="NAME=VALUE", help="A limit; repeatable, replaces the default.")
+@in_group("Judgement")(
+    "--gate", "gates", multiple=True, metavar="NAME=VALUE", help="A limit; repeatable, replaces the default."
+)
 @common_options
 def drift_fleet(files: tuple[Path, ...], gates: tuple[str, ...], json_path: str | None) -> int:
     """Join the state FILEs of drift monitors, judge the fleet and name the devices that are worse than the others.

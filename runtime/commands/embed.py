@@ -18,10 +18,12 @@ from ..model.contract import InputOptions
 from ..model.plain import input_contract_from_options
 from ..progress import progress
 from .options import (
+    Command,
     check_outputs,
     common_options,
     emit_result,
     feature_option,
+    in_group,
     options_of,
     run_command,
     threads_option,
@@ -37,20 +39,25 @@ def _options(_: click.Context, parameter: click.Parameter, values: tuple[str, ..
     return {key: value for key, _, value in pairs}
 
 
-@click.command(name="embed-tflite")
+_output, _instead, _run = in_group("Output"), in_group("Instead of embedding"), in_group("Run")
+
+
+@click.command(name="embed-tflite", cls=Command, example="embed-tflite model.int8.tflite test -o vectors.npz")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path), required=False)
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE.npz")
-@click.option("--selftest", "replay", is_flag=True, help="Replay the file's golden vectors on this device instead.")
-@click.option(
+@_output(
+    "-o", "--output-file", "output", type=click.Path(path_type=Path), metavar="FILE.npz", help="Where the vectors go."
+)
+@_instead("--selftest", "replay", is_flag=True, help="Replay the file's golden vectors on this device instead.")
+@_instead(
     "--measure",
     type=click.Path(path_type=Path),
     metavar="FILE.json",
     help="Measure the files of MODEL on this device instead.",
 )
-@click.option("--force", is_flag=True, help="Replace an existing output.")
-@click.option("--delegate", metavar="LIB.so", help="A TFLite delegate, for instance libedgetpu.so.1.")
-@click.option(
+@_output("--force", is_flag=True, help="Replace an existing output.")
+@_run("--delegate", metavar="LIB.so", help="A TFLite delegate, for instance libedgetpu.so.1.")
+@_run(
     "--delegate-option",
     "delegate_options",
     multiple=True,
@@ -102,7 +109,7 @@ def embed(
     if output.suffix != ".npz":
         raise click.UsageError(f"-o {output}: the output holds vectors with ids, so its name ends in .npz")
     check_writable([output], force=force)
-    check_outputs([model, data], json=json_path, output=output)
+    check_outputs([model, data], json=json_path, output_file=output)
     contract = input_contract_from_options(model, inputs)
     with Encoder(model, threads, delegate, delegate_options=delegate_options, input_contract=contract) as encoder:
         source = open_source(data, encoder.contract.input, feature)

@@ -15,10 +15,10 @@ from ..drift import measure_drift
 from ..model.artifact import Artifact, read_artifact
 from ..model.flatbuffer import NPU_OPERATOR, ModelInfo, TensorInfo
 from ..model.tflite_metadata import METADATA_NAME, read_metadata
-from .options import check_outputs, common_options, emit_result, run_command
+from .options import Command, check_outputs, common_options, emit_result, run_command
 
 
-@click.command(name="inspect-tflite")
+@click.command(name="inspect-tflite", cls=Command, example="inspect-tflite model.int8.tflite")
 @click.argument("model", type=click.Path(path_type=Path))
 @common_options
 def inspect(model: Path, json_path: str | None) -> None:

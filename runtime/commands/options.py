@@ -24,7 +24,7 @@ import click
 
 from ..errors import EXIT_INTERRUPTED, EmbedliteError, EmbedliteWarning
 from ..files import check_names, check_writable, json_bytes, write_file
-from ..options import ENGINE, FEATURE, THREADS, Option, Row, rows
+from ..options import ENGINE, FEATURE, THREADS, Row, rows
 from ..version import __version__
 
 _TALKATIVE = ("tensorflow", "absl")
@@ -33,12 +33,49 @@ _TALKATIVE = ("tensorflow", "absl")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
+_COMMON = "Every command"
+"""The title of the options that all commands have; it comes last."""
+
+
 class GroupedOption(click.Option):
     """An option that ``--help`` shows under its group's title."""
 
     def __init__(self, *arguments: Any, group: str, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self.group = group
+
+
+def in_group(title: str) -> Callable[..., Callable[[_F], _F]]:
+    """``click.option`` for the options of one group."""
+    return functools.partial(click.option, cls=GroupedOption, group=title)
+
+
+class Command(click.Command):
+    """A command whose ``--help`` begins with an example and shows its options in groups.
+
+    Args:
+        example: a command line that works as it stands in the folder that the project's example leaves.
+    """
+
+    def __init__(self, *arguments: Any, example: str, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.example = example
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The example, and the usage after it."""
+        formatter.write(f"Example: {self.example}\n\n")
+        super().format_usage(ctx, formatter)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options by their groups, in the order of the first of each."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                groups.setdefault(getattr(parameter, "group", _COMMON), []).append(record)
+        for title, records in sorted(groups.items(), key=lambda group: group[0] == _COMMON):
+            with formatter.section(title):
+                formatter.write_dl(records)
 
 
 def options_of(group: type[Any], into: str, *, leave_out: Sequence[str] = ()) -> Callable[[_F], _F]:
@@ -116,14 +153,9 @@ def common_options(function: _F) -> _F:
     return function
 
 
-def shared_option(name: str, declared: Option, default: Any = None, kind: Any = str) -> Callable[[_F], _F]:
-    """Adds an option that several commands have."""
-    return row_option(Row(name, kind, default, "Run", declared))
-
-
-threads_option = shared_option("threads", THREADS, kind=int)
-feature_option = shared_option("feature", FEATURE)
-engine_option = shared_option("engine", ENGINE, "local")
+threads_option = row_option(Row("threads", int, None, "Run", THREADS))
+feature_option = row_option(Row("feature", str, None, "Images", FEATURE))
+engine_option = row_option(Row("engine", str, "local", "Run", ENGINE))
 
 
 def run_command(command: click.Command) -> None:
@@ -202,7 +234,8 @@ def check_outputs(reads: Sequence[Any], *, json: str | None, **more: Path | None
         RequestError: two of them are the same file.
         OutputError: ``--json`` cannot be written.
     """
-    check_names(reads, {**{f"--{name}": path for name, path in more.items()}, "--json": json})
+    named = {f"--{name.replace('_', '-')}": path for name, path in more.items()}
+    check_names(reads, {**named, "--json": json})
     if json and json != "-":
         check_writable([Path(json)], force=True)
 

@@ -158,11 +158,15 @@ feature_option = row_option(Row("feature", str, None, "Images", FEATURE))
 engine_option = row_option(Row("engine", str, "local", "Run", ENGINE))
 
 
+def is_verbose() -> bool:
+    """Whether ``-v`` was given."""
+    return bool({"-v", "--verbose"}.intersection(sys.argv[1:]))
+
+
 def run_command(command: click.Command) -> None:
     """Run a click command as a program and leave with the right exit code."""
-    verbose = bool({"-v", "--verbose"}.intersection(sys.argv[1:]))
     warnings.showwarning = _show_warning
-    with contextlib.nullcontext() if verbose else quiet_libraries():
+    with contextlib.nullcontext() if is_verbose() else quiet_libraries():
         sys.exit(_run(command))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +114,17 @@ def from_keras(model: Any, name: str, options: LoadOptions) -> Original:
             "it an Input, train it, and save it again."
         )
     inputs = getattr(model, "inputs", None) or []
+    said: tuple[str, ...] = ()
     if len(inputs) > 1:
-        raise ModelShapeError(
-            f"{name} has {len(inputs)} inputs ({', '.join(tensor.name for tensor in inputs)}); an encoder takes one "
-            "image. Save a keras.Model with one input."
-        )
+        if options.layer is None:
+            raise ModelShapeError(
+                f"{name} has {len(inputs)} inputs ({', '.join(tensor.name for tensor in inputs)}); an encoder takes "
+                "one image. Name the layer at which one input's embedding is ready, for instance "
+                f"--layer {_shared_layer(model)}, or save a keras.Model with one input."
+            )
+        model, said = _tower(model, name, options.layer)
+        options = replace(options, layer=None)
+        inputs = model.inputs
     if inputs and str(inputs[0].dtype) == "string":
         raise ModelShapeError(f"{name} takes text (a string input); an encoder takes images. Save the image model.")
     shape = check_image_shape(name, _known_shape(model), options.input_shape)
@@ -128,8 +136,40 @@ def from_keras(model: Any, name: str, options: LoadOptions) -> Original:
         input_shape=shape,
         call=call,
         rows=bool(options.replace_lambda),
-        decisions=decisions,
+        decisions=(*said, *decisions),
     )
+
+
+def _shared_layer(model: Any) -> str:
+    """A layer to suggest: the first nested model, else the last layer that only one input leads to."""
+    import keras
+
+    nested = [layer.name for layer in model.layers if _is_model(layer)]
+    if nested:
+        return str(nested[0])
+    found = model.layers[-1].name
+    for layer in model.layers:
+        for tensor in () if isinstance(layer, keras.layers.InputLayer) else model.inputs:
+            with contextlib.suppress(ValueError):
+                keras.Model(tensor, _tensors(layer, "output_tensors")[0])
+                found = layer.name
+    return str(found)
+
+
+def _tower(model: Any, name: str, layer: str) -> tuple[Any, tuple[str, ...]]:
+    """The part of a model with several inputs from the one that leads to a layer up to that layer, and what to say."""
+    import keras
+
+    for place, tensor in enumerate(model.inputs):
+        image = keras.Input(tensor.shape[1:], dtype=tensor.dtype)
+        found = _follow(model, image, layer, place)
+        if found is not None:
+            tower = keras.Model(image, found, name=model.name)
+            return tower, (
+                f"of the {len(model.inputs)} inputs only {tensor.name!r} leads to the layer {layer!r}, or it is the "
+                "first that does; the encoder is the part between them.",
+            )
+    raise _no_layer(model, name, layer)
 
 
 def _choose_output(model: Any, name: str, wanted: str | None) -> tuple[Any, tuple[str, ...]]:
@@ -172,14 +212,26 @@ def _cut(model: Any, name: str, layer: str, shape: tuple[int, int, int]) -> Any:
     image = keras.Input(shape)
     found = _follow(model, image, layer)
     if found is None:
-        known = list(_layer_names(model))
-        near = difflib.get_close_matches(layer, known, n=4, cutoff=0.4) or known[-8:]
-        raise ModelShapeError(f"{name} has no layer {layer!r} to end at. Near ones: {', '.join(near)}.")
+        raise _no_layer(model, name, layer)
     return keras.Model(image, found, name=model.name)
 
 
-def _follow(model: Any, inputs: Any, layer: str) -> Any | None:
-    """The output of the layer called ``layer`` when ``model`` is applied to ``inputs``; None if it has no such one."""
+def _no_layer(model: Any, name: str, layer: str) -> ModelShapeError:
+    known = list(_layer_names(model))
+    near = difflib.get_close_matches(layer, known, n=4, cutoff=0.4) or known[-8:]
+    if layer in known:
+        return ModelShapeError(
+            f"the layer {layer!r} of {name} depends on several inputs, and an encoder takes one. "
+            f"Name an earlier layer, for instance {_shared_layer(model)}."
+        )
+    return ModelShapeError(f"{name} has no layer {layer!r} to end at. Near ones: {', '.join(near)}.")
+
+
+def _follow(model: Any, inputs: Any, layer: str, place: int = 0) -> Any | None:
+    """The output of the layer called ``layer`` when ``model`` is applied to ``inputs``; None if it has no such one.
+
+    ``place`` is that of the model's input which ``inputs`` takes; the others must not be needed.
+    """
     import keras
 
     if isinstance(model, keras.Sequential):
@@ -196,10 +248,10 @@ def _follow(model: Any, inputs: Any, layer: str) -> Any | None:
         return None
     owner = next((member for member in model.layers if member.name == layer), None)
     if owner is not None:
-        return _apply_until(model, inputs, _tensors(owner, "output_tensors"))
+        return _apply_until(model, inputs, _tensors(owner, "output_tensors"), place)
     for member in model.layers:
         if _is_model(member) and layer in _layer_names(member):
-            before = _apply_until(model, inputs, _tensors(member, "input_tensors"))
+            before = _apply_until(model, inputs, _tensors(member, "input_tensors"), place)
             return None if before is None else _follow(member, before, layer)
     return None
 
@@ -209,13 +261,13 @@ def _tensors(layer: Any, side: str) -> list[Any]:
     return [getattr(node, side)[0] for node in layer._inbound_nodes]
 
 
-def _apply_until(model: Any, inputs: Any, tensors: list[Any]) -> Any | None:
+def _apply_until(model: Any, inputs: Any, tensors: list[Any], place: int = 0) -> Any | None:
     """The part of a functional model up to the first of these tensors that is in it, applied to ``inputs``."""
     import keras
 
     for tensor in tensors:
         try:
-            part = keras.Model(model.inputs[0], tensor)
+            part = keras.Model(model.inputs[place], tensor)
         except ValueError:
             continue  # of another model that shares the layer
         return part(inputs, training=False)

@@ -47,6 +47,8 @@ class Encoder:
 
     Raises:
         ModelFileError: not a TFLite file, damaged, from a newer version, or no encoder.
+        InterpreterFailedError: the interpreter refused the file, or a file without a contract crashed it, never ended
+            or answered NaN when it was first run in a process of its own.
         NoInterpreterError: no interpreter is installed.
         DelegateError: the delegate cannot be loaded, refuses the model or leaves all of it to the processor.
         RequestError: ``input_contract`` for a file that brings its own, or a delegate for ``tflite-micro``.
@@ -67,6 +69,11 @@ class Encoder:
         self._artifact = read_artifact(path)
         self._contract = resolve_contract(path, self._artifact, input_contract)
         self._runtime = find_runtime(runtime)
+        if self._artifact.contract is None:
+            # Not above: a file with a contract, as it is on a device, has no need of it.
+            from .backends.trial import try_foreign
+
+            try_foreign(path, self._artifact, self._runtime)
         self._threads = threads or available_threads()
         self._delegate, self._delegate_options = delegate, delegate_options
         self._values = InputValues(Path(path).name, self._contract.input, self._contract.calibration)

@@ -82,7 +82,7 @@ class Session:
             self._interpreter.set_tensor(self._input_index, tensor)
             self._interpreter.invoke()
             values = self._interpreter.get_tensor(self._output_index)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, IndexError) as error:
             raise InterpreterFailedError(
                 f"{self._runtime.name} {self._runtime.version} failed while running the model: {str(error).strip()}. "
                 "Update the interpreter, or export the model in another mode."

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.backends.interpreters import find_runtime, open_interpreter
+from ...runtime.errors import InterpreterFailedError
 from ...runtime.machine import available_threads
 from .graph import Graph
 
@@ -91,14 +92,21 @@ def island_runner(graph: Graph, source: int, result: int, positions: Sequence[in
 
 
 def _runner(flatbuffer: bytes, threads: int | None = None) -> Callable[[Values], list[Values]]:
-    interpreter = open_interpreter(find_runtime(), flatbuffer, threads=threads or available_threads())
+    runtime = find_runtime()
+    interpreter = open_interpreter(runtime, flatbuffer, threads=threads or available_threads())
     source = interpreter.get_input_details()[0]["index"]
     results = [detail["index"] for detail in interpreter.get_output_details()]
 
     def run(values: Values) -> list[Values]:
-        interpreter.set_tensor(source, values)
-        interpreter.invoke()
-        return [interpreter.get_tensor(index) for index in results]
+        try:
+            interpreter.set_tensor(source, values)
+            interpreter.invoke()
+            return [interpreter.get_tensor(index) for index in results]
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise InterpreterFailedError(
+                f"{runtime.name} {runtime.version} failed while running the float graph: {str(error).strip()}. Update "
+                "the interpreter, or simplify the model there."
+            ) from error
 
     return run
 

@@ -6,21 +6,25 @@ What the folder says is read from its protocol buffer before TensorFlow loads (a
 from __future__ import annotations
 
 import difflib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelLoadError, ModelShapeError
 from .options import LoadOptions
 from .original import Original, check_image_shape, first_line
+from .saved_graph import check_folder, needed
 
 SAVED_MODEL_NAME = "saved_model.pb"
 TAG = "serve"
 DEFAULT_SIGNATURE = "serving_default"
 
-_BOOKKEEPING = ("__saved_model_init_op", "__saved_model_train_op")
+LARGEST_PROTO = (2 << 30) - 1
+"""Bytes; a protocol buffer cannot be larger."""
 
-FORBIDDEN_OPERATORS = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc", "WriteFile", "ReadFile", "MatchingFiles"})
-"""Operators that reach outside the model; a graph that holds one is not loaded, because loading may run it."""
+_BOOKKEEPING = ("__saved_model_init_op", "__saved_model_train_op")
 
 
 def is_saved_model(path: Path) -> bool:
@@ -35,11 +39,11 @@ def load_saved_model(path: Path, options: LoadOptions) -> Original:
         ModelLoadError: it is damaged, has no usable signature, or needs operators that TensorFlow does not have.
         ModelShapeError: its signature is not one image in and one embedding out.
     """
+    check_folder(path)
     meta_graph, signatures = _read(path)
     key = _choose_signature(path, signatures)
     signature = signatures[key]
     input_name, spec = _image(path, key, signature)
-    _check_operators(path, meta_graph.graph_def)
     shape = check_image_shape(str(path), _shape_of(spec), options.input_shape)
     batch = (_shape_of(spec) or (None,))[0]
     if batch not in (None, 1):
@@ -48,11 +52,14 @@ def load_saved_model(path: Path, options: LoadOptions) -> Original:
             "open batch (None) or a batch of 1."
         )
     output, decisions = _choose_output(path, signature, options.output)
+    output_tensor = signature.outputs[output].name
+    small, left_out = needed(path, meta_graph, key, output_tensor)
     # TensorFlow 2 describes its objects beside the graph; TensorFlow 1 has the graph alone.
     if meta_graph.object_graph_def.nodes:
         call = _load_objects(path, key, input_name, spec.dtype, output, options.layer)
     else:
-        call = _load_graph(path, spec.name, signature.outputs[output].name, options.layer)
+        call = _load_graph(path, small, spec.name, output_tensor, options.layer)
+        decisions += left_out
     return Original(name=str(path), input_shape=shape, call=call, batch=batch, decisions=decisions)
 
 
@@ -79,14 +86,18 @@ def _load_objects(path: Path, key: str, input_name: str, dtype: int, output: str
     return call
 
 
-def _load_graph(path: Path, input_tensor: str, output_tensor: str, layer: str | None) -> Any:
+def _load_graph(path: Path, meta_graph: Any, input_tensor: str, output_tensor: str, layer: str | None) -> Any:
     """A SavedModel of TensorFlow 1: its variables are frozen in a session, as reference variables have to be."""
     import tensorflow as tf
 
     v1 = tf.compat.v1
     try:
-        with v1.Graph().as_default() as graph, v1.Session(graph=graph) as session:
-            v1.saved_model.load(session, [TAG], str(path))
+        with (
+            _copy_of(path, meta_graph) as copy,
+            v1.Graph().as_default() as graph,
+            v1.Session(graph=graph) as session,
+        ):
+            v1.saved_model.load(session, [TAG], copy)
             if layer is not None:
                 output_tensor = _find_layer(path, graph, input_tensor, output_tensor, layer)
             frozen = v1.graph_util.convert_variables_to_constants(
@@ -106,6 +117,19 @@ def _load_graph(path: Path, input_tensor: str, output_tensor: str, layer: str | 
         ) from error
 
 
+@contextmanager
+def _copy_of(path: Path, meta_graph: Any) -> Iterator[str]:
+    """A SavedModel of this meta graph alone, beside the same variables."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
+        model = saved_model_pb2.SavedModel(saved_model_schema_version=1, meta_graphs=[meta_graph])
+        (Path(folder) / SAVED_MODEL_NAME).write_bytes(model.SerializeToString())
+        if (path / "variables").is_dir():
+            (Path(folder) / "variables").symlink_to((path / "variables").resolve(), target_is_directory=True)
+        yield folder
+
+
 def _load_error(path: Path, error: Exception) -> ModelLoadError:
     """tf.errors, OSError, KeyError, ValueError: which it is depends on what is missing."""
     import tensorflow as tf
@@ -122,6 +146,11 @@ def _read(path: Path) -> tuple[Any, dict[str, Any]]:
     from tensorflow.core.protobuf import saved_model_pb2
 
     model = saved_model_pb2.SavedModel()
+    size = (path / SAVED_MODEL_NAME).stat().st_size
+    if size > LARGEST_PROTO:
+        raise ModelLoadError(
+            f"{path / SAVED_MODEL_NAME} has {size:,} bytes; TensorFlow reads at most {LARGEST_PROTO:,}. Save it again."
+        )
     try:
         model.ParseFromString((path / SAVED_MODEL_NAME).read_bytes())
     except (DecodeError, OSError) as error:
@@ -199,26 +228,6 @@ def _choose_output(path: Path, signature: Any, wanted: str | None) -> tuple[str,
         )
     chosen = wanted or names[0]
     return chosen, (f"the embedding is the output {chosen!r} of {len(names)}.",) if len(names) > 1 else ()
-
-
-def _check_operators(path: Path, graph: Any) -> None:
-    from tensorflow.python.framework import op_def_registry
-
-    own = {function.signature.name for function in graph.library.function}
-    used = {node.op for node in graph.node}
-    used |= {node.op for function in graph.library.function for node in function.node_def}
-    unknown = sorted(name for name in used - own if op_def_registry.get(name) is None)
-    if unknown:
-        raise ModelLoadError(
-            f"{path} uses {', '.join(unknown)}, which is no operator of TensorFlow but a custom one. No TFLite "
-            "interpreter has it either: rewrite that part with TensorFlow's own operators and save it again."
-        )
-    outside = sorted(used & FORBIDDEN_OPERATORS)
-    if outside:
-        raise ModelLoadError(
-            f"{path} was not loaded: its operator {', '.join(outside)} runs code or touches files outside the model. "
-            "Save the encoder without it."
-        )
 
 
 def _find_layer(path: Path, graph: Any, input_tensor: str, output_tensor: str, layer: str) -> str:

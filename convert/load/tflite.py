@@ -10,6 +10,7 @@ import numpy as np
 from ai_edge_litert import interpreter as litert
 
 from ...runtime.backends.interpreters import find_runtime, open_interpreter
+from ...runtime.backends.trial import try_foreign
 from ...runtime.model.artifact import read_artifact
 from ...runtime.model.contract import InputOptions
 from ...runtime.model.flatbuffer import ModelInfo, read_flatbuffer
@@ -29,8 +30,10 @@ def load_tflite(path: Path, options: LoadOptions) -> Original:
         ModelLoadError: it is quantized, or has several subgraphs.
         ModelFileError: it is damaged, or no TFLite file.
         ModelShapeError: not one image in and one embedding out, or no such layer.
+        InterpreterFailedError: a file without a contract crashed the interpreter, never ended or answered NaN.
     """
     artifact = read_artifact(path)
+    try_foreign(path, artifact, find_runtime())
     contract = artifact.contract
     if contract is not None and contract.normalization.placement == "runtime":
         raise ModelLoadError(

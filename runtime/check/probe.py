@@ -2,7 +2,7 @@
 
 A crash there is an answer.
 
-Request and answer are JSON (:mod:`embedlite.runtime.check.child`), the embeddings a ``.npy``. The answer's keys are
+Request and answer are JSON (:mod:`embedlite.runtime.child`), the embeddings a ``.npy``. The answer's keys are
 ``version``, ``arena_bytes`` (null but on TFLite Micro), or ``error`` alone.
 """
 
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..child import ask, serve
 from ..encoder import Encoder
 from ..errors import EmbedliteError
-from .child import ask, serve
 
 PROBE_SECONDS = 300
 
@@ -82,7 +82,7 @@ def probe(
             None if golden is None else str(golden),
             str(golden_result),
         )
-        answer, failure = ask("probe", asdict(request), PROBE_SECONDS)
+        answer, failure = ask("check.probe", asdict(request), PROBE_SECONDS)
         if failure:
             return ProbeResult(runtime, version, error=failure)
         if "error" in answer:

@@ -12,7 +12,7 @@ Three comparisons, of which the first two decide:
 
 The self-test of a file in a process of its own: ``python -m embedlite.runtime.check.selftest``.
 
-An interpreter or a delegate that crashes on the file ends that process alone (:mod:`embedlite.runtime.check.child`).
+An interpreter or a delegate that crashes on the file ends that process alone (:mod:`embedlite.runtime.child`).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..child import ask, serve
 from ..drift import Drift, measure_drift
 from ..encoder import Encoder
 from ..errors import DelegateLoadError, EmbedliteError, NoInterpreterError, RequestError
-from .child import ask, serve
 from .golden import Golden, golden_frames, parse_golden, pixel_table
 from .timing import noise_frame
 
@@ -232,7 +232,9 @@ def replay(
         DelegateLoadError, NoInterpreterError, RequestError: what was asked for would work with no file.
     """
     request = {"model": str(model), "runtime": runtime, "threads": threads, "delegate": delegate}
-    answer, failure = ask("selftest", {**request, "delegate_options": dict(delegate_options or {})}, _PROCESS_SECONDS)
+    answer, failure = ask(
+        "check.selftest", {**request, "delegate_options": dict(delegate_options or {})}, _PROCESS_SECONDS
+    )
     if failure:
         return Replay(
             None,

@@ -3,7 +3,7 @@
 Files that are to be compared are timed in one process, a short burst of each in every round, so that whatever slows the
 machine down for a while slows all of them. What else runs on the machine only adds time, so low quantiles are taken,
 not medians; and rounds are repeated until three parts of them, taken in turns, agree. The process is one of its own
-because an interpreter may crash (:mod:`embedlite.runtime.check.child`).
+because an interpreter may crash (:mod:`embedlite.runtime.child`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..encoder import Encoder
 from ..errors import EmbedliteError, InterpreterFailedError
-from .child import ask, serve
+from ..child import ask, serve
 
 _PROCESS_SECONDS = 900.0
 _LEAST_ROUNDS, _MOST_RUNS = 3, 50
@@ -91,7 +91,7 @@ def time_files(
         "rounds": rounds,
         "seconds": seconds,
     }
-    answer, failure = ask("timing", request, _PROCESS_SECONDS)
+    answer, failure = ask("check.timing", request, _PROCESS_SECONDS)
     if failure:
         raise InterpreterFailedError(
             f"{runtime} {importlib.metadata.version(runtime)} {failure}, timing "

@@ -1,0 +1,359 @@
+"""What of a SavedModel can run, judged on its protocol buffer before TensorFlow loads anything of it.
+
+Three things may run: the chosen signature, the call that restores the variables, and the initializers. Everything they
+reach, through calls, branches and loops as well, has to be on the list of :mod:`.saved_operators`. The copy that
+TensorFlow gets holds the first two alone: what initializers fill, tables of labels, is on no embedding's way.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelLoadError
+from .saved_operators import CALLS, CHECKPOINT_INPUT, COMPUTING, INITIALIZING, LOOPS, RESTORING
+
+MOST_NODES = 1_000_000
+"""The largest published image networks have some ten thousand."""
+
+DEEPEST_CALLS = 64
+"""Functions within functions."""
+
+_INIT_SIGNATURE = "__saved_model_init_op"
+_INIT_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
+_ASSET_COLLECTION = "saved_model_assets"
+
+_Tensors = frozenset[str]
+_numbers = itertools.count()
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder with a member, linked ones too, that lies outside it or is not a file.
+
+    Raises:
+        ModelLoadError: it has one.
+    """
+    root = path.resolve()
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            member = Path(folder, name)
+            target = member.resolve()
+            if not target.is_relative_to(root):
+                raise ModelLoadError(
+                    f"{path} was not loaded: its member {str(member.relative_to(path))!r} is a link to "
+                    f"{str(target)!r}, outside the folder. Copy the file itself there."
+                )
+            if not (target.is_file() or target.is_dir()):
+                raise ModelLoadError(
+                    f"{path} was not loaded: its member {str(member.relative_to(path))!r} is neither a file nor a "
+                    "folder. Remove it."
+                )
+
+
+def needed(path: Path, meta_graph: Any, key: str, output_tensor: str) -> tuple[Any, tuple[str, ...]]:
+    """A meta graph with only what one signature, restoring and initializing need.
+
+    Args:
+        path: the folder, for messages and for its assets.
+        meta_graph: a ``MetaGraphDef``; it stays as it is.
+        key: the signature's name.
+        output_tensor: the tensor that is the embedding.
+
+    Returns:
+        The smaller meta graph, without descriptions of objects, and what was left out, as a sentence.
+
+    Raises:
+        ModelLoadError: something that would run is not on the list, names files of its own, or may not end.
+    """
+    judge = _Judge(path, meta_graph)
+    judge.check_assets()
+    judge.walk("its initializer", _initializers(meta_graph), INITIALIZING, keep=False)
+    judge.walk(f"the signature {key!r}", [output_tensor], COMPUTING)
+    # What the user feeds need not lead to the output, and has to be there to be told so.
+    judge.keep(tensor.name for tensor in meta_graph.signature_def[key].inputs.values())
+    if meta_graph.HasField("saver_def"):
+        judge.walk("the call that restores its variables", [meta_graph.saver_def.restore_op_name], RESTORING)
+        judge.keep([meta_graph.saver_def.filename_tensor_name])
+    return judge.pruned(key), judge.left_out(key)
+
+
+def _initializers(meta_graph: Any) -> list[str]:
+    names = (
+        [tensor.name for tensor in meta_graph.signature_def[_INIT_SIGNATURE].outputs.values()]
+        if (_INIT_SIGNATURE in meta_graph.signature_def)
+        else []
+    )
+    for collection in _INIT_COLLECTIONS:
+        if collection in meta_graph.collection_def:
+            names += meta_graph.collection_def[collection].node_list.value
+    return names
+
+
+def _node_name(tensor: str) -> str:
+    return tensor.lstrip("^").partition(":")[0]
+
+
+class _Judge:
+    """Walks what is reachable, and remembers it."""
+
+    def __init__(self, path: Path, meta_graph: Any) -> None:
+        self.path = path
+        self.meta_graph = meta_graph
+        graph = meta_graph.graph_def
+        count = len(graph.node) + sum(len(function.node_def) for function in graph.library.function)
+        if count > MOST_NODES:
+            raise ModelLoadError(
+                f"{path} was not loaded: its graph has {count:,} operators, and at most {MOST_NODES:,} are read here. "
+                "Export the encoder alone."
+            )
+        self.nodes = {node.name: node for node in graph.node}
+        self.functions = {function.signature.name: function for function in graph.library.function}
+        self.kept: set[str] = set()
+        self.used: set[str] = set()
+        self._walked: set[tuple[str, _Tensors, frozenset[str], bool]] = set()
+        self.checkpoint = frozenset({_node_name(meta_graph.saver_def.filename_tensor_name)} - {""})
+        self._keep = True
+
+    def check_assets(self) -> None:
+        """Refuse assets outside the folder."""
+        from tensorflow.core.protobuf import meta_graph_pb2
+
+        entries = list(self.meta_graph.asset_file_def)
+        if _ASSET_COLLECTION in self.meta_graph.collection_def:
+            for value in self.meta_graph.collection_def[_ASSET_COLLECTION].any_list.value:
+                entry = meta_graph_pb2.AssetFileDef()
+                value.Unpack(entry)
+                entries.append(entry)
+        root = (self.path / "assets").resolve()
+        for entry in entries:
+            if not (self.path / "assets" / entry.filename).resolve().is_relative_to(root):
+                raise ModelLoadError(
+                    f"{self.path} was not loaded: its asset {entry.filename!r} lies outside the folder's own assets. "
+                    "No tool that saves models writes such names; do not trust the folder."
+                )
+
+    def keep(self, tensors: Iterable[str]) -> None:
+        self.kept.update(name for name in map(_node_name, tensors) if name in self.nodes)
+
+    def walk(self, door: str, roots: Iterable[str], allowed: frozenset[str], *, keep: bool = True) -> None:
+        """Judge what leads to some operators; ``keep``: it belongs to the copy."""
+        self._keep = keep
+        reached: dict[str, Any] = {}
+        open_ends = [_node_name(root) for root in roots]
+        while open_ends:
+            name = open_ends.pop()
+            if name in reached:
+                continue
+            node = self.nodes.get(name)
+            if node is None:
+                raise ModelLoadError(
+                    f"{self.path} is damaged: {door} needs the operator {name!r}, which its graph lacks. Copy it again."
+                )
+            reached[name] = node
+            open_ends += [_node_name(tensor) for tensor in node.input]
+        self._check(door, reached, self.checkpoint, allowed, ())
+        if keep:
+            self.kept.update(reached)
+
+    def _check(
+        self,
+        door: str,
+        nodes: dict[str, Any],
+        checkpoint: _Tensors,
+        allowed: frozenset[str],
+        callers: tuple[str, ...],
+    ) -> None:
+        """Refuse what may not run. ``checkpoint`` names what holds the path that the loader feeds."""
+
+        def is_fed(tensor: str) -> bool:
+            name = _node_name(tensor)
+            for _ in range(len(nodes) + 1):
+                if name in checkpoint:
+                    return True
+                node = nodes.get(name)
+                if node is None or node.op != "Identity":
+                    return False
+                name = _node_name(node.input[0])
+            return False
+
+        for node in nodes.values():
+            if node.op not in allowed and node.op not in self.functions:
+                raise self._refusal(door, node, allowed)
+            if node.op in CHECKPOINT_INPUT and not is_fed([*node.input, ""][CHECKPOINT_INPUT[node.op]]):
+                raise ModelLoadError(
+                    f"{self.path} was not loaded: its operator {node.op} ({node.name!r}, in {door}) reads another file "
+                    "than the folder's own variables. Save the encoder without it."
+                )
+            if node.op in LOOPS:
+                self._check_loop(door, node)
+            for name in self._called(node):
+                direct = node.op in CALLS or node.op == name
+                data = [tensor for tensor in node.input if not tensor.startswith("^")]
+                given = [argument.name for argument in self.functions[name].signature.input_arg] if direct else []
+                fed = frozenset(argument for argument, tensor in zip(given, data, strict=False) if is_fed(tensor))
+                self._check_function(door, name, fed, allowed, callers)
+
+    def _called(self, node: Any) -> Iterator[str]:
+        """Names of the library's functions that a node calls: as its operator, or as an attribute."""
+        if node.op in self.functions:
+            yield node.op
+        for value in node.attr.values():
+            for function in (value.func, *value.list.func):
+                if function.name in self.functions:
+                    yield function.name
+                elif function.name:
+                    raise ModelLoadError(
+                        f"{self.path} is damaged: {node.name!r} calls {function.name!r}, which it lacks. Copy it again."
+                    )
+
+    def _check_function(
+        self, door: str, name: str, checkpoint: _Tensors, allowed: frozenset[str], callers: tuple[str, ...]
+    ) -> None:
+        if self._keep:
+            self.used.add(name)
+        if name in callers or len(callers) >= DEEPEST_CALLS:
+            raise ModelLoadError(
+                f"{self.path} was not loaded: its function {name!r} "
+                + ("calls itself" if name in callers else f"is called through more than {DEEPEST_CALLS} others")
+                + ", so nothing says that it ends. Save the encoder without it."
+            )
+        visit = (name, checkpoint, allowed, self._keep)
+        if visit in self._walked:
+            return
+        nodes = {node.name: node for node in self.functions[name].node_def}
+        self._check(door, nodes, checkpoint, allowed, (*callers, name))
+        self._walked.add(visit)
+
+    def _check_loop(self, door: str, node: Any) -> None:
+        """A loop has to count: a condition ``counter < limit``, whose counter grows by a constant."""
+        condition = self.functions.get(node.attr["cond"].func.name)
+        body = self.functions.get(node.attr["body"].func.name)
+        if condition is None or body is None or not _counts(condition, body):
+            raise ModelLoadError(
+                f"{self.path} was not loaded: its loop {node.name!r} (in {door}) does not count up to a limit, so "
+                "nothing says that it ends. Save the encoder without it, or with maximum_iterations."
+            )
+
+    def _refusal(self, door: str, node: Any, allowed: frozenset[str]) -> ModelLoadError:
+        from tensorflow.python.framework import op_def_registry
+
+        if op_def_registry.get(node.op) is None:
+            return ModelLoadError(
+                f"{self.path} uses {node.op}, which is no operator of TensorFlow but a custom one. No TFLite "
+                "interpreter has it either: rewrite that part with TensorFlow's own operators and save it again."
+            )
+        return ModelLoadError(
+            f"{self.path} was not loaded: its operator {node.op} ({node.name!r}, in {door}) is not one of the "
+            f"{len(allowed)} that only compute on what they are given and may run here. Save the encoder without it."
+        )
+
+    def pruned(self, key: str) -> Any:
+        """The copy: what was kept, one signature, and how variables are restored."""
+        from tensorflow.core.protobuf import meta_graph_pb2
+
+        small, whole = meta_graph_pb2.MetaGraphDef(), self.meta_graph
+        small.meta_info_def.tags.extend(whole.meta_info_def.tags)
+        small.graph_def.versions.CopyFrom(whole.graph_def.versions)
+        # TensorFlow knows the functions of a process by name, and two models may use one name for two of them.
+        names = {name: f"embedlite_{next(_numbers)}_{name}" for name in sorted(self.used)}
+        for node in whole.graph_def.node:
+            # Freezing reads a variable through its own operator for that.
+            reads = node.op == "ReadVariableOp" and _node_name(node.input[0]) in self.kept and len(node.input) == 1
+            if node.name in self.kept or reads:
+                small.graph_def.node.add().CopyFrom(node)
+        for name in sorted(self.used):
+            function = small.graph_def.library.function.add()
+            function.CopyFrom(self.functions[name])
+            function.signature.name = names[name]
+        for node in (*small.graph_def.node, *(n for f in small.graph_def.library.function for n in f.node_def)):
+            node.op = names.get(node.op, node.op)
+            # Gradients are looked up by name when a function is traced, and nothing here needs them.
+            node.attr.pop("_gradient_op_type", None)
+            node.device = ""
+            for value in node.attr.values():
+                kind = value.WhichOneof("value")
+                for called in [value.func] if kind == "func" else value.list.func if kind == "list" else ():
+                    called.name = names.get(called.name, called.name)
+        if whole.HasField("saver_def"):
+            small.saver_def.CopyFrom(whole.saver_def)
+        small.signature_def[key].CopyFrom(whole.signature_def[key])
+        return small
+
+    def left_out(self, key: str) -> tuple[str, ...]:
+        others = sorted(name for name in self.meta_graph.signature_def if name not in (key, _INIT_SIGNATURE))
+        dropped = {node.op for node in self.meta_graph.graph_def.node if node.name not in self.kept}
+        for name, function in self.functions.items():
+            if name not in self.used:
+                dropped |= {node.op for node in function.node_def}
+        outside = sorted(dropped - COMPUTING - set(self.functions))
+        parts = [f"the signature{'s' if len(others) > 1 else ''} {', '.join(others)}"] if others else []
+        if outside:
+            shown = ", ".join(outside[:6]) + (f" and {len(outside) - 6} more" if len(outside) > 6 else "")
+            parts.append(f"operators that it does not need and that may not run here ({shown})")
+        return (
+            (f"of the SavedModel only what the signature {key!r} needs was loaded, not {' and '.join(parts)}.",)
+            if (parts)
+            else ()
+        )
+
+
+def _counts(condition: Any, body: Any) -> bool:
+    """Whether a loop's condition demands ``counter < limit`` of a counter that its body makes larger."""
+    arguments = [argument.name for argument in condition.signature.input_arg]
+    within = {argument.name: place for place, argument in enumerate(body.signature.input_arg)}
+    outcomes = [_origin(body, body.ret[argument.name]) for argument in body.signature.output_arg]
+
+    def unchanged(place: int) -> bool:
+        return place < len(outcomes) and within.get(outcomes[place]) == place
+
+    def grows(place: int) -> bool:
+        if place >= len(outcomes):
+            return False
+        node = {node.name: node for node in body.node_def}.get(outcomes[place])
+        if node is None or node.op not in ("Add", "AddV2"):
+            return False
+        ends = [_origin(body, tensor) for tensor in node.input[:2]]
+        return any(within.get(a) == place and _positive(body, b) for a, b in (ends, ends[::-1]))
+
+    nodes = {node.name: node for node in condition.node_def}
+    open_ends = [_origin(condition, condition.ret[condition.signature.output_arg[0].name])]
+    for _ in range(len(nodes) + 1):
+        if not open_ends:
+            return False
+        node = nodes.get(open_ends.pop())
+        if node is None:
+            continue
+        if node.op == "LogicalAnd":
+            open_ends += [_origin(condition, tensor) for tensor in node.input[:2]]
+        elif node.op == "Less":
+            counter, limit = (_origin(condition, tensor) for tensor in node.input[:2])
+            fixed = limit in nodes and nodes[limit].op == "Const"
+            fixed = fixed or (limit in arguments and unchanged(arguments.index(limit)))
+            if counter in arguments and grows(arguments.index(counter)) and fixed:
+                return True
+    return False
+
+
+def _origin(function: Any, tensor: str) -> str:
+    """The argument or operator that a tensor of a function comes from, without the identities between."""
+    nodes = {node.name: node for node in function.node_def}
+    name = _node_name(tensor)
+    for _ in range(len(nodes) + 1):
+        if name not in nodes or nodes[name].op != "Identity":
+            break
+        name = _node_name(nodes[name].input[0])
+    return name
+
+
+def _positive(function: Any, name: str) -> bool:
+    """Whether an operator of a function is a whole constant of 1 or more."""
+    from tensorflow.python.framework import tensor_util
+
+    node = {node.name: node for node in function.node_def}.get(name)
+    if node is None or node.op != "Const" or node.attr["value"].tensor.tensor_shape.dim:
+        return False
+    value = tensor_util.MakeNdarray(node.attr["value"].tensor)
+    return value.dtype.kind in "iu" and value.size == 1 and int(value) >= 1

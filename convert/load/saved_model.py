@@ -107,6 +107,9 @@ def _load_graph(path: Path, meta_graph: Any, input_tensor: str, output_tensor: s
         raise
     except Exception as error:
         raise _load_error(path, error) from error
+    for function in frozen.library.function:
+        # Freezing marks what it rewrote, and TFLite's converter refuses the mark.
+        function.attr.pop("_GrapplerSpecializedFunc", None)
     imported = v1.wrap_function(lambda: tf.import_graph_def(frozen, name=""), [])
     try:
         return imported.prune(input_tensor, output_tensor)

@@ -1,8 +1,9 @@
 """What of a SavedModel can run, judged on its protocol buffer before TensorFlow loads anything of it.
 
-Three things may run: the chosen signature, the call that restores the variables, and the initializers. Everything they
-reach, through calls, branches and loops as well, has to be on the list of :mod:`.saved_operators`. The copy that
-TensorFlow gets holds the first two alone: what initializers fill, tables of labels, is on no embedding's way.
+What may run: the chosen signature, the calls that restore variables, initializers, and what makes the resources of
+TensorFlow 2's objects. Everything they reach, through calls, branches and loops as well, has to be on the list of
+:mod:`.saved_operators`. Of a graph of TensorFlow 1 only signature and restoring go into the copy that is loaded: what
+initializers fill, tables of labels, is on no embedding's way.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelLoadError
-from .saved_operators import CALLS, CHECKPOINT_INPUT, COMPUTING, INITIALIZING, LOOPS, RESTORING
+from .saved_operators import CALLS, COMPUTING, FILE_INPUT, INITIALIZING, LOOPS, RESTORING
 
 MOST_NODES = 1_000_000
 """The largest published image networks have some ten thousand."""
@@ -25,6 +26,9 @@ DEEPEST_CALLS = 64
 _INIT_SIGNATURE = "__saved_model_init_op"
 _INIT_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
 _ASSET_COLLECTION = "saved_model_assets"
+
+_RUN_AT_LOADING = ("_create_resource", "_initialize", "_destroy_resource", "initializer", "_initializer")
+_RESOURCES = frozenset({"asset", "resource"})
 
 _Tensors = frozenset[str]
 _numbers = itertools.count()
@@ -71,6 +75,7 @@ def needed(path: Path, meta_graph: Any, key: str, output_tensor: str) -> tuple[A
     judge = _Judge(path, meta_graph)
     judge.check_assets()
     judge.walk("its initializer", _initializers(meta_graph), INITIALIZING, keep=False)
+    judge.objects(meta_graph.object_graph_def)
     judge.walk(f"the signature {key!r}", [output_tensor], COMPUTING)
     # What the user feeds need not lead to the output, and has to be there to be told so.
     judge.keep(tensor.name for tensor in meta_graph.signature_def[key].inputs.values())
@@ -158,6 +163,38 @@ class _Judge:
         if keep:
             self.kept.update(reached)
 
+    def objects(self, graph: Any) -> None:
+        """Judge what TensorFlow 2 runs of its objects while it loads them."""
+        for node in graph.nodes:
+            for child in node.children:
+                if child.local_name in _RUN_AT_LOADING:
+                    self._object(f"{child.local_name!r} of an object", graph, child.node_id, INITIALIZING, _RESOURCES)
+            for saved in node.saveable_objects.values():
+                self._object("what restores an object", graph, saved.restore_function, RESTORING, None)
+
+    def _object(
+        self, door: str, graph: Any, number: int, allowed: frozenset[str], fed_kinds: frozenset[str] | None
+    ) -> None:
+        """Judge an object that is a function; ``fed_kinds``: what it may capture that holds no path of its choice."""
+        if not 0 <= number < len(graph.nodes):
+            raise ModelLoadError(f"{self.path} is damaged: {door} is not there. Copy the folder again.")
+        node = graph.nodes[number]
+        names = [*node.function.concrete_functions, node.bare_concrete_function.concrete_function_name]
+        for name in filter(None, names):
+            if name not in self.functions:
+                raise ModelLoadError(
+                    f"{self.path} is damaged: {door} is the function {name!r}, which it lacks. Copy it again."
+                )
+            arguments = [argument.name for argument in self.functions[name].signature.input_arg]
+            bound = graph.concrete_functions[name].bound_inputs if name in graph.concrete_functions else []
+            if fed_kinds is None:
+                # The loader passes the checkpoint's path first, and what is captured comes last.
+                fed = frozenset(arguments[:1] if len(arguments) > len(bound) else [])
+            else:
+                kinds = {graph.nodes[i].WhichOneof("kind") for i in bound if 0 <= i < len(graph.nodes)}
+                fed = frozenset(arguments if kinds <= fed_kinds else [])
+            self._check_function(door, name, fed, allowed, ())
+
     def _check(
         self,
         door: str,
@@ -182,10 +219,10 @@ class _Judge:
         for node in nodes.values():
             if node.op not in allowed and node.op not in self.functions:
                 raise self._refusal(door, node, allowed)
-            if node.op in CHECKPOINT_INPUT and not is_fed([*node.input, ""][CHECKPOINT_INPUT[node.op]]):
+            if self._keep and node.op in FILE_INPUT and not is_fed([*node.input, "", ""][FILE_INPUT[node.op]]):
                 raise ModelLoadError(
                     f"{self.path} was not loaded: its operator {node.op} ({node.name!r}, in {door}) reads another file "
-                    "than the folder's own variables. Save the encoder without it."
+                    "than the folder's own variables and assets. Save the encoder without it."
                 )
             if node.op in LOOPS:
                 self._check_loop(door, node)

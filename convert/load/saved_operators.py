@@ -10,9 +10,9 @@ from __future__ import annotations
 
 _PLUMBING = """
 Assert Const Enter Exit Fill FakeQuantWithMinMaxArgs FakeQuantWithMinMaxVars FakeQuantWithMinMaxVarsPerChannel
-Identity IdentityN If LegacyCall Merge NoOp OnesLike PartitionedCall Placeholder PlaceholderWithDefault
-PreventGradient StatefulPartitionedCall StatelessIf StatelessWhile StopGradient Switch CheckNumerics EnsureShape While
-ZerosLike Snapshot _Arg _Retval
+Identity IdentityN If Merge NoOp OnesLike PartitionedCall Placeholder PlaceholderWithDefault PreventGradient
+StatefulPartitionedCall StatelessIf StatelessWhile StopGradient Switch CheckNumerics EnsureShape While ZerosLike
+Snapshot _Arg _Retval
 """
 
 _VARIABLES = """
@@ -64,11 +64,11 @@ StatelessRandomNormalV2 StatelessRandomUniformV2 TruncatedNormal StatelessRandom
 """They only compute, so they may load; that a random encoder is not exported is said by another message."""
 
 _TABLES = """
-HashTable HashTableV2 InitializeTable InitializeTableFromTextFile InitializeTableFromTextFileV2 InitializeTableV2
-LookupTableFind LookupTableFindV2 LookupTableImport LookupTableImportV2 LookupTableSize LookupTableSizeV2
-MutableHashTableV2
+DestroyResourceOp HashTable HashTableV2 InitializeTable InitializeTableFromTextFile InitializeTableFromTextFileV2
+InitializeTableV2 LookupTableFind LookupTableFindV2 LookupTableImport LookupTableImportV2 LookupTableSize
+LookupTableSizeV2 MutableHashTableV2
 """
-"""What fills tables of labels. It is never run: no image encoder needs its labels to compute an embedding."""
+"""What fills tables of labels beside the encoder."""
 
 COMPUTING = frozenset(
     " ".join((_PLUMBING, _VARIABLES, _ARITHMETIC, _REDUCTIONS, _LAYERS, _SHAPES, _RANDOM)).split()
@@ -76,13 +76,19 @@ COMPUTING = frozenset(
 """Operators allowed in a signature."""
 
 INITIALIZING = COMPUTING | frozenset(_TABLES.split())
-"""Operators allowed in an initializer, which is looked at but not run."""
+"""Operators allowed in an initializer, and in what makes and removes a resource."""
 
 RESTORING = COMPUTING | {"Restore", "RestoreSlice", "RestoreV2"}
 """Operators allowed in the restore call."""
 
-CHECKPOINT_INPUT = {"Restore": 0, "RestoreSlice": 0, "RestoreV2": 0}
-"""Which input names the checkpoint: it has to be the one that the loader feeds, never one that the graph chose."""
+FILE_INPUT = {
+    "Restore": 0,
+    "RestoreSlice": 0,
+    "RestoreV2": 0,
+    "InitializeTableFromTextFile": 1,
+    "InitializeTableFromTextFileV2": 1,
+}
+"""Which input names a file: it has to be what the loader feeds (variables, an asset), never what the graph chose."""
 
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 LOOPS = frozenset({"While", "StatelessWhile"})

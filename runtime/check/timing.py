@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..child import ask, serve
 from ..encoder import Encoder
 from ..errors import EmbedliteError, InterpreterFailedError
-from ..child import ask, serve
 
 _PROCESS_SECONDS = 900.0
 _LEAST_ROUNDS, _MOST_RUNS = 3, 50

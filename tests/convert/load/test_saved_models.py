@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from tensorflow.core.framework import op_def_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
-from tensorflow.python.framework import op_def_registry
+from tensorflow.python.client import pywrap_tf_session
 
 from embedlite.convert.errors import ModelLoadError
 from embedlite.convert.load import load_original
@@ -116,9 +117,8 @@ def test_ordinary_saved_models_come_in(save: Callable[[Path], Callable[[Any], An
     lowered = lower(original)
     np.testing.assert_allclose(lowered.reference(FRAME), np.asarray(reference(FRAME[None]))[0], atol=1e-5)
     assert lowered.in_batches is not None
-    if save is module:
+    if save is simple_save:
         (said,) = original.decisions
-        assert "not the signature read" in said
         assert "SaveV2" in said
 
 
@@ -163,7 +163,8 @@ DOORS = {
 
 @pytest.mark.parametrize("door", DOORS)
 def test_every_operator_that_is_not_listed_is_refused_at_every_door(door: str) -> None:
-    registered = set(op_def_registry.get_registered_ops())
+    operators = op_def_pb2.OpList.FromString(pywrap_tf_session.TF_GetBuffer(pywrap_tf_session.TF_GetAllOpList()))
+    registered = {operator.name for operator in operators.op}
     assert len(registered) > 1500
     for operator in sorted(registered - DOORS[door]):
         with pytest.raises(ModelLoadError, match="was not loaded"):

@@ -28,7 +28,7 @@ _INIT_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
 _ASSET_COLLECTION = "saved_model_assets"
 
 _RUN_AT_LOADING = ("_create_resource", "_initialize", "_destroy_resource", "initializer", "_initializer")
-_RESOURCES = frozenset({"asset", "resource"})
+_RESOURCES = frozenset({"asset", "resource", "user_object"})
 
 _Tensors = frozenset[str]
 _numbers = itertools.count()
@@ -165,6 +165,7 @@ class _Judge:
 
     def objects(self, graph: Any) -> None:
         """Judge what TensorFlow 2 runs of its objects while it loads them."""
+        self._keep = True
         for node in graph.nodes:
             for child in node.children:
                 if child.local_name in _RUN_AT_LOADING:

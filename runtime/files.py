@@ -72,7 +72,7 @@ def check_names(reads: Sequence[Any], writes: Mapping[str, Path | str | None]) -
     written = {name: Path(path) for name, path in writes.items() if path is not None and path != "-"}
     outputs = [(name, path) for name, path in written.items() if not _is_special(path)]
     inputs = [Path(path) for path in reads if isinstance(path, (str, os.PathLike))]
-    inputs += [path.with_name(f"{path.name}{_BESIDE}") for path in inputs]
+    inputs += [path.with_name(f"{path.name}{_BESIDE}") for path in inputs if path.name]
     for place, (name, path) in enumerate(outputs):
         for other, taken in outputs[:place]:
             if _same(path, taken):

@@ -300,7 +300,7 @@ def test_a_page_that_cannot_be_written_is_told_before_the_work(
 
 def test_the_page_travels_in_the_wheel(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert {f"embedlite/runtime/page/{name}" for name in ("page.py", "template.html", "style.css")} <= set(names)
+    assert {f"embedlite/report/page/{name}" for name in ("page.py", "template.html", "style.css")} <= set(names)
 
 
 def test_an_image_that_has_gone_leaves_a_page_without_it(digits: Digits) -> None:

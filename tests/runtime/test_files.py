@@ -263,4 +263,6 @@ def test_outputs_are_compared_with_each_other_and_with_what_is_read(tmp_path: Pa
     with pytest.raises(RequestError, match="as --html and as --json"):
         check_names([], {"--html": tmp_path / "x", "--json": str(tmp_path / "photos" / ".." / "x")})
     check_names([model, photos], {"--json": photos / "report.json", "--html": None, "--junit": "-"})
+    # The folder one stands in has no name of its own.
+    check_names([Path(), "."], {"--json": tmp_path / "report.json"})
     check_names([], {"--html": Path("/dev/null"), "--json": Path("/dev/null")})

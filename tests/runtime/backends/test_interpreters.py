@@ -102,7 +102,7 @@ def test_the_first_runtime_of_a_version_is_where_its_own_minimum_lies() -> None:
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux binds a process to processors")
 def test_threads_are_the_processors_that_the_process_may_use() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-    code += "from embedlite.runtime.backends.interpreters import available_threads; print(available_threads())"
+    code += "from embedlite.runtime.machine import available_threads; print(available_threads())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
 

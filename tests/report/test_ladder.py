@@ -144,8 +144,14 @@ def test_arrays_are_never_resized_and_a_frozen_normalization_is_named(shipped: P
     images = (255 * prepared(photos, Image.Resampling.BILINEAR)[:12]).round().astype(np.uint8)
     np.save(shipped / "images.npy", images)
     frozen = export_asked(
-        *(shipped / "model.keras", shipped / "frozen"),
-        Asked(**{"quantize": ["float16"], "calibration_data": photos, "normalization": "frozen", "measure": False}),
+        shipped / "model.keras",
+        Asked(
+            output_dir=shipped / "frozen",
+            quantize=["float16"],
+            calibration_data=photos,
+            normalization="frozen",
+            measure=False,
+        ),
     )
     done = run(
         *("drift-report", frozen.files[0].path, "--reference", shipped / "model.float32.tflite"),
@@ -162,8 +168,14 @@ def test_arrays_are_never_resized_and_a_frozen_normalization_is_named(shipped: P
 
 def test_layers_of_a_frozen_file_are_not_compared_with_the_original(shipped: Path, photos: Path, run: Run) -> None:
     export_asked(
-        *(shipped / "model.keras", shipped / "frozen8"),
-        Asked(**{"quantize": ["int8"], "calibration_data": photos, "normalization": "frozen", "measure": False}),
+        shipped / "model.keras",
+        Asked(
+            output_dir=shipped / "frozen8",
+            quantize=["int8"],
+            calibration_data=photos,
+            normalization="frozen",
+            measure=False,
+        ),
     )
     candidate = shipped / "frozen8" / "model.int8.tflite"
     done = run("drift-report", candidate, "--reference", shipped / "model.keras", "--data", photos, "--layers")

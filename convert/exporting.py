@@ -32,7 +32,7 @@ from .make.outputs import check_outputs, check_written
 from .make.recipe import deciding_options, read_recipe
 from .options import Asked, ExportOptions
 from .pipeline import Pipeline
-from .request import check_raw_pixels, check_request
+from .request import check_raw_pixels, check_request, check_search
 from .results import ExportResult
 
 
@@ -94,6 +94,7 @@ def export_asked(model: Any, asked: Asked, *, json_path: str | None = None) -> E
     if in_memory and asked.output_dir is None:
         raise RequestError("a model in memory has no folder of its own. Pass output_dir.")
     path = Path(f"{model.name}.keras" if in_memory else model)
+    check_search(asked)
     decided = None if asked.recipe is None else read_recipe(Path(asked.recipe))
     request = check_request(asked, path, None if decided is None else tuple(decided.files))
     check_written(request, None if in_memory else path, json_path)

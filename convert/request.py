@@ -81,7 +81,6 @@ def check_request(asked: Asked, path: Path, decided: Sequence[str] | None) -> Re
         RequestError: a value does not exist, cannot be combined with another, or would do nothing.
     """
     check_values(asked)
-    _check_search(asked)
     calibrated = asked.calibration_data is not None
     compared = asked.pareto or bool(asked.max_drift)
     modes = (
@@ -105,8 +104,12 @@ def check_request(asked: Asked, path: Path, decided: Sequence[str] | None) -> Re
     )
 
 
-def _check_search(asked: Asked) -> None:
-    """Refuse searches without what they need, and options that would do nothing."""
+def check_search(asked: Asked) -> None:
+    """Refuse searches without what they need, and options that would do nothing; before a recipe is read.
+
+    Raises:
+        RequestError: the first of them.
+    """
     limited, recipe = bool(asked.max_drift), asked.recipe
     searching = asked.pareto or limited
     if limited and recipe is not None:

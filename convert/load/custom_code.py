@@ -21,11 +21,14 @@ from ..errors import CustomCodeError
 
 _MINMAX = {f"minmax-{axis}": {"axes": axis} for axis in ("batch", "channel", "sample")}
 
+PREPROCESSING = "preprocess-"
+"""How the kinds begin that take pixels 0-255 and scale them."""
+
 REPLACEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{kind: ("MinMaxNormalization", settings) for kind, settings in _MINMAX.items()},
     **{f"{kind}:input": ("MinMaxNormalization", {**axis, "divisor": "input"}) for kind, axis in _MINMAX.items()},
     "l2": ("L2Normalization", {}),
-    **{f"preprocess-{mode}": ("PixelPreprocessing", {"mode": mode}) for mode in ("caffe", "tf", "torch")},
+    **{f"{PREPROCESSING}{mode}": ("PixelPreprocessing", {"mode": mode}) for mode in ("caffe", "tf", "torch")},
 }
 """The layers that ``--replace-lambda LAYER=KIND`` can put in a Lambda's place: class name and arguments."""
 
@@ -318,7 +321,7 @@ def _missing_message(path: Path, missing: list[Need]) -> str:
 
 def _likely_kinds(functions: Iterable[str]) -> list[str]:
     """The kinds of replacement, those that a function's name speaks for first and alone: preprocessing is called so."""
-    preprocessing = [kind for kind in REPLACEMENTS if kind.startswith("preprocess-")]
+    preprocessing = [kind for kind in REPLACEMENTS if kind.startswith(PREPROCESSING)]
     if all("preprocess" in name for name in functions):
         return preprocessing
     return [kind for kind in REPLACEMENTS if kind not in preprocessing] + preprocessing

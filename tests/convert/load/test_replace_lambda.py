@@ -14,6 +14,7 @@ from embedlite.convert.layers import L2Normalization, MinMaxNormalization
 from embedlite.convert.load import load_original
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
+from embedlite.runtime.model.contract import InputOptions
 
 from seeds.user_functions import norm
 
@@ -92,7 +93,11 @@ def test_preprocess_input_is_offered_as_what_it_is(mode: str, tmp_path: Path) ->
         load_original(tmp_path / "model.keras")
     assert str(caught.value).endswith("KIND one of preprocess-caffe, preprocess-tf, preprocess-torch.")
     options = LoadOptions(replace_lambda=(f"pp=preprocess-{mode}",))
-    run = float_runner(lower(load_original(tmp_path / "model.keras", options)).flatbuffer)
+    original = load_original(tmp_path / "model.keras", options)
+    run = float_runner(lower(original).flatbuffer)
+    # It scales for itself, so pixels come as they are.
+    assert original.inputs == InputOptions(mean=(0.0,), std=(1.0,))
+    assert any("mean 0, std 1" in decision for decision in original.decisions)
     pixels = IMAGES * 255
     wanted = np.asarray(model(tf.constant(pixels)))
     np.testing.assert_allclose(np.stack([run(image) for image in pixels]), wanted, rtol=1e-4, atol=1e-4)

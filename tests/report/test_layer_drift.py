@@ -24,7 +24,7 @@ from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
 from embedlite.convert.normalization.prepare import prepare
 from embedlite.convert.quantize.equalize import equalizable_pairs, equalize
-from embedlite.convert.quantize.litert import quantize
+from embedlite.convert.quantize.litert import LEAST_WEIGHTS, quantize
 from embedlite.convert.quantize.trial import only_float
 from embedlite.report.causes import pair as layer_pair
 from embedlite.report.causes.layers import LayerDrift, LayerReport, measure_layers, render_layers
@@ -231,7 +231,16 @@ def test_every_mode_of_a_real_export(mode: str, digits: Digits) -> None:
     images = [source.ready(index) for index in range(len(source))]
     report = measure_layers(digits.file(mode), digits.float32, images, threads=1)
     convolutions = [layer for layer in report.layers if layer.operator == "CONV_2D"]
-    assert len(convolutions) == 19
+    # A dynamic file leaves small weights float, and there is nothing to compare then.
+    graph = Graph(read_artifact(digits.float32).flatbuffer)
+    weights = [
+        int(np.prod(graph.shape(int(operator.inputs[1]))))
+        for operator in graph.operators
+        if graph.operator_name(operator) == "CONV_2D"
+    ]
+    assert len(weights) == 19
+    rounded = [size for size in weights if mode != "dynamic" or size >= LEAST_WEIGHTS]
+    assert len(convolutions) == len(rounded) >= 16
     assert report.lost == 0
     # The raw embedding is worth what the report of the whole file says, within what eight images tell.
     assert {"int8": 25, "int16x8": 28, "dynamic": 20, "float16": 50}[mode] < report.together_db
@@ -239,7 +248,7 @@ def test_every_mode_of_a_real_export(mode: str, digits: Digits) -> None:
     # sum, too, where one undoes another: those of a refitted last layer do.
     assert report.together_db > report.sum_db - 10 * np.log10(len(report.layers))
     # Beside a tensor that is not its counterpart, a layer is all noise: 0 dB.
-    assert [layer.sqnr_db > 10 for layer in convolutions] == [True] * 19
+    assert [layer.sqnr_db > 10 for layer in convolutions] == [True] * len(rounded)
     json.dumps(report.to_json(), allow_nan=False)
 
 

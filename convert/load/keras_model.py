@@ -149,7 +149,8 @@ def from_keras(model: Any, name: str, options: LoadOptions) -> Original:
         name=name,
         input_shape=shape,
         call=call,
-        rows=bool(options.replace_lambda),
+        # A replaced normalization may have reshaped a map into rows as well; preprocessing never does.
+        rows=any(not text.rpartition("=")[2].startswith(PREPROCESSING) for text in options.replace_lambda),
         decisions=(*said, *decisions),
     )
 

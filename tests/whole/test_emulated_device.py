@@ -47,7 +47,7 @@ def test_a_killed_build_leaves_nothing_that_is_used(cache: Path) -> None:
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "cached('device', build)\n"
     )
-    killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tests", check=False)
+    killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tests" / "support", check=False)
     assert killed.returncode < 0
     assert not (cache / "embedlite" / "devices" / "device").exists()
     assert sorted(path.name for path in cached("device", fill).iterdir()) == ["first", "last"]

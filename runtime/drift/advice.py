@@ -1,4 +1,7 @@
-"""What to do, in plain words: ship, ship with another threshold, embed the gallery anew, or do not ship."""
+"""What to do, in plain words: ship, ship with another threshold, embed the gallery again, or do not ship.
+
+Every clause of the headline names the figure that it rests on; a clause that the figures do not carry is not said.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from .gates import Gate, Metrics
 
 Action = Literal["ship", "ship-with-threshold", "re-embed-gallery", "do-not-ship"]
 
-HEADLINES: dict[str, str] = {
-    "ship": "ship as is: stored float vectors and thresholds stay valid",
-    "ship-with-threshold": "ship with threshold {threshold:.6f}: stored float vectors stay valid, the old one does not",
-    "re-embed-gallery": "re-embed the gallery with this file: its vectors fit each other, not the stored float ones",
-    "do-not-ship": "do not ship",
-}
+MOST_FALSE_ACCEPTS = 1.25
+"""The threshold of the float model stays valid while the upper 95 % limit of the candidate's false accept rate there is
+at most so many times the float model's, and"""
+
+MOST_FALSE_REJECTS = 0.01
+"""that of its false reject rate is at most so much above the float model's: one genuine pair in a hundred."""
 
 _BROKEN = {"invalid", "dead_dimensions"}
 _THRESHOLD = {"far_ratio", "tar_loss"}
@@ -30,61 +33,114 @@ class Advice:
         action: one of four.
         threshold: the cosine above which the candidate's pairs are to be accepted; None where it does not change or
             nothing was decided.
+        headline: the action in one line, with the figures that it rests on.
         why: plain sentences.
     """
 
     action: Action
     threshold: float | None
+    headline: str
     why: tuple[str, ...]
-
-    @property
-    def headline(self) -> str:
-        """The action in one line."""
-        return HEADLINES[self.action].format(threshold=self.threshold)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Advice:
         """The advice of a saved report."""
-        return cls(value["action"], value["threshold"], tuple(value["why"]))
+        return cls(value["action"], value["threshold"], value["headline"], tuple(value["why"]))
 
 
 def advise(gates: Sequence[Gate], metrics: Metrics, decisions: Decisions | None) -> Advice:
     """What the gates and the decisions say together.
 
-    A gallery that is embedded anew is worth it if the candidate's own vectors find the neighbours (``knn_overlap_self``
-    holds the limit of ``knn_overlap_cross``) and decide as well at a threshold of their own (``tar_loss`` holds its
-    limit there).
+    A gallery that is embedded again is worth it if the candidate's own vectors find the neighbours
+    (``knn_overlap_self`` holds the limit of ``knn_overlap_cross``) and decide as well at a threshold of their own
+    (``tar_loss`` holds its limit there).
     """
     limits = {gate.name: gate for gate in gates}
     failed = [gate for gate in gates if not gate.passed]
-    broken = [gate for gate in failed if gate.name in _BROKEN]
     doubts = tuple(
         f"{gate.name} is close: its limit {gate.limit:g} lies within the interval; more images would tell."
         for gate in gates
         if gate.uncertain
     )
+    reasons = tuple(_reason(gate) for gate in failed) or ("every gate holds.", *doubts)
+    refused = Advice("do-not-ship", None, "do not ship: " + ", ".join(_figure(gate) for gate in failed), reasons)
     if not failed:
-        return Advice("ship", None, ("every gate holds.", *doubts))
-    reasons = tuple(_reason(gate) for gate in failed)
-    if broken:
-        return Advice("do-not-ship", None, reasons)
-    if decisions is not None and all(gate.name in _THRESHOLD for gate in failed):
-        cross = decisions.cross
-        if _decides_well(cross, decisions, limits):
-            return Advice(
-                "ship-with-threshold",
-                cross.threshold_restored,
-                (*reasons, f"at {cross.threshold_restored:.6f} instead of {decisions.threshold:.6f} {_rates(cross)}."),
-            )
+        return _ship(metrics, decisions, reasons)
+    if any(gate.name in _BROKEN for gate in failed):
+        return refused
+    only_thresholds = all(gate.name in _THRESHOLD for gate in failed)
+    if decisions is not None and only_thresholds and _decides_well(decisions.cross, decisions, limits):
+        return _with_threshold(metrics, decisions, reasons)
     wanted, own = limits.get("knn_overlap_cross"), metrics.get("knn_overlap_self")
     finds = wanted is not None and own is not None and own >= wanted.limit
     if finds and (decisions is None or _decides_well(decisions.own, decisions, limits)):
-        threshold = None if decisions is None else decisions.own.threshold_restored
-        why = f"among themselves its vectors keep {own:.1%} of the neighbours"
-        if decisions is not None:
-            why += f", and at a threshold of {threshold:.6f} {_rates(decisions.own)}"
-        return Advice("re-embed-gallery", threshold, (*reasons, f"{why}."))
-    return Advice("do-not-ship", None, reasons)
+        return _again(own, metrics.get("knn_overlap_cross"), decisions, reasons)
+    return refused
+
+
+def _ship(metrics: Metrics, decisions: Decisions | None, reasons: tuple[str, ...]) -> Advice:
+    kept = _kept(metrics)
+    if decisions is None:
+        return Advice("ship", None, f"ship: {kept}; thresholds were not looked at, for want of pairs", reasons)
+    accepts, rejects = decisions.far_ratio_upper, decisions.tar_loss_upper
+    if accepts <= MOST_FALSE_ACCEPTS and rejects <= MOST_FALSE_REJECTS:
+        figures = f"{_accepts(accepts)}, {_rejects(rejects)}"
+        return Advice("ship", None, f"ship as is: {kept}, thresholds stay valid ({figures})", _told(decisions, reasons))
+    return _with_threshold(metrics, decisions, reasons)
+
+
+def _with_threshold(metrics: Metrics, decisions: Decisions, reasons: tuple[str, ...]) -> Advice:
+    side, accepts, rejects = decisions.cross, decisions.far_ratio_upper, decisions.tar_loss_upper
+    moved = side.far > MOST_FALSE_ACCEPTS * decisions.far_float or decisions.tar_float - side.tar > MOST_FALSE_REJECTS
+    beyond = [
+        *([_accepts(accepts)] if accepts > MOST_FALSE_ACCEPTS else []),
+        *([_rejects(rejects)] if rejects > MOST_FALSE_REJECTS else []),
+    ]
+    threshold = side.threshold_restored
+    headline = (
+        f"ship with threshold {threshold:.6f}: {_kept(metrics)}, the old threshold {decisions.threshold:.6f} "
+        f"{'does not' if moved else 'may not'} ({', '.join(beyond) or 'its gates fail'})"
+    )
+    return Advice("ship-with-threshold", threshold, headline, (_cost(side, decisions), *_told(decisions, reasons)))
+
+
+def _again(own: float | None, cross: float | None, decisions: Decisions | None, reasons: tuple[str, ...]) -> Advice:
+    headline = f"re-embed the gallery with this file: among themselves its vectors keep {own:.1%} of the neighbours"
+    if cross is not None:
+        headline += f", in the stored float gallery {cross:.1%}"
+    if decisions is None:
+        return Advice("re-embed-gallery", None, headline, reasons)
+    cost = _cost(decisions.own, decisions)
+    return Advice("re-embed-gallery", decisions.own.threshold_restored, headline, (cost, *_told(decisions, reasons)))
+
+
+def _kept(metrics: Metrics) -> str:
+    """The clause about the stored gallery, with the figure that there is."""
+    neighbours, cosine = metrics.get("knn_overlap_cross"), metrics.get("cosine_p1")
+    if neighbours is not None:
+        return f"stored float vectors stay valid ({neighbours:.1%} of their neighbours are found)"
+    return "stored float vectors stay valid" + ("" if cosine is None else f" (cosine_p1 {cosine:.5f})")
+
+
+def _accepts(ratio: float) -> str:
+    return f"up to {ratio:.2f} times as many false accepts"
+
+
+def _rejects(more: float) -> str:
+    return f"up to {max(more, 0):.1%} more genuine pairs rejected"
+
+
+def _cost(side: Comparison, decisions: Decisions) -> str:
+    return (
+        f"at threshold {side.threshold_restored:.6f} as few impostors are accepted as by the float model, and "
+        f"{side.tar_restored:.1%} of the genuine pairs; by the float model {decisions.tar_float:.1%}."
+    )
+
+
+def _told(decisions: Decisions, reasons: tuple[str, ...]) -> tuple[str, ...]:
+    if decisions.truth == "labels":
+        return reasons
+    return (*reasons, "nearest neighbours are taken for genuine pairs; --labels FILE says which are.")
 
 
 def _decides_well(side: Comparison, decisions: Decisions, limits: dict[str, Gate]) -> bool:
@@ -92,8 +148,10 @@ def _decides_well(side: Comparison, decisions: Decisions, limits: dict[str, Gate
     return decisions.tar_float - side.tar_restored <= allowed
 
 
-def _rates(side: Comparison) -> str:
-    return f"as few impostors are accepted as by the float model, and {side.tar_restored:.1%} of the genuine pairs"
+def _figure(gate: Gate) -> str:
+    if gate.value is None:
+        return f"{gate.name} has no value"
+    return f"{gate.name} {gate.value:.4g} ({'at most' if gate.at_most else 'at least'} {gate.limit:g})"
 
 
 def _reason(gate: Gate) -> str:

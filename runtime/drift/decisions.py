@@ -1,14 +1,15 @@
 """What the drift does to decisions: is this pair the same thing, yes or no, at the threshold that was set at home.
 
-The threshold is the lowest at which the reference accepts at most a share FAR (the false accept rate) of the impostor
-pairs. TAR, the true accept rate, is the share of genuine pairs that are accepted there. Names and definitions are those
-of ISO/IEC 19795-1. A flip is a pair that the candidate decides otherwise at the same threshold.
+The threshold is where the reference accepts at most a share FAR (the false accept rate) of the impostor pairs, midway to
+the next of them. TAR, the true accept rate, is the share of genuine pairs that are accepted there. Names and definitions
+are those of ISO/IEC 19795-1. A flip is a pair that the candidate decides otherwise at the same threshold.
 
 Pairs of images: the same thing (genuine) or not (impostors), and how similar each model finds them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ DEFAULT_FAR = 1e-3
 
 LEAST_ACCEPTED = 10
 """A threshold that fewer impostor pairs decide is chance; the default rate is raised until it is so many."""
+
+_SAME = 1e-9
+"""Cosines that are nearer than this differ by rounding alone."""
 
 _REPLICATES = 200
 _GROUPS = 1024
@@ -98,6 +102,23 @@ class Decisions:
             "false_accept_flips": self.cross.false_accept_flips,
         }
 
+    @property
+    def far_ratio_upper(self) -> float:
+        """Upper 95 % limit of the candidate's false accept rate at the reference's threshold, in units of its own.
+
+        Infinite where the reference accepts no impostor and the candidate does, or too few for an interval.
+        """
+        if not self.cross.impostor_gained:
+            return self.metrics["far_ratio"] or 1.0
+        return self.intervals.get("far_ratio", (0.0, math.inf))[1]
+
+    @property
+    def tar_loss_upper(self) -> float:
+        """Upper 95 % limit of the candidate's false reject rate there, less the reference's."""
+        if not self.cross.genuine_lost:
+            return self.tar_float - self.cross.tar
+        return self.intervals.get("tar_loss", (0.0, math.inf))[1]
+
 
 NO_DECISIONS: Mapping[str, None] = dict.fromkeys(
     ("far_ratio", "tar_loss", "false_reject_flips", "false_accept_flips"), None
@@ -145,10 +166,16 @@ def decide(pairs: Pairs, scores: Scores, far: float | None = None) -> Decisions 
 
 
 def _threshold(impostors: NDArray[np.float64], far: float) -> float:
-    """The lowest similarity above which at most a share ``far`` of the impostors lies."""
+    """Midway between the most similar impostor that is rejected and the least similar one that is accepted.
+
+    A threshold at the rejected one's own similarity would make its decision a matter of the last bit; so would one
+    between a pair and the same pair the other way round.
+    """
     accepted = int(far * len(impostors))
     place = len(impostors) - accepted - 1
-    return float(np.partition(impostors, place)[place])
+    rejected = float(np.partition(impostors, place)[place])
+    above = impostors[impostors > rejected + _SAME]
+    return rejected + (float(above.min()) - rejected) / 2 if len(above) else rejected
 
 
 def _compare(

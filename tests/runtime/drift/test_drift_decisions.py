@@ -104,8 +104,11 @@ def test_rates_and_flips_are_those_of_a_plain_loop(far: float) -> None:
     assert made is not None
     same = labels[pairs.first] == labels[pairs.second]
     assert made.far_float == np.mean(scores.reference[~same] > made.threshold) <= far
-    lower = np.sort(scores.reference[~same])[np.searchsorted(np.sort(scores.reference[~same]), made.threshold) - 1]
-    assert np.mean(scores.reference[~same] > lower) > far, "a lower threshold would accept too many"
+    impostors = scores.reference[~same]
+    rejected, accepted = impostors[impostors <= made.threshold].max(), impostors[impostors > made.threshold].min()
+    assert np.mean(impostors >= rejected) > far, "a lower threshold would accept too many"
+    assert made.threshold == pytest.approx((rejected + accepted) / 2)
+    assert accepted - rejected > 1e-9, "a pair and the same the other way round are decided alike"
     assert made.tar_float == np.mean(scores.reference[same] > made.threshold)
     before = scores.reference > made.threshold
     for side, values in ((made.cross, scores.cross), (made.own, scores.own)):
@@ -165,11 +168,80 @@ def test_decisions_need_both_kinds_of_pairs() -> None:
 
 def test_a_clean_candidate_ships_as_it_is() -> None:
     reference, labels = classes()
-    candidate = reference + np.float32(1e-3) * np.random.default_rng(0).normal(size=reference.shape).astype(np.float32)
+    candidate = reference + np.float32(1e-5) * np.random.default_rng(0).normal(size=reference.shape).astype(np.float32)
     made = labelled_report(candidate, reference, labels)
     assert made.passed
     assert (made.advice.action, made.advice.threshold) == ("ship", None)
-    assert "ship as is" in made.advice.headline
+    assert made.advice.headline.startswith("ship as is: stored float vectors stay valid (")
+    assert "thresholds stay valid (up to " in made.advice.headline
+
+
+def test_a_threshold_that_rejects_a_tenth_of_the_genuine_pairs_does_not_stay_valid() -> None:
+    """Every gate holds, with labels or without, and yet the old threshold turns people away."""
+    reference, labels = classes(180)
+    rng = np.random.default_rng(0)
+    candidate = (reference + 0.1 * rng.normal(size=reference.shape)).astype(np.float32)
+    loose = {"tar_loss": 1.0, "far_ratio": 10.0, "knn_overlap_cross": 0.0, "sqnr_db": 0.0, "cosine_p1": 0.0}
+    noisier = (reference + 0.25 * rng.normal(size=reference.shape)).astype(np.float32)
+    with_labels = labelled_report(noisier, reference, labels, far=0.05).judge(loose)
+    for made in (report(candidate, reference, knn_overlap_cross=0.0), with_labels):
+        assert made.passed
+        decisions = made.decisions
+        assert decisions is not None
+        assert max(decisions.tar_loss_upper / 0.01, decisions.far_ratio_upper / 1.25) > 1
+        assert made.advice.action == "ship-with-threshold"
+        assert made.advice.threshold == decisions.cross.threshold_restored
+        assert f"the old threshold {decisions.threshold:.6f} " in made.advice.headline
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.floats(0, 1.5), st.integers(0, 30), st.booleans(), st.booleans(), st.sampled_from([12, 40]), st.floats(0, 0.5)
+)
+def test_every_clause_of_the_headline_follows_from_the_figures(
+    noise: float, seed: int, labelled: bool, rotated: bool, size: int, shift: float
+) -> None:
+    """The words are read again and held against numbers counted pair by pair."""
+    reference, labels = classes(60, size, seed)
+    rng = np.random.default_rng(seed + 1)
+    moved = reference + noise * rng.normal(size=reference.shape) + shift
+    if rotated:
+        moved = moved @ np.linalg.qr(rng.normal(size=(size, size)))[0]
+    candidate = moved.astype(np.float32)
+    made = labelled_report(candidate, reference, labels) if labelled else report(candidate, reference)
+    action, headline, decisions = made.advice.action, made.advice.headline, made.decisions
+    kept = made.metrics["knn_overlap_cross"]
+    assert decisions is not None
+    assert kept is not None
+    lost, gained = decisions.intervals.get("tar_loss"), decisions.intervals.get("far_ratio")
+    assert ("stored float vectors stay valid" in headline) == (action in ("ship", "ship-with-threshold"))
+    if "stored float vectors stay valid" in headline:
+        assert f"({kept:.1%} of their neighbours are found)" in headline
+        assert not failed(made) - {"far_ratio", "tar_loss"}
+    if "thresholds stay valid" in headline:
+        assert (action, made.advice.threshold, made.passed) == ("ship", None, True)
+        assert lost is None or lost[1] <= 0.01
+        assert gained is None or gained[1] <= 1.25
+        assert decisions.tar_float - decisions.cross.tar <= 0.01
+        assert decisions.cross.far <= 1.25 * decisions.far_float
+    if action == "ship-with-threshold":
+        worse = decisions.tar_float - decisions.cross.tar > 0.01 or decisions.cross.far > 1.25 * decisions.far_float
+        assert (f"{decisions.threshold:.6f} does not (" in headline) == worse
+        assert made.advice.threshold == decisions.cross.threshold_restored
+        assert f"{decisions.cross.tar_restored:.1%} of the genuine pairs; by the float model" in made.advice.why[0]
+        assert made.advice.why[0].endswith(f" {decisions.tar_float:.1%}.")
+        for clause, upper, most in (
+            (f"up to {decisions.far_ratio_upper:.2f} times as many false accepts", decisions.far_ratio_upper, 1.25),
+            (f"up to {decisions.tar_loss_upper:.1%} more genuine pairs rejected", decisions.tar_loss_upper, 0.01),
+        ):
+            assert (clause in headline) == (upper > most)
+    if action == "re-embed-gallery":
+        assert made.advice.threshold == decisions.own.threshold_restored
+        assert f"keep {made.metrics['knn_overlap_self']:.1%} of the neighbours" in headline
+    if action == "do-not-ship":
+        assert headline.startswith("do not ship: ")
+        assert all(f"{name} " in headline for name in failed(made))
+    assert (action in ("re-embed-gallery", "do-not-ship")) <= (not made.passed)
 
 
 def test_queries_that_are_less_similar_to_all_need_another_threshold() -> None:

@@ -1,8 +1,8 @@
 """What the drift does to decisions: is this pair the same thing, yes or no, at the threshold that was set at home.
 
-The threshold is where the reference accepts at most a share FAR (the false accept rate) of the impostor pairs, midway to
-the next of them. TAR, the true accept rate, is the share of genuine pairs that are accepted there. Names and definitions
-are those of ISO/IEC 19795-1. A flip is a pair that the candidate decides otherwise at the same threshold.
+The threshold is where the reference accepts at most a share FAR (the false accept rate) of the impostor pairs, midway
+to the next of them. TAR, the true accept rate, is the share of genuine pairs that are accepted there. Names and
+definitions are those of ISO/IEC 19795-1. A flip is a pair that the candidate decides otherwise at the same threshold.
 
 Pairs of images: the same thing (genuine) or not (impostors), and how similar each model finds them.
 """

@@ -38,6 +38,7 @@ from .modes import TARGETS, Precision, is_mixed, missing_runtimes, takes_ranges
 from .normalization.freeze import share_outside
 from .normalization.prepare import FloatGraph, prepare
 from .outcome.explain import explain_coupling, explain_frozen, explain_placement
+from .outcome.reading import explain_reading
 from .outcome.recommend import recommend
 from .quantize.from_statistics import plan_from_statistics
 from .quantize.plan import NO_EQUALIZATION, CalibrationOptions, Int8Plan, PlanChoices, plan_int8
@@ -112,9 +113,12 @@ class Pipeline:
         with self.stages.time("quantizing"):
             made, not_made = self._make(maker, precisions)
             search = self._search(graph, plan, maker, made)
-        self.decisions += maker.decisions
-        self.decisions += [] if search is None else search.decisions
-        self.decisions += explain_placement(request, graph, made)
+        self.decisions += [
+            *maker.decisions,
+            *([] if search is None else search.decisions),
+            *explain_placement(request, graph, made),
+            *explain_reading(request, self.contract, graph, data.test),
+        ]
         report, coupling = NormalizationReport(graph.spec.kind, request.normalization), None
         nothing, golden = Timing(None), None
         measured = Measured(tuple(made), tuple(describe(request, item, None, {}, nothing, ()) for item in made), {})

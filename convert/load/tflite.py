@@ -14,6 +14,7 @@ from ...runtime.backends.trial import try_foreign
 from ...runtime.model.artifact import read_artifact
 from ...runtime.model.contract import InputOptions
 from ...runtime.model.flatbuffer import ModelInfo, read_flatbuffer
+from ...runtime.options import rows
 from ..errors import ModelLoadError, ModelShapeError
 from ..graph.graph import Graph
 from ..graph.repair import drop_unused_tensors
@@ -73,7 +74,7 @@ def load_tflite(path: Path, options: LoadOptions) -> Original:
 
 
 def _said(given: Any) -> InputOptions:
-    return InputOptions(given.mean, given.std, given.color_order, given.resampler)
+    return InputOptions(**{row.name: getattr(given, row.name) for row in rows(InputOptions)})
 
 
 _UNPACKING = ("DEQUANTIZE", "DENSIFY")

@@ -16,6 +16,7 @@ import numpy as np
 
 from ...runtime.files import sha256
 from ...runtime.input.preprocess import model_ready, quantize
+from ...runtime.input.resample import leaves_fractions
 from ...runtime.model.contract import Contract, InputContract
 from ...runtime.model.flatbuffer import ModelInfo, TensorInfo, read_flatbuffer
 from ...runtime.version import __version__
@@ -182,11 +183,14 @@ def _resolver_name(operator: str) -> str:
 
 def _input_usage(image: TensorInfo, contract: InputContract) -> list[str]:
     height, width, channels = contract.shape
-    pixels = f"// uint8_t pixels[{height}][{width}][{channels}], {contract.color_order}; resized: {contract.resampler}"
+    pixels = f"// uint8_t pixels[{height}][{width}][{channels}], {contract.color_order}; resized: {contract.reading}"
+    lines = ["", pixels]
+    if leaves_fractions(contract.resampler):
+        lines.append(f"// {contract.resampler} leaves fractions; export.json says what rounding them to uint8_t costs")
     fill = "${name}_preprocess(pixels, interpreter.typed_input_tensor<$input_type>(0));"
     if image.dtype == "uint8":
         fill = "// copy the pixels as they are to interpreter.typed_input_tensor<uint8_t>(0)"
-    return ["", pixels, fill]
+    return [*lines, fill]
 
 
 def _output_usage(raw: TensorInfo, contract: Contract, normalize: CFunction | None) -> list[str]:

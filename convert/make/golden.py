@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from ...runtime.check.golden import Golden, golden_frames, pack_golden, pixel_table
 from ...runtime.errors import RequestError
 from ...runtime.images.open import Data, open_source
+from ...runtime.images.source import Source
 from ...runtime.input.preprocess import model_ready, to_pixels
 from ...runtime.model.contract import Contract, InputContract
 from ..graph.run import float_rows
@@ -107,8 +109,16 @@ def _from_source(data: Data, feature: str | None, seed: int, contract: InputCont
             f"{source.name} holds floats, and golden vectors are replayed from pixels. Pass images or integers 0-255 "
             "with --golden-from."
         )
-    images = np.stack([to_pixels(image, source.name) for image in source])
+    images = np.stack([_as_pixels(image, source) for image in source])
     return images[..., ::-1] if contract.color_order == "bgr" else images
+
+
+def _as_pixels(image: NDArray[Any], source: Source) -> NDArray[np.uint8]:
+    if image.dtype.kind != "f":
+        return to_pixels(image, source.name)
+    # A resampler left fractions, which are of no use to a replay.
+    pixels = image * np.asarray(source.contract.std, np.float32) + np.asarray(source.contract.mean, np.float32)
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
 def golden_path(folder: Path, inputs: GoldenInputs, contract: InputContract) -> Path:

@@ -124,8 +124,8 @@ class ImageFiles:
     def __reduce__(self) -> Any:
         return ImageFiles, (self._folder, self.names, self._contract)
 
-    def load(self, index: int) -> NDArray[np.uint8]:
-        """The pixels, (H, W, C) uint8.
+    def load(self, index: int) -> NDArray[Any]:
+        """The image as :func:`embedlite.runtime.images.decode.load_image` gives it.
 
         Raises:
             UnreadableDataError: the file cannot be read, or is no image.

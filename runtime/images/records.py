@@ -83,7 +83,7 @@ class RecordImages:
         return self._ends[-1]
 
     def load(self, index: int) -> NDArray[Any]:
-        """Image ``index``: (H, W, C), uint8 or int64 pixels, or float32.
+        """Image ``index``: (H, W, C), uint8 or int64 pixels, or model-ready float32.
 
         Raises:
             MissingPackageError: it is an image file, and Pillow is not installed.
@@ -133,7 +133,7 @@ class RecordImages:
         chosen._ends = list(accumulate(len(file) for file in chosen._files))
         return chosen
 
-    def _from_bytes(self, values: tuple[bytes, ...], where: str) -> NDArray[np.uint8]:
+    def _from_bytes(self, values: tuple[bytes, ...], where: str) -> NDArray[Any]:
         if len(values) != 1:
             raise UnreadableDataError(
                 f"{where}: its feature {self._feature!r} holds {len(values)} byte strings. Store one image a record."

@@ -57,7 +57,7 @@ class Source:
     Attributes:
         name: what the user called it.
         ids: one text for each image: the path within the folder, or the row number.
-        pixels: whether the images are pixels (rather than model-ready floats).
+        pixels: whether the images are pixels or files of them (rather than model-ready floats of unknown origin).
         contract: the preprocessing that :meth:`ready` applies.
     """
 

@@ -37,7 +37,12 @@ def model_ready(image: NDArray[Any], contract: InputContract, name: str = "") ->
         if not (np.isfinite(low) and np.isfinite(high)):
             refuse_non_finite(ready, name)
         return ready
-    return _scaler(contract, image.shape[-2])(to_pixels(image, name), np.empty(image.shape, np.float32))
+    return scaled(to_pixels(image, name), contract)
+
+
+def scaled(pixels: NDArray[Any], contract: InputContract) -> NDArray[np.float32]:
+    """Pixels (H, W, C) from 0 to 255, uint8 or float32 with fractions, as the float model takes them."""
+    return _scaler(contract, pixels.shape[-2])(pixels, np.empty(pixels.shape, np.float32))
 
 
 class PixelScaler:
@@ -61,8 +66,8 @@ class PixelScaler:
             return np.array(values[:1], np.float32)
         return np.tile(np.array(values, np.float32), width).reshape(width, channels)
 
-    def __call__(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scale an image (H, W, C) into ``out``, of the same shape, and return that."""
+    def __call__(self, pixels: NDArray[Any], out: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scale an image (H, W, C) of uint8 or float32 pixels into ``out``, of the same shape, and return that."""
         if not self._shifts:
             return np.divide(pixels, self._std, out)
         np.subtract(pixels, self._mean, out)

@@ -20,8 +20,23 @@ from ..version import __version__
 SCHEMA = 1
 """The newest contract schema that this version reads, and the one it writes."""
 
-RESAMPLERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+PILLOW_RESAMPLERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 """Pillow's resampling filters, by their names there in lower case."""
+
+RESAMPLERS = (*PILLOW_RESAMPLERS, "tf-bilinear", "tf-nearest", "tf-area", "tf-bicubic")
+"""Those, and the methods of ``tf.image.resize``."""
+
+FITS = ("stretch", "crop", "resize-crop", "pad")
+"""How a picture of other proportions is brought to the model's."""
+
+JPEG_DECODERS = ("pillow", "tensorflow")
+"""Pillow's, which is accurate, or what ``tf.io.decode_jpeg`` does unless told otherwise, which is fast."""
+
+EXIF = ("apply", "ignore")
+"""What is done about the orientation that a camera writes into a file; TensorFlow ignores it."""
+
+GRAYS = ("pillow", "tf-image", "tf-decode")
+"""How colour becomes gray: as Pillow does it, ``tf.image.rgb_to_grayscale``, or ``tf.io.decode_image(channels=1)``."""
 
 COLOR_ORDERS = {1: ("gray",), 3: ("rgb", "bgr"), 4: ("rgba",)}
 """Colour orders by number of channels, the default first; other numbers of channels have none."""
@@ -56,7 +71,11 @@ class InputContract:
         color_order: ``rgb``, ``bgr``, ``gray``, ``rgba``, or ``none`` (arrays only).
         mean: one value, or one per channel, in units of pixels.
         std: one value, or one per channel, in units of pixels.
-        resampler: Pillow's filter that stretches image files to ``shape``.
+        resampler: what brings image files to ``shape``: Pillow's filter of that name, or TensorFlow's method.
+        fit: what is done about other proportions: ``stretch``, ``crop``, ``resize-crop``, ``resize-crop:N`` or ``pad``.
+        jpeg_decoder: one of :data:`JPEG_DECODERS`.
+        exif: one of :data:`EXIF`.
+        gray: one of :data:`GRAYS`; of no consequence for models that take colour.
     """
 
     shape: tuple[int, int, int]
@@ -65,6 +84,10 @@ class InputContract:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (255.0,)
     resampler: str = "bilinear"
+    fit: str = "stretch"
+    jpeg_decoder: str = "pillow"
+    exif: str = "apply"
+    gray: str = "pillow"
 
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or not all(type(size) is int and size > 0 for size in self.shape):
@@ -78,8 +101,15 @@ class InputContract:
                 f"the colour order {self.color_order!r} does not fit a model with {channels} channel(s). "
                 f"Use one of: {', '.join(orders)}."
             )
-        if self.resampler not in RESAMPLERS:
-            raise RequestError(f"unknown resampler {self.resampler!r}. Use one of: {', '.join(RESAMPLERS)}.")
+        for what, value, known in (
+            ("resampler", self.resampler, RESAMPLERS),
+            ("JPEG decoder", self.jpeg_decoder, JPEG_DECODERS),
+            ("way to treat EXIF", self.exif, EXIF),
+            ("way to gray", self.gray, GRAYS),
+        ):
+            if value not in known:
+                raise RequestError(f"unknown {what} {value!r}. Use one of: {', '.join(known)}.")
+        self._check_fit()
         if self.dtype not in INPUT_DTYPES:
             raise RequestError(f"unknown input type {self.dtype!r}. Use one of: {', '.join(INPUT_DTYPES)}.")
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -90,6 +120,28 @@ class InputContract:
                 )
         if any(value <= 0 for value in self.std):
             raise RequestError(f"std has the values {list(self.std)}. Every one must be greater than zero.")
+
+    @property
+    def reading(self) -> str:
+        """How image files are read, in words: the resampler, and what differs from what is usual."""
+        words = [self.resampler] + ([self.fit] if self.fit != "stretch" else [])
+        words += ["JPEG as TensorFlow decodes it"] if self.jpeg_decoder == "tensorflow" else []
+        words += ["EXIF ignored"] if self.exif == "ignore" else []
+        words += [f"gray by {self.gray}"] if self.gray != "pillow" and self.color_order == "gray" else []
+        return ", ".join(words)
+
+    def _check_fit(self) -> None:
+        name, colon, short = self.fit.partition(":")
+        if name not in FITS or (colon and (name != "resize-crop" or not short.isdecimal())):
+            raise RequestError(
+                f"unknown fit {self.fit!r}. Use one of: {', '.join(FITS)}; resize-crop:256 resizes to a short side of "
+                "256 first."
+            )
+        if colon and int(short) < max(self.shape[:2]):
+            raise RequestError(
+                f"--fit {self.fit} would leave pictures smaller than the model's {self.shape[0]}x{self.shape[1]}. Use "
+                f"a short side of {max(self.shape[:2])} or more."
+            )
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> InputContract:
@@ -116,7 +168,30 @@ class InputOptions:
         None, "rgb, bgr, gray or rgba.  [default: by the number of channels]", metavar="ORDER"
     )
     resampler: str | None = option(
-        None, "How image files are stretched to the model's size.  [default: bilinear]", metavar="NAME"
+        None,
+        "What brings image files to the model's size: Pillow's nearest, box, bilinear, hamming, bicubic, lanczos, or "
+        "tf.image.resize's tf-bilinear, tf-nearest, tf-area, tf-bicubic.  [default: bilinear]",
+        metavar="NAME",
+    )
+    fit: str | None = option(
+        None,
+        "What is done about other proportions: stretch, crop (the middle, as Keras), resize-crop or resize-crop:N (as "
+        "torchvision, N the short side), pad (black bars).  [default: stretch]",
+        metavar="HOW",
+    )
+    jpeg_decoder: str | None = option(
+        None,
+        "pillow, or tensorflow: its fast default, which needs embedlite[tfjpeg].  [default: pillow]",
+        metavar="NAME",
+    )
+    exif: str | None = option(
+        None, "Orientation that a camera wrote: apply, or ignore as TensorFlow does.  [default: apply]", metavar="HOW"
+    )
+    gray: str | None = option(
+        None,
+        "How colour becomes gray: pillow, tf-image (rgb_to_grayscale) or tf-decode (decode_image with one channel).  "
+        "[default: pillow]",
+        metavar="HOW",
     )
 
     def for_shape(self, shape: tuple[int, int, int]) -> InputContract:

@@ -27,7 +27,7 @@ def resolve_contract(path: str | Path, artifact: Artifact, given: InputContract 
         given = InputContract(shape)
         warnings.warn(
             f"{path} carries no contract: pixels are taken as (pixel - 0) / 255, {given.color_order}, "
-            f"{given.resampler}. Say otherwise with mean, std, color order and resampler.",
+            f"{given.reading}. Say otherwise with mean, std, color order and resampler.",
             EmbedliteWarning,
             stacklevel=3,
         )
@@ -58,7 +58,7 @@ def _image_input(path: str | Path, info: ModelInfo) -> TensorInfo:
 
 
 def input_contract_from_options(path: str | Path, options: InputOptions) -> InputContract | None:
-    """What the options ``--mean --std --color-order --resampler`` say of a plain file; None if none was given."""
+    """What the options of :class:`InputOptions` say of a plain file; None if none was given."""
     if options == InputOptions():
         return None
     source = _image_input(path, read_artifact(path).info)

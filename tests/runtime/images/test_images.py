@@ -12,7 +12,7 @@ from PIL import Image
 from embedlite.runtime import InputContract
 from embedlite.runtime.errors import EmbedliteError, RequestError, UnreadableDataError
 from embedlite.runtime.images.decode import load_image
-from embedlite.runtime.model.contract import RESAMPLERS
+from embedlite.runtime.model.contract import PILLOW_RESAMPLERS
 
 RNG = np.random.default_rng(0)
 COLOR = RNG.integers(0, 256, (6, 4, 3), np.uint8)
@@ -187,7 +187,7 @@ def test_the_orientation_comes_before_mode_and_size(mode: str, tmp_path: Path) -
     np.testing.assert_array_equal(turned, upright)
 
 
-@pytest.mark.parametrize("resampler", RESAMPLERS)
+@pytest.mark.parametrize("resampler", PILLOW_RESAMPLERS)
 @pytest.mark.parametrize(("channels", "size"), [(1, (7, 3)), (3, (3, 9)), (4, (2, 2)), (3, (6, 12))])
 def test_resizing_is_pillows_own(resampler: str, channels: int, size: tuple[int, int], tmp_path: Path) -> None:
     stored = RNG.integers(0, 256, (6, 4, channels), np.uint8)
@@ -201,8 +201,10 @@ def test_resizing_is_pillows_own(resampler: str, channels: int, size: tuple[int,
 
 def test_resamplers_are_not_all_the_same(tmp_path: Path) -> None:
     Image.fromarray(RNG.integers(0, 256, (40, 40), np.uint8)).save(tmp_path / "image.png")
-    contracts = [InputContract((9, 9, 1), resampler=name) for name in RESAMPLERS]
-    assert len({load_image(tmp_path / "image.png", contract).tobytes() for contract in contracts}) == len(RESAMPLERS)
+    contracts = [InputContract((9, 9, 1), resampler=name) for name in PILLOW_RESAMPLERS]
+    assert len({load_image(tmp_path / "image.png", contract).tobytes() for contract in contracts}) == len(
+        PILLOW_RESAMPLERS
+    )
 
 
 def test_conversion_comes_before_resizing(tmp_path: Path) -> None:

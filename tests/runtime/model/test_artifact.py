@@ -36,7 +36,11 @@ from embedlite.runtime.model.artifact import (
 )
 from embedlite.runtime.model.contract import (
     COLOR_ORDERS,
+    EXIF,
+    FITS,
+    GRAYS,
     INPUT_DTYPES,
+    JPEG_DECODERS,
     RESAMPLERS,
     SCHEMA,
     Contract,
@@ -289,6 +293,10 @@ def contracts(draw: st.DrawFn) -> Contract:
         tuple(draw(floats(-1e6)) for _ in range(draw(sizes))),
         tuple(draw(floats(1e-6)) for _ in range(draw(sizes))),
         draw(st.sampled_from(RESAMPLERS)),
+        draw(st.sampled_from([*FITS, "resize-crop:512"])),
+        draw(st.sampled_from(JPEG_DECODERS)),
+        draw(st.sampled_from(EXIF)),
+        draw(st.sampled_from(GRAYS)),
     )
     normalization = NormalizationSpec(
         draw(st.sampled_from(["none", "minmax", "l2"])),
@@ -346,6 +354,11 @@ def test_a_contract_without_a_key_is_damage_that_names_it(key: str) -> None:
         ("input", "dtype", "float64"),
         ("input", "color_order", "rgb"),
         ("input", "resampler", "sinc"),
+        ("input", "fit", "zoom"),
+        ("input", "fit", None),
+        ("input", "jpeg_decoder", "libjpeg"),
+        ("input", "exif", True),
+        ("input", "gray", []),
         ("input", "unheard of", 1),
         ("normalization", "axes", None),
         ("normalization", "unheard of", 1),

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .bins import filled_bins
-from .errors import CalibrationDataError
 from .methods import MINMAX, Method, choose_range
 from .statistics import Extreme, Statistics, TensorStatistics
 from .tensors import TensorGroup, short_name
@@ -109,22 +108,6 @@ def assess(
 
 def _share_outside(tensor: TensorStatistics, limits: tuple[float, float]) -> float | None:
     return None if tensor.counts is None else filled_bins(tensor.counts).share_outside(*limits)
-
-
-def check_not_flat(statistics: Statistics, groups: Sequence[TensorGroup]) -> None:
-    """Refuse statistics in which a tensor has one value throughout: no step size can be taken from them.
-
-    Raises:
-        CalibrationDataError: and which tensor.
-    """
-    for group in groups:
-        tensor = statistics.tensors[group.name]
-        if tensor.low == tensor.high or (group.rectified and tensor.high == 0):
-            raise CalibrationDataError(
-                f"the tensor {group.name!r} is {tensor.high:g} throughout all {statistics.samples} calibration images, "
-                "so its range is zero. Check that the images are what the encoder was trained on; if that layer is "
-                "dead, export without int8 and int16x8."
-            )
 
 
 def expected_growth(tensor: TensorStatistics, samples: int) -> float:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...calibration import Statistics, StatisticsMismatchError, TensorGroup, assess, choose_ranges, parse_method
-from ...calibration.assess import check_not_flat
 from ...calibration.methods import MINMAX
 from ...calibration.statistics import plain_contract
 from ...calibration.tensors import model_fingerprint, tensor_groups
 from ...runtime.model.contract import InputContract
 from ..modes import AUTO
 from ..normalization.prepare import FloatGraph
+from .flat import explain_flat
 from .plan import NO_EQUALIZATION, CalibrationOptions, Int8Plan, PlanChoices, pixel_range
 from .trial import only_float
 
@@ -26,17 +26,17 @@ def plan_from_statistics(
 
     Raises:
         StatisticsMismatchError: they are of another model or other preprocessing.
-        CalibrationDataError: a tensor is flat in them.
+        CalibrationDataError: the embedding is flat in them.
     """
     without = only_float(graph)
     groups = tensor_groups(graph.flatbuffer, without)
     _check_belonging(graph, statistics, contract, groups)
-    check_not_flat(statistics, groups)
     method = parse_method("minmax" if options.method == AUTO else options.method)
     ranges = choose_ranges(statistics, groups, method)
     decisions = [
         f"ranges by {method} from statistics of {statistics.samples} images; without the images neither equalization, "
-        "nor other methods, nor corrections were tried."
+        "nor other methods, nor corrections were tried.",
+        *explain_flat(graph, statistics, groups, contract),
     ]
     if raw_pixels:
         ranges = replace(ranges, limits={**ranges.limits, graph.input_name: pixel_range(contract)})

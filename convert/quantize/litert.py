@@ -16,6 +16,7 @@ from ...runtime.model.flatbuffer import read_flatbuffer
 from ..errors import ConversionError
 from ..graph.graph import Graph
 from ..modes import CALIBRATED, DYNAMIC, FLOAT, INT16
+from .flat import fill_flat
 
 _DENSE = "FULLY_CONNECTED"
 _DYNAMIC = ("CONV_2D", "DEPTHWISE_CONV_2D", _DENSE)
@@ -150,5 +151,5 @@ def _statistics(flatbuffer: bytes, ranges: Ranges) -> dict[str, dict[str, Any]]:
             "min": np.full((1,) * ranks[name], low, np.float32),
             "max": np.full((1,) * ranks[name], high, np.float32),
         }
-        for name, (low, high) in ranges.limits.items()
+        for name, (low, high) in fill_flat(flatbuffer, ranges.limits).items()
     }

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...calibration import (
     Assessment,
@@ -23,7 +24,6 @@ from ...calibration import (
     parse_method,
     tensor_groups,
 )
-from ...calibration.assess import check_not_flat
 from ...calibration.auto import AutoChoice, better, choose_methods
 from ...calibration.engine import Engine, LocalEngine, list_images
 from ...calibration.errors import CalibrationDataError
@@ -38,6 +38,7 @@ from ..modes import AUTO, CALIBRATED
 from ..normalization.prepare import FloatGraph
 from .absorb import absorb, absorbable_pairs
 from .equalize import Pair, equalizable_pairs, equalize
+from .flat import explain_flat
 from .folds import LARGE, LEAST_TO_COMPARE, MOST_JUDGED_BYTES, make_folds, merged, most_trials, without_each
 from .trial import CrossTrial, Trial, only_float
 
@@ -48,6 +49,9 @@ _OTHER_ORDER = 3
 
 _ABSORBING = 2
 """Standard errors by which moved offsets must be better: with a ReLU they are exact for most images only."""
+
+_LOOKED_AT = 8
+"""Images whose embeddings tell whether a network with flat tensors still tells images apart."""
 
 _PILOT_IMAGES = 256
 """Images whose channels decide the equalization: any scale is exact, so a sample does, and memory stays bounded."""
@@ -160,7 +164,7 @@ class _Planner:
         raw_pixels: bool,
         choices: PlanChoices | None,
     ) -> None:
-        self._graph, self._calibration, self._options = graph, calibration, options
+        self._graph, self._calibration, self._options, self._contract = graph, calibration, options, contract
         self._choices, self._equalization, self._absorbed = choices, NO_EQUALIZATION, False
         self._decisions: list[str] = []
         self._pixels: dict[str, tuple[float, float]] = {}
@@ -184,6 +188,9 @@ class _Planner:
             if self._compares:
                 others = [self._judged(fold[:most]) for fold in self._folds[1:]]
                 self._trial = CrossTrial([self._first, *others])
+
+    def _some_images(self) -> list[NDArray[np.float32]]:
+        return [self._calibration.ready(index) for index in self._folds[0][:_LOOKED_AT]]
 
     def _judged(self, indices: Sequence[int]) -> Trial:
         return Trial(self._graph, [self._calibration.ready(index) for index in indices], self._options.threads)
@@ -210,7 +217,7 @@ class _Planner:
         parts = self._collect(flatbuffer)
         whole = merge(parts)
         groups = tensor_groups(flatbuffer, self._without)
-        check_not_flat(whole, groups)
+        self._decisions += explain_flat(self._graph, whole, groups, self._contract, self._some_images())
         try:
             choice = self._choose(flatbuffer, parts)
         except ConversionError as error:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedlite.calibration import CalibrationDataError, Statistics, assess, merge, parse_method
-from embedlite.calibration.assess import check_not_flat, expected_growth, images_alone
+from embedlite.calibration import Statistics, assess, merge, parse_method
+from embedlite.calibration.assess import expected_growth, images_alone
 from embedlite.calibration.bins import bin_keys, count
 from embedlite.calibration.statistics import TensorStatistics, highest_of, lowest_of
 from embedlite.calibration.tensors import TensorGroup
@@ -115,10 +115,3 @@ def test_too_few_to_hold_some_out_ask_for_more() -> None:
     found = assess(few, None, few, GROUPS, parse_method("minmax"))
     assert found.verdict == "add more"
     assert "too few to hold some out" in found.reason
-
-
-def test_a_flat_tensor_is_refused_by_name() -> None:
-    flat = merge([image(str(i), np.array([0.25, 0.25])) for i in range(3)])
-    with pytest.raises(CalibrationDataError, match=r"'x' is 0.25 throughout all 3 calibration images"):
-        check_not_flat(flat, GROUPS)
-    check_not_flat(merge(pool(0, 3)), GROUPS)

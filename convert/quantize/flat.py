@@ -1,0 +1,125 @@
+"""Tensors that hold one value in all calibration images: a step size all the same, and why they do.
+
+Real networks have them: ``x - |x|`` after a ReLU, channels filled up with zeros, a layer that died in training. Where
+the value is zero there is no range, and a step size of almost nothing is refused by one runtime and overflows in
+another. So such a tensor gets the width of what it is computed from, which fits its neighbours whatever they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...calibration import Statistics, TensorGroup
+from ...calibration.errors import CalibrationDataError
+from ...calibration.tensors import short_name
+from ...runtime.model.contract import InputContract
+from ..graph.graph import Graph
+from ..graph.run import float_rows, tensor_values
+from ..normalization.prepare import FloatGraph
+
+Limits = tuple[float, float]
+
+LEAST_WIDTH = 1e-9
+"""litert-quantizer widens a narrower range to this, whatever lies beside it."""
+
+_RANDOM_IMAGES = 8
+
+
+def fill_flat(flatbuffer: bytes, limits: Mapping[str, Limits]) -> dict[str, Limits]:
+    """The ranges of all tensors, with a width where there was none.
+
+    Args:
+        flatbuffer: the float graph.
+        limits: (minimum, maximum) of its activations, by name.
+    """
+    filled = dict(limits)
+    if all(_width(low, high) >= LEAST_WIDTH for low, high in limits.values()):
+        return filled
+    graph = Graph(flatbuffer)
+    for operator in graph.operators:
+        for index in map(int, operator.outputs):
+            name = graph.tensor_name(index)
+            if name in filled and _width(*filled[name]) < LEAST_WIDTH:
+                sources = (graph.tensor_name(source) for source in graph.inputs(operator))
+                widths = [_width(*filled[source]) for source in sources if source in filled]
+                filled[name] = (0.0, max([*widths, LEAST_WIDTH]))
+    return filled
+
+
+def explain_flat(
+    graph: FloatGraph,
+    statistics: Statistics,
+    groups: Sequence[TensorGroup],
+    contract: InputContract,
+    images: Sequence[NDArray[np.float32]] = (),
+) -> list[str]:
+    """One line that names flat tensors and says why they are flat; none where there are none.
+
+    Args:
+        graph: the prepared float graph.
+        statistics: of the calibration images.
+        groups: of the float graph that int8 is made from.
+        contract: of the input.
+        images: a few calibration images, model-ready; whether their embeddings differ is looked at.
+
+    Raises:
+        CalibrationDataError: all images give the same embedding, or are of one value; with the reason.
+    """
+    flat = [group for group in groups if statistics.tensors[group.name].low == statistics.tensors[group.name].high]
+    if not flat:
+        return []
+    first, count = flat[0], statistics.samples
+    value = f"{statistics.tensors[first.name].high:g} throughout all {count} calibration images"
+    if graph.input_name in first.members:
+        raise CalibrationDataError(
+            f"every pixel is {value}, so these images say nothing about the encoder. Pass images like those that it "
+            "will see."
+        )
+    cause, advice = _cause(graph, first, contract)
+    operators = Graph(graph.flatbuffer)
+    same = graph.raw_name or operators.tensor_name(int(operators.subgraph.outputs[0]))
+    ends_flat = any(same in group.members for group in flat)
+    if ends_flat or (len(images) > 1 and _all_alike(graph, images)):
+        raise CalibrationDataError(
+            f"the encoder gives the same embedding for all calibration images: {short_name(first.name)!r} is {value}. "
+            f"{cause[0].upper()}{cause[1:]}. {advice}"
+        )
+    others = f", and {len(flat) - 1} more likewise" if len(flat) > 1 else ""
+    return [f"the tensor {short_name(first.name)!r} is {value}{others}: {cause}. It gets a step size all the same."]
+
+
+def _cause(graph: FloatGraph, group: TensorGroup, contract: InputContract) -> tuple[str, str]:
+    """Why a tensor is flat, and what can be done: whether it is on random images too tells the model from the data."""
+    mean, std = np.asarray(contract.mean), np.asarray(contract.std)
+    operators = Graph(graph.flatbuffer)
+    shape = operators.shape(operators.index_of(graph.input_name))[1:]
+    rng = np.random.default_rng(0)
+    noise = [((rng.integers(0, 256, shape) - mean) / std).astype(np.float32) for _ in range(_RANDOM_IMAGES)]
+    values = [found[group.name] for found in tensor_values(graph.flatbuffer, [group.name], noise)]
+    if min(map(np.min, values)) < max(map(np.max, values)):
+        return (
+            "on random images it is not, so it is these images (or --mean and --std) that never reach it",
+            "Pass images like those that it was trained on, in the same scale.",
+        )
+    if group.rectified:
+        return (
+            "its ReLU lets nothing through, on random images neither, so that layer is dead",
+            "Train it again, or export without int8 and int16x8.",
+        )
+    return (
+        "on random images too, so it is part of the network's structure (channels filled up with zeros, x - |x| after "
+        "a ReLU) or follows a layer that is dead",
+        "Export without int8 and int16x8.",
+    )
+
+
+def _all_alike(graph: FloatGraph, images: Sequence[NDArray[np.float32]]) -> bool:
+    embeddings = float_rows(graph.flatbuffer, images)
+    return bool((embeddings == embeddings[:1]).all())
+
+
+def _width(low: float, high: float) -> float:
+    return max(high, 0.0) - min(low, 0.0)

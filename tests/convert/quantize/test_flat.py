@@ -1,0 +1,81 @@
+"""Tensors of one value: they cost nobody the int8 file, and where nothing else is left, the reason is told."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from embedlite.calibration import CalibrationDataError
+from embedlite.convert import ExportOptions, ExportResult, export
+
+from encoders import Call
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8)
+
+
+def dead(filters: int = 4) -> layers.Layer:
+    return layers.Conv2D(filters, 3, activation="relu", bias_initializer=keras.initializers.Constant(-100.0))
+
+
+def beside(x: keras.KerasTensor, image: keras.KerasTensor) -> keras.KerasTensor:
+    return layers.Concatenate()([x, dead()(image)])
+
+
+def added(x: keras.KerasTensor, image: keras.KerasTensor) -> keras.KerasTensor:
+    return layers.Add()([x, dead(8)(image)])
+
+
+def no_negatives(x: keras.KerasTensor, _: keras.KerasTensor) -> keras.KerasTensor:
+    return layers.Concatenate()([x, Call(lambda y: y - keras.ops.abs(y))(x)])
+
+
+def encoder(between, ending=lambda x: x) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    image = keras.Input((16, 16, 3))
+    x = between(layers.Conv2D(8, 3, activation="relu")(image), image)
+    return keras.Model(image, ending(layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3, strides=2)(x))), name="small")
+
+
+def made(model: keras.Model, folder: Path, images: np.ndarray = IMAGES, **options) -> ExportResult:
+    return export(
+        model,
+        folder,
+        quantize=["int8", "int16x8"],
+        calibration_data=images,
+        test_data=IMAGES[:4],
+        options=ExportOptions(**options),
+    )
+
+
+@pytest.mark.parametrize("between", [beside, added, no_negatives])
+def test_a_flat_tensor_beside_others_costs_nothing(between, tmp_path: Path) -> None:
+    result = made(encoder(between), tmp_path)
+    for file, least in zip(result.files, (25, 45), strict=True):
+        assert file.drift is not None
+        assert file.drift.sqnr_db is not None
+        assert file.drift.sqnr_db > least
+        assert [verdict.detail for verdict in file.verified if not verdict.ok] == []
+    said = [text for text in result.decisions if "throughout all 40 calibration images" in text]
+    assert len(said) == 1
+    assert ("that layer is dead" in said[0]) == (between in (beside, added))
+
+
+def test_a_network_that_is_dead_throughout_is_refused_with_the_cause(tmp_path: Path) -> None:
+    model = encoder(lambda _, image: dead()(image))
+    with pytest.raises(CalibrationDataError, match=r"same embedding for all .* is 0 throughout all 40.* layer is dead"):
+        made(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    export(model, tmp_path / "out", quantize=["dynamic"], options=ExportOptions(measure=False))
+
+
+def test_images_that_never_reach_a_layer_are_told_from_a_dead_one(tmp_path: Path) -> None:
+    dim = np.where(np.arange(40)[:, None, None, None] % 2, IMAGES // 128, 0).astype(np.uint8)
+    keras.utils.set_random_seed(0)
+    image = keras.Input((16, 16, 3))
+    first = layers.Conv2D(4, 3, activation="relu", bias_initializer=keras.initializers.Constant(-0.2))
+    first.build(image.shape)
+    model = keras.Model(image, layers.Flatten()(layers.Conv2D(8, 14)(first(image))), name="small")
+    with pytest.raises(CalibrationDataError, match="On random images it is not, so it is these images"):
+        made(model, tmp_path, dim)

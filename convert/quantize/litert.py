@@ -16,6 +16,7 @@ from ...runtime.model.flatbuffer import read_flatbuffer
 from ..errors import ConversionError
 from ..graph.graph import Graph
 from ..modes import CALIBRATED, DYNAMIC, FLOAT, INT16
+from .biases import fit_biases
 from .flat import fill_flat
 
 _DENSE = "FULLY_CONNECTED"
@@ -67,6 +68,8 @@ def quantize(
             "Leave that mode out, or simplify the operation it names."
         ) from error
     quantized = bytes(result.quantized_model)
+    if mode in CALIBRATED:
+        return fit_biases(quantized, flatbuffer)
     return _asymmetric(quantized) if mode == DYNAMIC else quantized
 
 

@@ -1,7 +1,8 @@
 """Time and peak memory of ``drift-report`` on stored embeddings.
 
 The embeddings have 32 directions of their own and some noise in 128 dimensions, as trained encoders have; the candidate
-is rounded to steps of 0.2 and stands in another order, so the rows have to be matched by id. The command runs as a user
+is rounded to steps of 0.2 and stands in another order, so the rows have to be matched by id, and so do the labels of
+1,000 classes where memory is measured. The command runs as a user
 runs it; Python's start with the imports of the command (``--help``) is taken off. Neighbours are timed in one process.
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-SIZE, LATENT, STEP, K, RUNS = 128, 32, 0.2, 10, 5
+SIZE, LATENT, STEP, K, RUNS, CLASSES = 128, 32, 0.2, 10, 5, 1000
 COMMAND = [sys.executable, "-c", "from embedlite.report.command import main; main()"]
 LIMIT_SECONDS, LIMIT_MB = 3, 1000
 
@@ -37,6 +38,8 @@ def store(folder: Path, count: int) -> tuple[str, ...]:
     order = np.random.default_rng(1).permutation(count)
     np.savez(folder / "reference.npz", embeddings=reference, ids=ids)
     np.savez(folder / "candidate.npz", embeddings=candidate[order], ids=ids[order])
+    labels = np.random.default_rng(2).integers(0, CLASSES, count)
+    np.savez(folder / "labels.npz", ids=ids[order], labels=labels)
     return (str(folder / "candidate.npz"), "--reference", str(folder / "reference.npz"))
 
 
@@ -103,7 +106,7 @@ def measure_memory() -> None:
         # Another process makes the files: the peak of all ended children is what the system tells.
         subprocess.run([sys.executable, __file__, name, str(count)], check=True)
         made = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        arguments = (f"{name}/candidate.npz", "--reference", f"{name}/reference.npz")
+        arguments = (f"{name}/candidate.npz", "--reference", f"{name}/reference.npz", "--labels", f"{name}/labels.npz")
         code = (
             "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL);"
             "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
@@ -114,7 +117,7 @@ def measure_memory() -> None:
         )
         taken = time.perf_counter() - start
     both = 2 * count * SIZE * 4 / 1e6
-    print(f"{count:,} x {SIZE} against as many: {both:,.0f} MB of embeddings (making them took {made / 1e3:,.0f} MB)")
+    print(f"{count:,} x {SIZE} against as many, with labels: {both:,.0f} MB (making them took {made / 1e3:,.0f} MB)")
     print(f"peak {int(done.stdout) / 1e3 * 1.024:,.0f} MB, limit {LIMIT_MB}; {taken:.0f} s, 2,000 rows searching")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from ..runtime.commands.options import (
 )
 from ..runtime.drift import DEFAULT_K, measure
 from ..runtime.drift.gates import parse_gates
+from ..runtime.drift.labelled.retrieval import NO_LOSSES
 from ..runtime.drift.metrics import Measurement
 from ..runtime.drift.report import DriftReport, build_report
 from ..runtime.drift.stored import is_stored
@@ -47,7 +49,16 @@ _causes, _outputs, _run = in_group("Causes"), in_group("Output"), in_group("Run"
 @click.argument("candidate", type=click.Path(path_type=Path), required=False)
 @_sides("--reference", type=click.Path(path_type=Path), help="What the candidate should match.")
 @_data("--data", type=data_location, metavar="PATH", help="Images; not needed if both sides are stored.")
-@_data("--labels", type=click.Path(path_type=Path), help="What each image shows: .csv, .json, .npz or .npy.")
+@_data(
+    "--labels",
+    type=click.Path(path_type=Path),
+    help="What each image shows: a folder of class folders, .csv, .json, .npz or .npy.",
+)
+@_data(
+    "--clusters",
+    type=click.Path(path_type=Path),
+    help="Which images belong together, like --labels: crops of one photo. Intervals draw them together.",
+)
 @_judge("--far", type=float, help="False accept rate of the verification threshold.  [default: 0.001]")
 @_judge("--gate", "gates", multiple=True, metavar="NAME=VALUE", help="A limit; repeatable, replaces the default.")
 @_judge("--judge", type=click.Path(path_type=Path), metavar="REPORT.json", help="Apply gates to saved numbers.")
@@ -78,6 +89,7 @@ def drift_report(
     reference: Path | None,
     data: Path | str | None,
     labels: Path | None,
+    clusters: Path | None,
     far: float | None,
     gates: tuple[str, ...],
     judge: Path | None,
@@ -106,7 +118,7 @@ def drift_report(
     (needs TensorFlow), a .tflite file, or stored embeddings. Exit code 1 says that a gate failed.
     """
     limits = parse_gates(gates)
-    read = (candidate, reference, data, labels, judge, candidate_model, reference_model, export)
+    read = (candidate, reference, data, labels, clusters, judge, candidate_model, reference_model, export)
     outputs = Outputs(json_path, junit, html)
     outputs.check(*read)
     if far is not None and not 0 < far < 1:
@@ -116,7 +128,7 @@ def drift_report(
     exported = None if export is None else read_export(export)
     _check_engine(engine, data, workers_apart=workers_apart)
     if judge is not None:
-        given = (candidate, reference, data, labels, far, k, queries, num_samples, feature, *read[5:7])
+        given = (*read[:5], far, k, queries, num_samples, feature, candidate_model, reference_model)
         if (
             any(item is not None for item in given)
             or ladder
@@ -128,11 +140,14 @@ def drift_report(
                 "--judge applies gates to a saved report and runs nothing. Leave out everything but --gate, "
                 "--export and the outputs."
             )
-        found = Found(_saved(judge).judge(limits))
+        saved = _saved(judge)
+        _check_labelled(limits, labelled=saved.retrieval is not None)
+        found = Found(saved.judge(limits))
     else:
         if candidate is None or reference is None:
             missing = "CANDIDATE" if candidate is None else "--reference"
             raise RequestError(f"{missing} is missing: name what to compare, or a saved report with --judge.")
+        _check_labelled(limits, labelled=labels is not None or is_stored(reference))
         if ladder or layers:
             check_sources(candidate, reference, ladder=ladder, layers=layers)
         contract = None if is_stored(candidate) else input_contract_from_options(candidate, inputs)
@@ -149,11 +164,13 @@ def drift_report(
             contract=contract,
             opening=opening,
             labels=labels,
+            clusters=clusters,
             candidate_model=candidate_model,
             reference_model=reference_model,
         )
         with open_engine(engine, threads, apart=workers_apart) as opened:
             sides = open_sides(replace(request, engine=None if opened.workers == () else opened))
+            _check_labelled(limits, labelled=sides.description.labels is not None)
             measurement = measure(
                 sides.candidate, sides.reference, DEFAULT_K if k is None else k, queries=queries, seed=seed
             )
@@ -185,6 +202,15 @@ def drift_report(
         found = replace(found, export=exported)
     outputs.write(found)
     return 0 if found.report.passed else EXIT_BAD_ANSWER
+
+
+def _check_labelled(limits: Mapping[str, float], *, labelled: bool) -> None:
+    asked = [name for name in limits if name in NO_LOSSES]
+    if asked and not labelled:
+        raise RequestError(
+            f"--gate {asked[0]} is about retrieval by labels, and there are none. Add --labels when the images are "
+            "compared, or leave it out."
+        )
 
 
 def _check_engine(engine: str, data: Path | str | None, *, workers_apart: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from ..runtime.model.artifact import read_artifact
 from ..runtime.model.contract import InputContract
 from ..runtime.progress import progress
 from .embedding import check_same, embed_far
-from .labels import codes, read_labels
+from .labels import codes, read_labels, read_texts
 from .reference import embed_with_keras
 
 _IN_MEMORY = 64 << 20
@@ -43,7 +44,8 @@ class Request:
         feature, num_samples, seed, threads: see the command.
         contract: input contract for a plain ``.tflite`` candidate.
         opening: what the user says of a Keras reference.
-        labels: file of labels.
+        labels: file or folder of labels.
+        clusters: the same, of which images belong together.
         candidate_model, reference_model: files that stored embeddings must have been made by.
         engine: what embeds the images; None for this machine.
     """
@@ -58,6 +60,7 @@ class Request:
     contract: InputContract | None = None
     opening: LoadOptions = field(default_factory=LoadOptions)
     labels: Path | None = None
+    clusters: Path | None = None
     candidate_model: Path | None = None
     reference_model: Path | None = None
     engine: Engine | None = None
@@ -100,11 +103,19 @@ def open_sides(request: Request) -> Sides:
         inputs = encoder.contract.input
         source = open_source(request.data, inputs, request.feature).sample(request.num_samples, request.seed)
         rows = empty_rows(len(source), encoder.embedding_shape)
-        listing = _fill(rows, encoder, source, request, request.candidate, ready=False)
-        mine = StoredEmbeddings(rows, np.asarray(source.ids, str), encoder.artifact.sha256)
         facts = _describe(request.candidate, encoder)
-    if is_stored(request.reference):
-        return _paired(request, mine, facts, source, listing)
+        if is_stored(request.reference):
+            mine = StoredEmbeddings(rows, np.asarray(source.ids, str), encoder.artifact.sha256)
+            return _paired(
+                request,
+                mine,
+                facts,
+                source,
+                lambda: _fill(rows, encoder, source, request, request.candidate, ready=False),
+            )
+        # Before the work: they may not fit.
+        labels, clusters = _known_of(request, source.ids)
+        listing = _fill(rows, encoder, source, request, request.candidate, ready=False)
     if is_keras_model(request.reference):
         theirs = embed_with_keras(request.reference, request.data, source.ids, inputs, request.opening, request.feature)
         other = {"path": str(request.reference), "kind": "keras", "sha256": sha256_of(request.reference)}
@@ -130,8 +141,7 @@ def open_sides(request: Request) -> Sides:
         "fingerprint": _fingerprint(source, listing),
         "matched_by": "id",
     }
-    labels = None if request.labels is None else read_labels(request.labels, source.ids)
-    description = Description(facts, other, data, source.ids, describe_environment(), labels)
+    description = Description(facts, other, data, source.ids, describe_environment(), labels, clusters)
     return Sides(Rows(rows), Rows(theirs), description, theirs, source)
 
 
@@ -173,9 +183,9 @@ def _paired(
     mine: StoredEmbeddings,
     facts: dict[str, Any],
     source: Source | None,
-    listing: Listing | None = None,
+    fill: Callable[[], Listing | None] = lambda: None,
 ) -> Sides:
-    """The candidate's rows with a stored reference's."""
+    """The candidate's rows with a stored reference's; they are filled once everything was found to fit."""
     stored = load_embeddings(request.reference)
     _check_made_by(request.reference, stored, request.reference_model)
     matched = match_rows(mine, stored)
@@ -183,17 +193,20 @@ def _paired(
         warnings.warn(
             "one side has no ids, so its rows were taken to be in the same order.", EmbedliteWarning, stacklevel=2
         )
+    labels, clusters = _known_of(request, matched.ids)
+    if labels is None and stored.labels is not None:
+        labels = codes(stored.labels, len(matched.ids), request.reference)
+    if source is not None and mine.embeddings[0].size != stored.embeddings[0].size:
+        raise DataError(
+            f"{request.candidate} gives embeddings of {mine.embeddings[0].size} values, and those in "
+            f"{request.reference} have {stored.embeddings[0].size}. Compare encoders of the same size."
+        )
     data = {
         "path": None if request.data is None else str(request.data),
         "count": len(matched.ids),
-        "fingerprint": _fingerprint(source, listing),
+        "fingerprint": _fingerprint(source, fill()),
         "matched_by": "order" if matched.trusted else "id",
     }
-    labels = None
-    if request.labels is not None:
-        labels = read_labels(request.labels, matched.ids.tolist())
-    elif stored.labels is not None:
-        labels = codes(stored.labels, len(matched.ids), request.reference)
     other = {
         "path": str(request.reference),
         "kind": "stored",
@@ -202,8 +215,19 @@ def _paired(
     }
     if facts["kind"] == "stored":
         facts = {**facts, "sha256": sha256_of(request.candidate)}
-    description = Description(facts, other, data, matched.ids, describe_environment(), labels)
+    description = Description(facts, other, data, matched.ids, describe_environment(), labels, clusters)
     return Sides(Rows(mine.embeddings, matched.candidate), Rows(stored.embeddings), description, None, source)
+
+
+def _known_of(
+    request: Request, ids: Sequence[str] | NDArray[np.str_]
+) -> tuple[NDArray[np.intp] | None, NDArray[np.intp] | None]:
+    """Labels and clusters of the images, as numbers."""
+    labels = None if request.labels is None else read_labels(request.labels, ids)
+    if request.clusters is None:
+        return labels, None
+    _, clusters = np.unique(read_texts(request.clusters, ids, "cluster"), return_inverse=True)
+    return labels, clusters.astype(np.intp)
 
 
 def _check_made_by(path: Path, stored: StoredEmbeddings, model: Path | None) -> None:

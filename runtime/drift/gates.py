@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ..errors import RequestError
 from .decisions import NO_DECISIONS
 from .intervals import Interval
+from .labelled.retrieval import NO_LOSSES
 from .metrics import Drift
 
 Metrics = Mapping[str, float | None]
@@ -22,6 +23,7 @@ AT_MOST = frozenset(
     {
         *("invalid", "max_abs", "bias_max_sigma", "gain_error_max", "dead_dimensions"),
         *("far_ratio", "tar_loss", "false_reject_flips", "false_accept_flips"),
+        *NO_LOSSES,
     }
 )
 """Metrics that must not exceed their limit; all others must not fall below it."""
@@ -30,7 +32,9 @@ INFORMATION = frozenset({"count", "k", "cka", "procrustes"})
 """What the report tells and cannot gate: a rotation leaves CKA and Procrustes alone and ruins a stored gallery."""
 
 GATEABLE = tuple(
-    name for name in (*Drift.__dataclass_fields__, "rank_correlation", *NO_DECISIONS) if name not in INFORMATION
+    name
+    for name in (*Drift.__dataclass_fields__, "rank_correlation", *NO_DECISIONS, *NO_LOSSES)
+    if name not in INFORMATION
 )
 
 DEFAULT_GATES: Mapping[str, float] = {

@@ -24,6 +24,9 @@ EXACT_ROWS = 20_000
 SAMPLED_QUERIES = 2_000
 """Of more rows a random part searches, all of them still being the gallery."""
 
+LEAST_FOUND = 10
+"""So many neighbours are found, however few are compared."""
+
 _TIE = 1e-12
 """Similarities of equal rows may differ in the last bits with their place in a block."""
 
@@ -43,6 +46,8 @@ class NeighbourOverlap:
         kept_cross: (Q, len(k)) share kept when the candidate's query searches the reference's gallery.
         reference: (Q, k) rows that the reference finds, the nearest first.
         candidate: (Q, k) rows that the candidate's query finds in the reference's gallery.
+        nearest: at least :data:`LEAST_FOUND` each, where there are so many: what the reference's query finds in the
+            reference's gallery, the candidate's there, and the candidate's among its own.
     """
 
     k: tuple[int, ...]
@@ -52,6 +57,7 @@ class NeighbourOverlap:
     kept_cross: NDArray[np.float64]
     reference: NDArray[np.intp]
     candidate: NDArray[np.intp]
+    nearest: tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]
 
 
 def sample_queries(count: int, wanted: int | None, seed: int) -> NDArray[np.intp]:
@@ -83,9 +89,10 @@ def neighbour_overlap(candidate: Rows, reference: Rows, k: int, queries: NDArray
     counted = tuple(sorted({count for count in (1, 2, 5, 10, 20, 50, 100) if count < k} | {k}))
     r_rows, c_rows = UnitRows(reference), UnitRows(candidate)
     r, c = r_rows.take(queries), c_rows.take(queries)
-    both = _nearest(np.concatenate([r, c]), np.concatenate([queries, queries]), r_rows, k, "neighbours (reference)")
-    truth, cross = both[: len(queries)], both[len(queries) :]
-    own = _nearest(c, queries, c_rows, k, "neighbours (candidate)")
+    found = max(k, min(LEAST_FOUND, len(reference) - 1))
+    both = _nearest(np.concatenate([r, c]), np.concatenate([queries, queries]), r_rows, found, "neighbours (reference)")
+    nearest = both[: len(queries)], both[len(queries) :], _nearest(c, queries, c_rows, found, "neighbours (candidate)")
+    truth, cross, own = (rows[:, :k] for rows in nearest)
     parts = [slice(start, start + _QUERY_BLOCK) for start in range(0, len(queries), _QUERY_BLOCK)]
 
     def judge(part: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -98,7 +105,7 @@ def neighbour_overlap(candidate: Rows, reference: Rows, k: int, queries: NDArray
     with ThreadPoolExecutor(available_threads()) as pool:
         judged = list(pool.map(judge, parts))
     kept_self, kept_cross = (np.concatenate([item[side] for item in judged]) for side in (0, 1))
-    return NeighbourOverlap(counted, queries, len(reference), kept_self, kept_cross, truth, cross)
+    return NeighbourOverlap(counted, queries, len(reference), kept_self, kept_cross, truth, cross, nearest)
 
 
 def _similarities(queries: NDArray[np.float64], found: NDArray[np.intp], gallery: UnitRows) -> NDArray[np.float64]:

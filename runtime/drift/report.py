@@ -26,6 +26,7 @@ from .decisions import (
 )
 from .gates import Gate, Metrics, all_gates, apply_gates
 from .intervals import Interval, bootstrap_intervals
+from .labelled.retrieval import NO_LOSSES, Retrieval, equal_error_rates, measure_retrieval
 from .metrics import Measurement
 
 SCHEMA = 1
@@ -64,6 +65,7 @@ class DriftReport:
         gates: the limits, applied.
         advice: what to do.
         decisions: at the verification threshold; None where there were too few pairs.
+        retrieval: what retrieval loses, where there are labels.
         neighbours: overlap by number of neighbours; None where there were too few rows.
         histogram: of 1 - cosine.
         dimensions: bias and gain of each, and which are dead.
@@ -81,6 +83,7 @@ class DriftReport:
     gates: tuple[Gate, ...]
     advice: Advice
     decisions: Decisions | None
+    retrieval: Retrieval | None
     neighbours: Mapping[str, Any] | None
     histogram: Mapping[str, Any]
     dimensions: Mapping[str, Any]
@@ -114,6 +117,7 @@ class DriftReport:
             "intervals": dict(self.intervals),
             "gates": [asdict(gate) for gate in self.gates],
             "decisions": None if self.decisions is None else _decisions_to_json(self.decisions),
+            "retrieval": None if self.retrieval is None else self.retrieval.to_json(),
             "neighbours": self.neighbours,
             "histogram": dict(self.histogram),
             "dimensions": dict(self.dimensions),
@@ -151,6 +155,7 @@ class DriftReport:
                 gates=tuple(Gate(**{**gate, "interval": intervals.get(gate["name"])}) for gate in value["gates"]),
                 advice=Advice.from_json(value["advice"]),
                 decisions=None if value["decisions"] is None else _decisions_from_json(value["decisions"]),
+                retrieval=None if value["retrieval"] is None else Retrieval.from_json(value["retrieval"]),
                 neighbours=value["neighbours"],
                 histogram=dict(value["histogram"]),
                 dimensions=dict(value["dimensions"]),
@@ -203,6 +208,7 @@ class Description:
     Attributes:
         ids: (N,) one text a row.
         labels: (N,) one number a class, if the images have labels.
+        clusters: (N,) one number for all images that belong together, such as crops of one photo.
     """
 
     candidate: Mapping[str, Any]
@@ -211,6 +217,7 @@ class Description:
     ids: Sequence[str] | NDArray[np.str_]
     environment: Mapping[str, Any] = field(default_factory=dict)
     labels: NDArray[np.intp] | None = None
+    clusters: NDArray[np.intp] | None = None
 
 
 def build_report(
@@ -225,9 +232,9 @@ def build_report(
         far: the false accept rate of the verification threshold; default :data:`DEFAULT_FAR`.
     """
     drift = measurement.drift
-    metrics: dict[str, float | None] = {**asdict(drift), "rank_correlation": None, **NO_DECISIONS}
+    metrics: dict[str, float | None] = {**asdict(drift), "rank_correlation": None, **NO_DECISIONS, **NO_LOSSES}
     intervals = bootstrap_intervals(measurement)
-    decisions = None
+    decisions, retrieval = None, None
     kept = np.flatnonzero(measurement.valid)
     pairs = None
     if description.labels is not None and len(kept):
@@ -243,6 +250,15 @@ def build_report(
         if decisions is not None:
             metrics.update(decisions.metrics)
             intervals.update(decisions.intervals)
+        if description.labels is not None and measurement.neighbours is not None:
+            clusters = None if description.clusters is None else description.clusters[kept]
+            retrieval = measure_retrieval(
+                measurement.candidate, measurement.reference, description.labels[kept], measurement.neighbours, clusters
+            )
+            if retrieval is not None:
+                retrieval = retrieval.with_figure("eer", equal_error_rates(pairs, scores, clusters))
+                metrics.update(retrieval.metrics)
+                intervals.update(retrieval.intervals)
     labelled = decisions is not None and decisions.truth == "labels"
     applied = apply_gates(metrics, all_gates(gates, labelled=labelled), intervals)
     return DriftReport(
@@ -255,6 +271,7 @@ def build_report(
         gates=applied,
         advice=advise(applied, metrics, decisions),
         decisions=decisions,
+        retrieval=retrieval,
         neighbours=_neighbours(measurement),
         histogram=_histogram(measurement.cosines[kept]),
         dimensions=_dimensions(measurement),

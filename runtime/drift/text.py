@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from .decisions import Decisions
 from .gates import Gate
+from .intervals import Interval
+from .labelled.retrieval import NO_LOSSES, Retrieval
 from .report import DriftReport
+from .wording import RETRIEVAL
 
 
 def render_text(report: DriftReport) -> str:
@@ -21,13 +24,15 @@ def render_text(report: DriftReport) -> str:
     ]
     gates = {gate.name: gate for gate in report.gates}
     for name, value in report.metrics.items():
-        if name in ("count", "k"):
+        if name in ("count", "k") or (name in NO_LOSSES and report.retrieval is None):
             continue
         interval = report.intervals.get(name)
         shown = "" if interval is None else f"{number_text(interval[0], name)} to {number_text(interval[1], name)}"
         lines.append(f"{name:<20}{number_text(value, name):>12}   {shown:<23}   {gate_text(gates.get(name))}".rstrip())
     if report.decisions is not None:
         lines += ["", *_decisions(report.decisions)]
+    if report.retrieval is not None:
+        lines += ["", *_retrieval(report.retrieval)]
     lines += ["", "worst inputs by cosine"]
     lines += [f"  {'invalid' if row.cosine is None else f'{row.cosine:.6f}':>9}  {row.id}" for row in report.worst]
     return "\n".join(lines)
@@ -49,6 +54,27 @@ def _decisions(decisions: Decisions) -> list[str]:
             f"{side.threshold_restored:.6f}, {side.tar_restored:.4f}"
         )
     return lines
+
+
+def _retrieval(found: Retrieval) -> list[str]:
+    drawn = "" if found.drawn == found.queries else f" of {found.drawn} clusters"
+    ranked = "" if found.ranked == found.queries else f", mAP by {found.ranked} of them"
+    lines = [
+        f"retrieval by labels, {found.queries} queries{drawn}{ranked}; losses in points with 95 % intervals",
+        f"  {'':<14}{'float':>8}{'in the float gallery':>22}  {'loss':<24}{'own gallery':>11}  loss",
+    ]
+    for name, figure in found.figures.items():
+        lines.append(
+            f"  {RETRIEVAL[name]:<14}{figure.reference:>8.2%}{figure.cross:>22.2%}  "
+            f"{_points(figure.cross_loss, figure.cross_interval):<24}{figure.own:>11.2%}  "
+            f"{_points(figure.own_loss, figure.own_interval)}"
+        )
+    return lines
+
+
+def _points(loss: float, interval: Interval | None) -> str:
+    around = "" if interval is None else f" ({100 * interval[0]:.2f} to {100 * interval[1]:.2f})"
+    return f"{100 * loss:.2f}{around}"
 
 
 def number_text(value: float | None, name: str) -> str:

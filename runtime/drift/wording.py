@@ -25,6 +25,15 @@ METRICS = {
     "tar_loss": ("Loss of true accept rate", "at the float threshold"),
     "false_reject_flips": ("Genuine pairs lost", "at the float threshold, upper bound of the share"),
     "false_accept_flips": ("Impostor pairs gained", "at the float threshold, upper bound of the share"),
+    "recall_at_1_drop": (
+        "Loss of recall at 1",
+        "queries whose nearest image in the float gallery shows the same thing",
+    ),
+    "recall_at_5_drop": ("Loss of recall at 5", "the same among the five nearest"),
+    "recall_at_10_drop": ("Loss of recall at 10", "the same among the ten nearest"),
+    "map_drop": ("Loss of mean average precision", "over the whole ranking of the float gallery"),
+    "knn_accuracy_drop": ("Loss of k-NN accuracy", "the ten nearest in the float gallery vote"),
+    "eer_rise": ("Rise of the equal error rate", "of verification against the float gallery"),
 }
 """Title and explanation by metric."""
 
@@ -35,7 +44,19 @@ ACTIONS = {
     "do-not-ship": "Do not ship",
 }
 
-_SHARES = {"knn_overlap_self", "knn_overlap_cross", "tar_loss", "false_reject_flips", "false_accept_flips"}
+RETRIEVAL = {
+    **{f"recall_at_{count}": f"recall@{count}" for count in (1, 5, 10)},
+    "map": "mAP",
+    "knn_accuracy": "k-NN accuracy",
+    "eer": "EER",
+}
+"""What figures of retrieval are called."""
+
+_SHARES = {
+    *("knn_overlap_self", "knn_overlap_cross", "tar_loss", "false_reject_flips", "false_accept_flips"),
+    *(f"recall_at_{count}_drop" for count in (1, 5, 10)),
+    *("map_drop", "knn_accuracy_drop", "eer_rise"),
+}
 _WHOLE = {"count", "invalid", "dead_dimensions", "k"}
 
 

@@ -179,6 +179,16 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "an id twice": (same_ids, COMPARE, "Every row needs an id of its own"),
     "another size": (narrower, COMPARE, "120 embeddings of 8 values, the reference 120 of 16"),
     "labels that are missing": (few_labels, [*COMPARE, "--labels", "labels.csv"], "no label for 118 of 120 images"),
+    "a gate that needs labels": (
+        nothing,
+        [*COMPARE, "--gate", "recall_at_1_drop=0.01"],
+        "is about retrieval by labels, and there are none",
+    ),
+    "a gate of a saved report that needs labels": (
+        nothing,
+        ["--judge", "a.json", "--gate", "map_drop=0.01"],
+        "is about retrieval by labels, and there are none",
+    ),
     "labels that are not there": (nothing, [*COMPARE, "--labels", "no.csv"], "cannot read labels from no.csv"),
     "k of all rows": (nothing, [*COMPARE, "--k", "120"], "Pass a smaller --k"),
     "no rate": (nothing, [*COMPARE, "--far", "0"], "above 0 and below 1"),
@@ -202,6 +212,36 @@ def test_a_mistake_gets_one_clear_error_and_nothing_is_written(name: str, home: 
     before = {path: path.read_bytes() for path in home.iterdir()}
     assert message in error_line(run("drift-report", *arguments, cwd=home))
     assert {path: path.read_bytes() for path in home.iterdir()} == before
+
+
+@pytest.mark.parametrize("reference", ["model", "vectors"])
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("a.png,1\nb.png,2\n", "no label for 2 of 4 images (c.png, d.png)"),
+        ("a.png,1\nb.png,1\nc.png,1\nd.png,1\n", "1 different labels for 4 rows"),
+        ("x/a.png,1\ny/a.png,2\nb.png,1\nc.png,1\nd.png,1\n", "2 labels that the image a.png may mean"),
+        (None, "gives embeddings of 128 values, and those in vectors.npz have 8"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_an_image_is_read(
+    labels: str | None, message: str, reference: str, digits: Digits, run: Run, tmp_path: Path
+) -> None:
+    if labels is None and reference == "model":
+        pytest.skip("about stored vectors")
+    (tmp_path / "images").mkdir()
+    names = [f"{name}.png" for name in "abcd"]
+    for name in names:
+        # Reading one would be another error.
+        (tmp_path / "images" / name).write_bytes(b"no image")
+    np.savez(tmp_path / "vectors.npz", embeddings=np.eye(4, 8 if labels is None else 128), ids=names)
+    (tmp_path / "labels.csv").write_text(labels or "a.png,1\nb.png,2\nc.png,1\nd.png,1\n")
+    done = run(
+        *("drift-report", digits.int8, "--data", "images", "--labels", "labels.csv"),
+        *("--reference", digits.float32 if reference == "model" else "vectors.npz"),
+        cwd=tmp_path,
+    )
+    assert message in error_line(done)
 
 
 def test_a_folder_without_images_is_an_error(digits: Digits, run: Run, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from embedlite.runtime.drift.gates import (
     apply_gates,
     parse_gates,
 )
+from embedlite.runtime.drift.labelled.retrieval import LOSSES
 from embedlite.runtime.drift.report import DriftReport
 from embedlite.runtime.drift.text import render_text
 from embedlite.runtime.errors import DataError, RequestError
@@ -39,6 +40,7 @@ KEYS = [
     "intervals",
     "gates",
     "decisions",
+    "retrieval",
     "neighbours",
     "histogram",
     "dimensions",
@@ -88,7 +90,7 @@ def test_every_figure_can_be_gated_or_is_for_information() -> None:
 
 @pytest.mark.parametrize("name", [name for name in GATEABLE if name not in ("invalid", "dead_dimensions")])
 def test_every_metric_can_be_gated_and_its_limit_is_inclusive(name: str) -> None:
-    made = report(*pair(0.3))
+    made = labelled_report(*pair(0.3), np.arange(ROWS) % 4) if name in LOSSES else report(*pair(0.3))
     value = made.metrics[name]
     assert value is not None
     step = 0.01 * (abs(value) + 0.1)
@@ -190,7 +192,7 @@ def test_the_json_has_its_keys_and_no_number_that_json_lacks(case: int) -> None:
     assert list(value) == KEYS
     assert (value["schema"], value["verdict"]) == (1, "pass" if made.passed else "fail")
     assert (value["candidate"], value["reference"]) == (CANDIDATE, REFERENCE)
-    assert list(value["metrics"]) == [*(field.name for field in fields(Drift)), "rank_correlation", *DECIDED]
+    assert list(value["metrics"]) == [*(field.name for field in fields(Drift)), "rank_correlation", *DECIDED, *LOSSES]
     for gate in value["gates"]:
         assert gate.keys() == {"name", "value", "limit", "at_most", "passed", "margin", "interval"}
         assert gate["value"] == value["metrics"][gate["name"]]
@@ -249,7 +251,7 @@ def test_the_text_starts_with_the_verdict_and_shows_every_metric_and_gate() -> N
     assert lines[1].startswith("do not ship: invalid 1 (at most 0)")
     assert "invalid" in names
     start = next(place for place, line in enumerate(lines) if line.startswith("metric "))
-    shown = [name for name in made.metrics if name not in ("count", "k")]
+    shown = [name for name in made.metrics if name not in ("count", "k", *LOSSES)]
     table = {line.split()[0]: line.split() for line in lines[start + 1 : start + 1 + len(shown)]}
     assert list(table) == shown
     assert table["invalid"][1] == "1"

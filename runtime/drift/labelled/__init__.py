@@ -1,0 +1,1 @@
+"""What labels tell: how well the rows are retrieved, and which classes and groups pay for the drift."""

@@ -23,7 +23,8 @@ from ...convert.errors import ConversionError
 from ...convert.load.options import LoadOptions
 from ...runtime.commands.options import quiet_libraries
 from ...runtime.errors import DataError, EmbedliteError
-from ...runtime.images.decode import IMAGE_SUFFIXES, load_image
+from ...runtime.images.decode import load_image
+from ...runtime.images.formats import IMAGE_SUFFIXES
 from ...runtime.images.open import open_source
 from ...runtime.images.source import Source
 from ...runtime.model.artifact import Artifact, read_artifact

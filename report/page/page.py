@@ -93,7 +93,8 @@ def render_page(
         style=Markup((_FOLDER / "style.css").read_text("utf-8")),
         version=__version__,
     )
-    return page.encode()
+    # A file name need not be UTF-8.
+    return page.encode(errors="backslashreplace")
 
 
 def _pictures(

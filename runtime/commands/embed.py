@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -11,14 +12,16 @@ from ..check.measure import find_models, measure_device, render_figures
 from ..check.selftest import render_selftest, selftest
 from ..drift.stored import pack_embeddings
 from ..encoder import Encoder
-from ..errors import EXIT_BAD_ANSWER
+from ..errors import EXIT_BAD_ANSWER, EmptyDataError
 from ..files import check_writable, json_bytes, write_file
 from ..images.open import open_source
+from ..images.source import Readable
 from ..model.contract import InputOptions
 from ..model.plain import input_contract_from_options
 from ..progress import progress
 from .options import (
     Command,
+    GroupedOption,
     check_outputs,
     common_options,
     emit_result,
@@ -66,6 +69,13 @@ _output, _instead, _run = in_group("Output"), in_group("Instead of embedding"), 
     help="For the delegate, as its documentation says; repeatable.",
 )
 @feature_option
+@click.option(
+    "--skip-unreadable",
+    is_flag=True,
+    cls=GroupedOption,
+    group="Images",
+    help="Leave out images that cannot be used, instead of stopping at the first.",
+)
 @options_of(InputOptions, "inputs")
 @threads_option
 @common_options
@@ -79,6 +89,7 @@ def embed(
     delegate: str | None,
     delegate_options: dict[str, str],
     feature: str | None,
+    skip_unreadable: bool,
     inputs: InputOptions,
     threads: int | None,
     json_path: str | None,
@@ -94,7 +105,7 @@ def embed(
     vectors, and write what was found to FILE.json. Exit code 1 says that a file failed.
     """
     if replay or measure is not None:
-        if data is not None or output is not None or feature is not None or inputs != InputOptions():
+        if data is not None or output is not None or feature is not None or skip_unreadable or inputs != InputOptions():
             raise click.UsageError(
                 f"{'--selftest' if replay else '--measure'} needs nothing but MODEL: leave out DATA, -o and what "
                 "describes the input"
@@ -113,8 +124,15 @@ def embed(
     contract = input_contract_from_options(model, inputs)
     with Encoder(model, threads, delegate, delegate_options=delegate_options, input_contract=contract) as encoder:
         source = open_source(data, encoder.contract.input, feature)
-        embeddings = np.stack(list(progress(encoder.embed_iter(source), len(source), "embedding")))
-        write_file(output, pack_embeddings(embeddings, source.ids, encoder.artifact.sha256))
+        images = Readable(source) if skip_unreadable else source
+        rows = list(progress(encoder.embed_iter(images), len(source), "embedding"))
+        ids, skipped = (images.ids, images.skipped) if isinstance(images, Readable) else (source.ids, [])
+        if not rows:
+            raise EmptyDataError(
+                f"{data} has no image that can be used. The first of {len(skipped)}: {skipped[0].reason}"
+            )
+        embeddings = np.stack(rows)
+        write_file(output, pack_embeddings(embeddings, ids, encoder.artifact.sha256))
         result = {
             "schema": 1,
             "model": {"path": str(model), "sha256": encoder.artifact.sha256},
@@ -122,9 +140,13 @@ def embed(
             "output": str(output),
             "count": len(embeddings),
             "embedding_shape": list(encoder.embedding_shape),
+            "skipped": [asdict(image) for image in skipped],
         }
         shape = "x".join(str(size) for size in embeddings.shape)
         text = f"{output}: {shape} float32, by {encoder.runtime.name} {encoder.runtime.version}"
+        if skipped:
+            named = ", ".join(image.id for image in skipped[:3]) + (", …" if len(skipped) > 3 else "")
+            text += f"\n{len(skipped)} of {len(source)} images cannot be used and were left out: {named}"
     emit_result(result, text, json_path)
     return 0
 

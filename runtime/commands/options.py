@@ -166,6 +166,10 @@ def is_verbose() -> bool:
 def run_command(command: click.Command) -> None:
     """Run a click command as a program and leave with the right exit code."""
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        # A file name need not be UTF-8; what cannot be spelled is shown escaped.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     with contextlib.nullcontext() if is_verbose() else quiet_libraries():
         sys.exit(_run(command))
 

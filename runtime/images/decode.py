@@ -14,14 +14,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MissingPackageError, RequestError, UnreadableDataError
+from ..errors import EmbedliteError, MissingPackageError, RequestError, UnreadableDataError
 from ..input.preprocess import scaled
 from ..input.resample import TF_RESAMPLERS, resize
 from ..model.contract import InputContract
 from .fit import Fit, fit
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-"""Files in a folder that are taken for images; the content decides what they are."""
+from .formats import opened_image, pillow
 
 _MODES = {"gray": "L", "rgb": "RGB", "bgr": "RGB", "rgba": "RGBA"}
 
@@ -70,26 +68,27 @@ def decode_image(file: BinaryIO, name: str, contract: InputContract, holder: str
     Raises:
         MissingPackageError, RequestError, UnreadableDataError: see :func:`load_image`.
     """
-    image_module, ops = _pillow()
+    image_module, ops = pillow()
     if contract.color_order not in _MODES:
         raise RequestError(
             f"the model takes {contract.shape[2]} channels, which no image file has. Pass arrays (.npy) instead."
         )
     try:
-        with image_module.open(file) as opened:
+        with opened_image(file, name) as opened:
             if contract.jpeg_decoder == "tensorflow" and opened.format in _JPEGS and opened.mode in ("L", "RGB"):
                 image = _decode_jpeg(file, opened, contract, image_module)
             else:
                 opened.load()
-                image = ops.exif_transpose(opened) if contract.exif == "apply" else opened
-    except MissingPackageError:
+                turned = contract.exif == "apply" and opened.getexif().get(_ORIENTATION) in _TURNS
+                image = ops.exif_transpose(opened) if turned else opened
+            return _sized(_to_mode(image, contract, name, image_module), contract, image_module)
+    except EmbedliteError:
         raise
     except Exception as error:
         # Pillow has no common class for damaged files: a wrong byte in EXIF data may raise TypeError or struct.error.
         kind = type(error).__name__
         reason = "its content is no image" if kind == "UnidentifiedImageError" else str(error) or kind
         raise UnreadableDataError(f"cannot read the image {name}: {reason}. Remove or replace the {holder}.") from error
-    return _sized(_to_mode(image, contract, name, image_module), contract, image_module)
 
 
 def _sized(image: Any, contract: InputContract, image_module: Any) -> NDArray[Any]:
@@ -146,20 +145,6 @@ def _decode_jpeg(file: BinaryIO, opened: Any, contract: InputContract, image_mod
     return image if turn is None else image.transpose(getattr(image_module.Transpose, turn))
 
 
-def begins_like_an_image(data: bytes) -> bool:
-    """Whether bytes begin as PNG, JPEG, GIF, WebP, TIFF or BMP do.
-
-    Pillow's own answer is no use for bytes that may be raw pixels: some formats that it knows, such as TGA, have no
-    signature, so that it takes flat pixels for them.
-    """
-    if data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")):
-        return True
-    if data.startswith(b"RIFF"):
-        return data[8:12] == b"WEBP"
-    # Two letters are no signature: a pixel in 65536 has them. The file's length follows.
-    return data.startswith(b"BM") and int.from_bytes(data[2:6], "little") == len(data)
-
-
 def _to_mode(image: Any, contract: InputContract, name: str, image_module: Any) -> Any:
     mode = _MODES[contract.color_order]
     if image.mode == "F":
@@ -205,14 +190,3 @@ def _gray_by_decode(colors: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 _LUMA = (0.2989, 0.5870, 0.1140)
 _GRAYS = {"tf-image": _gray_by_image, "tf-decode": _gray_by_decode}
-
-
-def _pillow() -> tuple[Any, Any]:
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise MissingPackageError(
-            "reading image files needs Pillow, which is not installed. "
-            "Run: pip install 'embedlite[images]', or pass arrays (.npy)."
-        ) from error
-    return Image, ImageOps

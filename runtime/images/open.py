@@ -9,19 +9,21 @@ is read through at once, because it cannot be read twice.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import load_npy, load_npz, read_row, texts
-from ..errors import EmptyDataError, InputError, RequestError, UnreadableDataError
+from ..errors import EmbedliteWarning, EmptyDataError, InputError, RequestError, UnreadableDataError
 from ..input.shapes import check_batch, check_one
 from ..model.contract import InputContract
-from .decode import IMAGE_SUFFIXES
 from .folder import Folder, ImageFiles, Images, LocalFolder, Names
+from .formats import IMAGE_SUFFIXES
 from .iterable import SpooledImages
 from .npy import ArrayFile, open_remote_array, raw_row
 from .parquet import PARQUET_SUFFIX, ParquetRows
@@ -29,6 +31,7 @@ from .records import RecordImages, Records
 from .remote import GLOB_CHARACTERS, fixed_part, is_url, list_url
 from .source import Source
 from .tfrecord import FilePath, RecordFile, is_tfrecord
+from .walk import describe, irregular, walk
 
 Data = str | os.PathLike[str] | NDArray[Any] | Iterable[Any] | Callable[[], Iterable[Any]]
 """What :func:`open_source` opens."""
@@ -66,10 +69,15 @@ def open_source(data: Data, contract: InputContract, feature: str | None = None)
     path = Path(data)
     try:
         folder, missing = path.is_dir(), not path.exists()
+        special = None if missing and not path.is_symlink() else irregular(path)
     except OSError as error:
         raise UnreadableDataError(f"cannot look for {path}: {error.strerror or error}. Check the path.") from error
     if folder:
         return _folder_source(path, contract, feature)
+    if special is not None:
+        raise UnreadableDataError(
+            f"{path} is one of the {special}, and images are read from files alone. Name a file or a folder."
+        )
     if missing and GLOB_CHARACTERS.intersection(str(path)):
         return _glob_source(path, contract, feature)
     if missing:
@@ -103,19 +111,17 @@ def _check_nameless(feature: str | None, what: str) -> None:
 
 
 def _folder_source(folder: Path, contract: InputContract, feature: str | None) -> Source:
-    names = []
-    for parent, folders, files in os.walk(folder, onerror=_refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = Path(parent).relative_to(folder)
-        names += [(inside / name).as_posix() for name in files if not name.startswith(".")]
-    return _files_source(f"the folder {folder}", str(folder), LocalFolder(folder), names, contract, feature)
+    names, left = walk(folder)
+    return _files_source(f"the folder {folder}", str(folder), LocalFolder(folder), names, contract, feature, left)
 
 
 def _glob_source(pattern: Path, contract: InputContract, feature: str | None) -> Source:
     folder = Path(fixed_part(pattern.as_posix()) or (pattern.root or "."))
-    found = folder.glob(pattern.relative_to(folder).as_posix())
-    names = [path.relative_to(folder).as_posix() for path in found if path.is_file()]
-    return _files_source(str(pattern), str(pattern), LocalFolder(folder), names, contract, feature)
+    found = {path.relative_to(folder).as_posix(): path for path in folder.glob(pattern.relative_to(folder).as_posix())}
+    names = [name for name, path in found.items() if path.is_file()]
+    kinds = {name: irregular(path) for name, path in found.items()}
+    left = {name: kind for name, kind in kinds.items() if kind is not None}
+    return _files_source(str(pattern), str(pattern), LocalFolder(folder), names, contract, feature, left)
 
 
 def _url_source(url: str, contract: InputContract, feature: str | None) -> Source:
@@ -130,29 +136,51 @@ def _url_source(url: str, contract: InputContract, feature: str | None) -> Sourc
 
 
 def _files_source(
-    place: str, name: str, folder: Folder, names: list[str], contract: InputContract, feature: str | None
+    place: str,
+    name: str,
+    folder: Folder,
+    names: list[str],
+    contract: InputContract,
+    feature: str | None,
+    left: Mapping[str, str] = MappingProxyType({}),
 ) -> Source:
-    """Images among files, or if there are none, records."""
+    """Images among files, or if there are none, records; what is left out is told."""
     images = [item for item in names if item.lower().endswith(IMAGE_SUFFIXES)]
     if images:
         _check_nameless(feature, f"the folder of images {name}")
         # Sorted in place: of the names of millions there is one list and, at the end, none.
         images.sort()
+        _tell(place, names, images, left)
         return _image_source(name, images, folder, contract)
     for belongs in (is_tfrecord, lambda item: item.lower().endswith(PARQUET_SUFFIX)):
         records = sorted(item for item in names if belongs(item.rpartition("/")[2]))
         if records:
+            _tell(place, names, records, left)
             prefixes = [""] if records == names and len(records) == 1 else [f"{item}:" for item in records]
             return _record_source(name, [folder.file(item) for item in records], prefixes, contract, feature)
+    there = _left_out(names, (), left)
     raise EmptyDataError(
-        f"there are no images in {place}. Put images there ({', '.join(IMAGE_SUFFIXES)}), or name another folder."
+        f"there are no images in {place}{f' ({describe(there)})' if there else ''}. Put images there "
+        f"({', '.join(IMAGE_SUFFIXES)}), or name another folder."
     )
 
 
-def _refuse(error: OSError) -> None:
-    raise UnreadableDataError(
-        f"cannot look into {error.filename}: {error.strerror}. Make it readable, or move it away."
-    ) from error
+def _left_out(names: Sequence[str], taken: Sequence[str], left: Mapping[str, str]) -> dict[str, str]:
+    if len(taken) == len(names):
+        return dict(left)
+    chosen = set(taken)
+    return {**left, **{name: "other kinds" for name in names if name not in chosen}}
+
+
+def _tell(place: str, names: Sequence[str], taken: Sequence[str], left: Mapping[str, str]) -> None:
+    """Say what of a folder is not read."""
+    there = _left_out(names, taken, left)
+    if there:
+        warnings.warn(
+            f"{place}: {len(there)} of {len(there) + len(taken)} entries are left out: {describe(there)}.",
+            EmbedliteWarning,
+            stacklevel=2,
+        )
 
 
 def _image_source(name: str, names: Sequence[str], folder: Folder, contract: InputContract) -> Source:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from ..errors import EmptyDataError, InputShapeError, RequestError, UnreadableDataError
 from ..model.contract import InputContract
-from .decode import begins_like_an_image, decode_image
+from .decode import decode_image
+from .formats import begins_like_an_image
 from .tfrecord import Feature, FilePath
 
 IMAGE_FEATURES = ("image/encoded", "image", "images", "x")

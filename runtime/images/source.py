@@ -162,3 +162,33 @@ class Source:
         for index, name in enumerate(self.ids):
             total.update(f"{name}\0".encode(errors="surrogateescape") + self.digest(index))
         return total.hexdigest()
+
+
+class Readable:
+    """The images of a source that can be used, read once, in order.
+
+    Attributes:
+        ids: of those that were given out.
+        skipped: the others so far, with the reason.
+
+    Args:
+        source: the images.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.ids: list[str] = []
+        self.skipped: list[Skipped] = []
+        self._source = source
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        for index, name in enumerate(self._source.ids):
+            try:
+                image = self._source.load(index)
+                if image.dtype != np.uint8:
+                    # What an encoder would refuse: NaN, integers that are no pixels.
+                    model_ready(image, self._source.contract)
+            except (DataError, InputError) as error:
+                self.skipped.append(Skipped(name, str(error)))
+            else:
+                self.ids.append(name)
+                yield image

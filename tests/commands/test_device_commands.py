@@ -301,3 +301,52 @@ def test_raw_int8_outputs_of_the_interpreters_are_a_few_steps_apart(digits: Digi
     assert np.sqrt(np.square(difference).mean()) <= spread(depth)
     # The embeddings of two images are far more than that apart.
     assert rows[0].std(axis=0).mean() > 10 * spread(depth)
+
+
+@pytest.fixture
+def odd_names(digits: Digits, tmp_path: Path) -> Path:
+    """Thirty test images, one of them with a name that is not UTF-8, and a file that is no image."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for number, path in enumerate(sorted(digits.test_images.iterdir())[:30]):
+        shutil.copy(path, folder / ("caf\udce9.png" if number == 0 else path.name))
+    return folder
+
+
+def test_images_that_cannot_be_used_are_left_out_and_named(odd_names: Path, digits: Digits, run: Run) -> None:
+    (odd_names / "a\udcff.png").write_text("no image")
+    vectors = odd_names.parent / "vectors.npz"
+    done = run("embed-tflite", digits.int8, odd_names, "-o", vectors)
+    assert r"cannot read the image " in error_line(done)
+    assert r"a\udcff.png: its content is no image" in error_line(done)
+    done = run("embed-tflite", digits.int8, odd_names, "-o", vectors, "--skip-unreadable", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert [image["id"] for image in result["skipped"]] == ["a\udcff.png"]
+    assert result["count"] == 30
+    ids = np.load(vectors)["ids"].tolist()
+    assert len(ids) == 30
+    assert "caf\udce9.png" in ids
+    assert "a\udcff.png" not in ids
+    done = run("embed-tflite", digits.int8, odd_names, "-o", vectors, "--skip-unreadable", "--force")
+    assert r"1 of 31 images cannot be used and were left out: a\udcff.png" in done.stdout
+
+
+def test_names_that_are_not_utf8_reach_every_output(odd_names: Path, digits: Digits, run: Run) -> None:
+    folder = odd_names.parent
+    odd = folder / "odd\udce9"
+    odd_names.rename(odd)
+    stored = folder / "vectors.npz"
+    assert run("embed-tflite", digits.float32, odd, "-o", stored).returncode == 0
+    outputs = {name: folder / f"report.{name}" for name in ("json", "html", "junit")}
+    for reference, data in ((digits.float32, odd), (stored, odd)):
+        done = run(
+            *("drift-report", digits.int8, "--reference", reference, "--data", data, "--gate", "cosine_min=0"),
+            *(word for name, path in outputs.items() for word in (f"--{name}", path)),
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        report = json.loads(outputs["json"].read_text())
+        assert report["data"]["path"] == str(odd)
+        outputs["html"].read_bytes().decode()
+        assert r"odd\udce9" in outputs["html"].read_text()

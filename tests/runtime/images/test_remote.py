@@ -34,6 +34,8 @@ from example_records import record
 CONTRACT = InputContract((32, 32, 1))
 COUNT = 24
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*entries are left out")
+
 
 @pytest.fixture(scope="module")
 def pool(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:

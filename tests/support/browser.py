@@ -34,18 +34,22 @@ class Page:
 
     def open(self, path: Path, width: int, *, dark: bool = False, media: str = "screen") -> None:
         """Show a file on a screen of that many CSS pixels."""
+        self.open_address(path.as_uri(), width, dark=dark, media=media)
+
+    def open_address(self, address: str, width: int, *, dark: bool = False, media: str = "screen") -> None:
+        """The same for a page that a server has."""
         self._call(
             "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", media=media, features=[scheme])
-        self._call("Page.navigate", url=path.as_uri())
-        while self.evaluate("document.readyState + location.href") != "complete" + path.as_uri():
+        self._call("Page.navigate", url=address)
+        while self.evaluate("document.readyState + location.href") != "complete" + address:
             pass
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression."""
-        result = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
+        """The value of a JavaScript expression; of a promise, what it comes to."""
+        result = self._call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 

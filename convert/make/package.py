@@ -25,6 +25,7 @@ from ...runtime.model.tflite_metadata import (
     NORMALIZATION_OPTIONS,
 )
 from ..errors import ConversionError
+from ..graph.constraints import check_constraints
 from ..graph.graph import Graph
 from ..graph.repair import add_metadata, repair
 from ..load.lower import INPUT_NAME, OUTPUT_NAME
@@ -41,7 +42,7 @@ def package(flatbuffer: bytes, contract: Contract, raw_name: str | None = None) 
         raw_name: the raw embedding, for placement ``runtime``: the file then ends there.
 
     Raises:
-        ConversionError: the graph cannot have these input and output types.
+        ConversionError: the graph cannot have these input and output types, or breaks the quantization specification.
     """
     graph = Graph(flatbuffer)
     if contract.input.dtype != "float32":
@@ -52,6 +53,7 @@ def package(flatbuffer: bytes, contract: Contract, raw_name: str | None = None) 
         _quantized_output(graph, contract.output_dtype)
     _name(graph)
     repair(graph)
+    check_constraints(graph)
     add_metadata(graph, MARKER, binding(contract.to_json()))
     if (metadata := tflite_metadata(contract.input)) is not None:
         add_metadata(graph, METADATA_NAME, metadata)

@@ -17,7 +17,9 @@ from ..errors import ConversionError
 from ..graph.graph import Graph
 from ..modes import CALIBRATED, DYNAMIC, FLOAT, INT16
 from .biases import fit_biases
+from .bounds import carry_back
 from .flat import fill_flat
+from .integer import in_integers
 
 _DENSE = "FULLY_CONNECTED"
 _DYNAMIC = ("CONV_2D", "DEPTHWISE_CONV_2D", _DENSE)
@@ -54,7 +56,10 @@ def quantize(
     if mode == DYNAMIC:
         keep_float = [*keep_float, *_not_worth_it(flatbuffer)]
     engine = quantizer.Quantizer(flatbuffer, _recipe(mode, keep_float, precision or {}, dense_per_tensor))
-    statistics = _statistics(flatbuffer, ranges) if ranges is not None and mode in CALIBRATED else None
+    limits = {} if ranges is None else fill_flat(flatbuffer, ranges.limits)
+    if mode == "int8":
+        limits = carry_back(Graph(flatbuffer), limits)
+    statistics = _statistics(flatbuffer, limits) if limits and mode in CALIBRATED else None
     try:
         with warnings.catch_warnings():
             # It opens an interpreter that keeps its tensors, and LiteRT warns about that.
@@ -69,7 +74,10 @@ def quantize(
         ) from error
     quantized = bytes(result.quantized_model)
     if mode in CALIBRATED:
-        return fit_biases(quantized, flatbuffer)
+        quantized = fit_biases(quantized, flatbuffer)
+        if mode == "int8":
+            quantized = in_integers(quantized, limits, {*keep_float, *(precision or {})})
+        return quantized
     return _asymmetric(quantized) if mode == DYNAMIC else quantized
 
 
@@ -146,7 +154,7 @@ def _recipe(mode: str, keep_float: Sequence[str], precision: Mapping[str, str], 
     return recipe.get_quantization_recipe()
 
 
-def _statistics(flatbuffer: bytes, ranges: Ranges) -> dict[str, dict[str, Any]]:
+def _statistics(flatbuffer: bytes, limits: Mapping[str, tuple[float, float]]) -> dict[str, dict[str, Any]]:
     """Ranges in litert-quantizer's form: arrays with as many axes as the tensor, each of length one."""
     ranks = {tensor.name: len(tensor.shape) for tensor in read_flatbuffer(flatbuffer).tensors}
     return {
@@ -154,5 +162,5 @@ def _statistics(flatbuffer: bytes, ranges: Ranges) -> dict[str, dict[str, Any]]:
             "min": np.full((1,) * ranks[name], low, np.float32),
             "max": np.full((1,) * ranks[name], high, np.float32),
         }
-        for name, (low, high) in fill_flat(flatbuffer, ranges.limits).items()
+        for name, (low, high) in limits.items()
     }

@@ -12,6 +12,8 @@ Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correc
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,14 +28,23 @@ def correct_biases(graph: PairedGraph) -> None:
         graph: the quantized graph, which is changed, and the images.
     """
     for layer in progress(graph.layers, len(graph.layers), "correcting biases"):
-        errors = graph.both_outputs(layer, channel_errors)
+        # What a later operator clips anyway is no error.
+        errors = graph.both_outputs(layer, partial(channel_errors, bounds=graph.bounds(layer)))
         mean = np.mean(errors, axis=0)
         bias = layer.tensors[2]
         graph.replace(bias, graph.constant(bias) - mean / graph.scales(bias, len(mean)))
 
 
-def channel_errors(values: Values, true: Values) -> NDArray[np.float64]:
-    """By how much one image's values are too large on average, for each channel (the last axis): (C,)."""
-    difference = values.astype(np.float64) - true
+def channel_errors(
+    values: Values, true: Values, bounds: tuple[float, float] = (-np.inf, np.inf)
+) -> NDArray[np.float64]:
+    """By how much one image's values are too large on average, for each channel (the last axis): (C,).
+
+    Args:
+        values: those of the quantized graph.
+        true: those of the float graph.
+        bounds: between which true values are taken.
+    """
+    difference = values.astype(np.float64) - np.clip(true, *bounds)
     means: NDArray[np.float64] = difference.reshape(-1, difference.shape[-1]).mean(axis=0)
     return means

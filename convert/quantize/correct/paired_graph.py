@@ -9,6 +9,7 @@ Convolutions as products of matrices: weights times the patches of the input, on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from ....runtime.model.flatbuffer import read_flatbuffer
 from ....runtime.model.match import match_graphs
 from ...graph.graph import Graph
 from ...graph.run import map_images
+from ..bounds import CLIPPING
 from .walk import Walk
 
 KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
@@ -107,6 +109,16 @@ class PairedGraph:
         """A layer's bias in the float graph, (outputs,); zeros where it has none."""
         index = layer.float_tensors[2]
         return np.zeros(self.constant(layer.tensors[2]).shape) if index < 0 else self.float_constant(index)
+
+    def bounds(self, layer: LinearLayer) -> tuple[float, float]:
+        """Where a layer's output saturates, if an operator that clips it reads it and so gave the bounds; or none."""
+        readers = self._float_graph.consumers(layer.float_tensors[3])
+        if not readers or any(self._float_graph.operator_name(reader) not in CLIPPING for reader in readers):
+            return -math.inf, math.inf
+        tensor = self._info.tensors[layer.tensors[3]]
+        limits = np.iinfo(np.dtype(tensor.dtype))
+        ends = dequantize(np.array([limits.min, limits.max], tensor.dtype), tensor.scale[0], tensor.zero_point[0])
+        return float(ends[0]), float(ends[1])
 
     def scales(self, index: int, count: int) -> NDArray[np.float64]:
         """A constant's step sizes, one for each of ``count`` channels."""

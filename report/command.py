@@ -32,6 +32,7 @@ from ..runtime.images.remote import data_location
 from ..runtime.model.contract import InputOptions
 from ..runtime.model.plain import input_contract_from_options
 from .causes.causes import SourcesRequest, check_sources, find_sources
+from .causes.preprocessing import tell_apart, with_preprocessing
 from .outputs import Found, Outputs
 from .page.export_files import model_sha256, read_export
 from .sides import Request, Sides, open_sides, sha256_of
@@ -73,6 +74,12 @@ _causes, _outputs, _run = in_group("Causes"), in_group("Output"), in_group("Run"
 @_sides("--candidate-model", type=click.Path(path_type=Path), help="What a stored candidate must be made by.")
 @_sides("--reference-model", type=click.Path(path_type=Path), help="What a stored reference must be made by.")
 @_causes("--ladder", is_flag=True, help="Show which step from the original to the candidate spends the drift.")
+@_causes(
+    "--float",
+    "float_file",
+    type=click.Path(path_type=Path),
+    help="The candidate's float32 file, which tells preprocessing from quantization.  [default: the one beside it]",
+)
 @_causes("--layers", is_flag=True, help="Show which layers of a quantized candidate make the drift.")
 @_outputs("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write one test case a gate.")
 @_outputs("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with pictures.")
@@ -100,6 +107,7 @@ def drift_report(
     candidate_model: Path | None,
     reference_model: Path | None,
     ladder: bool,
+    float_file: Path | None,
     layers: bool,
     junit: Path | None,
     html: Path | None,
@@ -118,7 +126,7 @@ def drift_report(
     (needs TensorFlow), a .tflite file, or stored embeddings. Exit code 1 says that a gate failed.
     """
     limits = parse_gates(gates)
-    read = (candidate, reference, data, labels, clusters, judge, candidate_model, reference_model, export)
+    read = (candidate, reference, data, labels, clusters, judge, candidate_model, reference_model, export, float_file)
     outputs = Outputs(json_path, junit, html)
     outputs.check(*read)
     if far is not None and not 0 < far < 1:
@@ -128,7 +136,7 @@ def drift_report(
     exported = None if export is None else read_export(export)
     _check_engine(engine, data, workers_apart=workers_apart)
     if judge is not None:
-        given = (*read[:5], far, k, queries, num_samples, feature, candidate_model, reference_model)
+        given = (*read[:5], far, k, queries, num_samples, feature, candidate_model, reference_model, float_file)
         if (
             any(item is not None for item in given)
             or ladder
@@ -147,6 +155,7 @@ def drift_report(
         if candidate is None or reference is None:
             missing = "CANDIDATE" if candidate is None else "--reference"
             raise RequestError(f"{missing} is missing: name what to compare, or a saved report with --judge.")
+        _check_float(candidate, reference, float_file)
         _check_labelled(limits, labelled=labels is not None or is_stored(reference))
         if ladder or layers:
             check_sources(candidate, reference, ladder=ladder, layers=layers)
@@ -180,6 +189,7 @@ def drift_report(
             found = found.with_more(render_others(others), other_workers=[other.to_json() for other in others])
         if html is not None:
             found = _with_pictures(found, sides, measurement)
+        found = _told_apart(found, request, sides, float_file, far=opened.far)
         if (ladder or layers) and data is not None and sides.top is not None:
             wanted = SourcesRequest(
                 candidate=candidate,
@@ -211,6 +221,31 @@ def _check_labelled(limits: Mapping[str, float], *, labelled: bool) -> None:
             f"--gate {asked[0]} is about retrieval by labels, and there are none. Add --labels when the images are "
             "compared, or leave it out."
         )
+
+
+def _check_float(candidate: Path, reference: Path, float_file: Path | None) -> None:
+    if float_file is not None and not (is_stored(reference) and not is_stored(candidate)):
+        raise RequestError(
+            "--float tells preprocessing from quantization, for a .tflite candidate and stored vectors as --reference. "
+            "Leave it out."
+        )
+
+
+def _told_apart(found: Found, request: Request, sides: Sides, float_file: Path | None, *, far: bool) -> Found:
+    """With preprocessing told from quantization, where the reference is vectors that somebody's pipeline made."""
+    if far or request.data is None or not is_stored(request.reference) or is_stored(request.candidate):
+        return found
+    told = tell_apart(
+        request.candidate,
+        request.data,
+        [str(name) for name in sides.description.ids],
+        (sides.candidate, sides.reference),
+        float_file=float_file,
+        contract=request.contract,
+        feature=request.feature,
+        threads=request.threads,
+    )
+    return replace(found.with_more(told.render()), report=with_preprocessing(found.report, told))
 
 
 def _check_engine(engine: str, data: Path | str | None, *, workers_apart: bool) -> None:

@@ -71,6 +71,7 @@ class DriftReport:
         dimensions: bias and gain of each, and which are dead.
         worst: the rows that moved most, invalid ones first.
         ladder, layers: where the drift comes from, if that was asked for.
+        preprocessing: which part of the drift it is, where the reference is stored vectors of the same images.
         other_workers: the drift of workers that differ from the machine, if that was asked for.
     """
 
@@ -90,6 +91,7 @@ class DriftReport:
     worst: tuple[Worst, ...]
     ladder: Sequence[Mapping[str, Any]] | None = None
     layers: Sequence[Mapping[str, Any]] | None = None
+    preprocessing: Mapping[str, Any] | None = None
     other_workers: Sequence[Mapping[str, Any]] | None = None
 
     @property
@@ -124,6 +126,7 @@ class DriftReport:
             "worst": [asdict(row) for row in self.worst],
             "ladder": self.ladder,
             "layers": self.layers,
+            "preprocessing": self.preprocessing,
             "other_workers": self.other_workers,
         }
         finite: dict[str, Any] = finite_json(value)
@@ -165,6 +168,7 @@ class DriftReport:
                 ),
                 ladder=value["ladder"],
                 layers=value["layers"],
+                preprocessing=value["preprocessing"],
                 other_workers=value["other_workers"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

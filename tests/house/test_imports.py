@@ -26,8 +26,8 @@ LEVELS = {
         "methods assess auto coverage cache images"
     ),
     "convert": (
-        "errors modes results layers graph | load | options budget | normalization | quantize | request | make | "
-        "verify | search | outcome data | pipeline exporting command"
+        "errors modes results layers graph contracts | load | options budget | normalization | quantize | request | "
+        "make | verify | search | outcome data | pipeline exporting command"
     ),
     "report": "reference labels embedding | sides causes | page workers | outputs fleet | command",
 }

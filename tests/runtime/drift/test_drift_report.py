@@ -47,6 +47,7 @@ KEYS = [
     "worst",
     "ladder",
     "layers",
+    "preprocessing",
     "other_workers",
 ]
 DECIDED = ["far_ratio", "tar_loss", "false_reject_flips", "false_accept_flips"]

@@ -1,0 +1,213 @@
+"""Preprocessing told apart from quantization, by vectors that the user's own pipeline made.
+
+Both sides of an ordinary report see the same pixels, so that it cannot show that these are others than in training.
+Stored vectors can: the float file, fed through the candidate's contract, answers otherwise than they say. Which other
+contract would bring them together is tried on some images.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...convert.contracts import as_options, explain
+from ...runtime.drift import measure_drift
+from ...runtime.drift.report import DriftReport
+from ...runtime.drift.rows import Rows
+from ...runtime.encoder import Encoder
+from ...runtime.errors import EmbedliteError, EmbedliteWarning, RequestError
+from ...runtime.images.open import Data, open_source
+from ...runtime.images.source import Source
+from ...runtime.model.artifact import read_artifact
+from ...runtime.model.contract import InputContract
+from ...runtime.progress import stage
+
+_MOST, _LEAST = 16, 4
+_MOST_BYTES = 16 << 20
+"""Contracts are tried on so many images, fewer where they are large."""
+
+_SAME_DB = 60.0
+"""The float file that is so near to the vectors is fed as in training."""
+
+_JPEGS = (".jpg", ".jpeg", ".jpe", ".jfif")
+
+_IDENTICAL_DB = 160.0
+"""Stands for no difference at all."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What the drift from stored vectors is made of.
+
+    Attributes:
+        images: number of images that it was measured on.
+        float_file: the float file, if it was at hand.
+        preprocessing_db: SQNR of the float file against the vectors (of the candidate, if there is no float file).
+        quantization_db: SQNR of the candidate against the float file; None without one, or if it is the candidate.
+        options: what would change the contract to the one that explains most; empty if none is better.
+        found_db: SQNR of the float file with that contract against the vectors.
+        steps: what was changed, each with the SQNR so far.
+        tried: number of contracts that were tried.
+        no_decoder: whether there are JPEG files, and TensorFlow's decoder could not be tried.
+    """
+
+    images: int
+    float_file: str | None
+    preprocessing_db: float
+    quantization_db: float | None
+    options: str
+    found_db: float
+    steps: tuple[tuple[str, float], ...]
+    tried: int
+    no_decoder: bool = False
+
+    @property
+    def blamed(self) -> bool:
+        """Whether preprocessing spends more than quantization, and another contract would save most of it."""
+        less = self.quantization_db is None or self.preprocessing_db < self.quantization_db
+        return less and bool(self.options) and self.found_db > self.preprocessing_db + 3
+
+    def to_json(self) -> dict[str, Any]:
+        """The key ``preprocessing`` of the drift report."""
+        steps = [{"options": options, "sqnr_db": decibels} for options, decibels in self.steps]
+        return {**vars(self), "steps": steps}
+
+    def render(self) -> str:
+        """As text."""
+        model = "candidate" if self.float_file is None else "float file"
+        lines = [f"preprocessing and quantization, on {self.images} images"]
+        lines.append(f"  {self.preprocessing_db:>6.1f} dB  preprocessing: the {model} against the vectors")
+        if self.quantization_db is not None:
+            lines.append(f"  {self.quantization_db:>6.1f} dB  quantization: the candidate against the float file")
+        lines += [f"  {decibels:>6.1f} dB  with {options}" for options, decibels in self.steps]
+        if not self.options and self.tried > 1:
+            lines.append(f"  none of {self.tried - 1} other ways to read and scale the images is nearer to the vectors")
+        if self.no_decoder:
+            lines.append("  not tried: TensorFlow's JPEG decoder, which needs: pip install 'embedlite[tfjpeg]'")
+        return "\n".join(lines)
+
+
+def tell_apart(
+    candidate: Path,
+    data: Data,
+    ids: Sequence[str],
+    sides: tuple[Rows, Rows],
+    *,
+    float_file: Path | None = None,
+    contract: InputContract | None = None,
+    feature: str | None = None,
+    threads: int | None = None,
+) -> Preprocessing:
+    """Measure both parts of the drift on some of the images, and look for a contract that explains the first.
+
+    Args:
+        candidate: a ``.tflite``.
+        data: the images.
+        ids: of the rows.
+        sides: the candidate's rows and the stored ones, paired.
+        float_file: of the same export; default the one beside the candidate, if it is there.
+        contract: of a plain candidate.
+        feature: which part of ``data`` holds the images.
+        threads: processors to use; default all.
+
+    Raises:
+        RequestError: ``float_file`` is no float file of this encoder.
+    """
+    with warnings.catch_warnings(), stage("telling preprocessing from quantization"):
+        # Other scalings are tried on purpose, and the folder was told of before.
+        warnings.simplefilter("ignore", EmbedliteWarning)
+        with Encoder(candidate, threads, input_contract=contract) as encoder:
+            base, mode = replace(encoder.contract.input, dtype="float32"), encoder.contract.mode
+            shape = encoder.embedding_shape
+        chosen = float_file or _beside(candidate, mode)
+        with Encoder(chosen or candidate, threads, input_contract=_of_plain(chosen or candidate, base)) as encoder:
+            fits = (encoder.contract.input.shape, encoder.embedding_shape) == (base.shape, shape)
+            if float_file is not None and not (fits and encoder.contract.mode in ("float32", "unknown")):
+                raise RequestError(
+                    f"--float {float_file} is not the float32 file of {candidate}: it is {encoder.contract.mode} and "
+                    f"takes {encoder.contract.input.shape}. Name the float32 file of the same export."
+                )
+            rows = _few(open_source(data, base, feature), ids)
+            mine, wanted = (side.take(rows) for side in sides)
+            names = [str(ids[row]) for row in rows]
+
+            def embed(tried: InputContract) -> NDArray[np.float32]:
+                source = open_source(data, tried, feature)
+                place = {name: index for index, name in enumerate(source.ids)}
+                found = list(encoder.embed_iter(source.ready(place[name]) for name in names))
+                return np.stack(found).reshape(len(names), -1)
+
+            def score(tried: InputContract) -> float:
+                try:
+                    return _sqnr(embed(tried), wanted)
+                except EmbedliteError:
+                    # Such as a decoder that is not installed.
+                    return -np.inf
+
+            own = embed(base)
+            now = _sqnr(own, wanted)
+            quantized = None if chosen is None or chosen == candidate else _sqnr(mine, own)
+            if now >= _SAME_DB:
+                return Preprocessing(len(rows), _name(chosen), now, quantized, "", now, (), 1)
+            found = explain(base, score)
+            return Preprocessing(
+                len(rows),
+                _name(chosen),
+                now,
+                quantized,
+                as_options(found.contract, base),
+                found.decibels,
+                found.steps,
+                found.tried,
+                find_spec("simplejpeg") is None and any(name.lower().endswith(_JPEGS) for name in names),
+            )
+
+
+def with_preprocessing(report: DriftReport, found: Preprocessing) -> DriftReport:
+    """The report with this part, and advice that names it if it is what spends the drift."""
+    advice = report.advice
+    if found.blamed:
+        action, _, figures = advice.headline.partition(": ")
+        said = f"preprocessing, not quantization: with {found.options} it is {found.found_db:.0f} dB"
+        again = "the file is fed otherwise than the vectors were made: export again with these options."
+        advice = replace(advice, headline=f"{action}: {said}; {figures}", why=(*advice.why, again))
+    elif found.quantization_db is not None and found.quantization_db < found.preprocessing_db:
+        figures = f"{found.quantization_db:.1f} dB against the float file, which is {found.preprocessing_db:.1f} dB"
+        advice = replace(advice, why=(*advice.why, f"quantization, not preprocessing: {figures} from the vectors."))
+    return replace(report, advice=advice, preprocessing=found.to_json())
+
+
+def _few(source: Source, ids: Sequence[str]) -> NDArray[np.intp]:
+    """Some rows spread over all."""
+    place = {name: index for index, name in enumerate(source.ids)}
+    rows = np.unique(np.linspace(0, len(ids) - 1, min(_MOST, len(ids))).round().astype(np.intp))
+    sizes = np.cumsum([source.stored(place[str(ids[row])])[0] for row in rows])
+    return rows[: max(_LEAST, int((sizes <= _MOST_BYTES).sum()))]
+
+
+def _sqnr(rows: NDArray[Any], wanted: NDArray[Any]) -> float:
+    drift, _ = measure_drift(rows, wanted, k=None)
+    return _IDENTICAL_DB if drift.sqnr_db is None else min(float(drift.sqnr_db), _IDENTICAL_DB)
+
+
+def _beside(candidate: Path, mode: str) -> Path | None:
+    """The float32 file of the same export."""
+    if mode == "float32":
+        return candidate
+    path = candidate.with_name(f"{candidate.name.rsplit('.', 2)[0]}.float32.tflite")
+    return path if path.is_file() else None
+
+
+def _of_plain(path: Path, contract: InputContract) -> InputContract | None:
+    return contract if read_artifact(path).contract is None else None
+
+
+def _name(path: Path | None) -> str | None:
+    return None if path is None else str(path)

@@ -1,0 +1,154 @@
+"""Preprocessing told from quantization, against vectors that Keras' own pipeline makes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from keras import layers
+from PIL import Image
+
+from embedlite.convert import ExportOptions, export
+from embedlite.report.command import drift_report
+from embedlite.runtime.drift.stored import pack_embeddings
+
+from encoders import small_encoder
+
+KINDS = {"png": "--resampler tf-bilinear", "jpg": "--resampler tf-bilinear --jpeg-decoder tensorflow"}
+
+
+class Made:
+    """An exported encoder, its pictures, and what Keras makes of them."""
+
+    def __init__(self, root: Path) -> None:
+        from skimage import data
+
+        self.root, rng = root, np.random.default_rng(0)
+        self.model = small_encoder([layers.GlobalAveragePooling2D()])
+        for kind in KINDS:
+            (root / kind / "all").mkdir(parents=True)
+        for number in range(24):
+            photo = getattr(data, ("astronaut", "coffee", "chelsea")[number % 3])()
+            height, width = rng.integers(60, 200, 2)
+            top, left = rng.integers(0, 90, 2)
+            crop = Image.fromarray(photo[top : top + height, left : left + width])
+            crop.save(root / "png" / "all" / f"{number:02d}.png")
+            crop.save(root / "jpg" / "all" / f"{number:02d}.jpg")
+        export(
+            self.model,
+            root,
+            quantize=["float32", "int8"],
+            calibration_data=root / "png",
+            options=ExportOptions(measure=False, correct=("none",)),
+        )
+
+    def vectors(self, kind: str, scale: float = 255.0, **options: Any) -> Path:
+        """What the user has: vectors by the paths of the pictures."""
+        images = keras.utils.image_dataset_from_directory(
+            self.root / kind, labels=None, image_size=(24, 24), shuffle=False, verbose=False, **options
+        )
+        rows = np.concatenate([np.asarray(self.model(batch / scale)) for batch in images])
+        ids = [Path(name).relative_to(self.root / kind).as_posix() for name in images.file_paths]
+        path = self.root / f"{kind}.npz"
+        path.write_bytes(pack_embeddings(rows, ids, ""))
+        return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return Made(tmp_path_factory.mktemp("made"))
+
+
+def report(made: Made, mode: str, vectors: Path, kind: str, *more: str) -> tuple[dict[str, Any], str]:
+    path = made.root / "report.json"
+    arguments = [
+        *(str(made.root / f"small.{mode}.tflite"), "--reference", str(vectors), "--data", str(made.root / kind)),
+        *("--json", str(path), "--threads", "1", *more),
+    ]
+    done = CliRunner().invoke(drift_report, arguments, standalone_mode=False)
+    assert done.exception is None, done.output
+    return json.loads(path.read_text()), done.output
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", ["float32", "int8"])
+def test_the_way_of_keras_is_found_and_named(mode: str, kind: str, made: Made) -> None:
+    found, text = report(made, mode, made.vectors(kind), kind)
+    part = found["preprocessing"]
+    assert part["options"] == KINDS[kind]
+    assert part["preprocessing_db"] < 30
+    assert part["found_db"] > 100
+    assert (part["quantization_db"] is None) == (mode == "float32")
+    headline = f": preprocessing, not quantization: with {KINDS[kind]} it is {part['found_db']:.0f} dB; "
+    assert headline in found["advice"]["headline"]
+    assert headline in text
+    if kind == "jpg":
+        # What the decoder alone costs is told, too.
+        first, second = part["steps"]
+        assert first["options"] == "--resampler tf-bilinear"
+        assert first["sqnr_db"] < 50
+        assert second["sqnr_db"] > 100
+
+
+@pytest.mark.parametrize(
+    ("loader", "options"),
+    [
+        ({"scale": 1.0}, "--std 1 --resampler tf-bilinear"),
+        ({"crop_to_aspect_ratio": True}, "--fit crop --resampler tf-bilinear"),
+        ({"pad_to_aspect_ratio": True, "interpolation": "area"}, "--fit pad --resampler tf-area"),
+    ],
+    ids=str,
+)
+def test_scaling_and_fit_are_found_as_well(loader: dict[str, Any], options: str, made: Made) -> None:
+    found, _ = report(made, "float32", made.vectors("png", **loader), "png")
+    part = found["preprocessing"]
+    assert part["options"] == options
+    assert part["found_db"] > 100
+
+
+def test_vectors_of_the_right_pipeline_blame_quantization(made: Made) -> None:
+    images = sorted((made.root / "png" / "all").iterdir())
+    pixels = [Image.open(path).resize((24, 24), Image.Resampling.BILINEAR) for path in images]
+    rows = np.asarray(made.model(np.stack([np.asarray(image) for image in pixels]) / np.float32(255)))
+    vectors = made.root / "own.npz"
+    vectors.write_bytes(pack_embeddings(rows, [f"all/{path.name}" for path in images], ""))
+    found, text = report(made, "int8", vectors, "png", "--float", str(made.root / "small.float32.tflite"))
+    part = found["preprocessing"]
+    assert (part["options"], part["tried"]) == ("", 1)
+    assert part["preprocessing_db"] > 100 > part["quantization_db"]
+    assert "preprocessing" not in found["advice"]["headline"]
+    assert "quantization, not preprocessing" in text
+
+
+def test_what_no_contract_explains_is_said(made: Made) -> None:
+    vectors = made.vectors("png")
+    stored = dict(np.load(vectors))
+    rows = np.random.default_rng(0).normal(size=stored["embeddings"].shape).astype(np.float32)
+    vectors.write_bytes(pack_embeddings(rows, stored["ids"].tolist(), ""))
+    found, text = report(made, "float32", vectors, "png")
+    assert "preprocessing" not in found["advice"]["headline"]
+    assert found["preprocessing"]["found_db"] < 3
+    assert "preprocessing and quantization, on 16 images" in text
+
+
+def test_float_is_for_vectors_and_must_be_the_float_file(made: Made) -> None:
+    from embedlite.runtime.errors import RequestError
+
+    files = {mode: str(made.root / f"small.{mode}.tflite") for mode in ("int8", "float32")}
+    common = [files["int8"], "--data", str(made.root / "png")]
+    run = CliRunner().invoke
+    done = run(
+        drift_report, [*common, "--reference", files["float32"], "--float", files["float32"]], standalone_mode=False
+    )
+    assert isinstance(done.exception, RequestError)
+    assert "stored vectors as --reference" in str(done.exception)
+    done = run(
+        drift_report,
+        [*common, "--reference", str(made.vectors("png")), "--float", files["int8"]],
+        standalone_mode=False,
+    )
+    assert isinstance(done.exception, RequestError)
+    assert "is not the float32 file" in str(done.exception)

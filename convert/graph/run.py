@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -83,12 +84,32 @@ def island_runner(graph: Graph, source: int, result: int, positions: Sequence[in
         result: index of the tensor that comes out.
         positions: places of the operators among the graph's, in execution order.
     """
-    island = Graph(graph.to_bytes())
-    island.subgraph.operators = [island.operators[position] for position in positions]
-    island.subgraph.inputs, island.subgraph.outputs = [source], [result]
-    island.model.signatureDefs = []
-    run = _runner(island.to_bytes(), threads=1)
+    run = _runner(_cut(graph, source, result, positions), threads=1)
     return lambda values: run(values)[0]
+
+
+def _cut(graph: Graph, source: int, result: int, positions: Sequence[int]) -> bytes:
+    """Some operators with their tensors and constants alone: the rest of a large model is never packed."""
+    operators = [copy.copy(graph.operators[position]) for position in positions]
+    lists = [[int(index) for index in ends] for op in operators for ends in (op.inputs, op.outputs)]
+    used = sorted({source, result, *(index for ends in lists for index in ends if index >= 0)})
+    place = {old: new for new, old in enumerate(used)} | {-1: -1}
+    buffers = sorted({0, *(graph.tensor(index).buffer for index in used)})
+    tensors = [copy.copy(graph.tensor(index)) for index in used]
+    for tensor in tensors:
+        tensor.buffer = buffers.index(tensor.buffer)
+    for operator in operators:
+        operator.inputs = [place[int(index)] for index in operator.inputs]
+        operator.outputs = [place[int(index)] for index in operator.outputs]
+    island = copy.copy(graph)
+    island.model = copy.copy(graph.model)
+    island.model.buffers = [graph.model.buffers[index] for index in buffers]
+    island.model.metadata, island.model.signatureDefs = [], []
+    subgraph = copy.copy(graph.subgraph)
+    subgraph.tensors, subgraph.operators = tensors, operators
+    subgraph.inputs, subgraph.outputs = [place[source]], [place[result]]
+    island.model.subgraphs = [subgraph]
+    return island.to_bytes()
 
 
 def _runner(flatbuffer: bytes, threads: int | None = None) -> Callable[[Values], list[Values]]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ...runtime.errors import RequestError
 from ...runtime.model.contract import NormalizationSpec
+from ..graph.activations import fuse_activations
 from ..graph.graph import HEAVY, Graph
 from ..graph.repair import drop_unused_tensors
 from ..graph.run import embedding_shape
@@ -79,9 +80,18 @@ def prepare(
         CalibrationDataError: the images give no constants.
     """
     graph = Graph(flatbuffer)
+    fused = fuse_activations(graph)
+    if fused:
+        drop_unused_tensors(graph)
     found = find_normalizations(graph, samples)
-    if freeze_with is not None:
-        return _frozen(graph, found, freeze_with)
+    ready = _guarded(graph, found) if freeze_with is None else _frozen(graph, found, freeze_with)
+    if not fused:
+        return ready
+    text = f"{fused} activation function(s) spelled out in several operators are one operator each, proved the same."
+    return replace(ready, decisions=(text, *ready.decisions))
+
+
+def _guarded(graph: Graph, found: list[Normalization]) -> FloatGraph:
     guarded = [guard_normalization(graph, item) for item in found]
     last = final_normalization(graph, guarded)
     island = [operator for item in guarded for operator in item.operators] + float_tail(graph)

@@ -25,6 +25,11 @@ _DENSE = "FULLY_CONNECTED"
 _DYNAMIC = ("CONV_2D", "DEPTHWISE_CONV_2D", _DENSE)
 
 
+_LEFT_FLOAT = ("DIV", "GELU")
+"""tflite-runtime 2.14 refuses a quantized DIV, and LiteRT rounds small divisors to zero; GELU in 8 bits costs more than
+its time is worth, and tflite-runtime refuses it in 16."""
+
+
 def quantize(
     flatbuffer: bytes,
     mode: str,
@@ -122,8 +127,10 @@ def _recipe(mode: str, keep_float: Sequence[str], precision: Mapping[str, str], 
         recipe.add_static_config(".*", every, activation_num_bits=8 if mode == "int8" else 16, weight_num_bits=8)
         for boundary in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
             recipe.add_quantization_config(".*", boundary, algorithm_key=AlgorithmName.NO_QUANTIZE)
-        # tflite-runtime 2.14 refuses a quantized DIV, and LiteRT rounds small divisors to zero.
-        recipe.add_quantization_config(".*", qtyping.TFLOperationName.DIV, algorithm_key=AlgorithmName.NO_QUANTIZE)
+        for operation in _LEFT_FLOAT:
+            recipe.add_quantization_config(
+                ".*", qtyping.TFLOperationName(operation), algorithm_key=AlgorithmName.NO_QUANTIZE
+            )
         for name, kind in {**precision, **dict.fromkeys(keep_float, FLOAT)}.items():
             scope = f"^{re.escape(name)}(;|$)"
             if kind == INT16:

@@ -14,6 +14,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
 from ...calibration import Ranges
 from ..graph.graph import Graph
 from .litert import quantize
@@ -40,6 +43,7 @@ def quantize_wide(flatbuffer: bytes, ranges: Ranges, keep_float: Sequence[str]) 
     Raises:
         ConversionError: litert-quantizer refused.
     """
+    flatbuffer, ranges = spelled_out(flatbuffer, ranges)
     roomy = {name: (_HEADROOM * low, _HEADROOM * high) for name, (low, high) in ranges.limits.items()}
     ranges = replace(ranges, limits=roomy)
     quantized = quantize(flatbuffer, "int16x8", ranges, keep_float)
@@ -50,6 +54,45 @@ def quantize_wide(flatbuffer: bytes, ranges: Ranges, keep_float: Sequence[str]) 
         ranges = _widened(flatbuffer, ranges, names)
         quantized = quantize(flatbuffer, "int16x8", ranges, keep_float)
     return quantized
+
+
+def spelled_out(flatbuffer: bytes, ranges: Ranges) -> tuple[bytes, Ranges]:
+    """The float graph with PRELU and LEAKY_RELU as sums, and its ranges: no runtime but LiteRT has them in 16 bits.
+
+    relu(x) + a (x - relu(x)), all of whose operators are there in 16 bits everywhere.
+    """
+    graph, limits = Graph(flatbuffer), dict(ranges.limits)
+    for operator in list(graph.operators):
+        kind, result = graph.operator_name(operator), int(operator.outputs[0])
+        source, name = int(operator.inputs[0]), graph.tensor_name(result)
+        if kind not in ("PRELU", "LEAKY_RELU") or name not in limits or graph.tensor_name(source) not in limits:
+            continue
+        if kind == "PRELU":
+            slopes = graph.constant(int(operator.inputs[1]))
+            if slopes is None:
+                continue
+        else:
+            slopes = np.array(operator.builtinOptions.alpha, np.float32)
+        low, high = limits[graph.tensor_name(source)]
+        low, high = min(low, 0.0), max(high, 0.0)
+        ends = [low * float(slopes.max()), low * float(slopes.min()), 0.0]
+        shape = graph.shape(source)
+        indices = []
+        for part, limit in (("above", (0.0, high)), ("below", (low, 0.0)), ("times", (min(ends), max(ends)))):
+            limits[f"{name}/{part}"] = limit
+            indices.append(graph.add_tensor(f"{name}/{part}", shape))
+        above, below, times = indices
+        factor = graph.add_constant(f"{name}/factor", slopes)
+        place = graph.position(operator)
+        graph.operators[place : place + 1] = [
+            graph.make_operator("RELU", [source], [above]),
+            graph.make_operator("SUB", [source, above], [below], schema.SubOptionsT()),
+            graph.make_operator("MUL", [below, factor], [times], schema.MulOptionsT()),
+            graph.make_operator("ADD", [above, times], [result], schema.AddOptionsT()),
+        ]
+    if len(limits) == len(ranges.limits):
+        return flatbuffer, ranges
+    return graph.to_bytes(), replace(ranges, limits=limits)
 
 
 def _shifting(quantized: bytes) -> set[str]:

@@ -64,7 +64,10 @@ def match_graphs(candidate: ModelInfo, reference: ModelInfo) -> Match:
         if other is not None:
             operators[place] = other
             tensors.update(zip(writes, reference.wiring.operators[other][1], strict=True))
-        elif any(candidate.tensors[index].scale for index in writes):
+            continue
+        # An operator that was spelled out: its last step writes the tensor that it wrote.
+        tensors.update({index: same for index in writes if (same := find.named(candidate.tensors[index])) is not None})
+        if any(candidate.tensors[index].scale for index in writes):
             lost += 1
     result, other_result = candidate.wiring.outputs[0], reference.wiring.outputs[0]
     if candidate.outputs[0].shape == reference.outputs[0].shape:
@@ -96,6 +99,17 @@ class _Finder:
         ]
         named = [place for place in alike if self._output(place).name == outputs[0].name]
         return next(iter(named or alike), None)
+
+    def named(self, tensor: TensorInfo) -> int | None:
+        """The activation with a tensor's name and shape."""
+        return next(
+            (
+                index
+                for index in sorted(self._activations)
+                if (found := self._info.tensors[index]).name == tensor.name and found.shape == tensor.shape
+            ),
+            None,
+        )
 
     def _output(self, place: int) -> TensorInfo:
         return self._info.tensors[self._info.wiring.operators[place][1][0]]

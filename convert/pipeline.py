@@ -30,6 +30,7 @@ from .graph.run import float_runner
 from .load.lower import LoweredModel, lower
 from .load.original import Original
 from .make.c_source import c_source
+from .make.ends import choose_ends
 from .make.golden import GoldenInputs, golden_inputs
 from .make.maker import Made, Maker, tool_versions
 from .make.outputs import REJECTED, c_mode, npu_paths, rejected_path
@@ -192,8 +193,15 @@ class Pipeline:
         if self.recipe is not None and request.recipe is not None:
             self.recipe.check_images(calibration_fingerprint(data), request.recipe)
         cache = None if request.calibration_cache is None else Path(request.calibration_cache)
+        ends = choose_ends(request, "int8", graph)
         options = CalibrationOptions(
-            request.calibrate_method, cache, request.equalize, request.threads, engine, request.modes
+            request.calibrate_method,
+            cache,
+            request.equalize,
+            request.threads,
+            engine,
+            request.modes,
+            ends.may_end_float,
         )
         raw_pixels = request.input_type == "uint8"
         if data.calibration is not None:

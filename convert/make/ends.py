@@ -19,12 +19,15 @@ class Ends:
         input_type: ``float32``, ``uint8`` or ``int8``.
         output_type: likewise.
         output_chosen: whether the user asked for this output type, so that another one will not do.
+        may_end_float: whether more than the normalization may be float at the end: not where a device without floats
+            was named, nor where the raw embedding is left to the runtime.
     """
 
     placement: str
     input_type: str
     output_type: str
     output_chosen: bool
+    may_end_float: bool
 
 
 def choose_ends(request: Request, mode: str, graph: FloatGraph) -> Ends:
@@ -56,4 +59,5 @@ def choose_ends(request: Request, mode: str, graph: FloatGraph) -> Ends:
             "--normalization runtime: the encoder does not end in a normalization that is known here, so there is "
             "nothing that could be left to the runtime. Use --normalization graph, or frozen for a min-max inside."
         )
-    return Ends(placement, types[0], types[1], request.output_type is not None)
+    free = types[1] == "float32" and not integer_only and placement != "runtime"
+    return Ends(placement, types[0], types[1], request.output_type is not None, free)

@@ -58,7 +58,9 @@ class Maker:
         if plan is not None:
             self._corrector = self._corrects(plan, plan.flatbuffer)
             self._wide_corrector = self._corrects(plan, graph.flatbuffer)
-        self.layers: tuple[Layer, ...] = () if plan is None else find_layers(plan.flatbuffer, graph.keep_float)
+        # Of int8 alone: 16 bits have steps to spare at the end, too.
+        self._keep_float = graph.keep_float if plan is None else (*graph.keep_float, *plan.choices.float_end)
+        self.layers: tuple[Layer, ...] = () if plan is None else find_layers(plan.flatbuffer, self._keep_float)
 
     def make(self, mode: str, precision: Precision | None = None) -> Made:
         """One file.
@@ -131,7 +133,7 @@ class Maker:
             self._plan.flatbuffer,
             "int8",
             self._plan.ranges,
-            self._graph.keep_float,
+            self._keep_float,
             precision=by_operator(self.layers, precision),
             dense_per_tensor=self.dense_per_tensor,
         )

@@ -149,7 +149,7 @@ def read_recipe(path: Path) -> Recipe:
             value["golden"],
             dict(value["options"]),
             dict(value["tools"]),
-            None if choices is None else PlanChoices(**choices),
+            None if choices is None else PlanChoices(**{**choices, "float_end": tuple(choices["float_end"])}),
             files,
         )
     except OSError as error:

@@ -37,6 +37,7 @@ from ..graph.graph import Graph
 from ..modes import AUTO, CALIBRATED
 from ..normalization.prepare import FloatGraph
 from .absorb import absorb, absorbable_pairs
+from .end import try_float_end
 from .equalize import Pair, equalizable_pairs, equalize
 from .flat import explain_flat
 from .folds import LARGE, LEAST_TO_COMPARE, MOST_JUDGED_BYTES, make_folds, merged, most_trials, without_each
@@ -68,6 +69,7 @@ class CalibrationOptions:
         threads: processors; default all.
         engine: what runs the calibration images; default these processors.
         modes: those that are to be made.
+        float_end: whether the int8 file may end in float operators.
     """
 
     method: str
@@ -76,6 +78,7 @@ class CalibrationOptions:
     threads: int | None
     engine: Engine | None = None
     modes: tuple[str, ...] = CALIBRATED
+    float_end: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,14 @@ class PlanChoices:
         absorbed: whether offsets were moved into the biases of the layers that read them.
         method: of the ranges, as text.
         only: the method of those tensor groups that have another one, by name.
+        float_end: operators at the end that stay float, by the name of what they write.
     """
 
     equalization: str
     absorbed: bool
     method: str
     only: Mapping[str, str]
+    float_end: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -208,12 +213,8 @@ class _Planner:
         except ConversionError as error:
             # No int8 file can be made; the other modes lose nothing by it.
             self._decisions.append(f"nothing was tried for int8: {error}")
-            flatbuffer, self._trial, self._equalization, self._absorbed = (
-                self._graph.flatbuffer,
-                None,
-                NO_EQUALIZATION,
-                False,
-            )
+            flatbuffer, self._trial = self._graph.flatbuffer, None
+            self._equalization, self._absorbed = NO_EQUALIZATION, False
         parts = self._collect(flatbuffer)
         whole = merge(parts)
         groups = tensor_groups(flatbuffer, self._without)
@@ -224,6 +225,7 @@ class _Planner:
             self._decisions.append(f"no ranges were tried for int8: {error}")
             choice = AutoChoice(MINMAX, {}, 0, 0, 0)
         ranges = self._with_pixels(choose_ranges(whole, groups, choice.method, choice.only))
+        end = self._float_end(flatbuffer, ranges)
         judged = tuple(group for group in groups if not self._pixels.keys() & set(group.members))
         fit, held = (merge(parts[1:]), parts[0]) if len(parts) > 1 else (whole, None)
         assessment = assess(fit, held, whole, judged, choice.method, choice.only)
@@ -243,9 +245,19 @@ class _Planner:
                 self._absorbed,
                 str(choice.method),
                 {name: str(method) for name, method in choice.only.items()},
+                end,
             ),
             self._minmax(flatbuffer, whole, groups),
         )
+
+    def _float_end(self, flatbuffer: bytes, ranges: Ranges) -> tuple[str, ...]:
+        if self._choices is not None:
+            return tuple(self._choices.float_end)
+        if not self._options.float_end or self._trial is None or len(self._calibration) < LEAST_TO_COMPARE:
+            return ()
+        end, decision = try_float_end(self._graph, flatbuffer, ranges, self._trial)
+        self._decisions += [] if decision is None else [decision]
+        return end
 
     def _minmax(self, flatbuffer: bytes, whole: Statistics, groups: tuple[TensorGroup, ...]) -> Ranges:
         """Minimum and maximum of the float graph as it is."""

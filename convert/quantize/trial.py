@@ -46,15 +46,16 @@ class Trial:
         """Sum of the squares of the float graph's embeddings."""
         return float((self._reference.astype(np.float64) ** 2).sum())
 
-    def errors(self, flatbuffer: bytes, ranges: Ranges) -> NDArray[np.float64]:
+    def errors(self, flatbuffer: bytes, ranges: Ranges, keep_float: Sequence[str] = ()) -> NDArray[np.float64]:
         """Errors of each image's embedding by the int8 file with these ranges, (images, 2): squared, and 1 - cosine.
 
         Args:
             flatbuffer: the float graph, or one that computes the same.
             ranges: of its activations.
+            keep_float: operators that stay float besides those that do anyway, by the name of what they write.
         """
         # As litert-quantizer leaves it: the repairs are for other runtimes and change no value here.
-        return self.errors_of(quantize(flatbuffer, "int8", ranges, self._keep_float))
+        return self.errors_of(quantize(flatbuffer, "int8", ranges, (*self._keep_float, *keep_float)))
 
     def errors_of(self, quantized: bytes) -> NDArray[np.float64]:
         """The same of a quantized graph with float input and output."""
@@ -108,14 +109,15 @@ class CrossTrial:
     def __len__(self) -> int:
         return sum(map(len, self.folds))
 
-    def errors(self, candidates: Iterable[tuple[bytes, Ranges]]) -> NDArray[np.float64]:
+    def errors(self, candidates: Iterable[tuple[bytes, Ranges]], keep_float: Sequence[str] = ()) -> NDArray[np.float64]:
         """Errors of all images, fold by fold; see :meth:`Trial.errors`.
 
         Args:
             candidates: for each fold the float graph and its ranges.
+            keep_float: see :meth:`Trial.errors`.
         """
         return np.concatenate(
-            [trial.errors(*candidate) for trial, candidate in zip(self.folds, candidates, strict=True)]
+            [trial.errors(*candidate, keep_float) for trial, candidate in zip(self.folds, candidates, strict=True)]
         )
 
     def sqnr(self, errors: NDArray[np.float64]) -> float:

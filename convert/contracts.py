@@ -7,16 +7,22 @@ from dataclasses import dataclass, replace
 
 from ..runtime.model.contract import COLOR_ORDERS, EXIF, FITS, GRAYS, JPEG_DECODERS, RESAMPLERS, InputContract
 
+PLAIN: tuple[tuple[float, ...], tuple[float, ...]] = ((0.0,), (1.0,))
+"""Mean and std of pixels as they are."""
+
 _TORCH = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-_CAFFE = (123.68, 116.779, 103.939)
-_SCALINGS: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = (
+CAFFE = (123.68, 116.779, 103.939)
+SCALINGS: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = (
     ((0.0,), (255.0,)),
-    ((0.0,), (1.0,)),
+    PLAIN,
     ((127.5,), (127.5,)),
     _TORCH,
-    (_CAFFE, (1.0,)),
+    (CAFFE, (1.0,)),
 )
 """Mean and std for 0-1, 0-255, ±1, torch and caffe, in the order red, green, blue."""
+
+_SHORT_SIDES = (232 / 224, 1 / 0.95, 1 / 0.9, 256 / 224)
+"""What the short side is resized to before the middle is cut out, for one pixel of the model's."""
 
 _GAIN_DB = 0.5
 """A contract that is better by less explains no more."""
@@ -50,7 +56,7 @@ def explain(start: InputContract, score: Score, *, scalings: bool = True) -> Exp
     Args:
         start: where to begin; of equal ones it stands.
         score: called once for each contract.
-        scalings: whether to try other means, stds and colour orders.
+        scalings: whether to try other means and stds, and not only other colour orders.
     """
     scores: dict[InputContract, float] = {}
 
@@ -105,18 +111,22 @@ _FIELDS = {
 
 
 def _aspects(*, scalings: bool) -> list[Callable[[InputContract], Iterator[InputContract]]]:
-    return [*([_scaled] if scalings else []), _turned, _fitted, _resampled, _decoded, _gray]
+    return [_scaled if scalings else _ordered, _turned, _fitted, _resampled, _decoded, _gray]
 
 
 def _scaled(contract: InputContract) -> Iterator[InputContract]:
     channels = contract.shape[2]
     for order in COLOR_ORDERS.get(channels, ("none",)):
         # The values in use come along when the channels change places.
-        for mean, std in (*_SCALINGS, (contract.mean, contract.std)):
+        for mean, std in (*SCALINGS, (contract.mean, contract.std)):
             if channels != 3 and max(len(mean), len(std)) > 1:
                 continue
-            turn = -1 if order == "bgr" and (mean, std) in _SCALINGS else 1
+            turn = -1 if order == "bgr" and (mean, std) in SCALINGS else 1
             yield replace(contract, color_order=order, mean=mean[::turn], std=std[::turn])
+
+
+def _ordered(contract: InputContract) -> Iterator[InputContract]:
+    return (replace(contract, color_order=order) for order in COLOR_ORDERS.get(contract.shape[2], ("none",)))
 
 
 def _turned(contract: InputContract) -> Iterator[InputContract]:
@@ -124,9 +134,9 @@ def _turned(contract: InputContract) -> Iterator[InputContract]:
 
 
 def _fitted(contract: InputContract) -> Iterator[InputContract]:
-    # 256 for 224, as torchvision's own models are trained.
-    short = round(max(contract.shape[:2]) * 256 / 224)
-    return (replace(contract, fit=way) for way in (*FITS, f"resize-crop:{short}"))
+    side = max(contract.shape[:2])
+    shorts = sorted({round(side * share) for share in _SHORT_SIDES})
+    return (replace(contract, fit=way) for way in (*FITS, *(f"resize-crop:{short}" for short in shorts)))
 
 
 def _resampled(contract: InputContract) -> Iterator[InputContract]:

@@ -28,6 +28,7 @@ from .load import load_original
 from .load.keras_model import from_keras
 from .load.options import LoadOptions
 from .load.original import Original
+from .load.preprocess import prove
 from .make.outputs import check_outputs, check_written
 from .make.recipe import deciding_options, read_recipe
 from .options import Asked, ExportOptions
@@ -102,6 +103,12 @@ def export_asked(model: Any, asked: Asked, *, json_path: str | None = None) -> E
     with stage("loading the model"):
         original = from_keras(model, model.name, opening) if in_memory else load_original(path, opening)
     contract = _input_contract(original, part(request, InputOptions))
+    proof = None
+    if request.preprocess is not None:
+        with stage("looking for the contract that preprocesses alike"):
+            images = (request.test_data, request.calibration_data)
+            proof = prove(request.preprocess, images, contract, part(request, InputOptions))
+        contract = proof.contract
     if request.input_type == "uint8":
         check_raw_pixels(contract)
     if decided is not None and request.recipe is not None:
@@ -110,7 +117,7 @@ def export_asked(model: Any, asked: Asked, *, json_path: str | None = None) -> E
     made = not request.folder.exists()
     check_outputs(request)
     try:
-        return Pipeline(request, contract, source, decided).run(original)
+        return Pipeline(request, contract, source, decided, proof).run(original)
     except BaseException:
         if made:
             with contextlib.suppress(OSError):

@@ -39,6 +39,22 @@ def _check_seconds(seconds: float) -> None:
 
 @described
 @dataclass(frozen=True, kw_only=True)
+class ContractOptions:
+    """Whether the input contract is what the model was trained with."""
+
+    title: ClassVar[str] = "Input"
+
+    preprocess: Any = option(
+        None,
+        "Python that you trust: a function from the path of an image, or a Pillow image, to what the model takes. The "
+        "contract that does the same is found and proved on the images. It is executed.",
+        metavar="FILE.py:FUNCTION",
+    )
+    accept_contract: bool = option(False, "Export with a contract that is in doubt, too.")
+
+
+@described
+@dataclass(frozen=True, kw_only=True)
 class CalibrateOptions:
     """Images, and what is made of them."""
 
@@ -171,7 +187,9 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions(LoadOptions, InputOptions, CalibrateOptions, QuantizeOptions, SearchOptions, RunOptions):
+class ExportOptions(
+    LoadOptions, InputOptions, ContractOptions, CalibrateOptions, QuantizeOptions, SearchOptions, RunOptions
+):
     """Every option of an export besides the model, the images, the modes and the folder; see its bases for each."""
 
 

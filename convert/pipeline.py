@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -26,9 +27,10 @@ from ..runtime.options import given
 from ..runtime.progress import Stages, stage
 from .data import ExportData, calibration_fingerprint, check_searchable, open_data, select_images
 from .errors import ConversionError
-from .graph.run import float_runner
+from .graph.run import float_rows, float_runner
 from .load.lower import LoweredModel, lower
 from .load.original import Original
+from .load.preprocess import Proof
 from .make.c_source import c_source
 from .make.ends import choose_ends
 from .make.golden import GoldenInputs, golden_inputs
@@ -75,9 +77,14 @@ class Pipeline:
     """One run; holds what the steps share."""
 
     def __init__(
-        self, request: Request, contract: InputContract, source: dict[str, Any], recipe: Recipe | None
+        self,
+        request: Request,
+        contract: InputContract,
+        source: dict[str, Any],
+        recipe: Recipe | None,
+        proof: Proof | None = None,
     ) -> None:
-        self.request, self.contract, self.source, self.recipe = request, contract, source, recipe
+        self.request, self.contract, self.source, self.recipe, self.proof = request, contract, source, recipe, proof
         self.device = None if request.measured is None else read_device_figures(Path(request.measured))
         # Read now, so that a damaged one is told before there is work that would be lost.
         SearchCache(request.search_cache, "")
@@ -175,6 +182,9 @@ class Pipeline:
         return result
 
     def _prepare(self, lowered: LoweredModel, data: ExportData) -> FloatGraph:
+        if self.proof is not None:
+            embed = functools.partial(float_rows, lowered.flatbuffer, threads=self.request.threads)
+            self.decisions += self.proof.judge(embed, accept=self.request.accept_contract)
         calibration = data.calibration
         if calibration is None:
             return prepare(lowered.flatbuffer)

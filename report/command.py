@@ -60,6 +60,13 @@ _causes, _outputs, _run = in_group("Causes"), in_group("Output"), in_group("Run"
     type=click.Path(path_type=Path),
     help="Which images belong together, like --labels: crops of one photo. Intervals draw them together.",
 )
+@_data(
+    "--group",
+    "groups",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Who pays: groups of images, like --labels, such as camera.csv; repeatable.",
+)
 @_judge("--far", type=float, help="False accept rate of the verification threshold.  [default: 0.001]")
 @_judge("--gate", "gates", multiple=True, metavar="NAME=VALUE", help="A limit; repeatable, replaces the default.")
 @_judge("--judge", type=click.Path(path_type=Path), metavar="REPORT.json", help="Apply gates to saved numbers.")
@@ -97,6 +104,7 @@ def drift_report(
     data: Path | str | None,
     labels: Path | None,
     clusters: Path | None,
+    groups: tuple[Path, ...],
     far: float | None,
     gates: tuple[str, ...],
     judge: Path | None,
@@ -126,7 +134,8 @@ def drift_report(
     (needs TensorFlow), a .tflite file, or stored embeddings. Exit code 1 says that a gate failed.
     """
     limits = parse_gates(gates)
-    read = (candidate, reference, data, labels, clusters, judge, candidate_model, reference_model, export, float_file)
+    files = (candidate, reference, data, labels, clusters, judge, candidate_model, reference_model, export, float_file)
+    read = (*files, *groups)
     outputs = Outputs(json_path, junit, html)
     outputs.check(*read)
     if far is not None and not 0 < far < 1:
@@ -141,6 +150,7 @@ def drift_report(
             any(item is not None for item in given)
             or ladder
             or layers
+            or groups
             or opening != LoadOptions()
             or inputs != InputOptions()
         ):
@@ -174,6 +184,7 @@ def drift_report(
             opening=opening,
             labels=labels,
             clusters=clusters,
+            groups=groups,
             candidate_model=candidate_model,
             reference_model=reference_model,
         )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..calibration.engine import Engine, Listing
 from ..convert.load.options import LoadOptions, is_keras_model
+from ..runtime.drift.labelled.parts import Grouping
 from ..runtime.drift.report import Description
 from ..runtime.drift.rows import Rows
 from ..runtime.drift.stored import StoredEmbeddings, is_stored, load_embeddings, match_rows
@@ -27,7 +28,7 @@ from ..runtime.model.artifact import read_artifact
 from ..runtime.model.contract import InputContract
 from ..runtime.progress import progress
 from .embedding import check_same, embed_far
-from .labels import codes, read_labels, read_texts
+from .labels import codes, read_texts
 from .reference import embed_with_keras
 
 _IN_MEMORY = 64 << 20
@@ -46,6 +47,7 @@ class Request:
         opening: what the user says of a Keras reference.
         labels: file or folder of labels.
         clusters: the same, of which images belong together.
+        groups: the same, of groups that are told apart, such as cameras; named by their files.
         candidate_model, reference_model: files that stored embeddings must have been made by.
         engine: what embeds the images; None for this machine.
     """
@@ -61,6 +63,7 @@ class Request:
     opening: LoadOptions = field(default_factory=LoadOptions)
     labels: Path | None = None
     clusters: Path | None = None
+    groups: tuple[Path, ...] = ()
     candidate_model: Path | None = None
     reference_model: Path | None = None
     engine: Engine | None = None
@@ -114,7 +117,7 @@ def open_sides(request: Request) -> Sides:
                 lambda: _fill(rows, encoder, source, request, request.candidate, ready=False),
             )
         # Before the work: they may not fit.
-        labels, clusters = _known_of(request, source.ids)
+        known = _known_of(request, source.ids)
         listing = _fill(rows, encoder, source, request, request.candidate, ready=False)
     if is_keras_model(request.reference):
         theirs = embed_with_keras(request.reference, request.data, source.ids, inputs, request.opening, request.feature)
@@ -141,7 +144,7 @@ def open_sides(request: Request) -> Sides:
         "fingerprint": _fingerprint(source, listing),
         "matched_by": "id",
     }
-    description = Description(facts, other, data, source.ids, describe_environment(), labels, clusters)
+    description = Description(facts, other, data, source.ids, describe_environment(), **known)
     return Sides(Rows(rows), Rows(theirs), description, theirs, source)
 
 
@@ -193,9 +196,7 @@ def _paired(
         warnings.warn(
             "one side has no ids, so its rows were taken to be in the same order.", EmbedliteWarning, stacklevel=2
         )
-    labels, clusters = _known_of(request, matched.ids)
-    if labels is None and stored.labels is not None:
-        labels = codes(stored.labels, len(matched.ids), request.reference)
+    known = _known_of(request, matched.ids, stored.labels)
     if source is not None and mine.embeddings[0].size != stored.embeddings[0].size:
         raise DataError(
             f"{request.candidate} gives embeddings of {mine.embeddings[0].size} values, and those in "
@@ -215,19 +216,30 @@ def _paired(
     }
     if facts["kind"] == "stored":
         facts = {**facts, "sha256": sha256_of(request.candidate)}
-    description = Description(facts, other, data, matched.ids, describe_environment(), labels, clusters)
+    description = Description(facts, other, data, matched.ids, describe_environment(), **known)
     return Sides(Rows(mine.embeddings, matched.candidate), Rows(stored.embeddings), description, None, source)
 
 
 def _known_of(
-    request: Request, ids: Sequence[str] | NDArray[np.str_]
-) -> tuple[NDArray[np.intp] | None, NDArray[np.intp] | None]:
-    """Labels and clusters of the images, as numbers."""
-    labels = None if request.labels is None else read_labels(request.labels, ids)
-    if request.clusters is None:
-        return labels, None
-    _, clusters = np.unique(read_texts(request.clusters, ids, "cluster"), return_inverse=True)
-    return labels, clusters.astype(np.intp)
+    request: Request, ids: Sequence[str] | NDArray[np.str_], stored: NDArray[Any] | None = None
+) -> dict[str, Any]:
+    """Labels, clusters and groups of the images, for their description."""
+    labels = stored if request.labels is None else read_texts(request.labels, ids)
+    known: dict[str, Any] = {}
+    groups: dict[str, NDArray[Any]] = {}
+    if labels is not None:
+        known["labels"] = codes(labels, len(ids), request.labels or request.reference)
+        groups["class"] = labels
+    if request.clusters is not None:
+        clusters = np.unique(read_texts(request.clusters, ids, "cluster"), return_inverse=True)[1]
+        known["clusters"] = clusters.astype(np.intp)
+    for path in request.groups:
+        groups[path.stem] = read_texts(path, ids, "group")
+    numbered = {name: np.unique(texts, return_inverse=True) for name, texts in groups.items()}
+    known["groupings"] = tuple(
+        Grouping(name, tuple(str(part) for part in parts), of.astype(np.intp)) for name, (parts, of) in numbered.items()
+    )
+    return known
 
 
 def _check_made_by(path: Path, stored: StoredEmbeddings, model: Path | None) -> None:

@@ -22,6 +22,7 @@ from .tradeoff import draw_tradeoff
 
 SHOWN_LAYERS = 12
 SHOWN_SENSITIVITY = 20
+SHOWN_PARTS = 20
 _FOLDER = Path(__file__).parent
 
 
@@ -89,6 +90,7 @@ def render_page(
         sensitivity=() if export is None else export.sensitivity[:SHOWN_SENSITIVITY],
         layers=_ranked(report.layers or ()),
         layer_name=layer_name,
+        shown_parts=SHOWN_PARTS,
         wording=wording,
         style=Markup((_FOLDER / "style.css").read_text("utf-8")),
         version=__version__,

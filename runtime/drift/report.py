@@ -26,6 +26,7 @@ from .decisions import (
 )
 from .gates import Gate, Metrics, all_gates, apply_gates
 from .intervals import Interval, bootstrap_intervals
+from .labelled.parts import Breakdown, Grouping, break_down, row_figures
 from .labelled.retrieval import NO_LOSSES, Retrieval, equal_error_rates, measure_retrieval
 from .metrics import Measurement
 
@@ -66,6 +67,7 @@ class DriftReport:
         advice: what to do.
         decisions: at the verification threshold; None where there were too few pairs.
         retrieval: what retrieval loses, where there are labels.
+        parts: who pays, by class and by group.
         neighbours: overlap by number of neighbours; None where there were too few rows.
         histogram: of 1 - cosine.
         dimensions: bias and gain of each, and which are dead.
@@ -85,6 +87,7 @@ class DriftReport:
     advice: Advice
     decisions: Decisions | None
     retrieval: Retrieval | None
+    parts: tuple[Breakdown, ...]
     neighbours: Mapping[str, Any] | None
     histogram: Mapping[str, Any]
     dimensions: Mapping[str, Any]
@@ -120,6 +123,7 @@ class DriftReport:
             "gates": [asdict(gate) for gate in self.gates],
             "decisions": None if self.decisions is None else _decisions_to_json(self.decisions),
             "retrieval": None if self.retrieval is None else self.retrieval.to_json(),
+            "parts": [breakdown.to_json() for breakdown in self.parts],
             "neighbours": self.neighbours,
             "histogram": dict(self.histogram),
             "dimensions": dict(self.dimensions),
@@ -159,6 +163,7 @@ class DriftReport:
                 advice=Advice.from_json(value["advice"]),
                 decisions=None if value["decisions"] is None else _decisions_from_json(value["decisions"]),
                 retrieval=None if value["retrieval"] is None else Retrieval.from_json(value["retrieval"]),
+                parts=tuple(Breakdown.from_json(part) for part in value["parts"]),
                 neighbours=value["neighbours"],
                 histogram=dict(value["histogram"]),
                 dimensions=dict(value["dimensions"]),
@@ -212,6 +217,7 @@ class Description:
     Attributes:
         ids: (N,) one text a row.
         labels: (N,) one number a class, if the images have labels.
+        groupings: classes, and other groups such as cameras.
         clusters: (N,) one number for all images that belong together, such as crops of one photo.
     """
 
@@ -222,6 +228,7 @@ class Description:
     environment: Mapping[str, Any] = field(default_factory=dict)
     labels: NDArray[np.intp] | None = None
     clusters: NDArray[np.intp] | None = None
+    groupings: Sequence[Grouping] = ()
 
 
 def build_report(
@@ -238,7 +245,7 @@ def build_report(
     drift = measurement.drift
     metrics: dict[str, float | None] = {**asdict(drift), "rank_correlation": None, **NO_DECISIONS, **NO_LOSSES}
     intervals = bootstrap_intervals(measurement)
-    decisions, retrieval = None, None
+    decisions, retrieval, decided = None, None, None
     kept = np.flatnonzero(measurement.valid)
     pairs = None
     if description.labels is not None and len(kept):
@@ -254,6 +261,7 @@ def build_report(
         if decisions is not None:
             metrics.update(decisions.metrics)
             intervals.update(decisions.intervals)
+            decided = pairs, scores, decisions
         if description.labels is not None and measurement.neighbours is not None:
             clusters = None if description.clusters is None else description.clusters[kept]
             retrieval = measure_retrieval(
@@ -276,6 +284,11 @@ def build_report(
         advice=advise(applied, metrics, decisions),
         decisions=decisions,
         retrieval=retrieval,
+        parts=tuple(
+            break_down(grouping.only(kept), row_figures(measurement, decided))
+            for grouping in description.groupings
+            if len(kept)
+        ),
         neighbours=_neighbours(measurement),
         histogram=_histogram(measurement.cosines[kept]),
         dimensions=_dimensions(measurement),

@@ -16,6 +16,7 @@ from ..arrays import give_back
 
 _BLOCK_VALUES = 1 << 19
 _KEPT_VALUES = 1 << 23
+_SCATTERED = 256
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -47,7 +48,14 @@ class Rows:
         """Some rows as a new (n, D) float64 array; what float32 cannot hold is infinite, as it would be on a device."""
         if self._order is not None:
             rows = self._order[rows]
-        taken = np.array(self._array[rows], np.float64)
+        if self._mapping is None or isinstance(rows, slice):
+            taken = np.array(self._array[rows], np.float64)
+        else:
+            # The system maps what lies around each row as well, many times as much as is wanted.
+            taken = np.empty((len(rows), self.size))
+            for start in range(0, len(rows), _SCATTERED):
+                taken[start : start + _SCATTERED] = self._array[rows[start : start + _SCATTERED]]
+                give_back(self._mapping, 0, len(self._mapping))
         if self._mapping is not None:
             give_back(self._mapping, 0, len(self._mapping))
         if self._array.dtype.itemsize > np.dtype(np.float32).itemsize:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from .decisions import Decisions
 from .gates import Gate
 from .intervals import Interval
+from .labelled.parts import Breakdown
 from .labelled.retrieval import NO_LOSSES, Retrieval
 from .report import DriftReport
-from .wording import RETRIEVAL
+from .wording import PARTS, RETRIEVAL, part_figure
+
+SHOWN_PARTS = 5
 
 
 def render_text(report: DriftReport) -> str:
@@ -33,6 +36,8 @@ def render_text(report: DriftReport) -> str:
         lines += ["", *_decisions(report.decisions)]
     if report.retrieval is not None:
         lines += ["", *_retrieval(report.retrieval)]
+    for breakdown in report.parts:
+        lines += ["", *_parts(breakdown)]
     lines += ["", "worst inputs by cosine"]
     lines += [f"  {'invalid' if row.cosine is None else f'{row.cosine:.6f}':>9}  {row.id}" for row in report.worst]
     return "\n".join(lines)
@@ -70,6 +75,26 @@ def _retrieval(found: Retrieval) -> list[str]:
             f"{_points(figure.own_loss, figure.own_interval)}"
         )
     return lines
+
+
+def _parts(found: Breakdown) -> list[str]:
+    judged = [part for part in found.parts if part.figures]
+    left_out = len(found.parts) - len(judged)
+    lines = [f"who pays, by {found.by}: {len(judged)} looked at, intervals corrected for {found.looked_at} figures"]
+    if left_out:
+        lines[0] += f"; {left_out} with too few images"
+    for part in found.worse[:SHOWN_PARTS]:
+        for name in part.worse:
+            figure = part.figures[name]
+            low, high = (part_figure(name, value) for value in figure.interval)
+            lines.append(
+                f"  {found.by} {part.name} ({part.count} images): {PARTS[name]} {part_figure(name, figure.value)} "
+                f"({low} to {high}), others {part_figure(name, figure.others)}"
+            )
+    more = len(found.worse) - SHOWN_PARTS
+    if more > 0:
+        lines.append(f"  and {more} more, see --html or --json")
+    return lines if found.worse else [*lines, "  none is worse than the others beyond chance"]
 
 
 def _points(loss: float, interval: Interval | None) -> str:

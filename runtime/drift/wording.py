@@ -52,6 +52,14 @@ RETRIEVAL = {
 }
 """What figures of retrieval are called."""
 
+PARTS = {
+    "drift": "drift (1 - cosine)",
+    "neighbours_lost": "neighbours lost",
+    "genuine_rejected": "genuine pairs rejected",
+    "impostors_accepted": "impostor pairs accepted",
+}
+"""What figures of a class or a group are called."""
+
 _SHARES = {
     *("knn_overlap_self", "knn_overlap_cross", "tar_loss", "false_reject_flips", "false_accept_flips"),
     *(f"recall_at_{count}_drop" for count in (1, 5, 10)),
@@ -81,3 +89,8 @@ def cosine(value: float | None) -> str:
 def decibels(value: float | None) -> str:
     """A ratio in dB; a dash where there is no noise."""
     return figure("sqnr_db", value)
+
+
+def part_figure(name: str, value: float) -> str:
+    """A figure of a class or a group."""
+    return f"{value:.2g}" if name == "drift" else f"{value:.2%}"

@@ -214,6 +214,23 @@ def test_a_mistake_gets_one_clear_error_and_nothing_is_written(name: str, home: 
     assert {path: path.read_bytes() for path in home.iterdir()} == before
 
 
+def test_classes_and_groups_are_told_apart_by_name(home: Path, run: Run) -> None:
+    with np.load(home / "home.npz") as archive:
+        ids = archive["ids"].tolist()
+    (home / "cameras").mkdir()
+    for place, name in enumerate(ids):
+        (home / "cameras" / "ab"[place % 2]).mkdir(exist_ok=True)
+        (home / "cameras" / "ab"[place % 2] / name).touch()
+    done = run("drift-report", *COMPARE, "--group", "cameras", "--html", "a.html", "--json", "a.json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert "who pays, by cameras: 2 looked at" in done.stdout
+    assert "Who pays, by cameras" in (home / "a.html").read_text()
+    (found,) = json.loads((home / "a.json").read_text())["parts"]
+    assert sorted(part["name"] for part in found["parts"]) == ["a", "b"]
+    again = run("drift-report", "--judge", "a.json", "--html", "b.html", cwd=home)
+    assert again.stdout == done.stdout
+
+
 @pytest.mark.parametrize("reference", ["model", "vectors"])
 @pytest.mark.parametrize(
     ("labels", "message"),

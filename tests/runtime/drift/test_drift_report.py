@@ -41,6 +41,7 @@ KEYS = [
     "gates",
     "decisions",
     "retrieval",
+    "parts",
     "neighbours",
     "histogram",
     "dimensions",

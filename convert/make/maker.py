@@ -73,6 +73,14 @@ class Maker:
         self.graphs[mode], self.recipes[mode] = quantized, recipe
         return replace(self._packaged(mode, quantized), precision=recipe.precision)
 
+    def rename(self, mode: str, name: str) -> None:
+        """Call a file with precisions of its own otherwise."""
+        self.graphs[name], self.recipes[name] = self.graphs.pop(mode), self.recipes.pop(mode)
+
+    def forget(self, mode: str) -> None:
+        """Leave a file out that was made."""
+        del self.graphs[mode], self.recipes[mode]
+
     def draft(self, precision: Precision) -> tuple[bytes, bytes]:
         """An int8 file with given precisions and no corrections: its float-in, float-out graph, and the file.
 

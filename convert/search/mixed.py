@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
+from ...calibration.auto import better
 from ...runtime.backends.interpreters import package_version
 from ...runtime.drift import Drift
 from ...runtime.files import sha256
@@ -75,11 +77,16 @@ class MixedFiles:
 
         Args:
             made: the modes' files, int8 among them.
+
+        Returns:
+            Files that keep the limits; without limits, those that the images that judge prefer to int8, corrections
+            included.
         """
         cache = SearchCache(self._request.search_cache, self._key())
         # What was made without a search is only judged by limits; a mode on reference kernels would take long.
         judged = [item.mode for item in made if item.mode == "int8" or self._budget is not None]
-        self.judged = {mode: self._trial.measure(self._maker.graphs[mode])[1] for mode in judged}
+        measured = {mode: self._trial.measure(self._maker.graphs[mode]) for mode in judged}
+        self.judged = {mode: drift for mode, (_, drift) in measured.items()}
         try:
             self._trials = Trials(self._maker.draft, self._trial, self._stopwatch, cache, self._request.time_budget)
         except UntimedError as error:
@@ -102,13 +109,28 @@ class MixedFiles:
                 "what follows is the best of these."
             )
         chosen = self._chosen(found)
-        names = [MIXED] if len(chosen) == 1 else [f"{MIXED}{number}" for number in range(1, len(chosen) + 1)]
         files = []
-        for name, tried in zip(names, chosen, strict=True):
-            files.append(self._maker.make(name, tried.precision))
-            self.judged[name] = self._trial.measure(self._maker.graphs[name])[1]
-            self.decisions.append(self._explain(name, tried))
-        return files
+        for number, tried in enumerate(chosen, 1):
+            draft = f"{MIXED}{number}"
+            item = self._maker.make(draft, tried.precision)
+            errors, drift = self._trial.measure(self._maker.graphs[draft])
+            # One that keeps the limits is wanted for that.
+            if self._budget is None and not better(errors, measured["int8"][0]):
+                self._maker.forget(draft)
+                self.decisions.append(
+                    f"{self._explain('a mixed file', tried, drift)} Corrected as int8 is, it was not clearly "
+                    "better than that, so it is not written."
+                )
+                continue
+            files.append((item, tried, drift))
+        names = [MIXED] if len(files) == 1 else [f"{MIXED}{number}" for number in range(1, len(files) + 1)]
+        made_files = []
+        for name, (item, tried, drift) in zip(names, files, strict=True):
+            self._maker.rename(item.mode, name)
+            self.judged[name] = drift
+            self.decisions.append(self._explain(name, tried, drift))
+            made_files.append(replace(item, mode=name))
+        return made_files
 
     def _meets(self, tried: Tried) -> bool:
         """Whether a file keeps the limits, corrected if that is needed."""
@@ -224,10 +246,10 @@ class MixedFiles:
             tuple(rows),
         )
 
-    def _explain(self, name: str, tried: Tried) -> str:
+    def _explain(self, name: str, tried: Tried, drift: Drift) -> str:
         layers = {layer.name: layer for layer in self._maker.layers}
         changed = ", ".join(f"{layers[key].short_name} {value}" for key, value in _ordered(tried.precision, layers))
-        now, base = self.judged[name].sqnr_db, self.judged.get("int8", self._trials.base.drift).sqnr_db
+        now, base = drift.sqnr_db, self.judged.get("int8", self._trials.base.drift).sqnr_db
         gained = f"{_text(base)} -> {_text(now)} dB on {len(self._trial)} calibration images"
         return (
             f"{name} is int8 but for {len(tried.precision)} of {len(layers)} layers ({changed}): {gained}, at "

@@ -342,6 +342,22 @@ def test_a_second_search_takes_everything_from_the_cache(
     assert [file.sha256 for file in second.files] == [file.sha256 for file in first.files]
 
 
+def test_a_file_that_images_do_not_prefer_is_not_written(
+    model: Path,
+    searched: tuple[Path, ExportResult],
+    images: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Given images that prefer nothing to int8. Result: int8 alone, and a line that says so."""
+    monkeypatch.setattr("embedlite.convert.search.mixed.better", lambda *_: False)
+    cache = searched[0] / "cache.json"
+    result = compared(model, tmp_path, images, pareto=True, search_cache=cache, quantize=BOTH)
+    assert [file.mode for file in result.files] == BOTH
+    assert any("not clearly better than that, so it is not written" in text for text in result.decisions)
+    assert not list(tmp_path.glob("*mixed*"))
+
+
 def test_a_recipe_makes_the_same_files(
     model: Path, searched: tuple[Path, ExportResult], images: np.ndarray, tmp_path: Path
 ) -> None:

@@ -132,6 +132,7 @@ class QuantizeOptions:
         metavar="NAME",
     )
     c_array: bool = option(False, "Write the smallest file that a microcontroller runs as C, too.")
+    card: bool = option(False, "Write a model card, too: STEM.card.md, made from export.json.")
     golden_from: Data | None = option(
         None,
         "Images, a few of which are stored in the file for --selftest.  [default: synthetic ones]",

@@ -40,6 +40,7 @@ from .make.recipe import Recipe, deciding_options
 from .modes import TARGETS, Precision, is_mixed, missing_runtimes, takes_ranges
 from .normalization.freeze import share_outside
 from .normalization.prepare import FloatGraph, prepare
+from .outcome.card import render_card
 from .outcome.explain import explain_coupling, explain_frozen, explain_placement
 from .outcome.reading import explain_reading
 from .outcome.recommend import recommend
@@ -174,6 +175,8 @@ class Pipeline:
         data_of = {item.mode: item.data for item in measured.made}
         contents = {file.path: data_of[file.mode] for file in files}
         contents |= self._extras(measured, shipped, written_as_c)
+        if request.card:
+            contents[request.card_path] = render_card(result, request.stem)
         write_files({**contents, request.result_path: json_bytes(result.to_json())})
         # With --force an earlier export may have left the other name of a file; it would contradict export.json.
         for path in map(request.path, request.names):

@@ -68,6 +68,11 @@ class Request(Asked):
         """Where export.json goes."""
         return self.folder / f"{self.stem}.export.json"
 
+    @property
+    def card_path(self) -> Path:
+        """Where the model card goes."""
+        return self.folder / f"{self.stem}.card.md"
+
 
 def check_request(asked: Asked, path: Path, decided: Sequence[str] | None) -> Request:
     """What was asked, or the first reason why it cannot be done.

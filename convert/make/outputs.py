@@ -87,7 +87,7 @@ def npu_paths(request: Request, mode: str) -> tuple[Path, Path]:
 
 
 def _extra_paths(request: Request) -> dict[str, Path]:
-    paths = {}
+    paths = {"the model card": request.card_path} if request.card else {}
     if request.c_array:
         if not set(request.modes).intersection(TARGETS["micro"].modes):
             raise RequestError(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
 from ..calibration.engine import DASK, LOCAL, open_engine
 from ..convert.load.options import LoadOptions
+from ..convert.load.preprocess import prove
+from ..convert.options import ContractOptions
 from ..runtime.commands.options import (
     Command,
     common_options,
@@ -27,6 +31,7 @@ from ..runtime.drift.labelled.retrieval import NO_LOSSES
 from ..runtime.drift.metrics import Measurement
 from ..runtime.drift.report import DriftReport, build_report
 from ..runtime.drift.stored import is_stored
+from ..runtime.encoder import Encoder
 from ..runtime.errors import EXIT_BAD_ANSWER, DataError, RequestError
 from ..runtime.images.remote import data_location
 from ..runtime.model.contract import InputOptions
@@ -96,6 +101,7 @@ _causes, _outputs, _run = in_group("Causes"), in_group("Output"), in_group("Run"
 @feature_option
 @options_of(LoadOptions, "opening", leave_out=("input_shape",))
 @options_of(InputOptions, "inputs")
+@options_of(ContractOptions, "trust")
 @threads_option
 @common_options
 def drift_report(
@@ -125,6 +131,7 @@ def drift_report(
     feature: str | None,
     opening: LoadOptions,
     inputs: InputOptions,
+    trust: ContractOptions,
     threads: int | None,
     json_path: str | None,
 ) -> int:
@@ -138,8 +145,7 @@ def drift_report(
     read = (*files, *groups)
     outputs = Outputs(json_path, junit, html)
     outputs.check(*read)
-    if far is not None and not 0 < far < 1:
-        raise RequestError(f"--far {far:g}: a false accept rate is above 0 and below 1, for instance 0.001.")
+    _check_far(far)
     if export is not None and html is None:
         raise RequestError("--export shows its files on the page. Add --html FILE, or leave out --export.")
     exported = None if export is None else read_export(export)
@@ -153,6 +159,7 @@ def drift_report(
             or groups
             or opening != LoadOptions()
             or inputs != InputOptions()
+            or trust != ContractOptions()
         ):
             raise RequestError(
                 "--judge applies gates to a saved report and runs nothing. Leave out everything but --gate, "
@@ -188,6 +195,7 @@ def drift_report(
             candidate_model=candidate_model,
             reference_model=reference_model,
         )
+        proved = _proved(request, trust)
         with open_engine(engine, threads, apart=workers_apart) as opened:
             sides = open_sides(replace(request, engine=None if opened.workers == () else opened))
             _check_labelled(limits, labelled=sides.description.labels is not None)
@@ -200,7 +208,9 @@ def drift_report(
             found = found.with_more(render_others(others), other_workers=[other.to_json() for other in others])
         if html is not None:
             found = _with_pictures(found, sides, measurement)
-        found = _told_apart(found, request, sides, float_file, far=opened.far)
+        found = _told_apart(
+            found.with_more("\n".join(proved)) if proved else found, request, sides, float_file, far=opened.far
+        )
         if (ladder or layers) and data is not None and sides.top is not None:
             wanted = SourcesRequest(
                 candidate=candidate,
@@ -234,12 +244,37 @@ def _check_labelled(limits: Mapping[str, float], *, labelled: bool) -> None:
         )
 
 
+def _check_far(far: float | None) -> None:
+    if far is not None and not 0 < far < 1:
+        raise RequestError(f"--far {far:g}: a false accept rate is above 0 and below 1, for instance 0.001.")
+
+
 def _check_float(candidate: Path, reference: Path, float_file: Path | None) -> None:
     if float_file is not None and not (is_stored(reference) and not is_stored(candidate)):
         raise RequestError(
             "--float tells preprocessing from quantization, for a .tflite candidate and stored vectors as --reference. "
             "Leave it out."
         )
+
+
+def _proved(request: Request, trust: ContractOptions) -> list[str]:
+    """What the user's own preprocessing says of the candidate's contract.
+
+    Raises:
+        RequestError: the contract does something else, and that was not accepted.
+    """
+    if trust.preprocess is None:
+        return []
+    if is_stored(request.candidate):
+        raise RequestError("--preprocess is held against a file's contract, and CANDIDATE is vectors. Leave it out.")
+    with Encoder(request.candidate, request.threads, input_contract=request.contract) as encoder:
+        contract = replace(encoder.contract.input, dtype="float32")
+        proof = prove(trust.preprocess, [request.data], contract, InputOptions(), fixed=True)
+
+        def embed(images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+            return encoder.embed(np.stack(images)).reshape(len(images), -1)
+
+        return proof.judge(embed, accept=trust.accept_contract)
 
 
 def _told_apart(found: Found, request: Request, sides: Sides, float_file: Path | None, *, far: bool) -> Found:

@@ -52,6 +52,7 @@ class Proof:
         images: number of images that it was proved on.
         samples: what the function and the contract make of some of them.
         notes: what else the function did, and what the images do not show.
+        fixed: whether the contract is that of a file, and ``options`` what would change it to the nearest.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Proof:
     images: int
     samples: tuple[list[Values], list[Values]] = field(repr=False)
     notes: tuple[str, ...] = ()
+    fixed: bool = False
 
     @property
     def holds(self) -> bool:
@@ -82,26 +84,31 @@ class Proof:
         with_options = self.options or "the defaults"
         figures = f"at most {self.worst:.3g} {self.unit} apart on {self.images} images"
         if self.holds:
-            return [f"the contract does what {self.name} does, proved: {with_options}; {figures}.", *self.notes]
+            proved = "" if self.fixed else f": {with_options}"
+            return [f"the contract does what {self.name} does, proved{proved}; {figures}.", *self.notes]
         theirs, ours = (embed(images) for images in self.samples)
         drift = drift_of(ours, theirs)
         cost = "nothing" if drift.sqnr_db is None else f"{drift.sqnr_db:.1f} dB"
         neighbours = drift.knn_overlap_cross
         kept = "" if neighbours is None else f" and keeps {neighbours:.0%} of the nearest neighbours"
-        said = (
-            f"no contract does what {self.name} does: the nearest is {with_options}, up to {self.worst:.3g} "
-            f"{self.unit} apart where {self.most:g} is allowed, which costs {cost} in the embedding{kept} "
-            f"({len(ours)} images)"
+        apart = (
+            f"up to {self.worst:.3g} {self.unit} apart where {self.most:g} is allowed, which costs {cost} in the "
+            f"embedding{kept} ({len(ours)} images)"
         )
+        said = f"no contract does what {self.name} does: the nearest is {with_options}, {apart}"
+        if self.fixed:
+            nearest = f"; the nearest contract has {self.options}" if self.options else "; no other contract is nearer"
+            said = f"the file's contract does not do what {self.name} does: {apart}{nearest}"
         if not accept:
             why = "".join(f" {note}" for note in self.notes)
-            raise RequestError(
-                f"{said}.{why} Preprocess as one of the contracts does, or pass --accept-contract to export with it."
-            )
+            advice = "Export again with it" if self.fixed else "Preprocess as one of the contracts does"
+            raise RequestError(f"{said}.{why} {advice}, or pass --accept-contract to go on all the same.")
         return [f"{said}; it was accepted.", *self.notes]
 
 
-def prove(function: Any, data: Sequence[Any], contract: InputContract, given: InputOptions) -> Proof:
+def prove(
+    function: Any, data: Sequence[Any], contract: InputContract, given: InputOptions, *, fixed: bool = False
+) -> Proof:
     """Find the contract that does what a function does, and compare both on every image.
 
     Args:
@@ -110,6 +117,7 @@ def prove(function: Any, data: Sequence[Any], contract: InputContract, given: In
         data: where images are; the first that is a folder or an image file is used.
         contract: of the model; where the search begins.
         given: what else was said of the input.
+        fixed: whether to prove this contract, that of a file, and look for another one only to name it.
 
     Raises:
         RequestError: the function cannot be used, and what it did; or it contradicts what was said.
@@ -143,6 +151,9 @@ def prove(function: Any, data: Sequence[Any], contract: InputContract, given: In
         )
     scaled = _scaled(found, gains, offsets, wanted)
     _check_said(call.name, scaled, given)
+    nearest, start = scaled, InputContract(contract.shape)
+    if fixed:
+        scaled = start = replace(contract, dtype="float32")
     most = _LEVEL if call.integers else _SAME
     # An integer pipeline counts in levels of its own; the model takes them as they are.
     worst = 0.0
@@ -157,13 +168,14 @@ def prove(function: Any, data: Sequence[Any], contract: InputContract, given: In
     return Proof(
         call.name,
         replace(scaled, dtype=contract.dtype),
-        as_options(scaled, InputContract(contract.shape)),
+        as_options(nearest, start),
         worst,
         most,
         "levels" if call.integers else "of the model's units",
         len(proved),
         samples,
         (*call.notes, *_not_shown(list(kinds.values()), contract)),
+        fixed,
     )
 
 

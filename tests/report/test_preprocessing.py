@@ -152,3 +152,29 @@ def test_float_is_for_vectors_and_must_be_the_float_file(made: Made) -> None:
     )
     assert isinstance(done.exception, RequestError)
     assert "is not the float32 file" in str(done.exception)
+
+
+def test_the_users_function_is_held_against_the_files_contract(made: Made) -> None:
+    from embedlite.runtime.errors import RequestError
+
+    code = made.root / "prepare.py"
+    code.write_text(
+        "import numpy as np\nfrom PIL import Image\n"
+        "def read(path, way):\n"
+        "    image = Image.open(path).convert('RGB').resize((24, 24), way)\n"
+        "    return np.asarray(image, np.float32) / 255\n"
+        "def right(path):\n    return read(path, Image.Resampling.BILINEAR)\n"
+        "def wrong(path):\n    return read(path, Image.Resampling.BICUBIC)\n"
+    )
+    arguments = [str(made.root / "small.int8.tflite"), "--reference", str(made.root / "small.float32.tflite")]
+    arguments += ["--data", str(made.root / "png"), "--threads", "1", "--preprocess"]
+    done = CliRunner().invoke(drift_report, [*arguments, f"{code}:right"], standalone_mode=False)
+    assert done.exception is None, done.output
+    assert "the contract does what right() does, proved; at most" in done.output
+    done = CliRunner().invoke(drift_report, [*arguments, f"{code}:wrong"], standalone_mode=False)
+    assert isinstance(done.exception, RequestError)
+    assert "the file's contract does not do what wrong() does" in str(done.exception)
+    assert "the nearest contract has --resampler bicubic" in str(done.exception)
+    done = CliRunner().invoke(drift_report, [*arguments, f"{code}:wrong", "--accept-contract"], standalone_mode=False)
+    assert done.exception is None, done.output
+    assert "it was accepted" in done.output

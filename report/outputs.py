@@ -84,8 +84,10 @@ class Outputs:
 
 def render_junit(report: DriftReport) -> bytes:
     """The XML as UTF-8 bytes: a suite ``drift-report`` with one case a gate; failures carry the advice."""
-    failed = [gate for gate in report.gates if not gate.passed]
-    counts = {"tests": str(len(report.gates)), "failures": str(len(failed)), "errors": "0", "skipped": "0"}
+    failed = sum(not gate.passed for gate in report.gates)
+    undecided = report.verdict == "undecided"
+    tests, failures = len(report.gates) + undecided, failed + undecided
+    counts = {"tests": str(tests), "failures": str(failures), "errors": "0", "skipped": "0"}
     suites = ElementTree.Element("testsuites", counts)
     suite = ElementTree.SubElement(suites, "testsuite", {"name": "drift-report", **counts})
     properties = ElementTree.SubElement(suite, "properties")
@@ -104,6 +106,12 @@ def render_junit(report: DriftReport) -> bytes:
             failure = ElementTree.SubElement(case, "failure", {"message": text, "type": "DriftGate"})
             failure.text = "\n".join([report.advice.headline, *report.advice.why])
         ElementTree.SubElement(case, "system-out").text = text
+    if undecided:
+        case = ElementTree.SubElement(
+            suite, "testcase", {"classname": _printable(f"drift.{report.candidate['path']}"), "name": "reference"}
+        )
+        failure = ElementTree.SubElement(case, "failure", {"message": report.advice.headline, "type": "DriftGate"})
+        failure.text = "\n".join(report.advice.why)
     ElementTree.indent(suites)
     content: bytes = ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)
     return content + b"\n"

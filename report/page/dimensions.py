@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,11 +19,13 @@ def draw_dimensions(dimensions: Mapping[str, Any], limit: float | None) -> tuple
         dimensions: of the report.
         limit: of the gate on ``bias_max_sigma``, if there is one.
     """
-    shifts = [0.0 if value is None else value for value in dimensions["bias_sigma"]]
+    # JSON has no infinity: a shift where nothing of the reference varies.
+    shifts = [math.inf if value is None else value for value in dimensions["bias_sigma"]]
     if not shifts:
         return None
     dead = set(dimensions["dead"])
-    largest = max(abs(value) for value in shifts)
+    unbounded = sum(math.isinf(value) for value in shifts)
+    largest = max((abs(value) for value in shifts if math.isfinite(value)), default=0.0)
     drawn_limit = limit is not None and limit > 0 and limit <= _FAR * largest
     reach = 1.1 * max(largest, limit if drawn_limit and limit is not None else 0.0) or 1.0
     x_scale, y_scale = Scale(-0.5, len(shifts) - 0.5), Scale(-reach, reach)
@@ -44,6 +47,11 @@ def draw_dimensions(dimensions: Mapping[str, Any], limit: float | None) -> tuple
         plot.limit_y(limit, f"limit {short(limit)}")
         plot.limit_y(-limit)
     said = f"{len(shifts)} dimensions; the largest shift is {short(largest)} standard deviations."
+    if unbounded:
+        said = (
+            f"{len(shifts)} dimensions; the shift of {unbounded} is unbounded, for the reference does not vary. "
+            "Bars of those end at the edge of the picture."
+        )
     if limit is not None and not drawn_limit:
         said += f" The limit, {short(limit)}, lies far outside of the picture."
     if dead:

@@ -9,6 +9,7 @@ from typing import Any
 from .plot import Plot, Scale, round_step
 
 _HEIGHT = 340
+_LARGEST = 1e12
 _VISIBLE = 0.03
 """Share of the picture that the longer drift lines should measure."""
 
@@ -27,7 +28,8 @@ def draw_map(projection: Mapping[str, Any], marked: Sequence[str]) -> tuple[str,
     width = max(flat) - min(flat) or 1.0
     lengths = sorted(math.dist(a, b) for a, b in zip(reference, candidate, strict=True))
     long = lengths[int(0.95 * (len(lengths) - 1))]
-    factor = 1.0 if long == 0 else max(1.0, round_step(_VISIBLE * width / long))
+    # Drift that no factor below the largest shows is not worth a line.
+    factor = 1.0 if long * _LARGEST < width else max(1.0, round_step(_VISIBLE * width / long))
     ends = [(x + factor * (u - x), y + factor * (v - y)) for (x, y), (u, v) in zip(reference, candidate, strict=True)]
     x_scale, y_scale = _square([*reference, *ends])
     names = [f"component {axis + 1} ({share:.0%})" for axis, share in enumerate(projection["explained"])]

@@ -18,6 +18,9 @@ import numpy as np
 WIDTH, HEIGHT = 360, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 10, 10, 40
 
+_FARTHEST = 1e300
+_LEAST_WIDTH = 1e-10
+
 LETTER = 6.9
 """Room for a digit or a usual letter, in the picture's units: wider than any usual font's (DejaVu Sans: 6.7)."""
 
@@ -139,13 +142,24 @@ class Scale:
     """Values from ``low`` to ``high`` on an axis, linear or by their logarithm.
 
     Attributes:
-        low, high: what stands at the axis' two ends; ``low < high``, both above zero on a logarithmic one.
+        low, high: what stands at the axis' two ends; ``low < high``, both above zero on a logarithmic one. Ends of a
+            linear one that are nearer than can be told apart are moved apart, infinite ones drawn in.
         logarithmic: whether equal distances are equal ratios.
     """
 
     low: float
     high: float
     logarithmic: bool = False
+
+    def __post_init__(self) -> None:
+        if self.logarithmic:
+            return
+        low, high = (min(_FARTHEST, max(-_FARTHEST, end)) for end in (self.low, self.high))
+        least = _LEAST_WIDTH * max(abs(low), abs(high)) or 1.0
+        if high - low < least:
+            low, high = low - least / 2, high + least / 2
+        object.__setattr__(self, "low", low)
+        object.__setattr__(self, "high", high)
 
     def share(self, value: float) -> float:
         """How far along the axis a value stands: 0 at ``low``, 1 at ``high``, never outside."""
@@ -163,7 +177,7 @@ class Scale:
             return [10.0**power for power in range(first, last + 1, max(1, math.ceil((last - first + 1) / wanted)))]
         step = round_step((self.high - self.low) / wanted)
         lowest, highest = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [round(index * step, 12) for index in range(lowest, highest + 1)]
+        return [round(index * step, max(12, 12 - math.floor(math.log10(step)))) for index in range(lowest, highest + 1)]
 
 
 def round_step(smallest: float) -> float:
@@ -183,4 +197,8 @@ def around(values: list[float], margin: float = 0.05) -> Scale:
 
 def short(value: float) -> str:
     """A tick's label: up to four significant digits, without an exponent where that is shorter."""
+    if not math.isfinite(value):
+        return "−∞" if value < 0 else "∞"
+    if value and not 1e-6 <= abs(value) < 1e9:
+        return f"{value:.3g}"
     return np.format_float_positional(value, precision=4, trim="-", fractional=False) if value else "0"

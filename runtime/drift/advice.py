@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 from .decisions import Comparison, Decisions
 from .gates import Gate, Metrics
+from .metrics import Measurement
+from .rows import constant_rows
 
-Action = Literal["ship", "ship-with-threshold", "re-embed-gallery", "do-not-ship"]
+Action = Literal["ship", "ship-with-threshold", "re-embed-gallery", "do-not-ship", "cannot-tell"]
 
 MOST_FALSE_ACCEPTS = 1.25
 """The threshold of the float model stays valid while the upper 95 % limit of the candidate's false accept rate there is
@@ -20,6 +22,9 @@ at most so many times the float model's, and"""
 
 MOST_FALSE_REJECTS = 0.01
 """that of its false reject rate is at most so much above the float model's: one genuine pair in a hundred."""
+
+LEAST_SPREAD = 1e-6
+"""The root of the reference's variance as a share of its length; below this it is float32's rounding."""
 
 _BROKEN = {"invalid", "dead_dimensions"}
 _THRESHOLD = {"far_ratio", "tar_loss"}
@@ -30,7 +35,7 @@ class Advice:
     """What to do, and why.
 
     Attributes:
-        action: one of four.
+        action: one of five.
         threshold: the cosine above which the candidate's pairs are to be accepted; None where it does not change or
             nothing was decided.
         headline: the action in one line, with the figures that it rests on.
@@ -48,12 +53,38 @@ class Advice:
         return cls(value["action"], value["threshold"], value["headline"], tuple(value["why"]))
 
 
-def advise(gates: Sequence[Gate], metrics: Metrics, decisions: Decisions | None) -> Advice:
+def find_doubt(measurement: Measurement) -> str | None:
+    """Why figures that hold every limit say nothing about the candidate; None where they do say something.
+
+    A reference that gives the same embedding for everything, or embeddings without a direction, is matched by a
+    candidate that computes nothing.
+    """
+    reference, moments = measurement.reference, measurement.moments
+    if moments is None:
+        return None
+    if len(reference) == 1:
+        return "a single image was compared, and whether the candidate tells images apart takes several"
+    length = float(measurement.signal[measurement.valid].sum()) / len(reference)
+    if moments.variance <= LEAST_SPREAD**2 * length:
+        kind = "an embedding of zeros" if length == 0 else "the same embedding"
+        return f"the reference gives {kind} for all {len(reference)} images"
+    if all(constant_rows(reference.take(part)).all() for part in reference.slices()):
+        return "every embedding of the reference is zero or constant, so none has a direction"
+    return None
+
+
+def advise(gates: Sequence[Gate], metrics: Metrics, decisions: Decisions | None, doubt: str | None = None) -> Advice:
     """What the gates and the decisions say together.
 
     A gallery that is embedded again is worth it if the candidate's own vectors find the neighbours
     (``knn_overlap_self`` holds the limit of ``knn_overlap_cross``) and decide as well at a threshold of their own
     (``tar_loss`` holds its limit there).
+
+    Args:
+        gates: the limits, applied.
+        metrics: by name.
+        decisions: at the verification threshold, if there are any.
+        doubt: why the figures say nothing, see :func:`find_doubt`.
     """
     limits = {gate.name: gate for gate in gates}
     failed = [gate for gate in gates if not gate.passed]
@@ -64,9 +95,12 @@ def advise(gates: Sequence[Gate], metrics: Metrics, decisions: Decisions | None)
     )
     reasons = tuple(_reason(gate) for gate in failed) or ("every gate holds.", *doubts)
     refused = Advice("do-not-ship", None, "do not ship: " + ", ".join(_figure(gate) for gate in failed), reasons)
+    if not failed and doubt is not None:
+        headline = f"cannot tell: {doubt}"
+        return Advice("cannot-tell", None, headline, ("compare images that the reference tells apart.",))
     if not failed:
         return _ship(metrics, decisions, reasons)
-    if any(gate.name in _BROKEN for gate in failed):
+    if doubt is not None or any(gate.name in _BROKEN for gate in failed):
         return refused
     only_thresholds = all(gate.name in _THRESHOLD for gate in failed)
     if decisions is not None and only_thresholds and _decides_well(decisions.cross, decisions, limits):

@@ -92,7 +92,10 @@ class PairedMoments:
         if weights is None:
             weights = np.ones((1, len(self.counts)))
         sums = np.matmul(weights, self.sums)
-        mean_r, square_r, mean_c, square_c, product, bias = sums / (weights @ self.counts)[:, None]
+        counts = weights @ self.counts
+        # A replicate may have drawn empty groups alone: it has no figures, and says so.
+        counts[counts == 0] = np.nan
+        mean_r, square_r, mean_c, square_c, product, bias = sums / counts[:, None]
         var_r = np.maximum(square_r - mean_r * mean_r, 0)
         var_c = np.maximum(square_c - mean_c * mean_c, 0)
         return shift_and_gain(bias, var_r, var_c, product - mean_r * mean_c)

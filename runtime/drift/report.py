@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..files import finite_json
-from .advice import Advice, advise
+from .advice import Advice, advise, find_doubt
 from .decisions import (
     DEFAULT_FAR,
     NO_DECISIONS,
@@ -64,6 +64,7 @@ class DriftReport:
         metrics: figures by name; None where one has no value, infinite where it is unbounded.
         intervals: 95 % intervals by metric.
         gates: the limits, applied.
+        doubt: why figures that hold every limit say nothing, see :func:`embedlite.runtime.drift.advice.find_doubt`.
         advice: what to do.
         decisions: at the verification threshold; None where there were too few pairs.
         retrieval: what retrieval loses, where there are labels.
@@ -84,6 +85,7 @@ class DriftReport:
     metrics: Metrics
     intervals: Mapping[str, Interval]
     gates: tuple[Gate, ...]
+    doubt: str | None
     advice: Advice
     decisions: Decisions | None
     retrieval: Retrieval | None
@@ -99,20 +101,28 @@ class DriftReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every gate holds."""
-        return all(gate.passed for gate in self.gates)
+        """Whether every gate holds, and that says something."""
+        return self.verdict == "pass"
+
+    @property
+    def verdict(self) -> str:
+        """``pass``, ``fail``, or ``undecided`` where every gate holds and the reference does not vary."""
+        if not all(gate.passed for gate in self.gates):
+            return "fail"
+        return "pass" if self.doubt is None else "undecided"
 
     def judge(self, gates: Mapping[str, float]) -> DriftReport:
         """The same figures under the default gates with others on top."""
         labelled = self.decisions is not None and self.decisions.truth == "labels"
         applied = apply_gates(self.metrics, all_gates(gates, labelled=labelled), self.intervals)
-        return replace(self, gates=applied, advice=advise(applied, self.metrics, self.decisions))
+        return replace(self, gates=applied, advice=advise(applied, self.metrics, self.decisions, self.doubt))
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object."""
         value = {
             "schema": SCHEMA,
-            "verdict": "pass" if self.passed else "fail",
+            "verdict": self.verdict,
+            "doubt": self.doubt,
             "advice": asdict(self.advice),
             "candidate": dict(self.candidate),
             "reference": dict(self.reference),
@@ -160,6 +170,7 @@ class DriftReport:
                 metrics=_metrics_from_json(value["metrics"]),
                 intervals=intervals,
                 gates=tuple(Gate(**{**gate, "interval": intervals.get(gate["name"])}) for gate in value["gates"]),
+                doubt=None if value["doubt"] is None else str(value["doubt"]),
                 advice=Advice.from_json(value["advice"]),
                 decisions=None if value["decisions"] is None else _decisions_from_json(value["decisions"]),
                 retrieval=None if value["retrieval"] is None else Retrieval.from_json(value["retrieval"]),
@@ -273,6 +284,7 @@ def build_report(
                 intervals.update(retrieval.intervals)
     labelled = decisions is not None and decisions.truth == "labels"
     applied = apply_gates(metrics, all_gates(gates, labelled=labelled), intervals)
+    doubt = find_doubt(measurement)
     return DriftReport(
         candidate=description.candidate,
         reference=description.reference,
@@ -281,7 +293,8 @@ def build_report(
         metrics=metrics,
         intervals=intervals,
         gates=applied,
-        advice=advise(applied, metrics, decisions),
+        doubt=doubt,
+        advice=advise(applied, metrics, decisions, doubt),
         decisions=decisions,
         retrieval=retrieval,
         parts=tuple(

@@ -18,6 +18,7 @@ _BLOCK_VALUES = 1 << 19
 _KEPT_VALUES = 1 << 23
 _SCATTERED = 256
 _LARGEST = float(np.finfo(np.float32).max)
+_SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
 
 
 class Rows:
@@ -45,7 +46,7 @@ class Rows:
         return int(self._array.shape[1])
 
     def take(self, rows: NDArray[np.intp] | slice) -> NDArray[np.float64]:
-        """Some rows as a new (n, D) float64 array; what float32 cannot hold is infinite, as it would be on a device."""
+        """Some rows as a new (n, D) float64 array; what float32 cannot hold is infinite or zero, as on a device."""
         if self._order is not None:
             rows = self._order[rows]
         if self._mapping is None or isinstance(rows, slice):
@@ -59,7 +60,8 @@ class Rows:
         if self._mapping is not None:
             give_back(self._mapping, 0, len(self._mapping))
         if self._array.dtype.itemsize > np.dtype(np.float32).itemsize:
-            np.copyto(taken, np.inf, where=np.abs(taken) > _LARGEST)
+            np.copyto(taken, np.copysign(np.inf, taken), where=np.abs(taken) > _LARGEST)
+            np.copyto(taken, 0, where=np.abs(taken) < _SMALLEST)
         return taken
 
     def only(self, rows: NDArray[np.intp]) -> Rows:
@@ -125,12 +127,13 @@ def broken_rows(candidate: NDArray[np.float64], reference: NDArray[np.float64]) 
     finite = np.isfinite(candidate).all(axis=1)
     lost = ~candidate.any(axis=1) & reference.any(axis=1)
     # A constant row is what an encoder answers whose int8 range collapsed. One value cannot vary.
-    collapsed = _constant(candidate) & ~_constant(reference)
+    collapsed = constant_rows(candidate) & ~constant_rows(reference)
     broken: NDArray[np.bool_] = ~finite | lost | collapsed
     return broken
 
 
-def _constant(rows: NDArray[np.float64]) -> NDArray[np.bool_]:
+def constant_rows(rows: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which rows, of (n, D), hold the same value throughout, (n,); a single value cannot vary and is none of them."""
     if rows.shape[1] == 1:
         return np.zeros(len(rows), np.bool_)
     constant: NDArray[np.bool_] = (rows == rows[:, :1]).all(axis=1)

@@ -16,7 +16,7 @@ SHOWN_PARTS = 5
 def render_text(report: DriftReport) -> str:
     """The report as text, without a line break at its end."""
     failed = [gate.name for gate in report.gates if not gate.passed]
-    verdict = "PASS" if not failed else "FAIL (" + ", ".join(failed) + ")"
+    verdict = report.verdict.upper() + (" (" + ", ".join(failed) + ")" if failed else "")
     count = report.metrics["count"]
     lines = [
         f"{verdict}: {report.candidate['path']} against {report.reference['path']}, {count} images",

@@ -42,6 +42,7 @@ ACTIONS = {
     "ship-with-threshold": "Ship with another threshold",
     "re-embed-gallery": "Re-embed the gallery",
     "do-not-ship": "Do not ship",
+    "cannot-tell": "Cannot tell",
 }
 
 RETRIEVAL = {

@@ -39,6 +39,7 @@ class Signature:
 
 _INT8_IS_2 = frozenset(
     [
+        "ABS",
         "SPACE_TO_DEPTH",
         "SPLIT_V",
         "SUM",
@@ -80,7 +81,6 @@ _ALWAYS_1 = frozenset(
         "SQRT",
         "SQUARE",
         "NEG",
-        "ABS",
         "SELECT_V2",
         "EXPAND_DIMS",
         "HARD_SWISH",

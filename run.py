@@ -1,6 +1,7 @@
 """Everything from nothing: makes an environment in .venv from this project's own files, then works in it.
 
     python3 run.py demo [FOLDER]     train, export, embed and report on scikit-learn's digits (default: out/)
+    python3 run.py check [ARGUMENT…] ruff, mypy and the tests that start neither TensorFlow nor another world
     python3 run.py test [ARGUMENT…]  ruff, mypy and all tests; arguments go to pytest
     python3 run.py bench NAME        one of benchmarks/NAME.py
     python3 run.py device MACHINE RUNTIME [COMMAND…]  set up an emulated device and run a command there, for instance
@@ -20,6 +21,8 @@ ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / "bin" / "python"
 PACKAGES = ("runtime", "calibration", "convert", "report")
+# One file of tests stays in one process, which makes what its tests share once.
+WORKERS = ("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
 MINIMUM, MAXIMUM = (3, 10), (3, 12)
 
 
@@ -28,8 +31,10 @@ def main() -> int:
     task, *arguments = sys.argv[1:] or ["help"]
     if task == "demo":
         return in_environment("examples/digits.py", *(arguments or ["out"]))
+    if task == "check":
+        return style() or in_environment("-m", "pytest", *WORKERS, "--quick", *arguments)
     if task == "test":
-        return test(arguments)
+        return style() or test(arguments)
     if task == "bench" and arguments:
         return in_environment(f"benchmarks/{arguments[0]}.py", *arguments[1:])
     if task == "device":
@@ -38,8 +43,8 @@ def main() -> int:
     return 0 if task in ("help", "-h", "--help") else 2
 
 
-def test(arguments: list[str]) -> int:
-    """Style, types, tests: the first that fails ends it."""
+def style() -> int:
+    """Style and types: the first that fails ends it."""
     packages = [part for name in PACKAGES for part in ("-p", f"embedlite.{name}")]
     for command in (
         ("-m", "ruff", "check", "."),
@@ -49,9 +54,14 @@ def test(arguments: list[str]) -> int:
         code = in_environment(*command)
         if code:
             return code
+    return 0
+
+
+def test(arguments: list[str]) -> int:
+    """All tests."""
     with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
         # Made once for all of pytest's workers: each would train the example for itself.
-        shared = ("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder", f"--digits={folder}")
+        shared = (*WORKERS, f"--digits={folder}")
         return in_environment("examples/digits.py", folder) or in_environment("-m", "pytest", *shared, *arguments)
 
 

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from project_wheel import ROOT, build_wheel
+from quick import is_quick, starts_a_world
 
 MINUTES_LONG = (
     "test_docs_export.py",
@@ -32,11 +33,20 @@ MINUTES_LONG = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--digits", metavar="FOLDER", help="use what an earlier `run.py demo FOLDER` left there")
+    parser.addoption("--quick", action="store_true", help="only tests that start neither TensorFlow nor another world")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``--quick``, a file of tests that start another world is not even imported."""
+    return True if config.getoption("--quick") and starts_a_world(collection_path) else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Long files first: a file stays in one process, and the last one would leave the other processors idle."""
     items.sort(key=lambda item: item.path.name not in MINUTES_LONG)
+    if config.getoption("--quick"):
+        config.hook.pytest_deselected(items=[item for item in items if not is_quick(item)])
+        items[:] = [item for item in items if is_quick(item)]
 
 
 @dataclass(frozen=True)

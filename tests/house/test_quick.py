@@ -1,0 +1,22 @@
+"""What ``run.py check`` leaves out."""
+
+import pytest
+
+from project_wheel import ROOT
+from quick import starts_a_world
+
+
+@pytest.mark.parametrize(
+    ("path", "left_out"),
+    [
+        ("docs/test_docs.py", True),
+        ("whole/test_install.py", True),
+        ("convert/test_export.py", True),
+        ("calibration/test_engine.py", True),
+        ("runtime/test_files.py", False),
+        ("runtime/drift/test_drift.py", False),
+        ("conftest.py", False),
+    ],
+)
+def test_files_that_start_another_world_are_left_out(path: str, left_out: bool) -> None:
+    assert starts_a_world(ROOT / "tests" / path) is left_out

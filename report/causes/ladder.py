@@ -35,7 +35,7 @@ from ...runtime.files import finite_json
 from ...runtime.images.open import open_source
 from ...runtime.images.source import Source
 from ...runtime.machine import available_threads
-from ...runtime.model.contract import Contract, InputContract
+from ...runtime.model.contract import PILLOW_RESAMPLERS, Contract, InputContract
 from ...runtime.progress import progress
 from .ladder_files import Parts
 
@@ -173,6 +173,7 @@ class _Climb:
     def _preprocessing(self, float_file: Path, before: Rows) -> Iterator[LadderStep]:
         """The float file on the same images, prepared by other means."""
         own = self._request.contract.input.resampler
+        usual = f"Pillow's {own}" if own in PILLOW_RESAMPLERS else own
         stored = np.load(self._inputs, mmap_mode="r")
         unchanged = 0
         others = [name for name in OTHER_RESAMPLERS if name != own]
@@ -183,12 +184,14 @@ class _Climb:
                 unchanged += 1
                 continue
             result = self._run(float_file, self._first, inputs, _SECONDS)
-            yield self._step(f"preprocessing: Pillow's {own} → {name}", before, result)
+            yield self._step(f"preprocessing: {usual} → {name}", before, result)
         if unchanged == len(others):
             reason = "no image is resized on its way into the model, so that no resampler changes anything"
             yield LadderStep("preprocessing by other means", skipped=reason)
             return
-        step = f"preprocessing: Pillow's {own} → tf.image.resize"
+        if own == "tf-bilinear":
+            return
+        step = f"preprocessing: {usual} → tf.image.resize"
         path = self._parts.get("resized.npy")
         if isinstance(path, str):
             yield LadderStep(step, skipped=path)

@@ -111,7 +111,8 @@ class _Parts:
         mean, std = (np.asarray(values, np.float32) for values in (self._contract.mean, self._contract.std))
         images = []
         for path in self._image_files():
-            pixels = load_image(path, replace(self._contract, shape=_own_shape(path, self._contract)))
+            own = replace(self._contract, shape=_own_shape(path, self._contract), fit="stretch")
+            pixels = load_image(path, own)
             resized = tf.image.resize(pixels.astype(np.float32), (height, width), method="bilinear", antialias=False)
             images.append((resized.numpy() - mean) / std)
         return np.stack(images)
@@ -169,11 +170,11 @@ def _float_file(lowered: LoweredModel, inputs: InputContract) -> bytes:
 
 
 def _own_shape(path: Path, contract: InputContract) -> tuple[int, int, int]:
-    """The size that an image file has by itself, upright."""
+    """The size that an image file has by itself, upright unless the contract ignores how it is turned."""
     from PIL import Image, ImageOps
 
     with Image.open(path) as opened:
-        width, height = ImageOps.exif_transpose(opened).size
+        width, height = (ImageOps.exif_transpose(opened) if contract.exif == "apply" else opened).size
     return height, width, contract.shape[2]
 
 

@@ -30,10 +30,10 @@ from .load.options import LoadOptions
 from .load.original import Original
 from .load.preprocess import prove
 from .make.outputs import check_outputs, check_written
-from .make.recipe import deciding_options, read_recipe
+from .make.recipe import read_recipe
 from .options import Asked, ExportOptions
 from .pipeline import Pipeline
-from .request import check_raw_pixels, check_request, check_search
+from .request import check_request, check_search
 from .results import ExportResult
 
 
@@ -102,22 +102,19 @@ def export_asked(model: Any, asked: Asked, *, json_path: str | None = None) -> E
     opening = part(request, LoadOptions)
     with stage("loading the model"):
         original = from_keras(model, model.name, opening) if in_memory else load_original(path, opening)
-    contract = _input_contract(original, part(request, InputOptions))
+    # Sizes, orders and names that do not fit should say so before the model is converted.
+    given = part(request, InputOptions)
+    contract = _input_contract(original, given)
     proof = None
     if request.preprocess is not None:
         with stage("looking for the contract that preprocesses alike"):
             images = (request.test_data, request.calibration_data)
-            proof = prove(request.preprocess, images, contract, part(request, InputOptions))
-        contract = proof.contract
-    if request.input_type == "uint8":
-        check_raw_pixels(contract)
-    if decided is not None and request.recipe is not None:
-        decided.check_options(deciding_options(request, contract), request.recipe)
+            proof = prove(request.preprocess, images, contract, given)
     source = {"path": str(path), "sha256": None if in_memory else _digest(path)}
     made = not request.folder.exists()
     check_outputs(request)
     try:
-        return Pipeline(request, contract, source, decided, proof).run(original)
+        return Pipeline(request, source, decided, proof).run(original)
     except BaseException:
         if made:
             with contextlib.suppress(OSError):

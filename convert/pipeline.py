@@ -22,8 +22,8 @@ from ..runtime.files import json_bytes, sha256, write_files
 from ..runtime.images.source import Source
 from ..runtime.machine import describe_environment
 from ..runtime.model.artifact import sidecar
-from ..runtime.model.contract import InputContract
-from ..runtime.options import given
+from ..runtime.model.contract import InputContract, InputOptions
+from ..runtime.options import given, part
 from ..runtime.progress import Stages, stage
 from .data import ExportData, calibration_fingerprint, check_searchable, open_data, select_images
 from .errors import ConversionError
@@ -31,6 +31,7 @@ from .graph.run import float_rows, float_runner
 from .load.lower import LoweredModel, lower
 from .load.original import Original
 from .load.preprocess import Proof
+from .load.scaling import decide_contract
 from .make.c_source import c_source
 from .make.ends import choose_ends
 from .make.golden import GoldenInputs, golden_inputs
@@ -47,7 +48,7 @@ from .outcome.recommend import recommend
 from .quantize.from_statistics import plan_from_statistics
 from .quantize.plan import NO_EQUALIZATION, CalibrationOptions, Int8Plan, PlanChoices, plan_int8
 from .quantize.trial import Trial
-from .request import Request
+from .request import Request, check_raw_pixels
 from .results import (
     DEVICE,
     BatchCoupling,
@@ -78,14 +79,9 @@ class Pipeline:
     """One run; holds what the steps share."""
 
     def __init__(
-        self,
-        request: Request,
-        contract: InputContract,
-        source: dict[str, Any],
-        recipe: Recipe | None,
-        proof: Proof | None = None,
+        self, request: Request, source: dict[str, Any], recipe: Recipe | None, proof: Proof | None = None
     ) -> None:
-        self.request, self.contract, self.source, self.recipe, self.proof = request, contract, source, recipe, proof
+        self.request, self.source, self.recipe, self.proof = request, source, recipe, proof
         self.device = None if request.measured is None else read_device_figures(Path(request.measured))
         # Read now, so that a damaged one is told before there is work that would be lost.
         SearchCache(request.search_cache, "")
@@ -101,11 +97,11 @@ class Pipeline:
     def _run(self, original: Original, engine: Engine) -> ExportResult:
         request = self.request
         self.decisions += original.decisions
-        data = open_data(request, self.contract)
-        self.decisions += data.decisions
         with stage("converting"), self.stages.time("converting"):
             lowered = lower(original)
-        self.decisions += lowered.decisions
+        self.contract = self._decide_contract(original, lowered)
+        data = open_data(request, self.contract)
+        self.decisions += [*data.decisions, *lowered.decisions]
         if request.select == "coverage":
             data, chosen = select_images(lowered, data, request, engine)
             self.decisions += chosen
@@ -183,6 +179,27 @@ class Pipeline:
             for name in {path, rejected_path(path)} - contents.keys():
                 name.unlink(missing_ok=True)
         return result
+
+    def _decide_contract(self, original: Original, lowered: LoweredModel) -> InputContract:
+        """What the file will say of its input, held against what the model itself does to it."""
+        request = self.request
+        if self.proof is not None:
+            contract = self.proof.contract
+        else:
+            contract, said = decide_contract(
+                original.name,
+                original.input_shape,
+                part(request, InputOptions),
+                original.inputs,
+                lowered.scaling,
+                accept=request.accept_contract,
+            )
+            self.decisions += said
+        if request.input_type == "uint8":
+            check_raw_pixels(contract)
+        if self.recipe is not None and request.recipe is not None:
+            self.recipe.check_options(deciding_options(request, contract), request.recipe)
+        return contract
 
     def _prepare(self, lowered: LoweredModel, data: ExportData) -> FloatGraph:
         if self.proof is not None:

@@ -6,12 +6,10 @@ import contextlib
 import difflib
 import tempfile
 import warnings
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...runtime.model.contract import InputOptions
 from ..errors import ModelLoadError, ModelShapeError
 from .archive import H5_SUFFIXES, read_config, write_copy
 from .custom_code import PREPROCESSING, bring_code, find_needs, load_custom_objects, parse_replacements, rename_replaced
@@ -50,19 +48,7 @@ def load_keras(path: Path, options: LoadOptions) -> Original:
         # Only what differs from the user's file is written again; weights may be large.
         edited = old or any(need.kind == "Lambda" for need in needs)
         model = _build(path, write_copy(path, config, Path(folder)) if edited else path, custom)
-    return _with_pixels(from_keras(model, str(path), options), replaced)
-
-
-def _with_pixels(original: Original, replaced: Mapping[str, str]) -> Original:
-    """The original with the contract that a replaced Lambda's preprocessing asks for: pixels as they are."""
-    inside = [f"{layer}={kind}" for layer, kind in replaced.items() if kind.startswith(PREPROCESSING)]
-    if not inside:
-        return original
-    said = (
-        f"the model scales pixels 0-255 itself ({', '.join(inside)}), so the contract is mean 0, std 1, unless "
-        "--mean and --std say otherwise."
-    )
-    return replace(original, inputs=InputOptions(mean=(0.0,), std=(1.0,)), decisions=(*original.decisions, said))
+    return from_keras(model, str(path), options)
 
 
 def _build(path: Path, file: Path, custom: dict[str, Any]) -> Any:

@@ -20,6 +20,7 @@ from ..graph.graph import Graph
 from ..graph.run import float_runner
 from .float32 import in_float32, other_precisions
 from .original import Original, first_line
+from .scaling import Scaling, scaling_of_tensorflow, scaling_of_tflite
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "embedding"
@@ -36,12 +37,14 @@ class LoweredModel:
         reference: the original at batch 1: (H, W, C) float32 to the output without the batch axis.
         in_batches: the original at a batch size: a function of (N, H, W, C) for that N only, whose rows are what
             ``reference`` gives for one image. None, or a None from it, if the original takes one image at a time.
+        scaling: what the model does to its pixels before its first layer; None for nothing.
         decisions: what was decided on the user's behalf while lowering.
     """
 
     flatbuffer: bytes
     reference: Callable[[Batch], Batch]
     in_batches: Callable[[int], Callable[[Batch], Batch] | None] | None
+    scaling: Scaling | None = None
     decisions: tuple[str, ...] = ()
 
 
@@ -55,15 +58,15 @@ def lower(original: Original) -> LoweredModel:
     if original.flatbuffer is not None:
         return _already_lowered(original.flatbuffer)
     traced, spec = trace(original)
-    flatbuffer, decisions = _convert(traced, spec)
+    flatbuffer, scaling, decisions = _convert(traced, spec)
     _check_graph(flatbuffer)
     single = keras_reference(traced)
     batches = None if original.batch is not None else (lambda size: _in_batches(original, size))
-    return LoweredModel(flatbuffer, single, batches, decisions)
+    return LoweredModel(flatbuffer, single, batches, scaling, decisions)
 
 
-def _convert(traced: Any, spec: Any) -> tuple[bytes, tuple[str, ...]]:
-    """The float graph of a traced model, and what was decided for it."""
+def _convert(traced: Any, spec: Any) -> tuple[bytes, Scaling | None, tuple[str, ...]]:
+    """The float graph of a traced model, what it does to its pixels, and what was decided for it."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -79,7 +82,7 @@ def _convert(traced: Any, spec: Any) -> tuple[bytes, tuple[str, ...]]:
             tf.saved_model.save(module, folder, {"serving_default": signature}, options)
             converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-            return bytes(converter.convert()), decisions
+            return bytes(converter.convert()), scaling_of_tensorflow(frozen), decisions
         except Exception as error:
             # ConverterError derives from Exception directly, and its first line is the useful one.
             raise ConversionError(
@@ -207,4 +210,4 @@ def _already_lowered(flatbuffer: bytes) -> LoweredModel:
     result = int(graph.subgraph.outputs[0])
     shape = graph.shape(result)
     check_embedding(graph.dtype(result), shape if shape[1:3] != (1, 1) else (shape[0], shape[-1]))
-    return LoweredModel(flatbuffer, float_runner(flatbuffer), None)
+    return LoweredModel(flatbuffer, float_runner(flatbuffer), None, scaling_of_tflite(flatbuffer))

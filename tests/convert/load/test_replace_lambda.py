@@ -14,6 +14,7 @@ from embedlite.convert.layers import L2Normalization, MinMaxNormalization
 from embedlite.convert.load import load_original
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
+from embedlite.convert.load.scaling import decide_contract
 from embedlite.runtime.model.contract import InputOptions
 
 from seeds.user_functions import norm
@@ -94,10 +95,12 @@ def test_preprocess_input_is_offered_as_what_it_is(mode: str, tmp_path: Path) ->
     assert str(caught.value).endswith("KIND one of preprocess-caffe, preprocess-tf, preprocess-torch.")
     options = LoadOptions(replace_lambda=(f"pp=preprocess-{mode}",))
     original = load_original(tmp_path / "model.keras", options)
-    run = float_runner(lower(original).flatbuffer)
+    lowered = lower(original)
+    run = float_runner(lowered.flatbuffer)
     # It scales for itself, so pixels come as they are.
-    assert original.inputs == InputOptions(mean=(0.0,), std=(1.0,))
-    assert any("mean 0, std 1" in decision for decision in original.decisions)
+    contract, said = decide_contract("model", SHAPE, InputOptions(), original.inputs, lowered.scaling)
+    assert (contract.mean, contract.std) == ((0.0,), (1.0,))
+    assert "mean 0, std 1" in said[0]
     pixels = IMAGES * 255
     wanted = np.asarray(model(tf.constant(pixels)))
     np.testing.assert_allclose(np.stack([run(image) for image in pixels]), wanted, rtol=1e-4, atol=1e-4)

@@ -77,13 +77,13 @@ FRONTS: dict[str, tuple[Callable[[Any], Any], tuple[float, float]]] = {
 }
 
 
-def decided(path_or_model: Any, **given: Any) -> tuple[InputContract, tuple[str, ...]]:
+def decided(path_or_model: Any, *, accept: bool = False, **given: Any) -> tuple[InputContract, tuple[str, ...]]:
     """The contract of a model, as an export decides it."""
     options = LoadOptions()
     keras_model = isinstance(path_or_model, keras.Model)
     original = from_keras(path_or_model, "scaled", options) if keras_model else load_original(path_or_model, options)
     return decide_contract(
-        "scaled", original.input_shape, InputOptions(**given), original.inputs, lower(original).scaling
+        "scaled", original.input_shape, InputOptions(**given), original.inputs, lower(original).scaling, accept=accept
     )
 
 
@@ -148,6 +148,12 @@ def test_the_way_out_of_a_contradiction_is_to_leave_the_options_out_or_give_the_
         contract, _ = decided(model(layers.Rescaling(1 / 255)), **given)
         assert set(contract.mean) == {0.0}
         assert contract.std == (1.0,)
+
+
+def test_accepting_the_contract_insists_on_the_options() -> None:
+    contract, said = decided(model(layers.Rescaling(1 / 255)), mean=(127.5,), std=(127.5,), accept=True)
+    assert (contract.mean, contract.std) == ((127.5,), (127.5,))
+    assert said[0].endswith("--accept-contract takes it all the same.")
 
 
 def test_a_model_that_turns_rgb_into_bgr_itself_takes_rgb() -> None:

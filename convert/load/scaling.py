@@ -314,7 +314,7 @@ def decide_contract(
     contract = InputOptions(**{**stated, **said}).for_shape(shape)
     # What has no colours is no picture: its values have no range to guess.
     if scaling is None or scaling.identity or "mean" in stated or contract.color_order == "none":
-        return contract, ()
+        return contract, _assumed(contract, said, stated)
     asked = "mean" in said and "std" in said
     if scaling.bent:
         what = f"the model computes {', '.join(scaling.bent)} on its input, which is no factor and offset"
@@ -348,6 +348,19 @@ def decide_contract(
         f"{pixels.std:g}."
     )
     return InputOptions(**{**stated, **found, **said}).for_shape(shape), (told,)
+
+
+def _assumed(contract: InputContract, said: dict[str, object], stated: dict[str, object]) -> tuple[str, ...]:
+    """What the contract says of pixels that neither the caller, nor the file, nor the graph told."""
+    told = {**stated, **said}
+    parts = [f"{name} {_numbers(getattr(contract, name))}" for name in ("mean", "std") if name not in told]
+    parts += [] if "color_order" in told else [f"colour order {contract.color_order}"]
+    if "mean" in told and "std" in told:
+        return ()
+    return (
+        f"{', '.join(parts)} are assumed, because nothing in the model tells how it was trained: --preprocess "
+        "FILE.py:FUNCTION proves them, drift-report FILE --reference VECTORS --data PHOTOS checks them.",
+    )
 
 
 def _contradiction(

@@ -17,10 +17,10 @@ from embedlite.runtime.commands.options import quiet_libraries
 
 with quiet_libraries():
     from embedlite.convert import ExportOptions, export
-    from embedlite.convert.modes import TARGETS
     from embedlite.convert.verify.judge import judge
     from embedlite.convert.verify.measure import collect_frames
     from embedlite.runtime import InputContract
+    from embedlite.runtime.backends.table import BACKENDS
     from embedlite.runtime.check.timing import time_files
 from embedlite.runtime.backends.interpreters import installed
 from embedlite.runtime.check.probe import probe
@@ -51,7 +51,7 @@ def main() -> None:
         rows = [*np.flatnonzero(~frames.edge)[:IMAGES].tolist(), *np.flatnonzero(frames.edge).tolist()]
         for file in result.files:
             total = 0.0
-            for target in TARGETS.values():
+            for target in BACKENDS.values():
                 if target.name == "ethos-u" or file.mode not in target.modes or not installed(target.package):
                     continue
                 start = time.perf_counter()

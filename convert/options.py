@@ -15,13 +15,14 @@ from typing import Any, ClassVar
 
 from ..calibration import parse_method
 from ..calibration.engine import LOCAL
+from ..runtime.backends.table import BACKENDS
 from ..runtime.errors import RequestError
 from ..runtime.images.open import Data
 from ..runtime.images.remote import data_location
 from ..runtime.model.contract import INPUT_DTYPES, PLACEMENTS, InputOptions
 from ..runtime.options import ENGINE, FEATURE, THREADS, declare, described, option
 from .load.options import LoadOptions
-from .modes import AUTO, CORRECTIONS, MODES, TARGETS
+from .modes import AUTO, CORRECTIONS, MODES
 
 SELECTIONS = ("random", "coverage")
 """How --num-samples images are chosen, the default first."""
@@ -101,10 +102,10 @@ class QuantizeOptions:
     )
     targets: Sequence[str] = option(
         (),
-        f"A runtime that must run the files: {', '.join(TARGETS)}; repeatable.",
+        f"A runtime that must run the files: {', '.join(BACKENDS)}; repeatable.",
         flag="--target",
         metavar="NAME",
-        choices=tuple(TARGETS),
+        choices=tuple(BACKENDS),
         decides=True,
     )
     input_type: str | None = option(

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..calibration.engine import Engine, open_engine
 from ..runtime.backends.interpreters import package_version
+from ..runtime.backends.table import BACKENDS
 from ..runtime.check.figures import another_model, read_device_figures
 from ..runtime.check.timing import Timing
 from ..runtime.drift.intervals import drift_of
@@ -38,7 +39,7 @@ from .make.golden import GoldenInputs, golden_inputs
 from .make.maker import Made, Maker, tool_versions
 from .make.outputs import REJECTED, c_mode, npu_paths, rejected_path
 from .make.recipe import Recipe, deciding_options
-from .modes import TARGETS, Precision, is_mixed, missing_runtimes, takes_ranges
+from .modes import Precision, is_mixed, missing_runtimes, takes_ranges
 from .normalization.freeze import share_outside
 from .normalization.prepare import FloatGraph, prepare
 from .outcome.card import render_card
@@ -353,7 +354,7 @@ class Pipeline:
                 f"{name} does not run the {file.mode} file: {verdict.detail}"
                 for name in self.request.targets
                 for verdict in file.verified
-                if verdict.runtime == TARGETS[name].package and not verdict.ok
+                if verdict.runtime == BACKENDS[name].package and not verdict.ok
             ]
             failed += reasons
             bad = reasons and file.path.suffix != REJECTED
@@ -416,7 +417,7 @@ class Pipeline:
         if not request.chooses_one:
             return shipped, c_mode(request)
         (file,) = shipped
-        if is_mixed(file.mode) or file.mode in TARGETS["micro"].modes:
+        if is_mixed(file.mode) or file.mode in BACKENDS["micro"].modes:
             return shipped, file.mode
         self.decisions.append(
             f"no C source was written: TFLite Micro runs no {file.mode} file, and that one keeps the limits in the "

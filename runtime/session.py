@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .backends.interpreters import MICRO_RUNTIME, Runtime, open_interpreter
+from .backends.interpreters import Runtime, open_interpreter
 from .errors import InterpreterFailedError
 from .input.preprocess import PixelScaler, as_float32, dequantize, quantize, to_pixels
 from .input.values import InputValues
@@ -64,7 +64,7 @@ class Session:
     @property
     def arena_bytes(self) -> int | None:
         """See :attr:`.encoder.Encoder.arena_bytes`."""
-        return self._interpreter.arena_bytes if self._runtime.name == MICRO_RUNTIME else None
+        return getattr(self._interpreter, "arena_bytes", None)
 
     def run(self, image: NDArray[Any], *, every_value: bool) -> NDArray[np.float32]:
         """The embedding of one image, shaped as the contract says; an array that no later call touches.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...runtime.backends.table import BACKENDS
 from ...runtime.errors import RequestError
-from ..modes import CALIBRATED, INTEGER_ONLY
+from ..modes import CALIBRATED
 from ..normalization.prepare import FloatGraph
 from ..request import Request
 
@@ -39,7 +40,7 @@ def choose_ends(request: Request, mode: str, graph: FloatGraph) -> Ends:
         RequestError: placement ``runtime`` for a normalization that other layers follow, or ``graph`` with an integer
             output.
     """
-    integer_only = mode in CALIBRATED and bool(INTEGER_ONLY.intersection(request.targets))
+    integer_only = mode in CALIBRATED and any(BACKENDS[name].integer_only for name in request.targets)
     types = ["float32", "float32"]
     if mode == "int8":
         types = [

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...runtime.backends.table import BACKENDS
 from ...runtime.errors import OutputError, RequestError
 from ...runtime.files import check_names, check_writable
 from ...runtime.model.artifact import SIDECAR_SUFFIX
-from ..modes import TARGETS
 from ..request import Request
 from .c_source import c_names
 
@@ -89,9 +89,9 @@ def npu_paths(request: Request, mode: str) -> tuple[Path, Path]:
 def _extra_paths(request: Request) -> dict[str, Path]:
     paths = {"the model card": request.card_path} if request.card else {}
     if request.c_array:
-        if not set(request.modes).intersection(TARGETS["micro"].modes):
+        if not set(request.modes).intersection(BACKENDS["micro"].modes):
             raise RequestError(
-                f"--c-array is for microcontrollers, which run {', '.join(TARGETS['micro'].modes)} files, but "
+                f"--c-array is for microcontrollers, which run {', '.join(BACKENDS['micro'].modes)} files, but "
                 f"{', '.join(request.modes)} was asked for. Add -q int8."
             )
         sources = request.names if request.chooses_one else (c_mode(request),)
@@ -100,7 +100,7 @@ def _extra_paths(request: Request) -> dict[str, Path]:
                 paths[f"the C source {name}"] = request.folder / name
     if "ethos-u" in request.targets:
         for mode in request.modes:
-            if mode in TARGETS["ethos-u"].modes:
+            if mode in BACKENDS["ethos-u"].modes:
                 compiled, beside = npu_paths(request, mode)
                 paths |= {f"the compiled {mode} file": compiled, f"the contract of the compiled {mode} file": beside}
     return paths

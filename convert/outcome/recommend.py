@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ...runtime.backends.table import BACKENDS, BY_PACKAGE
 from ...runtime.drift.gates import DEFAULT_GATES, apply_gates
-from ..modes import MIXED, NPU_PACKAGE, is_mixed
+from ..modes import MIXED, is_mixed
 from ..results import ExportedFile
 
 NEARLY_AS_FAST = 1.25
@@ -35,7 +36,8 @@ def recommend(
 
 def of_a_cpu(timed_on: Mapping[str, Any]) -> bool:
     """Whether latencies are a CPU's, not an estimate for an NPU nor those of a microcontroller's reference kernels."""
-    return timed_on["name"] not in (NPU_PACKAGE, _MICRO)
+    backend = BY_PACKAGE.get(timed_on["name"])
+    return backend is None or backend.cpu
 
 
 def _for_cpu(files: Sequence[ExportedFile], timed_on: Mapping[str, Any]) -> str:
@@ -77,9 +79,7 @@ def _for_npu(files: Sequence[ExportedFile]) -> str:
     """Of the files with integer activations, the one of which an NPU runs most; 8 bits before 16."""
     if _first(files, _INTEGERS) is None:
         return f"NPU: {_missing(files)}"
-    refused = [
-        file for file in files if any(verdict.runtime == NPU_PACKAGE and not verdict.ok for verdict in file.verified)
-    ]
+    refused = [file for file in files if any(verdict.runtime == _NPU and not verdict.ok for verdict in file.verified)]
     best = _first([file for file in files if file not in refused], _INTEGERS, _left_by_npu)
     if best is None:
         return "NPU: its compiler takes none of these files."
@@ -111,7 +111,7 @@ def _for_microcontroller(files: Sequence[ExportedFile]) -> str:
 
 
 _INTEGERS = ("int8", MIXED, "int16x8")
-_MICRO = "tflite-micro"
+_MICRO, _NPU = BACKENDS["micro"].package, BACKENDS["ethos-u"].package
 
 _NONE_RUNS = "a required target runs none of these files"
 _NOT_TIMED = "for a CPU's name --target litert first."

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from ...runtime.backends.table import BACKENDS
 from ...runtime.drift import Drift
 from ...runtime.drift.gates import Gate
 from ..budget import Budget, limit_text
 from ..make.outputs import rejected_path
-from ..modes import TARGETS
 from ..request import Request
 from ..results import ExportedFile
 
@@ -79,7 +79,7 @@ def choose_files(
     if winner is not None:
         others = len(files) - 1
         text = (
-            f"{budget}: ship {winner.path.name} ({winner.latency_us:,.0f} µs on {TARGETS[request.timed_on].package}, "
+            f"{budget}: ship {winner.path.name} ({winner.latency_us:,.0f} µs on {BACKENDS[request.timed_on].package}, "
             f"{decibels(winner)} on test images), the fastest of {others + 1} files that were measured."
         )
         return (files if request.pareto else (winner,)), (), (text,)
@@ -130,7 +130,7 @@ def best_of(files: Sequence[ExportedFile], targets: Sequence[str]) -> ExportedFi
 
 
 def _fits(file: ExportedFile, targets: Sequence[str]) -> bool:
-    wanted = {TARGETS[name].package for name in targets}
+    wanted = {BACKENDS[name].package for name in targets}
     ran = {verdict.runtime: verdict.ok for verdict in file.verified}
     return all(ran.get(package, False) for package in wanted) and file.runs
 

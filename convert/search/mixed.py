@@ -8,13 +8,14 @@ from dataclasses import replace
 
 from ...calibration.auto import better
 from ...runtime.backends.interpreters import package_version
+from ...runtime.backends.table import BACKENDS
 from ...runtime.drift import Drift
 from ...runtime.files import sha256
 from ...runtime.machine import describe_environment
 from ..budget import Budget
 from ..graph.graph import Graph
 from ..make.maker import Made, Maker, tool_versions
-from ..modes import FLOAT, MIXED, OF_TARGET, TARGETS, Precision
+from ..modes import FLOAT, MIXED, Precision
 from ..normalization.prepare import FloatGraph
 from ..quantize.plan import Int8Plan
 from ..quantize.precision import Layer
@@ -94,7 +95,7 @@ class MixedFiles:
             return []
         search = PrecisionSearch(
             self._free_layers(),
-            OF_TARGET[self._target],
+            BACKENDS[self._target].precisions,
             self._trials,
             None if self._budget is None else self._meets,
             None if self._budget is None else self._keeps,
@@ -152,7 +153,7 @@ class MixedFiles:
         """Relative latency of the fastest mode that keeps the limits; without limits none."""
         if self._budget is None:
             return math.inf
-        target = TARGETS[self._target]
+        target = BACKENDS[self._target]
         keeping = [
             item
             for item in made

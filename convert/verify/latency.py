@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ...runtime.backends.table import BACKENDS, BY_PACKAGE
 from ...runtime.check.timing import Timing, time_files
 from ...runtime.errors import InterpreterFailedError
 from ...runtime.machine import available_threads
-from ..modes import NPU_PACKAGE, TARGETS
 from .vela import compile_for_npu
 
 
@@ -22,10 +22,10 @@ class Stopwatch:
         """Prepare, without running anything.
 
         Args:
-            target: one of :data:`embedlite.convert.modes.TARGETS`.
+            target: one of :data:`embedlite.runtime.backends.table.BACKENDS`.
             threads: processors that one inference may use; default all.
         """
-        self.package = TARGETS[target].package
+        self.package = BACKENDS[target].package
         self.threads = threads or available_threads()
 
     def time(self, files: Sequence[bytes]) -> list[Timing]:
@@ -34,7 +34,7 @@ class Stopwatch:
             paths = [Path(folder, f"{place}.tflite") for place in range(len(files))]
             for path, data in zip(paths, files, strict=True):
                 path.write_bytes(data)
-            if self.package == NPU_PACKAGE:
+            if not BY_PACKAGE[self.package].module:
                 timings = [_estimate(path, Path(folder)) for path in paths]
                 return [_relative(timing, timings[0]) for timing in timings]
             try:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.backends.interpreters import installed, installed_runtimes
+from ...runtime.backends.table import BACKENDS, BY_PACKAGE
 from ...runtime.check.probe import ProbeResult, probe
 from ...runtime.check.timing import Timing
 from ...runtime.drift import Drift
@@ -26,7 +27,7 @@ from ..graph.graph import Graph
 from ..make.golden import GoldenInputs, golden_path, pack
 from ..make.maker import Made
 from ..make.package import seal
-from ..modes import NPU_PACKAGE, takes_ranges, target_of
+from ..modes import takes_ranges
 from ..request import Request
 from ..results import ExportedFile, Verdict
 from .judge import Frames, edge_frames, judge
@@ -152,18 +153,18 @@ def measure_files(
             golden=golden,
         )
     with stage("timing"):
-        runnable = [item for item in made if target_of(stopwatch.package).runs(item.mode, item.precision)]
+        runnable = [item for item in made if BY_PACKAGE[stopwatch.package].runs(item.mode, item.precision)]
         found = stopwatch.time([item.data for item in runnable])
     timings = dict.fromkeys((item.mode for item in made), Timing(None))
     timings |= {item.mode: timing for item, timing in zip(runnable, found, strict=True)}
     # Nothing is timed from here on, so the runtimes may share the processors.
-    jobs = [(item, name) for item in made for name in runtimes[1:] if target_of(name).runs(item.mode, item.precision)]
-    npu = target_of(NPU_PACKAGE)
-    jobs += [(item, NPU_PACKAGE) for item in made if installed(NPU_PACKAGE) and npu.runs(item.mode, item.precision)]
+    jobs = [(item, name) for item in made for name in runtimes[1:] if BY_PACKAGE[name].runs(item.mode, item.precision)]
+    compilers = [backend for backend in BACKENDS.values() if not backend.module and installed(backend.package)]
+    jobs += [(item, one.package) for item in made for one in compilers if one.runs(item.mode, item.precision)]
 
     def run(job: tuple[Made, str]) -> ProbeResult | NpuCompilation:
         path, runtime = paths[job[0].mode], job[1]
-        if runtime == NPU_PACKAGE:
+        if not BY_PACKAGE[runtime].module:
             working = folder / f"{job[0].mode}.npu"
             working.mkdir()
             return compile_for_npu(path, working)
@@ -226,7 +227,14 @@ def npu_verdict(compiled: NpuCompilation) -> Verdict:
     if left:
         detail += f"; on the CPU: {', '.join(f'{count} {name}' for name, count in sorted(compiled.cpu.items()))}"
     ok = compiled.flatbuffer is not None and placed > 0
-    return Verdict(NPU_PACKAGE, compiled.version, ok, detail, npu_operators=placed, cpu_operators=dict(compiled.cpu))
+    return Verdict(
+        BACKENDS["ethos-u"].package,
+        compiled.version,
+        ok,
+        detail,
+        npu_operators=placed,
+        cpu_operators=dict(compiled.cpu),
+    )
 
 
 def describe(

@@ -30,18 +30,7 @@ from ..errors import (
 from ..model.flatbuffer import NPU_OPERATOR, read_flatbuffer
 from ..model.operators import OPERATOR_NAMES, first_runtime
 from .delegates import load_delegate, refuse_idle_delegate
-
-RUNTIMES = {"ai-edge-litert": "ai_edge_litert.interpreter", "tflite-runtime": "tflite_runtime.interpreter"}
-"""Distribution name to module, in the order in which they are tried."""
-
-MICRO_RUNTIME = "tflite-micro"
-"""Never tried, only used by this name; :mod:`embedlite.runtime.backends.micro` makes it look like the others."""
-
-_INSTALL = {
-    "ai-edge-litert": "pip install ai-edge-litert",
-    "tflite-runtime": "pip install 'tflite-runtime==2.14.0' 'numpy<2'",
-    MICRO_RUNTIME: "pip install tflite-micro",
-}
+from .table import INTERPRETERS, Backend
 
 RUNTIME_VARIABLE = "EMBEDLITE_RUNTIME"
 """Environment variable that names the one runtime to use instead of the first that works."""
@@ -74,34 +63,36 @@ def find_runtime(name: str | None = None) -> Runtime:
         RequestError: the name is unknown.
     """
     name = name or os.environ.get(RUNTIME_VARIABLE)
-    if name and name not in _INSTALL:
-        raise RequestError(f"unknown runtime {name!r}. Use one of: {', '.join(_INSTALL)}.")
+    if name and name not in INTERPRETERS:
+        raise RequestError(f"unknown runtime {name!r}. Use one of: {', '.join(INTERPRETERS)}.")
     problems = []
-    for candidate in [name] if name else list(RUNTIMES):
+    usual = [backend for backend in INTERPRETERS.values() if backend.automatic]
+    for backend in [INTERPRETERS[name]] if name else usual:
         try:
-            return _import_runtime(candidate)
+            return _import_runtime(backend)
         except ImportError as error:
-            problems.append(f"{candidate}: {error}")
+            problems.append(f"{backend.package}: {error}")
     raise NoInterpreterError(
         f"no TFLite interpreter can be used ({'; '.join(problems)}). "
         + (
-            f"Install it: {_INSTALL[name]}."
+            f"Install it: {INTERPRETERS[name].install}."
             if name
-            else f"Install one: {_INSTALL['ai-edge-litert']}, or on an older device: {_INSTALL['tflite-runtime']}."
+            else f"Install one: {', or on an older device: '.join(backend.install for backend in usual)}."
         )
     )
 
 
-def _import_runtime(name: str) -> Runtime:
-    if name == "tflite-runtime" and int(np.__version__.split(".")[0]) >= 2:
-        # It imports with numpy 2 and only dies inside Interpreter(), with a message about _ARRAY_API.
-        if importlib.util.find_spec("tflite_runtime") is None:
-            raise ImportError("No module named 'tflite_runtime'")
-        raise ImportError(f"it was built for numpy 1 and numpy {np.__version__} is installed; pip install 'numpy<2'")
-    if name == MICRO_RUNTIME:
-        importlib.import_module("tflite_micro")
-        return Runtime(name, importlib.import_module(f"{__package__}.micro"))
-    return Runtime(name, importlib.import_module(RUNTIMES[name]))
+def _import_runtime(backend: Backend) -> Runtime:
+    if backend.numpy_below is not None and int(np.__version__.split(".")[0]) >= backend.numpy_below:
+        if importlib.util.find_spec(backend.imports) is None:
+            raise ImportError(f"No module named {backend.imports!r}")
+        built = backend.numpy_below - 1
+        raise ImportError(
+            f"it was built for numpy {built} and numpy {np.__version__} is installed; pip install "
+            f"'numpy<{backend.numpy_below}'"
+        )
+    importlib.import_module(backend.imports)
+    return Runtime(backend.package, importlib.import_module(backend.module))
 
 
 def open_interpreter(
@@ -130,7 +121,7 @@ def open_interpreter(
         InterpreterFailedError: the interpreter refused the model for another reason.
         RequestError: TFLite Micro was asked for what it does not have, or options are given without a delegate.
     """
-    if runtime.name == MICRO_RUNTIME and (delegate is not None or keep_all_tensors):
+    if INTERPRETERS[runtime.name].plain and (delegate is not None or keep_all_tensors):
         wanted = "delegates" if delegate is not None else "intermediate tensors to read"
         raise RequestError(
             f"{runtime.name} has no {wanted}. Use another interpreter: leave ${RUNTIME_VARIABLE} unset, or leave "
@@ -214,7 +205,7 @@ def _way_out(model: bytes) -> str:
 
 def installed_runtimes() -> list[str]:
     """The interpreter packages that are installed, in the order of preference."""
-    return [name for name in (*RUNTIMES, MICRO_RUNTIME) if installed(name)]
+    return [name for name in INTERPRETERS if installed(name)]
 
 
 def installed(name: str) -> bool:

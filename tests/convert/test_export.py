@@ -13,8 +13,9 @@ from embedlite.convert import Asked, ExportOptions, export, export_asked
 from embedlite.convert.errors import ConversionError
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.layers import L2Normalization, MinMaxNormalization
-from embedlite.convert.modes import MODES, TARGETS
+from embedlite.convert.modes import MODES
 from embedlite.runtime import Encoder
+from embedlite.runtime.backends.table import BACKENDS
 from embedlite.runtime.errors import OutputExistsError, RequestError
 from embedlite.runtime.images.open import open_source
 from embedlite.runtime.model.artifact import read_artifact
@@ -64,7 +65,7 @@ def test_every_mode_agrees_with_keras_on_images_that_set_no_ranges(ending: str, 
         assert file.drift is not None
         assert file.drift.invalid == 0
         verdicts = {verdict.runtime: verdict for verdict in file.verified}
-        assert set(verdicts) == {target.package for target in TARGETS.values() if file.mode in target.modes}
+        assert set(verdicts) == {target.package for target in BACKENDS.values() if file.mode in target.modes}
         for runtime in set(verdicts) - {"tflite-runtime"}:
             assert verdicts[runtime].ok, verdicts
         if (ending, file.mode) == ("min-max in the middle", "dynamic"):

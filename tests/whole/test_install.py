@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from embedlite.runtime.backends.interpreters import RUNTIMES
+from embedlite.runtime.backends.table import INTERPRETERS
 
 from conftest import ROOT, Digits, blocks, console_commands
 from project_wheel import pip
@@ -206,7 +206,9 @@ def test_the_runtime_imports_numpy_and_nothing_else() -> None:
     assert third_party("import embedlite.runtime") - started == {"numpy"}
 
 
-@pytest.mark.parametrize(("runtime", "module"), RUNTIMES.items())
+@pytest.mark.parametrize(
+    ("runtime", "module"), [(name, backend.module) for name, backend in INTERPRETERS.items() if backend.automatic]
+)
 def test_an_encoder_adds_the_interpreter_and_what_that_imports(runtime: str, module: str, digits: Digits) -> None:
     if importlib.util.find_spec(module.split(".", maxsplit=1)[0]) is None:
         pytest.skip(f"{runtime} is not installed")

@@ -26,7 +26,7 @@ from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
 from embedlite.convert.make.recipe import read_recipe
-from embedlite.convert.modes import DYNAMIC, FLOAT, INT16, OF_TARGET
+from embedlite.convert.modes import DYNAMIC, FLOAT, INT16
 from embedlite.convert.normalization.prepare import FloatGraph, prepare
 from embedlite.convert.quantize.litert import quantize
 from embedlite.convert.quantize.precision import Layer, by_operator, find_layers
@@ -36,6 +36,7 @@ from embedlite.convert.search.choose import mark_dominated
 from embedlite.convert.search.search import PrecisionSearch
 from embedlite.convert.search.trials import SearchEndedError, Trials
 from embedlite.runtime import Encoder, InputContract
+from embedlite.runtime.backends.table import BACKENDS
 from embedlite.runtime.drift import Drift, measure_drift
 from embedlite.runtime.drift.gates import apply_gates
 from embedlite.runtime.errors import RequestError, UnreadableDataError
@@ -308,7 +309,7 @@ def test_every_layer_has_its_sensitivity(searched: tuple[Path, ExportResult]) ->
     assert result.search is not None
     rows = result.search.sensitivity
     assert {(row.layer, row.precision) for row in rows} >= {
-        (row.layer, kind) for row in rows for kind in OF_TARGET["litert"]
+        (row.layer, kind) for row in rows for kind in BACKENDS["litert"].precisions
     }
     assert len({row.layer for row in rows}) == 4
     assert [row.gained_db for row in rows] == sorted((row.gained_db for row in rows), reverse=True)

@@ -14,8 +14,9 @@ from keras import layers
 from embedlite.convert import Asked, ExportOptions, export, export_asked
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.layers import MinMaxNormalization
-from embedlite.convert.modes import TARGETS, check_targets, missing_runtimes
+from embedlite.convert.modes import check_targets, missing_runtimes
 from embedlite.convert.verify.judge import Frames, edge_frames, judge
+from embedlite.runtime.backends.table import BACKENDS
 from embedlite.runtime.check.probe import probe
 from embedlite.runtime.errors import MissingPackageError, RequestError
 from embedlite.runtime.model.artifact import append_contract, read_artifact
@@ -135,7 +136,7 @@ def test_int16x8_is_nearer_than_int8_and_runs_everywhere(folder: Path, tmp_path:
     narrow, wide = (file.drift for file in result.files)
     assert wide.sqnr_db > narrow.sqnr_db
     for file in result.files:
-        assert {v.runtime for v in file.verified} == {target.package for target in TARGETS.values()}
+        assert {v.runtime for v in file.verified} == {target.package for target in BACKENDS.values()}
         assert all(v.ok for v in file.verified), file.verified
 
 

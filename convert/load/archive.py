@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..errors import ModelLoadError
+from ..errors import ModelLoadError, ModelShapeError
 
 CONFIG_NAME = "config.json"
 H5_SUFFIXES = (".h5", ".hdf5")
@@ -25,7 +26,11 @@ LARGEST_CONFIG = 64 << 20
 LARGEST_GROWTH = 20
 """How many times its own size an archive may unpack to; Keras stores weights uncompressed."""
 
+LARGEST_INPUT = 1 << 27
+"""Values of one input image: 512 MB of float32, four times the largest photo that is read."""
+
 _SLACK = 64 << 20
+_MOST_ATTRIBUTES = 10_000
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -34,6 +39,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         ModelLoadError: the file is cut short, is something else, holds weights only, has members outside its own
             folder, declares absurd sizes, or refers to other files.
+        ModelShapeError: its input is larger than any image.
     """
     text = _config_of_h5(path) if path.suffix.lower() in H5_SUFFIXES else _config_of_keras(path)
     try:
@@ -47,7 +53,24 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ModelLoadError(
             f"{path} is damaged: its configuration is {type(config).__name__}, not an object. Copy it again."
         )
+    _check_inputs(path, config)
     return config
+
+
+def _check_inputs(path: Path, config: dict[str, Any]) -> None:
+    """Refuse an input that no machine holds, before anything is built for it."""
+    left: list[Any] = [config]
+    while left:
+        value = left.pop()
+        left += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        for key in ("batch_shape", "batch_input_shape") if isinstance(value, dict) else ():
+            shape = value.get(key)
+            sizes = [size for size in shape if isinstance(size, int)] if isinstance(shape, list) else []
+            if math.prod(sizes) > LARGEST_INPUT:
+                raise ModelShapeError(
+                    f"{path} was refused: its input of shape {shape} has more than {LARGEST_INPUT:,} values. Save the "
+                    "model with the size of the images that it is for."
+                )
 
 
 def write_copy(path: Path, config: dict[str, Any], folder: Path) -> Path:
@@ -135,33 +158,64 @@ def _check_h5(path: Path, content: Any) -> None:
     """Refuse HDF5 that is broken, that points to other files, or that declares more values than it stores."""
     import h5py
 
-    def walk(group: Any) -> None:
-        for name in group:
-            link = group.get(name, getlink=True)
-            if isinstance(link, h5py.ExternalLink):
+    seen = set()
+
+    def look_at(name: str, item: Any) -> None:
+        place = h5py.h5o.get_info(item.id).addr
+        if place in seen:
+            raise ModelLoadError(
+                f"{path} was refused: its member {name!r} stands in the file under another name, too. Keras never "
+                "writes such links; do not trust the file."
+            )
+        seen.add(place)
+        for index in range(h5py.h5a.get_num_attrs(item.id)):
+            attribute = h5py.h5a.open(item.id, index=index)
+            size = attribute.dtype.itemsize * attribute.get_space().get_simple_extent_npoints()
+            if index >= _MOST_ATTRIBUTES or size > LARGEST_CONFIG:
                 raise ModelLoadError(
-                    f"{path} was refused: its member {name!r} points to the other file {link.filename!r}. Keras "
-                    "never writes such links; do not trust the file."
+                    f"{path} was refused: {name!r} has more than {_MOST_ATTRIBUTES:,} attributes, or one of more than "
+                    f"{LARGEST_CONFIG:,} bytes. Get the file again from where it was saved."
                 )
-            item = group[name]
-            if isinstance(item, h5py.Group):
-                walk(item)
-                continue
-            if item.external or item.is_virtual:
-                raise ModelLoadError(
-                    f"{path} was refused: its array {name!r} takes its values from another file. Keras never "
-                    "writes such arrays; do not trust the file."
-                )
-            if item.nbytes > LARGEST_GROWTH * item.id.get_storage_size() + _SLACK:
-                raise ModelLoadError(
-                    f"{path} was refused: its array {name!r} declares {item.nbytes:,} bytes but stores "
-                    f"{item.id.get_storage_size():,}. Get the file again from where it was saved."
-                )
+
+    def walk(file: Any) -> None:
+        look_at("/", file)
+        groups, declared, stored = [file], 0, 0
+        while groups:
+            group = groups.pop()
+            for name in group:
+                link = group.get(name, getlink=True)
+                if not isinstance(link, h5py.HardLink):
+                    to = f"the other file {link.filename!r}" if isinstance(link, h5py.ExternalLink) else repr(link.path)
+                    raise ModelLoadError(
+                        f"{path} was refused: its member {name!r} points to {to}. Keras never writes such links; do "
+                        "not trust the file."
+                    )
+                item = group[name]
+                look_at(name, item)
+                if isinstance(item, h5py.Group):
+                    groups.append(item)
+                    continue
+                if not isinstance(item, h5py.Dataset) or item.shape is None:
+                    raise ModelLoadError(
+                        f"{path} was refused: its member {name!r} is neither a group nor an array with values. Keras "
+                        "never writes such members; do not trust the file."
+                    )
+                if item.external or item.is_virtual:
+                    raise ModelLoadError(
+                        f"{path} was refused: its array {name!r} takes its values from another file. Keras never "
+                        "writes such arrays; do not trust the file."
+                    )
+                declared, stored = declared + item.nbytes, stored + item.id.get_storage_size()
+                if declared > LARGEST_GROWTH * stored + _SLACK:
+                    raise ModelLoadError(
+                        f"{path} was refused: up to its array {name!r} it declares {declared:,} bytes but stores "
+                        f"{stored:,}. Get the file again from where it was saved."
+                    )
 
     try:
         with h5py.File(content, "r") as file:
             walk(file)
-    except (OSError, KeyError, RuntimeError, RecursionError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
         raise ModelLoadError(
             f"{path} is no complete HDF5 file ({str(error).splitlines()[0]}): it was cut short or is something else. "
             "Copy it again."

@@ -33,6 +33,9 @@ REPLACEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
 """The layers that ``--replace-lambda LAYER=KIND`` can put in a Lambda's place: class name and arguments."""
 
 _TENSORFLOW_CALLS = ("TFOpLambda", "SlicingOpLambda")
+_HARMLESS_UTILS = {"normalize", "to_categorical"}
+"""Functions of ``keras.utils`` that compute; others of it download, unpack and write files."""
+
 _LAMBDA_FUNCTIONS = ("function", "output_shape", "mask")
 _KERAS_2_LAMBDA = ("function_type", "module", "output_shape_type", "output_shape_module")
 
@@ -144,7 +147,9 @@ def _is_keras_function(name: str, module: Any) -> bool:
 
     if module in (None, "builtins"):
         return any(callable(getattr(home, name, None)) for home in (keras.activations, keras.initializers))
-    home = {"keras.ops": keras.ops, "keras.activations": keras.activations, "keras.utils": keras.utils}.get(str(module))
+    if module == "keras.utils":
+        return name in _HARMLESS_UTILS
+    home = {"keras.ops": keras.ops, "keras.activations": keras.activations}.get(str(module))
     return callable(getattr(home, name, None))
 
 

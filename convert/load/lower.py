@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConversionError, ModelShapeError
+from ..errors import ConversionError, ModelLoadError, ModelShapeError
 from ..graph.graph import Graph
 from ..graph.run import float_runner
 from .float32 import in_float32, other_precisions
@@ -54,12 +54,15 @@ def lower(original: Original) -> LoweredModel:
     Raises:
         ConversionError: TensorFlow cannot express the model in TFLite's own operators.
         ModelShapeError: its output is no embedding.
+        ModelLoadError: weights that the embedding needs are NaN.
     """
     if original.flatbuffer is not None:
+        _check_constants(original.name, Graph(original.flatbuffer))
         return _already_lowered(original.flatbuffer)
     traced, spec = trace(original)
     flatbuffer, scaling, decisions = _convert(traced, spec)
     _check_graph(flatbuffer)
+    _check_constants(original.name, Graph(flatbuffer))
     single = keras_reference(traced)
     batches = None if original.batch is not None else (lambda size: _in_batches(original, size))
     return LoweredModel(flatbuffer, single, batches, scaling, decisions)
@@ -119,6 +122,18 @@ def _check_graph(flatbuffer: bytes) -> None:
             "the model has loops, branches or state (a recurrent layer, for instance), and an image encoder here is "
             "one feed-forward graph. Export the part of it that is."
         )
+
+
+def _check_constants(name: str, graph: Graph) -> None:
+    """Refuse weights that are NaN: every embedding would be, or zero where the normalization hides it."""
+    for index in range(len(graph.subgraph.tensors)):
+        values = graph.constant(index) if graph.dtype(index).startswith("float") else None
+        broken = 0 if values is None else int(np.isnan(values).sum())
+        if values is not None and broken:
+            raise ModelLoadError(
+                f"{name}: {broken:,} of the {values.size:,} weights in {graph.tensor_name(index)!r} are NaN, as a "
+                "training run that diverged leaves them. Export an earlier checkpoint."
+            )
 
 
 def trace(original: Original, batch: int = 1) -> tuple[Any, Any]:

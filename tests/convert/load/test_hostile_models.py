@@ -268,6 +268,93 @@ def test_weights_that_reach_elsewhere(message: str, suffix: str, good: Path, tmp
         load_original(path)
 
 
+def soft_link_through_external(file: h5py.File) -> None:
+    file["zz"] = h5py.ExternalLink("/etc/passwd", "/x")
+    file["a"] = h5py.SoftLink("/zz/y")
+
+
+def double_links(file: h5py.File) -> None:
+    """Forty groups, each of which holds the next one twice: 2^40 ways."""
+    group = file.create_group("zz")
+    for _ in range(40):
+        below = group.create_group("a")
+        group["b"] = below
+        group = below
+
+
+def named_type(file: h5py.File) -> None:
+    file["type"] = np.dtype("f4")
+
+
+def empty_array(file: h5py.File) -> None:
+    file["empty"] = h5py.Empty("f4")
+
+
+def many_large_arrays(file: h5py.File) -> None:
+    for index in range(40):
+        file.create_dataset(f"large {index}", (15 << 20,), "f4", chunks=(1 << 20,))
+
+
+STRANGE = {
+    "points to '/zz/y'": soft_link_through_external,
+    "under another name": double_links,
+    "'type' is neither a group nor an array": named_type,
+    "'empty' is neither a group nor an array": empty_array,
+    "up to its array 'large": many_large_arrays,
+}
+
+
+@pytest.mark.parametrize("message", STRANGE)
+def test_what_keras_never_writes_into_hdf5(message: str, good: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    shutil.copy(good / "plain.h5", path)
+    with h5py.File(path, "r+") as file:
+        STRANGE[message](file)
+    with pytest.raises(ModelLoadError, match=message):
+        load_original(path)
+
+
+def test_an_attribute_larger_than_any_configuration(good: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    shutil.copy(good / "plain.h5", path)
+    with h5py.File(path, "r+", libver="latest") as file:
+        file.create_group("large").attrs["large"] = np.zeros(17 << 20, np.float32)
+    with pytest.raises(ModelLoadError, match="attributes, or one of more than"):
+        load_original(path)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_an_input_that_no_machine_holds(suffix: str, good: Path, tmp_path: Path) -> None:
+    def grow(config: dict[str, Any]) -> None:
+        inputs = config["config"]["layers"][0]["config"]
+        inputs["batch_shape" if "batch_shape" in inputs else "batch_input_shape"] = [None, 60_000, 60_000, 3]
+
+    path = edit(good / f"plain{suffix}", tmp_path / f"model{suffix}", grow)
+    with pytest.raises(ModelShapeError, match="more than 134,217,728 values"):
+        load_original(path)
+
+
+@pytest.mark.parametrize("name", ["get_file", "set_random_seed", "model_to_dot"])
+def test_functions_of_keras_that_do_more_than_compute_are_refused(name: str, good: Path, tmp_path: Path) -> None:
+    def plant(config: dict[str, Any]) -> None:
+        function = {"module": "keras.utils", "class_name": "function", "config": name, "registered_name": name}
+        config["config"]["layers"][1]["config"]["activation"] = function
+
+    path = edit(good / "plain.keras", tmp_path / "model.keras", plant)
+    with pytest.raises(CustomCodeError, match=name):
+        load_original(path)
+
+
+def test_weights_that_are_nan_are_told_at_the_export(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3, name="conv"), layers.Flatten()])
+    kernel, bias = model.get_layer("conv").get_weights()
+    kernel[0, 0, 0, 1] = np.nan
+    model.get_layer("conv").set_weights([kernel, bias])
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(ModelLoadError, match=r"1 of the 108 weights in .*conv.* are NaN"):
+        lower(load_original(tmp_path / "model.keras"))
+
+
 @pytest.mark.parametrize("kind", ["soft", "hard"])
 def test_links_in_a_circle_end(kind: str, good: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.h5"

@@ -16,9 +16,11 @@ from .custom_code import PREPROCESSING, bring_code, find_needs, load_custom_obje
 from .options import LoadOptions
 from .original import Original, check_image_shape, first_line
 
+_SEPARABLE = {"groups": 1, "kernel_regularizer": None, "kernel_constraint": None, "kernel_initializer": ...}
 _OLD_SETTINGS: dict[str, dict[str, Any]] = {
-    "DepthwiseConv2D": {"groups": 1},
-    "SeparableConv2D": {"groups": 1, "kernel_regularizer": None, "kernel_constraint": None, "kernel_initializer": ...},
+    **{name: {"groups": 1} for name in ("DepthwiseConv1D", "DepthwiseConv2D", "Conv1DTranspose", "Conv2DTranspose")},
+    **dict.fromkeys(("SeparableConv1D", "SeparableConv2D"), _SEPARABLE),
+    **{name: {"time_major": False} for name in ("LSTM", "GRU", "SimpleRNN", "RNN")},
 }
 """What Keras 2 wrote and Keras 3 refuses, by layer: the value that says what is so anyway, or ``...`` for any value,
 because an initializer means nothing to weights that are loaded."""
@@ -68,14 +70,39 @@ def _build(path: Path, file: Path, custom: dict[str, Any]) -> Any:
 
 
 def _drop_old_settings(config: Any) -> None:
-    """Drop the settings of Keras 2 that Keras 3 refuses and that change nothing."""
+    """Drop the settings of Keras 2 that Keras 3 refuses and that change nothing; write others as Keras 3 reads them."""
     settings = config.get("config") if isinstance(config, dict) else None
     if isinstance(config, dict) and isinstance(settings, dict):
         for name, harmless in _OLD_SETTINGS.get(str(config.get("class_name")), {}).items():
             if name in settings and (harmless is ... or settings[name] == harmless):
                 del settings[name]
+        # What a random layer drew its numbers from; none are drawn after training.
+        settings.pop("rng_type", None)
+        axis = settings.get("axis")
+        if isinstance(axis, list) and len(axis) == 1:
+            # Keras 3 takes the number out of such a list in a functional model and not in a nested one.
+            settings["axis"] = axis[0]
+        for ends in ("input_layers", "output_layers"):
+            tensors = settings.get(ends)
+            if isinstance(tensors, list) and len(tensors) == 1 and isinstance(tensors[0], list):
+                # Keras 3 would give a list of one tensor to the layer after a nested model.
+                settings[ends] = tensors[0]
+        _count_calls_from_zero(settings)
     for item in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
         _drop_old_settings(item)
+
+
+def _count_calls_from_zero(settings: dict[str, Any]) -> None:
+    """Number the calls of nested models as Keras 3 does: to Keras 2 the first is the one that made the model."""
+    members = settings.get("layers")
+    members = [item for item in members if isinstance(item, dict)] if isinstance(members, list) else []
+    nested = {item.get("name") for item in members if item.get("class_name") in ("Functional", "Model")}
+    for item in members:
+        for call in item.get("inbound_nodes") or ():
+            # Keras 3 itself writes objects instead of lists, and counts from zero there.
+            for tensor in call if isinstance(call, list) else ():
+                if isinstance(tensor, list) and len(tensor) > 2 and tensor[0] in nested and tensor[1]:
+                    tensor[1] -= 1
 
 
 def _check_axes(path: Path, config: Any) -> None:

@@ -63,7 +63,32 @@ lambdas = keras.Model(image, layers.Lambda(lambda x: x * 2, name="twice")(layers
 lambdas.save("lambdas.h5")
 keras.Model(image, vector / tf.reduce_max(vector)).save("operations.h5")
 photo = np.random.default_rng(0).random((16, 16, 3), np.float32)[None]
-np.savez("wanted.npz", functional=functional(photo), sequential=sequential(photo), lambdas=lambdas(photo))
+rows = layers.Reshape((16, 48))(image)
+def backbone():
+    inside = layers.Input((16, 16, 3))
+    x = layers.BatchNormalization(moving_mean_initializer="ones")(layers.Conv2D(8, 3, strides=2)(inside))
+    return keras.Model(inside, layers.GlobalAveragePooling2D()(layers.Conv2D(6, 3)(x)))
+x = layers.Conv2DTranspose(6, 3, strides=2, padding="same", activation="relu")(layers.Conv2D(4, 3, strides=2)(image))
+y = layers.Conv1DTranspose(8, 3)(rows)
+y = layers.SeparableConv1D(6, 3)(layers.DepthwiseConv1D(3)(y))
+z = layers.Bidirectional(layers.LSTM(4, return_sequences=True))(layers.GRU(6, return_sequences=True)(rows))
+w = layers.Rescaling(2.0)(layers.RandomRotation(0.1)(layers.RandomFlip("horizontal")(image)))
+w = layers.LayerNormalization()(layers.Conv2D(4, 3)(w))
+shared = backbone()
+twice = layers.Subtract()([shared(image), shared(layers.ReLU(0.5)(image))])
+kinds = {
+    "transposed": keras.Model(image, layers.Dense(5)(layers.GlobalAveragePooling2D()(x))),
+    "one_dimension": keras.Model(image, layers.Dense(5)(layers.GlobalAveragePooling1D()(y))),
+    "recurrent": keras.Model(image, layers.SimpleRNN(5)(z)),
+    "augmented": keras.Model(image, layers.GlobalAveragePooling2D()(w)),
+    "nested_sequential": keras.Sequential([backbone(), layers.Dense(5)]),
+    "nested_functional": keras.Model(image, layers.Dense(5)(backbone()(image, training=False))),
+    "nested_shared": keras.Model(image, layers.Dense(5)(twice)),
+}
+for name, model in kinds.items():
+    model.save(name + ".h5")
+np.savez("wanted.npz", functional=functional(photo), sequential=sequential(photo), lambdas=lambdas(photo),
+         **{name: model(photo, training=False) for name, model in kinds.items()})
 """
 
 
@@ -80,6 +105,21 @@ def keras_2(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
 def test_files_of_keras_2(name: str, keras_2: Path) -> None:
     with np.load(keras_2 / "wanted.npz") as wanted:
         np.testing.assert_allclose(embed(keras_2 / name), wanted[name.partition(".")[0]][0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["transposed", "one_dimension", "augmented", "nested_sequential", "nested_functional", "nested_shared"],
+)
+def test_layers_of_keras_2_and_their_nesting(kind: str, keras_2: Path) -> None:
+    with np.load(keras_2 / "wanted.npz") as wanted:
+        np.testing.assert_allclose(embed(keras_2 / f"{kind}.h5"), wanted[kind][0], atol=1e-5)
+
+
+def test_recurrent_layers_of_keras_2_load(keras_2: Path) -> None:
+    got = np.asarray(load_original(keras_2 / "recurrent.h5").call(IMAGE[None]))
+    with np.load(keras_2 / "wanted.npz") as wanted:
+        np.testing.assert_allclose(got, wanted["recurrent"], atol=1e-5)
 
 
 def test_lambdas_of_keras_2_are_bytecode_even_with_a_name(keras_2: Path, tmp_path: Path) -> None:

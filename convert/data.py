@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ from ..calibration.statistics_file import holds_statistics
 from ..runtime.errors import RequestError
 from ..runtime.images.open import Data, open_source
 from ..runtime.images.source import Skipped, Source
+from ..runtime.input.preprocess import as_float32
+from ..runtime.input.values import FIRST_IMAGES, InputValues
 from ..runtime.model.contract import InputContract
 from ..runtime.progress import progress
 from .budget import check_enough_images
@@ -73,6 +76,7 @@ def open_data(request: Request, contract: InputContract) -> ExportData:
         test, skipped, given = _open(request.test_data, MOST_TEST_IMAGES, request, contract)
         if given > MOST_TEST_IMAGES:
             decisions.append(f"drift is measured on {len(test)} of the {given} test images; drift-report measures all.")
+        decisions += explain_values("test", test)
     if request.calibration_data is None:
         return ExportData(None, test, (*decisions, *_explain(skipped)), skipped)
     statistics = _statistics(request)
@@ -82,6 +86,7 @@ def open_data(request: Request, contract: InputContract) -> ExportData:
     count = request.num_samples if request.select == "random" else None
     calibration, others, _ = _open(request.calibration_data, count, request, contract)
     skipped = others + skipped
+    decisions += explain_values("calibration", calibration)
     if test is None:
         kept, held = hold_out(len(calibration), request.seed)
         if held:
@@ -95,6 +100,23 @@ def open_data(request: Request, contract: InputContract) -> ExportData:
                 f"no drift was measured: {len(calibration)} calibration image(s) are too few to set some aside."
             )
     return ExportData(calibration, test, (*decisions, *_explain(skipped)), skipped)
+
+
+def explain_values(use: str, source: Source) -> list[str]:
+    """What the values of floats say against the contract, as ``Encoder`` says it of its inputs.
+
+    Pixels need no look: the contract scales them. What is not finite is refused where it is read.
+    """
+    if source.pixels or source.contract.color_order == "none":
+        return []
+    values = InputValues(source.name, source.contract)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for index in range(min(len(source), FIRST_IMAGES)):
+            image = source.load(index)
+            if np.isfinite(image).all():
+                values.check_floats(as_float32(image), every_value=True)
+    return [f"mind the {use} images: {warning.message}" for warning in caught]
 
 
 def _statistics(request: Request) -> Statistics | None:

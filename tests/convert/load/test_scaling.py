@@ -12,6 +12,7 @@ import pytest
 from keras import layers
 
 from embedlite.convert import Asked, export_asked
+from embedlite.convert.data import explain_values
 from embedlite.convert.load import load_original
 from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
@@ -19,6 +20,7 @@ from embedlite.convert.load.options import LoadOptions
 from embedlite.convert.load.scaling import decide_contract
 from embedlite.runtime import Encoder
 from embedlite.runtime.errors import RequestError
+from embedlite.runtime.images.open import open_source
 from embedlite.runtime.model.contract import InputContract, InputOptions
 
 SHAPE = (20, 24, 3)
@@ -196,3 +198,30 @@ def test_the_exported_file_gives_the_models_vectors_on_raw_photos(name: str, tmp
     cosines = (found * wanted).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
     assert cosines.min() > 0.9999
     np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(
+    ("contract", "make", "message"),
+    [
+        ({}, lambda pixels: pixels.astype(np.float32), "look like pixels 0-255 that became floats"),
+        ({"mean": (0.0,), "std": (1.0,)}, lambda pixels: pixels / 255.0, "looks scaled already"),
+        ({"mean": (127.5,), "std": (127.5,)}, lambda pixels: pixels / 255.0, "0-1"),
+        ({"mean": (127.5,), "std": (127.5,)}, lambda pixels: pixels / 1.0 - np.array(CAFFE), "another mean and std"),
+        ({}, lambda pixels: (pixels / 255.0 - MEAN) / STD, "another mean and std"),
+        ({}, lambda pixels: pixels / 255.0, ""),
+        ({"mean": (127.5,), "std": (127.5,)}, lambda pixels: pixels / 127.5 - 1, ""),
+        ({}, lambda pixels: pixels, ""),
+    ],
+)
+def test_floats_of_another_scale_are_told_at_the_export_by_what_they_are(
+    contract: dict[str, Any], make: Callable[[np.ndarray], np.ndarray], message: str
+) -> None:
+    from skimage import data
+
+    photo = data.astronaut()
+    pixels = np.stack([photo[at : at + 20, at : at + 24] for at in range(0, 480, 12)])
+    images = make(pixels)
+    images = images if images.dtype == np.uint8 else images.astype(np.float32)
+    said = explain_values("calibration", open_source(images, InputContract(SHAPE, **contract)))
+    assert len(said) == bool(message)
+    assert all(line.startswith("mind the calibration images: ") and message in line for line in said)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends.interpreters import Runtime, find_runtime
-from .errors import EmptyBatchError, EncoderClosedError, RequestError
+from .errors import EmptyBatchError, EncoderClosedError, ModelFileError, RequestError
 from .input.shapes import check_images, check_one
 from .input.values import InputValues
 from .machine import available_threads
@@ -34,7 +36,8 @@ class Encoder:
 
     Integer arrays are pixels and go through the file's own contract (mean, std); float arrays are taken as
     model-ready. What the file's tensors hold (float32, uint8, int8) does not matter to the caller. An encoder
-    may be shared by threads.
+    may be shared by threads. In a forked process it opens the file's interpreters again; a copy, and what another
+    process unpickles, is the same file opened again, which must not have changed.
 
     Args:
         path: a ``.tflite`` file; its checksum is verified before an interpreter sees it.
@@ -76,12 +79,24 @@ class Encoder:
             try_foreign(path, self._artifact, self._runtime)
         self._threads = threads or available_threads()
         self._delegate, self._delegate_options = delegate, delegate_options
-        self._values = InputValues(Path(path).name, self._contract.input, self._contract.calibration)
+        self._path, self._given = Path(path).absolute(), input_contract
+        self._values = self._look_at_values()
         self._lock = threading.Lock()
+        self._forked = False
         self._single: Session | None = self._open_session(self._threads)
         # What works on batches: one single-threaded session a processor, opened when there is work for it.
         self._executor: ThreadPoolExecutor | None = None
         self._idle: deque[Session] = deque()
+        _OPEN.add(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        with self._lock:
+            self._check_open()
+        options = dict(self._delegate_options or {})
+        return _open_again, (
+            *(str(self._path), self._threads, self._delegate, options, self._given, self._runtime.name),
+            self._artifact.sha256,
+        )
 
     @property
     def contract(self) -> Contract:
@@ -193,6 +208,18 @@ class Encoder:
     ) -> None:
         self.close()
 
+    def _look_at_values(self) -> InputValues:
+        return InputValues(self._path.name, self._contract.input, self._contract.calibration)
+
+    def _leave_parent(self) -> None:
+        """In a forked child: none of the parent's threads are here, and a lock that one of them held stays locked."""
+        if self._single is not None:
+            _abandon(self._single, *self._idle)
+            self._single, self._forked = None, True
+        self._executor, self._idle = None, deque()
+        self._values = self._look_at_values()
+        self._lock = threading.Lock()
+
     def _open_session(self, threads: int) -> Session:
         return Session(
             self._runtime,
@@ -222,8 +249,10 @@ class Encoder:
         from concurrent.futures import CancelledError
 
         pending: deque[Future[NDArray[np.float32]]] = deque()
+        process = os.getpid()
         try:
             for image in images:
+                _check_process(process)
                 try:
                     pending.append(executor.submit(self._work, image))
                 except RuntimeError:
@@ -234,6 +263,7 @@ class Encoder:
                 if len(pending) > 2 * self._threads:
                     yield pending.popleft().result()
             while pending:
+                _check_process(process)
                 yield pending.popleft().result()
         except CancelledError:
             with self._lock:
@@ -265,6 +295,67 @@ class Encoder:
             self._idle.append(session)
 
     def _check_open(self) -> Session:
+        if self._forked:
+            import logging
+
+            logging.getLogger("embedlite").debug("%s is opened again after a fork", self._path)
+            self._single, self._forked = self._open_session(self._threads), False
         if self._single is None:
             raise EncoderClosedError("this encoder was closed. Open the file again with Encoder(path).")
         return self._single
+
+
+_OPEN: weakref.WeakSet[Encoder] = weakref.WeakSet()
+"""The encoders of this process."""
+
+
+def _after_fork() -> None:
+    for encoder in list(_OPEN):
+        encoder._leave_parent()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _check_process(process: int) -> None:
+    if os.getpid() != process:
+        raise EncoderClosedError(
+            "this iteration was begun before the process was forked, and its threads are in the other process. Begin "
+            "it again in this one."
+        )
+
+
+def _abandon(*sessions: Session) -> None:
+    """Never free these: an interpreter's destructor waits for threads that the fork did not bring along."""
+    import ctypes
+
+    for session in sessions:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
+def _open_again(
+    path: str,
+    threads: int,
+    delegate: str | None,
+    delegate_options: dict[str, str],
+    input_contract: InputContract | None,
+    runtime: str,
+    sha256: str,
+) -> Encoder:
+    """What a pickled encoder becomes where it is unpickled."""
+    encoder = Encoder(
+        path,
+        threads,
+        delegate,
+        delegate_options=delegate_options or None,
+        input_contract=input_contract,
+        runtime=runtime,
+    )
+    if encoder.artifact.sha256 != sha256:
+        encoder.close()
+        raise ModelFileError(
+            f"{path} is not the file that the encoder was made of: its SHA-256 is {encoder.artifact.sha256[:12]}…, and "
+            f"{sha256[:12]}… was pickled. Bring that file there, or open this one with Encoder(path)."
+        )
+    return encoder

@@ -14,6 +14,7 @@ from rich.table import Table
 from ...calibration import Assessment
 from ...calibration.assess import MOST_GROWTH, MOST_MISSED
 from ...calibration.tensors import short_name
+from ...runtime.printable import one_line, styled
 from ..results import ExportedFile, ExportResult, NotMade, SearchReport, Verdict
 from .recommend import of_a_cpu
 
@@ -157,7 +158,7 @@ def _table(files: Sequence[ExportedFile], not_made: Sequence[NotMade]) -> str:
         verdicts = {verdict.runtime: verdict for verdict in file.verified}
         table.add_row(
             file.mode,
-            file.path.name,
+            one_line(file.path.name),
             f"{file.bytes:,}",
             f"{largest / file.bytes:.1f}x" if files[0].mode == "float32" else "",
             _sqnr(file) + (_bracket(file.intervals.get("sqnr_db"), ".1f") if compared else ""),
@@ -198,4 +199,4 @@ def _text(table: Table) -> list[str]:
     terminal = sys.stdout.isatty()
     colors: Any = "standard" if terminal else None
     Console(file=text, width=_WIDTH, color_system=colors, force_terminal=terminal).print(table)
-    return [line.rstrip() for line in text.getvalue().strip("\n").splitlines()]
+    return [styled(line.rstrip()) for line in text.getvalue().strip("\n").split("\n")]

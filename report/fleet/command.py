@@ -10,6 +10,7 @@ from ...runtime.commands.options import Command, check_outputs, common_options, 
 from ...runtime.drift.text import gate_text, number_text
 from ...runtime.errors import EXIT_BAD_ANSWER
 from ...runtime.monitor.references import PAIRED
+from ...runtime.printable import one_line
 from .fleet import FleetReport, join_fleet
 from .outliers import PSI, Outlier
 
@@ -42,7 +43,7 @@ def drift_fleet(files: tuple[Path, ...], gates: tuple[str, ...], json_path: str 
 def render_fleet(report: FleetReport) -> str:
     """The report as text: the verdict first, the devices last."""
     reasons = [gate.name for gate in report.gates if not gate.passed]
-    reasons += [f"outlier {device.name}" for device in report.outliers]
+    reasons += [f"outlier {one_line(device.name)}" for device in report.outliers]
     verdict = f"FAIL ({', '.join(reasons)})" if reasons else "PASS"
     state = report.state
     lines = [
@@ -64,14 +65,14 @@ def render_fleet(report: FleetReport) -> str:
 def _devices(report: FleetReport) -> list[str]:
     columns = _COLUMNS[report.state.kind == PAIRED]
     counted = ("inputs", "skipped", "failed")
-    width = max(len("device"), *(len(device.name) for device in report.devices))
+    width = max(len("device"), *(len(one_line(device.name)) for device in report.devices))
     titles = [f"{name:>{max(10, len(name))}}" for name in (*counted, "compared", *columns)]
     lines = [f"{'device':<{width}}  {'  '.join(titles)}"]
     for device in report.devices:
         figures = [str(device.state.counters[name]) for name in counted] + [str(device.metrics["count"])]
         figures += [number_text(device.metrics[name], name) for name in columns]
         cells = [f"{figure:>{len(title)}}" for figure, title in zip(figures, titles, strict=True)]
-        lines.append(f"{device.name:<{width}}  {'  '.join(cells)}")
+        lines.append(f"{one_line(device.name):<{width}}  {'  '.join(cells)}")
         lines += [f"  worse than the others: {_reason(why)}" for why in device.outlier]
     return lines
 

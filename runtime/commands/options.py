@@ -25,6 +25,7 @@ import click
 from ..errors import EXIT_INTERRUPTED, EmbedliteError, EmbedliteWarning
 from ..files import check_names, check_writable, json_bytes, write_file
 from ..options import ENGINE, FEATURE, THREADS, Row, rows
+from ..printable import printable
 from ..version import __version__
 
 _TALKATIVE = ("tensorflow", "absl")
@@ -180,7 +181,7 @@ def _run(command: click.Command) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except EmbedliteError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {printable(str(error))}", err=True)
         return error.exit_code
     except click.ClickException as error:
         error.show()
@@ -253,11 +254,11 @@ def emit_result(result: Any, text: str, json_path: str | None) -> None:
     if json_path == "-":
         click.echo(json_bytes(result).decode(), nl=False)
         return
-    click.echo(text)
+    click.echo(printable(text))
     if json_path:
         write_file(Path(json_path), json_bytes(result))
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     if issubclass(category, EmbedliteWarning):
-        click.echo(f"note: {message}", err=True)
+        click.echo(f"note: {printable(str(message))}", err=True)

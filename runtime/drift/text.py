@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..printable import one_line
 from .decisions import Decisions
 from .gates import Gate
 from .intervals import Interval
@@ -19,7 +20,8 @@ def render_text(report: DriftReport) -> str:
     verdict = report.verdict.upper() + (" (" + ", ".join(failed) + ")" if failed else "")
     count = report.metrics["count"]
     lines = [
-        f"{verdict}: {report.candidate['path']} against {report.reference['path']}, {count} images",
+        f"{verdict}: {one_line(str(report.candidate['path']))} against {one_line(str(report.reference['path']))}, "
+        f"{count} images",
         f"{report.advice.headline}",
         *(f"  - {reason}" for reason in report.advice.why),
         "",
@@ -39,7 +41,9 @@ def render_text(report: DriftReport) -> str:
     for breakdown in report.parts:
         lines += ["", *_parts(breakdown)]
     lines += ["", "worst inputs by cosine"]
-    lines += [f"  {'invalid' if row.cosine is None else f'{row.cosine:.6f}':>9}  {row.id}" for row in report.worst]
+    lines += [
+        f"  {'invalid' if row.cosine is None else f'{row.cosine:.6f}':>9}  {one_line(row.id)}" for row in report.worst
+    ]
     return "\n".join(lines)
 
 

@@ -324,3 +324,13 @@ def test_no_files_and_a_file_that_is_missing(fleet: Path, run: Run) -> None:
     assert "Missing argument 'FILES...'" in done.stderr
     assert "cannot read missing.json: No such file or directory" in error_line(run("drift-fleet", "missing.json"))
     assert "is named twice" in error_line(run("drift-fleet", fleet / "door.json", "--json", fleet / "door.json"))
+
+
+def test_a_device_name_with_escape_sequences_is_one_harmless_line(
+    fleet: Path, vectors: tuple[np.ndarray, np.ndarray], run: Run, tmp_path: Path
+) -> None:
+    evil = "\x1b[31mEVIL\x07\r\nfake: PASS"
+    file = store(tmp_path / "evil.json", fleet / "attic.json", (vectors[0][:50], vectors[1][:50]), device=evil)
+    done = run("drift-fleet", file)
+    assert "\x1b" not in done.stdout
+    assert any(line.startswith(r"\x1b[31mEVIL\x07\r\nfake: PASS ") for line in done.stdout.splitlines())

@@ -119,6 +119,18 @@ def _config_of_keras(path: Path) -> bytes:
         ) from error
 
 
+def keras_2_version(path: Path) -> str | None:
+    """The version of Keras 2 that wrote a ``.keras`` file which was looked into; None for any other file."""
+    if path.suffix.lower() != ".keras":
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            version = json.loads(archive.read("metadata.json"))["keras_version"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return version if isinstance(version, str) and version.startswith("2.") else None
+
+
 def _check_members(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     for entry in entries:
         name = PurePosixPath(entry.filename.replace("\\", "/"))

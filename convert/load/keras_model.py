@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelLoadError, ModelShapeError
-from .archive import H5_SUFFIXES, read_config, write_copy
+from ..errors import CustomCodeError, ModelLoadError, ModelShapeError
+from .archive import H5_SUFFIXES, keras_2_version, read_config, write_copy
 from .custom_code import PREPROCESSING, bring_code, find_needs, load_custom_objects, parse_replacements, rename_replaced
 from .options import LoadOptions
 from .original import Original, check_image_shape, first_line
@@ -37,6 +37,21 @@ def load_keras(path: Path, options: LoadOptions) -> Original:
     config = read_config(path)
     from .. import layers  # noqa: F401 -- registers our layers
 
+    try:
+        model = _load(path, config, options)
+    except (CustomCodeError, ModelLoadError) as error:
+        version = keras_2_version(path)
+        if version is None:
+            raise
+        raise ModelLoadError(
+            f"{path} was written by Keras {version}, whose .keras files Keras 3 does not read. Load it where it was "
+            "made and save it as HDF5, which is read: model.save('model.h5')."
+        ) from error
+    return from_keras(model, str(path), options)
+
+
+def _load(path: Path, config: dict[str, Any], options: LoadOptions) -> Any:
+    """The Keras model of a configuration that was looked into."""
     offered = load_custom_objects(Path(options.custom_objects)) if options.custom_objects else {}
     replaced = parse_replacements(tuple(options.replace_lambda))
     needs = find_needs(config)
@@ -49,8 +64,7 @@ def load_keras(path: Path, options: LoadOptions) -> Original:
     with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
         # Only what differs from the user's file is written again; weights may be large.
         edited = old or any(need.kind == "Lambda" for need in needs)
-        model = _build(path, write_copy(path, config, Path(folder)) if edited else path, custom)
-    return from_keras(model, str(path), options)
+        return _build(path, write_copy(path, config, Path(folder)) if edited else path, custom)
 
 
 def _build(path: Path, file: Path, custom: dict[str, Any]) -> Any:

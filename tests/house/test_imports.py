@@ -18,8 +18,8 @@ PACKAGES = ("runtime", "calibration", "convert", "report")
 
 LEVELS = {
     "runtime": (
-        "errors printable version progress options | files arrays machine child | model | backends input | drift images "
-        "session | encoder | check monitor | commands"
+        "errors printable version progress options | files arrays machine child | model | backends input | "
+        "drift images session | encoder | check monitor | commands"
     ),
     "calibration": (
         "errors bins tensors ranges statistics statistics_file | engine observe collect | "

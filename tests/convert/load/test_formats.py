@@ -56,6 +56,8 @@ functional.save("functional.h5")
 sequential = keras.Sequential([layers.Conv2D(4, 3, input_shape=(16, 16, 3)), layers.LeakyReLU(0.1),
                                layers.MaxPooling2D(), layers.Flatten(), layers.Dense(3)])
 sequential.save("sequential.hdf5")
+functional.save("functional.keras")
+sequential.save("sequential.keras")
 def norm(e):
     e = e - tf.reduce_min(e)
     return e / tf.reduce_max(e)
@@ -105,6 +107,17 @@ def keras_2(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
 def test_files_of_keras_2(name: str, keras_2: Path) -> None:
     with np.load(keras_2 / "wanted.npz") as wanted:
         np.testing.assert_allclose(embed(keras_2 / name), wanted[name.partition(".")[0]][0], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["functional", "sequential"])
+def test_the_other_format_of_keras_2_is_named_with_the_way_out(name: str, keras_2: Path, run: Run) -> None:
+    path = keras_2 / f"{name}.keras"
+    with pytest.raises(ModelLoadError, match=r"written by Keras 2\..* save it as HDF5.*model\.save\('model\.h5'\)"):
+        load_original(path)
+    code = f"import tf_keras; tf_keras.models.load_model({str(path)!r}).save('model.h5')"
+    assert run("python", "-c", code, cwd=keras_2).returncode == 0
+    with np.load(keras_2 / "wanted.npz") as wanted:
+        np.testing.assert_allclose(embed(keras_2 / "model.h5"), wanted[name][0], atol=1e-5)
 
 
 @pytest.mark.parametrize(

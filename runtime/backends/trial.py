@@ -31,10 +31,9 @@ _sound: set[tuple[str, str]] = set()
 def try_foreign(path: str | Path, artifact: Artifact, runtime: Runtime) -> None:
     """Run a file without a contract once elsewhere; a file with one, or one that was tried before, is taken as it is.
 
-    What an interpreter refuses in an orderly way it refuses here as well, so that is left to the caller.
-
     Raises:
-        InterpreterFailedError: the interpreter crashed, gave no answer in time, failed, or answered NaN or infinity.
+        InterpreterFailedError: the interpreter refused the file, crashed, gave no answer in time, failed, or answered
+            NaN or infinity. What it refused there is not opened here: another time the same bytes may crash it.
     """
     key = artifact.sha256, runtime.name
     if artifact.contract is not None or key in _sound:
@@ -44,6 +43,8 @@ def try_foreign(path: str | Path, artifact: Artifact, runtime: Runtime) -> None:
         copy.write_bytes(artifact.flatbuffer)
         seconds = TRIAL_SECONDS + len(artifact.flatbuffer) // 1_000_000
         answer, failure = ask("backends.trial", {"model": str(copy), "runtime": runtime.name}, seconds)
+    if answer is not None and answer.get("refused"):
+        raise InterpreterFailedError(answer["refused"])
     problem = failure or answer["problem"]
     if problem:
         raise InterpreterFailedError(
@@ -69,8 +70,8 @@ def _answer(model: str, runtime: str) -> dict[str, Any]:
     _limit(len(data))
     try:
         interpreter = open_interpreter(found, data, threads=1)
-    except EmbedliteError:
-        return {"problem": ""}
+    except EmbedliteError as error:
+        return {"problem": "", "refused": str(error)}
     try:
         random = np.random.default_rng(0)
         for detail in interpreter.get_input_details():

@@ -31,7 +31,10 @@ def _embed(model: Path, images: Path) -> np.ndarray:
 
 
 def test_the_int8_file_passes(sides: tuple[np.ndarray, np.ndarray]) -> None:
-    assert judge(*sides) == ([], "ship")
+    failed, action = judge(*sides)
+    # Neighbours stand in for labels: whether the old threshold stays valid depends on the digits.
+    assert failed == []
+    assert action in ("ship", "ship-with-threshold")
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -75,6 +75,7 @@ def _convert(traced: Any, spec: Any) -> tuple[bytes, Scaling | None, tuple[str, 
 
     frozen = convert_variables_to_constants_v2(traced)
     frozen, decisions = _in_float32(frozen)
+    scaling = scaling_of_tensorflow(frozen)
     signature = tf.function(lambda image: {OUTPUT_NAME: frozen(image)[0]}, autograph=False).get_concrete_function(spec)
     module = tf.Module()
     module.frozen = frozen
@@ -85,7 +86,7 @@ def _convert(traced: Any, spec: Any) -> tuple[bytes, Scaling | None, tuple[str, 
             tf.saved_model.save(module, folder, {"serving_default": signature}, options)
             converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-            return bytes(converter.convert()), scaling_of_tensorflow(frozen), decisions
+            return bytes(converter.convert()), scaling, decisions
         except Exception as error:
             # ConverterError derives from Exception directly, and its first line is the useful one.
             raise ConversionError(

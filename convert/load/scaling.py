@@ -152,7 +152,12 @@ def scaling_of_tensorflow(frozen: Any) -> Scaling | None:
     if len(shape) != 4:
         return None
     nodes = {node.name: node for node in definition.node}
-    reads = {name: [_tensor(text) for text in node.input if not text.startswith("^")] for name, node in nodes.items()}
+    # A loop's second round comes after all that is looked at; without it there is no cycle.
+    again = {name for name, node in nodes.items() if node.op in ("NextIteration", "RefNextIteration")}
+    reads = {
+        name: [_tensor(text) for text in node.input if not text.startswith("^") and text.partition(":")[0] not in again]
+        for name, node in nodes.items()
+    }
     order = TopologicalSorter({name: [text.partition(":")[0] for text in texts] for name, texts in reads.items()})
     reached, operators = {source.partition(":")[0]}, list[_Operator]()
     for name in order.static_order():

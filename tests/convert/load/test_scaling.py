@@ -10,14 +10,15 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from embedlite.convert import Asked, export_asked
 from embedlite.convert.data import explain_values
 from embedlite.convert.load import load_original
 from embedlite.convert.load.keras_model import from_keras
-from embedlite.convert.load.lower import lower
+from embedlite.convert.load.lower import lower, trace
 from embedlite.convert.load.options import LoadOptions
-from embedlite.convert.load.scaling import decide_contract
+from embedlite.convert.load.scaling import decide_contract, scaling_of_tensorflow
 from embedlite.runtime import Encoder
 from embedlite.runtime.errors import RequestError
 from embedlite.runtime.images.open import open_source
@@ -172,6 +173,16 @@ def test_scaling_that_suits_no_pixels_is_asked_for(front: Callable[[Any], Any]) 
     contract, said = decided(model(front), mean=(0.0,), std=(1.0,))
     assert contract.std == (1.0,)
     assert "are taken as given" in said[0]
+
+
+def test_a_loop_after_the_scaling_does_not_hide_it() -> None:
+    """Frozen, a recurrent layer is a cycle of operators."""
+    image = keras.Input(SHAPE)
+    rows = layers.Reshape((SHAPE[0], SHAPE[1] * SHAPE[2]))(layers.Rescaling(1 / 255)(image))
+    traced, _ = trace(from_keras(keras.Model(image, layers.LSTM(4)(rows)), "scaled", LoadOptions()))
+    scaling = scaling_of_tensorflow(convert_variables_to_constants_v2(traced))
+    assert scaling is not None
+    np.testing.assert_allclose(scaling.factor, 1 / 255, rtol=1e-5)
 
 
 def test_what_is_no_factor_and_offset_is_said_and_asked_for() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import errors
 from ..child import ask, serve
 from ..errors import EmbedliteError, InterpreterFailedError
 from ..model.artifact import Artifact
@@ -44,7 +45,8 @@ def try_foreign(path: str | Path, artifact: Artifact, runtime: Runtime) -> None:
         seconds = TRIAL_SECONDS + len(artifact.flatbuffer) // 1_000_000
         answer, failure = ask("backends.trial", {"model": str(copy), "runtime": runtime.name}, seconds)
     if answer is not None and answer.get("refused"):
-        raise InterpreterFailedError(answer["refused"])
+        kind: type[EmbedliteError] = getattr(errors, answer["kind"])
+        raise kind(answer["refused"])
     problem = failure or answer["problem"]
     if problem:
         raise InterpreterFailedError(
@@ -71,7 +73,7 @@ def _answer(model: str, runtime: str) -> dict[str, Any]:
     try:
         interpreter = open_interpreter(found, data, threads=1)
     except EmbedliteError as error:
-        return {"problem": "", "refused": str(error)}
+        return {"problem": "", "refused": str(error), "kind": type(error).__name__}
     try:
         random = np.random.default_rng(0)
         for detail in interpreter.get_input_details():

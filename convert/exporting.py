@@ -21,14 +21,14 @@ from typing import Any
 from ..runtime.errors import RequestError
 from ..runtime.files import sha256
 from ..runtime.images.open import Data
-from ..runtime.model.contract import InputContract, InputOptions
+from ..runtime.model.contract import InputOptions
 from ..runtime.options import part
 from ..runtime.progress import stage
 from .load import load_original
 from .load.keras_model import from_keras
 from .load.options import LoadOptions
-from .load.original import Original
 from .load.preprocess import prove
+from .load.scaling import stated_contract
 from .make.outputs import check_outputs, check_written
 from .make.recipe import read_recipe
 from .options import Asked, ExportOptions
@@ -104,7 +104,7 @@ def export_asked(model: Any, asked: Asked, *, json_path: str | None = None) -> E
         original = from_keras(model, model.name, opening) if in_memory else load_original(path, opening)
     # Sizes, orders and names that do not fit should say so before the model is converted.
     given = part(request, InputOptions)
-    contract = _input_contract(original, given)
+    contract = stated_contract(original.input_shape, given, original.inputs)
     proof = None
     if request.preprocess is not None:
         with stage("looking for the contract that preprocesses alike"):
@@ -120,13 +120,6 @@ def export_asked(model: Any, asked: Asked, *, json_path: str | None = None) -> E
             with contextlib.suppress(OSError):
                 request.folder.rmdir()
         raise
-
-
-def _input_contract(original: Original, given: InputOptions) -> InputContract:
-    """What the caller says of the input, filled up with what the file itself says."""
-    said = {key: value for key, value in vars(given).items() if value is not None}
-    known = {} if original.inputs is None else vars(original.inputs)
-    return InputOptions(**{**known, **said}).for_shape(original.input_shape)
 
 
 def _digest(path: Path) -> str:

@@ -289,6 +289,15 @@ def _lands(scaling: Scaling, given: _Range) -> bool:
     return bool(caffe and given.high == 255)
 
 
+def stated_contract(shape: tuple[int, int, int], given: InputOptions, known: InputOptions | None) -> InputContract:
+    """What the caller says of the input, filled up with what the file says of itself, and that with defaults."""
+    return InputOptions(**{**_stated(known), **_stated(given)}).for_shape(shape)
+
+
+def _stated(options: InputOptions | None) -> dict[str, Any]:
+    return {} if options is None else {key: value for key, value in vars(options).items() if value is not None}
+
+
 def decide_contract(
     name: str,
     shape: tuple[int, int, int],
@@ -314,9 +323,8 @@ def decide_contract(
     Raises:
         RequestError: the options contradict the graph, or the graph's scaling fits no pixel range, or several.
     """
-    said = {key: value for key, value in vars(given).items() if value is not None}
-    stated = {} if known is None else {key: value for key, value in vars(known).items() if value is not None}
-    contract = InputOptions(**{**stated, **said}).for_shape(shape)
+    said, stated = _stated(given), _stated(known)
+    contract = stated_contract(shape, given, known)
     # What has no colours is no picture: its values have no range to guess.
     if scaling is None or scaling.identity or "mean" in stated or contract.color_order == "none":
         return contract, _assumed(contract, said, stated)

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from PIL import Image
 
 from embedlite.convert import ExportOptions, export
 from embedlite.convert.load.options import LoadOptions
@@ -18,6 +17,7 @@ from embedlite.convert.load.tflite import load_tflite
 from embedlite.runtime import Encoder
 from embedlite.runtime.images.open import open_source
 
+from crops import save_crops
 from encoders import small_encoder
 
 Encoders = dict[int, tuple[keras.Model, Encoder]]
@@ -28,19 +28,8 @@ AS_KERAS: dict[str, Any] = {"resampler": "tf-bilinear", "exif": "ignore", "jpeg_
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Crops of several sizes and proportions from scikit-image's photos: in ``png`` as PNG, in ``jpg`` as JPEG."""
-    from skimage import data
-
     root = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for kind in ("png", "jpg"):
-        (root / kind / "all").mkdir(parents=True)
-    for number in range(12):
-        photo = getattr(data, ("astronaut", "coffee", "chelsea")[number % 3])()
-        height, width = rng.integers(40, 250, 2)
-        top, left = rng.integers(0, 50, 2)
-        crop = Image.fromarray(photo[top : top + height, left : left + width])
-        crop.save(root / "png" / "all" / f"{number:02d}.png")
-        crop.save(root / "jpg" / "all" / f"{number:02d}.jpg")
+    save_crops(root, 12, (40, 250), 50)
     return root
 
 

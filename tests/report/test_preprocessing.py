@@ -15,6 +15,7 @@ from embedlite.convert import ExportOptions, export
 from embedlite.report.command import drift_report
 from embedlite.runtime.drift.stored import pack_embeddings
 
+from crops import save_crops
 from encoders import small_encoder
 
 KINDS = {"png": "--resampler tf-bilinear", "jpg": "--resampler tf-bilinear --jpeg-decoder tensorflow"}
@@ -24,19 +25,9 @@ class Made:
     """An exported encoder, its pictures, and what Keras makes of them."""
 
     def __init__(self, root: Path) -> None:
-        from skimage import data
-
-        self.root, rng = root, np.random.default_rng(0)
+        self.root = root
         self.model = small_encoder([layers.GlobalAveragePooling2D()])
-        for kind in KINDS:
-            (root / kind / "all").mkdir(parents=True)
-        for number in range(24):
-            photo = getattr(data, ("astronaut", "coffee", "chelsea")[number % 3])()
-            height, width = rng.integers(60, 200, 2)
-            top, left = rng.integers(0, 90, 2)
-            crop = Image.fromarray(photo[top : top + height, left : left + width])
-            crop.save(root / "png" / "all" / f"{number:02d}.png")
-            crop.save(root / "jpg" / "all" / f"{number:02d}.jpg")
+        save_crops(root, 24, (60, 200), 90)
         export(
             self.model,
             root,

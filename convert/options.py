@@ -133,6 +133,7 @@ class QuantizeOptions:
         metavar="NAME",
     )
     c_array: bool = option(False, "Write the smallest file that a microcontroller runs as C, too.")
+    c_header: bool = option(False, "Write what a C or C++ program needs of each file, too: STEM.MODE.contract.h.")
     card: bool = option(False, "Write a model card, too: STEM.card.md, made from export.json.")
     golden_from: Data | None = option(
         None,

@@ -33,6 +33,7 @@ from .load.lower import LoweredModel, lower
 from .load.original import Original
 from .load.preprocess import Proof
 from .load.scaling import decide_contract
+from .make.c_header import c_headers
 from .make.c_source import c_source
 from .make.ends import choose_ends
 from .make.golden import GoldenInputs, golden_inputs
@@ -428,7 +429,7 @@ class Pipeline:
     def _extras(
         self, measured: Measured, files: tuple[ExportedFile, ...], written_as_c: str | None
     ) -> dict[Path, bytes]:
-        """C source, and what the NPU's compiler made."""
+        """C source and headers, and what the NPU's compiler made."""
         request, extras = self.request, dict[Path, bytes]()
         made = {item.mode: item for item in measured.made}
         for file in files:
@@ -442,4 +443,8 @@ class Pipeline:
             if "ethos-u" in request.targets and compiled is not None and compiled.flatbuffer is not None:
                 target, beside = npu_paths(request, item.mode)
                 extras |= {target: compiled.flatbuffer, beside: sidecar(compiled.flatbuffer, item.contract)}
+        if request.c_header:
+            headers, without = c_headers({file.path: made[file.mode].data for file in files})
+            extras |= headers
+            self.decisions += without
         return extras

@@ -23,7 +23,7 @@ from ...runtime.version import __version__
 from ..errors import ConversionError
 from .c_normalize import CFunction, normalize_function
 
-_C_TYPES = {"int8": "int8_t", "uint8": "uint8_t", "float32": "float"}
+C_TYPES = {"int8": "int8_t", "uint8": "uint8_t", "float32": "float"}
 _BYTES_A_LINE = 16
 
 # Where TensorFlow Lite Micro's resolver does not simply join an operator's words.
@@ -66,8 +66,8 @@ def c_source(stem: str, flatbuffer: bytes, contract: Contract, arena_bytes: int 
     """
     info, name = read_flatbuffer(flatbuffer), c_identifier(stem)
     image, raw = info.inputs[0], info.outputs[0]
-    types = {"input_type": _c_type(image), "output_type": _c_type(raw)}
-    preprocess = None if image.dtype == "uint8" else _preprocess(name, image, contract.input)
+    types = {"input_type": c_type(image), "output_type": c_type(raw)}
+    preprocess = None if image.dtype == "uint8" else preprocess_function(name, image, contract.input)
     normalize = None
     if contract.normalization.kind != "none" and contract.normalization.placement == "runtime":
         normalize = normalize_function(name, contract.normalization, raw, types["output_type"])
@@ -88,7 +88,7 @@ def c_source(stem: str, flatbuffer: bytes, contract: Contract, arena_bytes: int 
         header: Template(_HEADER).substitute(
             words,
             usage="".join(f" *   {Template(line).substitute(words)}".rstrip() + "\n" for line in usage),
-            constants="".join(f"#define {name.upper()}_{line}\n" for line in _constants(image, raw)),
+            constants="".join(f"#define {name.upper()}_{line}\n" for line in constants_of(image, raw)),
             functions="".join(f"\n{function.comment}\n{function.prototype};\n" for function in functions),
         ),
         source: Template(_SOURCE).substitute(
@@ -101,25 +101,30 @@ def c_source(stem: str, flatbuffer: bytes, contract: Contract, arena_bytes: int 
     return {path: text.encode() for path, text in texts.items()}
 
 
-def _c_type(tensor: TensorInfo) -> str:
+def c_type(tensor: TensorInfo) -> str:
+    """What a tensor's values are in C.
+
+    Raises:
+        ConversionError: another type than C source is written for, or more than one scale.
+    """
     quantized = len(tensor.scale) == len(tensor.zero_point) == 1
-    if tensor.dtype not in _C_TYPES or not (quantized or tensor.dtype == "float32"):
+    if tensor.dtype not in C_TYPES or not (quantized or tensor.dtype == "float32"):
         raise ConversionError(
             f"the file's tensor {tensor.name} is {tensor.dtype} with the scales {list(tensor.scale)}; C source is "
-            f"written for {', '.join(_C_TYPES)}, quantized with one scale. Choose --input-type and --output-type so."
+            f"written for {', '.join(C_TYPES)}, quantized with one scale. Choose --input-type and --output-type so."
         )
-    return _C_TYPES[tensor.dtype]
+    return C_TYPES[tensor.dtype]
 
 
-def _preprocess(name: str, image: TensorInfo, contract: InputContract) -> CFunction:
+def preprocess_function(name: str, image: TensorInfo, contract: InputContract) -> CFunction:
     """``void NAME_preprocess(const uint8_t *pixels, TYPE *input)``: what each pixel becomes, looked up if quantized."""
-    c_type, count = _C_TYPES[image.dtype], math.prod(image.shape)
-    prototype = f"void {name}_preprocess(const uint8_t *pixels, {c_type} *input)"
+    type_name, count = C_TYPES[image.dtype], math.prod(image.shape)
+    prototype = f"void {name}_preprocess(const uint8_t *pixels, {type_name} *input)"
     channels = max(len(contract.mean), len(contract.std))
     channel = f"n % {channels}" if channels > 1 else "0"
     if image.dtype == "float32":
         arrays = {
-            which: [_float(value) for value in np.resize(np.array(values, np.float32), channels)]
+            which: [c_float(value) for value in np.resize(np.array(values, np.float32), channels)]
             for which, values in (("mean", contract.mean), ("std", contract.std))
         }
         constants = "".join(
@@ -132,25 +137,26 @@ def _preprocess(name: str, image: TensorInfo, contract: InputContract) -> CFunct
         ready = model_ready(every, contract)[0].T
         rows = quantize(ready, image.scale[0], image.zero_point[0], np.dtype(image.dtype)).tolist()
         table = ",\n".join(f"    {{{', '.join(map(str, row))}}}" for row in rows)
-        constants = f"static const {c_type} {name}_pixel[{channels}][256] = {{\n{table}\n}};\n"
+        constants = f"static const {type_name} {name}_pixel[{channels}][256] = {{\n{table}\n}};\n"
         value = f"{name}_pixel[{channel}][pixels[n]]"
     loop = f"    for (int32_t n = 0; n < {count}; n++) {{\n        input[n] = {value};\n    }}\n"
     comment = "/* Pixels, row by row with the channels of each together, to what the input tensor holds. */"
     return CFunction(prototype, f"{constants}\n{prototype}\n{{\n{loop}}}\n", comment)
 
 
-def _constants(image: TensorInfo, raw: TensorInfo) -> list[str]:
+def constants_of(image: TensorInfo, raw: TensorInfo) -> list[str]:
+    """Sizes, scales and zero points, as the rest of a ``#define`` after the prefix of its name."""
     lines = [
         f"INPUT_{side} {size}" for side, size in zip(("HEIGHT", "WIDTH", "CHANNELS"), image.shape[1:], strict=True)
     ]
     lines.append(f"EMBEDDING_SIZE {math.prod(raw.shape)}")
     for end, tensor in (("INPUT", image), ("OUTPUT", raw)):
         if tensor.dtype != "float32":
-            lines += [f"{end}_SCALE {_float(tensor.scale[0])}", f"{end}_ZERO_POINT ({tensor.zero_point[0]})"]
+            lines += [f"{end}_SCALE {c_float(tensor.scale[0])}", f"{end}_ZERO_POINT ({tensor.zero_point[0]})"]
     return lines
 
 
-def _float(value: float) -> str:
+def c_float(value: float) -> str:
     """A float32 as a C literal: nine digits tell all of them apart."""
     digits = f"{value:.9g}"
     return f"{digits}f" if set(digits) & set(".en") else f"{digits}.0f"

@@ -9,6 +9,7 @@ from ...runtime.errors import OutputError, RequestError
 from ...runtime.files import check_names, check_writable
 from ...runtime.model.artifact import SIDECAR_SUFFIX
 from ..request import Request
+from .c_header import header_name
 from .c_source import c_names
 
 REJECTED = ".rejected"
@@ -98,6 +99,9 @@ def _extra_paths(request: Request) -> dict[str, Path]:
         for mode in sources:
             for name in c_names(f"{request.stem}.{mode}"):
                 paths[f"the C source {name}"] = request.folder / name
+    if request.c_header:
+        names = (header_name(f"{request.stem}.{mode}") for mode in request.names)
+        paths |= {f"the C header {name}": request.folder / name for name in names}
     if "ethos-u" in request.targets:
         for mode in request.modes:
             if mode in BACKENDS["ethos-u"].modes:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from ..runtime.drift import Drift
-from ..runtime.drift.gates import AT_MOST, INFORMATION, Gate, apply_gates, parse_gates
+from ..runtime.drift.gates import AT_MOST, DEFAULT_GATES, INFORMATION, Gate, apply_gates, parse_gates
 from ..runtime.errors import RequestError
 
 LEAST_IMAGES = 40
@@ -36,6 +36,20 @@ class Budget:
 
     def __str__(self) -> str:
         return ", ".join(limit_text(name, limit) for name, limit in self.limits.items())
+
+
+def required_of_shipped(budget: Budget | None) -> Budget:
+    """What a file must keep to be recommended: the default gates, with the limits asked for laid over them."""
+    return Budget({**DEFAULT_GATES, **({} if budget is None else budget.limits)})
+
+
+def missed_text(gates: Sequence[Gate]) -> str:
+    """Gates that do not hold, briefly: ``sqnr_db 12 (at least 20)``."""
+    return ", ".join(
+        f"{gate.name} {'undefined' if gate.value is None else f'{gate.value:.4g}'} "
+        f"({'at most' if gate.at_most else 'at least'} {gate.limit:g})"
+        for gate in gates
+    )
 
 
 def parse_budget(texts: Sequence[str]) -> Budget:

@@ -44,12 +44,11 @@ from .modes import Precision, is_mixed, missing_runtimes, takes_ranges
 from .normalization.freeze import share_outside
 from .normalization.prepare import FloatGraph, prepare
 from .outcome.card import render_card
-from .outcome.explain import explain_coupling, explain_frozen, explain_placement
+from .outcome.explain import explain_contradiction, explain_coupling, explain_frozen, explain_placement
 from .outcome.reading import explain_reading
 from .outcome.recommend import recommend
 from .quantize.from_statistics import plan_from_statistics
-from .quantize.plan import NO_EQUALIZATION, CalibrationOptions, Int8Plan, PlanChoices, plan_int8
-from .quantize.trial import Trial
+from .quantize.plan import CalibrationOptions, Int8Plan, plan_int8
 from .request import Request, check_raw_pixels
 from .results import (
     DEVICE,
@@ -68,10 +67,6 @@ from .verify.coupling import measure_coupling
 from .verify.judge import Frames
 from .verify.latency import Stopwatch
 from .verify.measure import Measured, collect_frames, describe, measure_files
-
-_MOST_JUDGING = 256
-_LOST_DB = 0.3
-"""What test images may lose by what calibration images chose, before it is said."""
 
 _PROOF_IMAGES = 4
 """Calibration images whose raw embeddings a recognised normalization is proved on, besides random and edge vectors."""
@@ -138,7 +133,7 @@ class Pipeline:
                 measured = measure_files(
                     request, made, frames, inputs, stopwatch, drift=data.test is not None, folder=Path(folder)
                 )
-        self._warn(graph, plan, maker, measured, data.test)
+        self.decisions += explain_contradiction(request, graph, plan, maker, measured.files, data.test)
         files, measured_on = self._on_device(measured.files, stopwatch)
         if request.pareto:
             files = mark_dominated(files)
@@ -167,7 +162,13 @@ class Pipeline:
             decisions=tuple(self.decisions),
             ship=(
                 *kept,
-                *recommend(shipped, measured_on.runtime, missed=bool(missed), chosen=self.request.chooses_one),
+                *recommend(
+                    shipped,
+                    measured_on.runtime,
+                    missed=bool(missed),
+                    chosen=request.chooses_one,
+                    budget=request.budget,
+                ),
             ),
         )
         data_of = {item.mode: item.data for item in measured.made}
@@ -256,26 +257,6 @@ class Pipeline:
         except (ConversionError, InterpreterFailedError) as error:
             self.decisions.append(f"the search for layers that should not be int8 ended early: {error}")
         return search
-
-    def _warn(
-        self, graph: FloatGraph, plan: Int8Plan | None, maker: Maker, measured: Measured, test: Source | None
-    ) -> None:
-        """Say where the test images contradict what the calibration images chose for int8; they choose nothing."""
-        mine = next((file.drift for file in measured.files if file.mode == "int8"), None)
-        if plan is None or test is None or mine is None or mine.sqnr_db is None or not plan.minmax.samples:
-            return
-        chosen = plan.choices != PlanChoices(NO_EQUALIZATION, False, "minmax", {})
-        if not chosen and not maker.recipes["int8"].corrections:
-            return
-        count = min(len(test), _MOST_JUDGING)
-        trial = Trial(graph, [test.ready(index) for index in range(count)], self.request.threads)
-        plain = trial.sqnr(trial.errors(graph.flatbuffer, plan.minmax))
-        found = trial.sqnr(trial.errors_of(maker.graphs["int8"]))
-        if plain > found + _LOST_DB:
-            self.decisions.append(
-                f"WARNING: on {count} test images int8 with minimum and maximum alone is better: {plain:.1f} dB, not "
-                f"{found:.1f}. --calibrate-method minmax --no-equalize --correct none undoes what was chosen."
-            )
 
     def _make(self, maker: Maker, precisions: Mapping[str, Precision]) -> tuple[list[Made], tuple[NotMade, ...]]:
         """The files of all modes that can be made, and why the others cannot; one mode costs the others nothing."""

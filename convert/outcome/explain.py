@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ...runtime.drift import Drift
+from ...runtime.images.source import Source
 from ...runtime.model.flatbuffer import read_flatbuffer
-from ..make.maker import Made
+from ..make.maker import Made, Maker
 from ..normalization.prepare import FloatGraph
+from ..quantize.plan import NO_EQUALIZATION, Int8Plan, PlanChoices
+from ..quantize.trial import Trial
 from ..request import Request
-from ..results import BatchCoupling
+from ..results import BatchCoupling, ExportedFile
+
+_MOST_JUDGING = 256
+_LOST_DB = 0.3
+"""What test images may lose by what calibration images chose, before it is said."""
 
 
 def explain_placement(request: Request, graph: FloatGraph, made: list[Made]) -> list[str]:
@@ -38,6 +47,33 @@ def explain_placement(request: Request, graph: FloatGraph, made: list[Made]) -> 
             "other, and the drift is somewhat larger."
         )
     return decisions
+
+
+def explain_contradiction(
+    request: Request,
+    graph: FloatGraph,
+    plan: Int8Plan | None,
+    maker: Maker,
+    files: Sequence[ExportedFile],
+    test: Source | None,
+) -> list[str]:
+    """Where the test images contradict what the calibration images chose for int8; they choose nothing."""
+    mine = next((file.drift for file in files if file.mode == "int8"), None)
+    if plan is None or test is None or mine is None or mine.sqnr_db is None or not plan.minmax.samples:
+        return []
+    chosen = plan.choices != PlanChoices(NO_EQUALIZATION, False, "minmax", {})
+    if not chosen and not maker.recipes["int8"].corrections:
+        return []
+    count = min(len(test), _MOST_JUDGING)
+    trial = Trial(graph, [test.ready(index) for index in range(count)], request.threads)
+    plain = trial.sqnr(trial.errors(graph.flatbuffer, plan.minmax))
+    found = trial.sqnr(trial.errors_of(maker.graphs["int8"]))
+    if plain <= found + _LOST_DB:
+        return []
+    return [
+        f"WARNING: on {count} test images int8 with minimum and maximum alone is better: {plain:.1f} dB, not "
+        f"{found:.1f}. --calibrate-method minmax --no-equalize --correct none undoes what was chosen."
+    ]
 
 
 def explain_coupling(coupling: BatchCoupling | None) -> list[str]:

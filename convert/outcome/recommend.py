@@ -1,13 +1,16 @@
-"""Which file to ship where, from what was just measured."""
+"""Which file to ship where, from what was just measured.
+
+A file that fails the drift gates is recommended nowhere: what it fails stands in its place, and what to do instead.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import Any
 
 from ...runtime.backends.table import BACKENDS, BY_PACKAGE
-from ...runtime.drift.gates import DEFAULT_GATES, apply_gates
+from ..budget import Budget, missed_text, required_of_shipped
 from ..modes import MIXED, is_mixed
 from ..results import ExportedFile
 
@@ -16,7 +19,13 @@ NEARLY_AS_FAST = 1.25
 
 
 def recommend(
-    files: Sequence[ExportedFile], timed_on: Mapping[str, Any], *, missed: bool = False, chosen: bool = False
+    files: Sequence[ExportedFile],
+    timed_on: Mapping[str, Any],
+    *,
+    missed: bool = False,
+    chosen: bool = False,
+    budget: Budget | None = None,
+    cause: str = "",
 ) -> tuple[str, ...]:
     """One sentence for a CPU, one for an NPU and one for a microcontroller.
 
@@ -25,10 +34,13 @@ def recommend(
         timed_on: the runtime that the latencies are from: :attr:`.results.MeasuredOn.runtime`.
         missed: whether no file keeps the limits.
         chosen: whether this is the one file that was chosen of several, so that nothing is said of what it is not for.
+        budget: the limits that were asked for; the default gates hold besides.
+        cause: why rounded files fail, where that is known; where to read of it, as the end of a sentence.
     """
     if not files:
         return (f"nothing to ship: {'no file keeps the limits' if missed else _NONE_RUNS}.",)
-    said = (_for_cpu(files, timed_on), _for_npu(files), _for_microcontroller(files))
+    shelf = _Shelf(tuple(files), required_of_shipped(budget), cause)
+    said = (_for_cpu(shelf, timed_on), _for_npu(shelf), _for_microcontroller(shelf))
     if not chosen:
         return said
     return tuple(text for text in said if not text.endswith((_NEEDS_INT8, _NOT_TIMED)))
@@ -40,14 +52,45 @@ def of_a_cpu(timed_on: Mapping[str, Any]) -> bool:
     return backend is None or backend.cpu
 
 
-def _for_cpu(files: Sequence[ExportedFile], timed_on: Mapping[str, Any]) -> str:
+@dataclass(frozen=True)
+class _Shelf:
+    """What there is to choose from."""
+
+    files: tuple[ExportedFile, ...]
+    required: Budget
+    cause: str
+
+    def passes(self, file: ExportedFile) -> bool:
+        return file.runs and (file.drift is None or self.required.kept(file.drift))
+
+    def failing(self, files: Sequence[ExportedFile]) -> str:
+        """What these files, none of which passes, fail."""
+        texts = [
+            f"{file.mode} has {missed_text(self.required.missed(file.drift))}"
+            for file in files
+            if file.drift is not None
+        ]
+        return f"nothing to ship: {'; '.join(texts)}"
+
+    def has(self, *modes: str) -> bool:
+        return any(_mode(file) in modes for file in self.files)
+
+
+def _for_cpu(shelf: _Shelf, timed_on: Mapping[str, Any]) -> str:
     if not of_a_cpu(timed_on):
         return f"CPU: the latencies are {timed_on['name']}'s; {_NOT_TIMED}"
-    usable = [file for file in files if _passes(file) and file.latency_us is not None]
+    timed = [file for file in shelf.files if file.latency_us is not None and file.runs]
+    usable = [file for file in timed if shelf.passes(file)]
     if not usable:
-        if any(file.latency_us is not None for file in files):
-            return "CPU: none of these files passes the default gates; see drift-report, and add calibration images."
-        return "CPU: nothing was measured; run drift-report on the target."
+        if not timed:
+            return "CPU: nothing was measured; run drift-report on the target."
+        rounded = [file for file in timed if file.mode not in ("float32", "float16")]
+        advice = (
+            "float32 fails as well, so rounding is not the cause: drift-report --ladder tells where the drift begins"
+            if shelf.has("float32")
+            else f"Instead: -q float32, which rounds nothing{_and(shelf.cause if rounded else '')}"
+        )
+        return f"CPU: {shelf.failing(timed)}. {advice}."
     fastest = min(usable, key=lambda file: file.latency_us or 0)
     near = [file for file in usable if _least(file) <= NEARLY_AS_FAST * _most(fastest)]
     # Among files of nearly the same speed the smallest drift wins; without drift figures, the smallest file.
@@ -75,15 +118,12 @@ def _most(file: ExportedFile) -> float:
     return file.latency_high_us or file.latency_us or 0.0
 
 
-def _for_npu(files: Sequence[ExportedFile]) -> str:
+def _for_npu(shelf: _Shelf) -> str:
     """Of the files with integer activations, the one of which an NPU runs most; 8 bits before 16."""
-    if _first(files, _INTEGERS) is None:
-        return f"NPU: {_missing(files)}"
-    refused = [file for file in files if any(verdict.runtime == _NPU and not verdict.ok for verdict in file.verified)]
-    best = _first([file for file in files if file not in refused], _INTEGERS, _left_by_npu)
+    best, nothing = _best(shelf, "ethos-u", "its compiler takes none of these files.", _left_by_npu)
     if best is None:
-        return "NPU: its compiler takes none of these files."
-    text = _integers(best, files)
+        return f"NPU: {nothing}"
+    text = _integers(best, shelf)
     for verdict in best.verified:
         if verdict.npu_operators is not None and verdict.ok:
             left = sum((verdict.cpu_operators or {}).values())
@@ -91,46 +131,70 @@ def _for_npu(files: Sequence[ExportedFile]) -> str:
     return f"NPU: ship {text})."
 
 
-def _for_microcontroller(files: Sequence[ExportedFile]) -> str:
+def _for_microcontroller(shelf: _Shelf) -> str:
     """Of the files that TFLite Micro runs, the first that passes the gates, the smallest kind first."""
-    if _first(files, _INTEGERS) is None:
-        return f"microcontroller: {_missing(files)}"
-    refused = [file for file in files if any(verdict.runtime == _MICRO and not verdict.ok for verdict in file.verified)]
-    best = _first([file for file in files if file not in refused], _INTEGERS)
+    best, nothing = _best(shelf, "micro", "TFLite Micro runs none of these files.")
     if best is None:
-        return "microcontroller: TFLite Micro runs none of these files."
-    text = _integers(best, files)
+        return f"microcontroller: {nothing}"
+    text = _integers(best, shelf)
     if (arena := _arena(best)) is not None:
         text += f"; TFLite Micro needs an arena of {arena:,} bytes"
         # A mixed file or one of 16 bits may be worth its memory.
-        for other in files:
-            if other is not best and other not in refused and other.mode != "float32" and _passes(other):
+        for other in shelf.files:
+            if other is not best and _taken(other, "micro") and other.mode != "float32" and shelf.passes(other):
                 more = _arena(other)
                 text += f"; {other.mode}: {more:,} bytes, {_text_sqnr(other)}" if more and other.drift else ""
     return f"microcontroller: ship {text})."
 
 
-_INTEGERS = ("int8", MIXED, "int16x8")
-_MICRO, _NPU = BACKENDS["micro"].package, BACKENDS["ethos-u"].package
+def _best(
+    shelf: _Shelf, place: str, refusal: str, cost: Callable[[ExportedFile], float] = lambda _: 0.0
+) -> tuple[ExportedFile | None, str]:
+    """The best of the integer files for a place: the least cost, then the first mode; or None, and what is to be said.
 
+    Args:
+        shelf: the files.
+        place: its row among the backends.
+        refusal: what is said where the place takes none of them.
+        cost: what is to be low.
+    """
+    made = [file for file in shelf.files if _mode(file) in _INTEGERS]
+    if not made:
+        return None, _NEEDS_INT8
+    running = [file for file in made if file.runs]
+    if not running:
+        return None, f"nothing to ship: {', '.join(file.mode for file in made)} fails."
+    taken = [file for file in running if _taken(file, place)]
+    if not taken:
+        return None, refusal
+    passing = [file for file in taken if shelf.passes(file)]
+    if not passing:
+        return None, f"{shelf.failing(taken)}. {_instead(shelf, place)}"
+    return min(passing, key=lambda file: (cost(file), _INTEGERS.index(_mode(file)))), ""
+
+
+def _taken(file: ExportedFile, place: str) -> bool:
+    return all(verdict.ok for verdict in file.verified if verdict.runtime == BACKENDS[place].package)
+
+
+def _instead(shelf: _Shelf, place: str) -> str:
+    """What to do where all files for a place fail the gates, those first that cost least."""
+    ways = [] if shelf.has("int16x8") else ["-q int16x8, which rounds activations to 16 bits"]
+    if not shelf.has(MIXED):
+        ways.append(f"--pareto --target {place}, which looks for the layers that must not be rounded so")
+    ways.append("more calibration images")
+    return f"Instead: {'; '.join(ways)}{_and(shelf.cause or _WHERE)}."
+
+
+def _and(text: str) -> str:
+    return f"; {text}" if text else ""
+
+
+_INTEGERS = ("int8", MIXED, "int16x8")
 _NONE_RUNS = "a required target runs none of these files"
 _NOT_TIMED = "for a CPU's name --target litert first."
+_WHERE = "drift-report --layers tells which layers make the drift"
 _NEEDS_INT8 = "needs an int8 file; pass --calibration-data and -q int8."
-
-
-def _missing(files: Sequence[ExportedFile]) -> str:
-    """Why there is no integer file to ship."""
-    made = [file.mode for file in files if _mode(file) in _INTEGERS]
-    return f"nothing to ship: {', '.join(made)} fails." if made else _NEEDS_INT8
-
-
-def _first(
-    files: Sequence[ExportedFile], modes: Sequence[str], cost: Callable[[ExportedFile], float] = lambda _: 0.0
-) -> ExportedFile | None:
-    """The best of the files of these modes: one that passes the gates, then the least cost, then the first mode."""
-    able = [(_mode(file), file) for file in files if _mode(file) in modes and file.runs]
-    ranked = [(not _passes(file), cost(file), modes.index(mode), number) for number, (mode, file) in enumerate(able)]
-    return able[min(ranked)[-1]][1] if ranked else None
 
 
 def _mode(file: ExportedFile) -> str:
@@ -145,8 +209,8 @@ def _left_by_npu(file: ExportedFile) -> float:
     return 0.0
 
 
-def _integers(best: ExportedFile, files: Sequence[ExportedFile]) -> str:
-    """The file, what of it is not integers, its drift, and why it is not int8 or passes no gate."""
+def _integers(best: ExportedFile, shelf: _Shelf) -> str:
+    """The file, what of it is not integers, its drift, and why it is not int8."""
     text = f"{best.path.name} ("
     if is_mixed(best.mode):
         text += "integers but for the layers that the search left in another precision"
@@ -161,21 +225,13 @@ def _integers(best: ExportedFile, files: Sequence[ExportedFile]) -> str:
                 text += ", the normalization; --input-type int8 --output-type int8 leaves it to Encoder"
     if best.drift is not None:
         text += f"; {_text_sqnr(best)}"
-    if not _passes(best):
-        text += "; mind that it fails the default drift gates"
-    elif any(file.mode == "int8" and not _passes(file) for file in files):
-        text += "; int8 fails the default drift gates"
+    if any(file.mode == "int8" and file.runs and not shelf.passes(file) for file in shelf.files):
+        text += "; int8 fails the drift gates"
     return text
 
 
 def _arena(file: ExportedFile) -> int | None:
     return next((verdict.arena_bytes for verdict in file.verified if verdict.arena_bytes is not None), None)
-
-
-def _passes(file: ExportedFile) -> bool:
-    if not file.runs:
-        return False
-    return file.drift is None or all(gate.passed for gate in apply_gates(asdict(file.drift), DEFAULT_GATES))
 
 
 def _sqnr(file: ExportedFile) -> float:

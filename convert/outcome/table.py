@@ -15,6 +15,7 @@ from ...calibration import Assessment
 from ...calibration.assess import MOST_GROWTH, MOST_MISSED
 from ...calibration.tensors import short_name
 from ...runtime.printable import one_line, styled
+from ..budget import Budget, missed_text, required_of_shipped
 from ..results import ExportedFile, ExportResult, NotMade, SearchReport, Verdict
 from .recommend import of_a_cpu
 
@@ -27,7 +28,7 @@ _LEAST_FIRM = 3
 
 def render_result(result: ExportResult) -> str:
     """An export's result as text: the table, which file to ship where, and what was decided."""
-    lines = [_table(result.files, result.not_made).rstrip(), *_measured_on(result)]
+    lines = [_table(result.files, result.not_made).rstrip(), *_failing(result), *_measured_on(result)]
     lines += _busy(result.files)
     coupling = result.batch_coupling
     if coupling is not None and coupling.coupled:
@@ -50,6 +51,16 @@ def render_result(result: ExportResult) -> str:
     if failed := (*result.failed_targets, *result.failed_modes):
         lines += ["", *(f"FAILED: {reason}" for reason in failed)]
     return "\n".join(lines)
+
+
+def _failing(result: ExportResult) -> list[str]:
+    """Which files fail the drift gates, and which of them."""
+    required = required_of_shipped(None if result.limits is None else Budget(result.limits))
+    return [
+        f"{file.mode} fails the drift gates: {missed_text(missed)}"
+        for file in result.files
+        if file.drift is not None and (missed := required.missed(file.drift))
+    ]
 
 
 def _busy(files: Sequence[ExportedFile]) -> list[str]:

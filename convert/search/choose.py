@@ -9,7 +9,7 @@ from dataclasses import replace
 from ...runtime.backends.table import BACKENDS
 from ...runtime.drift import Drift
 from ...runtime.drift.gates import Gate
-from ..budget import Budget, limit_text
+from ..budget import Budget, limit_text, missed_text, required_of_shipped
 from ..make.outputs import rejected_path
 from ..request import Request
 from ..results import ExportedFile
@@ -78,10 +78,19 @@ def choose_files(
     winner, obstacles = fastest_within(budget, files, judged, request.targets)
     if winner is not None:
         others = len(files) - 1
+        failing = () if winner.drift is None else required_of_shipped(budget).missed(winner.drift)
         text = (
-            f"{budget}: ship {winner.path.name} ({winner.latency_us:,.0f} µs on {BACKENDS[request.timed_on].package}, "
-            f"{decibels(winner)} on test images), the fastest of {others + 1} files that were measured."
+            f"{budget}: {'' if failing else 'ship '}{winner.path.name} ({winner.latency_us:,.0f} µs on "
+            f"{BACKENDS[request.timed_on].package}, {decibels(winner)} on test images), the fastest of {others + 1} "
+            "files that were measured"
         )
+        # Limits on one metric say nothing of the others, and a file that fails those is not to be shipped unseen.
+        if failing:
+            text += (
+                f", keeps these limits and fails others: {missed_text(failing)}. Nothing is recommended; --max-drift "
+                f"{failing[0].name}={failing[0].limit:g} looks for a file that keeps that as well"
+            )
+        text += "."
         return (files if request.pareto else (winner,)), (), (text,)
     best = best_of(files, request.targets)
     missed = (f"no file keeps {budget}; the best found is the {best.mode} file", *obstacles)

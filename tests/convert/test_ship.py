@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedlite.convert.budget import Budget, missed_text, required_of_shipped
 from embedlite.convert.outcome.recommend import recommend
 from embedlite.convert.results import DEVICE, ExportedFile, Verdict
 from embedlite.runtime.drift.metrics import Drift
@@ -14,6 +15,8 @@ from embedlite.runtime.drift.metrics import Drift
 GOOD = Drift(100, 0, 0.9999, 0.999, 0.99, 40.0, 0.1, 0.01, 0.01, 0, 1.0, 0.95, 0.96, 0.99, 0.01, 10)
 LITERT = {"name": "ai-edge-litert"}
 BAD = Drift(100, 0, 0.97, 0.90, 0.80, 12.0, 0.9, 0.50, 0.30, 0, 1.1, 0.60, 0.61, 0.90, 0.10, 10)
+
+FAILED = missed_text(required_of_shipped(None).missed(BAD))
 
 
 def exported(
@@ -57,7 +60,7 @@ def test_sixteen_bits_where_eight_fail_the_gates() -> None:
     said = lines(exported("int8", BAD), exported("int16x8"))
     for target in ("NPU", "microcontroller"):
         assert said[target].startswith("ship m.int16x8.tflite (8-bit weights and 16-bit activations throughout")
-        assert "int8 fails the default drift gates" in said[target]
+        assert "int8 fails the drift gates" in said[target]
 
 
 def test_a_mixed_file_goes_where_it_runs_and_no_further() -> None:
@@ -66,10 +69,41 @@ def test_a_mixed_file_goes_where_it_runs_and_no_further() -> None:
     assert said["microcontroller"].startswith("ship m.mixed1.tflite (integers but for the layers that the search left")
 
 
-def test_what_fails_the_gates_everywhere_is_named_with_a_warning() -> None:
-    said = lines(exported("int8", BAD))
-    assert "mind that it fails the default drift gates" in said["NPU"]
-    assert "mind that it fails the default drift gates" in said["microcontroller"]
+def test_what_fails_the_gates_everywhere_is_recommended_nowhere() -> None:
+    said = lines(exported("float32"), exported("int8", BAD))
+    assert said["CPU"].startswith("ship m.float32.tflite")
+    for target, name in (("NPU", "ethos-u"), ("microcontroller", "micro")):
+        assert said[target] == (
+            f"nothing to ship: int8 has {FAILED}. Instead: -q int16x8, which rounds activations to 16 bits; "
+            f"--pareto --target {name}, which looks for the layers that must not be rounded so; "
+            "more calibration images; drift-report --layers tells which layers make the drift."
+        )
+    both = lines(exported("int8", BAD), exported("int16x8", BAD), exported("mixed", BAD))
+    assert both["NPU"].startswith(f"nothing to ship: int8 has {FAILED}; int16x8 has {FAILED}; mixed has {FAILED}.")
+    assert both["NPU"].endswith(
+        "Instead: more calibration images; drift-report --layers tells which layers make the drift."
+    )
+    assert both["CPU"].endswith("Instead: -q float32, which rounds nothing.")
+
+
+def test_a_cause_that_is_known_stands_in_place_of_the_search_for_it() -> None:
+    (cpu, npu, micro) = recommend((exported("int8", BAD),), LITERT, cause="the divisor is what fails")
+    assert all(text.endswith("; the divisor is what fails.") for text in (cpu, npu, micro))
+    (fine, *_) = recommend((exported("int8"),), LITERT, cause="the divisor is what fails")
+    assert "divisor" not in fine
+
+
+def test_float32_that_fails_is_not_told_to_be_float32() -> None:
+    said = lines(exported("float32", BAD, npu=None), exported("int8", BAD))
+    assert said["CPU"].startswith(f"nothing to ship: float32 has {FAILED}; int8 has {FAILED}.")
+    assert "rounding is not the cause" in said["CPU"]
+
+
+def test_limits_that_were_asked_for_are_laid_over_the_default_ones() -> None:
+    strict = recommend((exported("int8"),), LITERT, budget=Budget({"sqnr_db": 41.0}))
+    assert all("nothing to ship: int8 has sqnr_db 40 (at least 41)." in text for text in strict)
+    loose = Budget({gate.name: gate.value for gate in required_of_shipped(None).missed(BAD) if gate.value is not None})
+    assert all(": ship m.int8.tflite" in text for text in recommend((exported("int8", BAD),), LITERT, budget=loose))
 
 
 def test_without_integers_they_need_some() -> None:
@@ -125,6 +159,5 @@ def test_no_file_is_sent_where_it_does_not_run_or_is_worse_than_another(files: l
     assert micro is None or all(verdict.ok for verdict in micro.verified if verdict.runtime == "tflite-micro")
     integers = [file for file in files if file.mode not in ("float32", "dynamic")]
     taken = [f for f in integers if all(verdict.ok for verdict in f.verified if verdict.runtime == "ethos-u-vela")]
-    assert (npu is None) == (not taken)
-    if npu is not None and npu.drift is BAD:
-        assert all(file.drift is BAD for file in taken)
+    assert (npu is None) == all(file.drift is BAD for file in taken)
+    assert all(file is None or file.drift is not BAD for file in named.values())

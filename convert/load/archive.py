@@ -120,15 +120,20 @@ def _config_of_keras(path: Path) -> bytes:
 
 
 def keras_2_version(path: Path) -> str | None:
-    """The version of Keras 2 that wrote a ``.keras`` file which was looked into; None for any other file."""
-    if path.suffix.lower() != ".keras":
-        return None
+    """The version of Keras 2 (or 1) that wrote a file which was looked into; None for Keras 3's or an unnamed one."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            version = json.loads(archive.read("metadata.json"))["keras_version"]
-    except (KeyError, TypeError, ValueError):
+        if path.suffix.lower() in H5_SUFFIXES:
+            import h5py
+
+            with h5py.File(path, "r") as file:
+                version = file.attrs.get("keras_version")
+        else:
+            with zipfile.ZipFile(path) as archive:
+                version = json.loads(archive.read("metadata.json"))["keras_version"]
+    except (KeyError, TypeError, ValueError, OSError):
         return None
-    return version if isinstance(version, str) and version.startswith("2.") else None
+    version = version.decode("utf-8", "replace") if isinstance(version, bytes) else version
+    return version if isinstance(version, str) and version.startswith(("1.", "2.")) else None
 
 
 def _check_members(path: Path, entries: list[zipfile.ZipInfo]) -> None:

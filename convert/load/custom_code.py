@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import runpy
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,15 @@ REPLACEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """The layers that ``--replace-lambda LAYER=KIND`` can put in a Lambda's place: class name and arguments."""
 
-_TENSORFLOW_CALLS = ("TFOpLambda", "SlicingOpLambda")
+TENSORFLOW_CALLS = ("TFOpLambda", "SlicingOpLambda")
+"""Layers of Keras 2 that are a call of TensorFlow, which they store by its name."""
+
+_ACTIVATIONS = ("activation", "recurrent_activation")
 _HARMLESS_UTILS = {"normalize", "to_categorical"}
 """Functions of ``keras.utils`` that compute; others of it download, unpack and write files."""
+
+INSTALL_KERAS_2 = "Run: pip install 'embedlite[keras2]', which brings tf-keras, and the file is read by that."
+"""The way out of what only Keras 2 reads."""
 
 _LAMBDA_FUNCTIONS = ("function", "output_shape", "mask")
 _KERAS_2_LAMBDA = ("function_type", "module", "output_shape_type", "output_shape_module")
@@ -71,15 +77,37 @@ class Need:
         return f"the function {self.wanted[0]!r}"
 
 
-def find_needs(config: Mapping[str, Any]) -> list[Need]:
-    """Everything in a configuration that is not Keras' or ours, in the order of the layers; nothing is executed."""
-    return list(_walk(config, ""))
+@dataclass(frozen=True)
+class Library:
+    """What a version of Keras finds by itself, so that nobody has to hand it over.
+
+    Attributes:
+        has_class: whether it has the class that an object of a configuration names.
+        has_function: whether it has a function of this name, in the module that goes with it.
+        has_activation: whether it has an activation that is stored by its name alone.
+        registered: whether a class of this registered name was handed to it.
+    """
+
+    has_class: Callable[[dict[str, Any]], bool]
+    has_function: Callable[[str, Any], bool]
+    has_activation: Callable[[str], bool]
+    registered: Callable[[str], bool]
 
 
-def _walk(value: Any, layer: str) -> Iterator[Need]:
+def find_needs(config: Mapping[str, Any], library: Library | None = None) -> list[Need]:
+    """Everything in a configuration that a library has not, in the order of the layers; nothing is executed.
+
+    Args:
+        config: the configuration of a model.
+        library: default Keras 3 with our layers.
+    """
+    return list(_walk(config, "", library or KERAS_3))
+
+
+def _walk(value: Any, layer: str, library: Library) -> Iterator[Need]:
     if isinstance(value, list):
         for item in value:
-            yield from _walk(item, layer)
+            yield from _walk(item, layer, library)
         return
     if not isinstance(value, dict):
         return
@@ -88,48 +116,56 @@ def _walk(value: Any, layer: str) -> Iterator[Need]:
         if isinstance(settings, dict) and isinstance(settings.get("name"), str):
             layer = settings["name"]
         if value["class_name"] == "Lambda" and isinstance(settings, dict):
-            need = _lambda_need(layer, settings)
+            need = _lambda_need(layer, settings, library)
             if need is not None:
                 yield need
             # Whatever other functions it holds (for its output's shape, its mask) go with its own.
-            yield from _walk(settings.get("arguments"), layer)
+            yield from _walk(settings.get("arguments"), layer, library)
             return
-        need = _object_need(layer, value)
+        need = _object_need(layer, value, library)
         if need is not None:
             yield need
     for key, item in value.items():
+        if key in _ACTIVATIONS and isinstance(item, str) and not library.has_activation(item):
+            yield Need(layer, "function", (item,), False, value)
         # Keras builds none of this when a model is loaded without its optimizer.
         if key != "compile_config":
-            yield from _walk(item, layer)
+            yield from _walk(item, layer, library)
 
 
-def _lambda_need(layer: str, settings: dict[str, Any]) -> Need | None:
+def _lambda_need(layer: str, settings: dict[str, Any], library: Library) -> Need | None:
     function = settings.get("function")
     name = function.get("config") if isinstance(function, dict) else function
     if isinstance(name, str) and settings.get("function_type", "function") == "function":
         plain = not any(isinstance(settings.get(key), dict) for key in _LAMBDA_FUNCTIONS[1:])
-        if plain and isinstance(function, dict) and _is_keras_function(name, function.get("module")):
+        if plain and isinstance(function, dict) and library.has_function(name, function.get("module")):
             return None
         return Need(layer, "Lambda", (name, layer), False, settings)
     return Need(layer, "Lambda", (layer,), True, settings)
 
 
-def _object_need(layer: str, value: dict[str, Any]) -> Need | None:
+def _object_need(layer: str, value: dict[str, Any], library: Library) -> Need | None:
     kind, module = str(value["class_name"]), value.get("module")
     if kind == "function":
         name = str(value.get("config"))
-        return None if _is_keras_function(name, module) else Need(layer, "function", (name,), False, value)
+        return None if library.has_function(name, module) else Need(layer, "function", (name,), False, value)
     if kind == "__lambda__":
         return Need(layer, "function", (layer,), True, value)
+    if library.has_class(value):
+        return None
     registered = str(value.get("registered_name") or kind)
-    if kind.startswith("__") or registered.startswith("embedlite>"):
-        return None  # Keras' own wrappers of tensors, slices and the like; our layers
+    return Need(layer, "class", (registered, registered.rpartition(">")[2]), False, value)
+
+
+def _has_keras_class(value: dict[str, Any]) -> bool:
+    """Whether Keras 3, or our layers, have the class of an object."""
+    kind, module = str(value["class_name"]), value.get("module")
+    if kind.startswith("__") or str(value.get("registered_name") or kind).startswith("embedlite>"):
+        return True  # Keras' own wrappers of tensors, slices and the like; our layers
     if module is None and "registered_name" not in value:
         # The older format names no modules: what Keras does not know by this name is the user's.
-        known = _is_keras_class(kind)
-    else:
-        known = str(module or "").partition(".")[0] in ("keras", "builtins")
-    return None if known else Need(layer, "class", (registered, registered.rpartition(">")[2]), False, value)
+        return _is_keras_class(kind)
+    return str(module or "").partition(".")[0] in ("keras", "builtins")
 
 
 def _is_keras_class(name: str) -> bool:
@@ -151,6 +187,16 @@ def _is_keras_function(name: str, module: Any) -> bool:
         return name in _HARMLESS_UTILS
     home = {"keras.ops": keras.ops, "keras.activations": keras.activations}.get(str(module))
     return callable(getattr(home, name, None))
+
+
+def _registered(name: str) -> bool:
+    import keras
+
+    return keras.saving.get_registered_object(name) is not None
+
+
+KERAS_3 = Library(_has_keras_class, _is_keras_function, lambda name: True, _registered)
+"""Keras 3 and our layers; a name that Keras does not know as an activation is an error of its own."""
 
 
 def load_custom_objects(path: Path) -> dict[str, Any]:
@@ -200,7 +246,11 @@ def parse_replacements(texts: tuple[str, ...]) -> dict[str, str]:
 
 
 def bring_code(
-    path: Path, needs: list[Need], offered: Mapping[str, Any], replaced: Mapping[str, str]
+    path: Path,
+    needs: list[Need],
+    offered: Mapping[str, Any],
+    replaced: Mapping[str, str],
+    library: Library | None = None,
 ) -> dict[str, Any]:
     """Satisfy every need, editing the configuration in place, or say all that is missing.
 
@@ -209,6 +259,7 @@ def bring_code(
         needs: from :func:`find_needs`, whose items are edited.
         offered: objects of the user's own, by name.
         replaced: layer name to one of :data:`REPLACEMENTS`.
+        library: what loads the file; default Keras 3.
 
     Returns:
         ``custom_objects`` for Keras.
@@ -228,7 +279,7 @@ def bring_code(
         found = next((name for name in need.wanted if name in offered), None)
         if need.kind == "Lambda" and need.layer in replaced:
             continue
-        if found is None and not (need.kind == "class" and _registered(need.wanted[0])):
+        if found is None and not (need.kind == "class" and (library or KERAS_3).registered(need.wanted[0])):
             missing.append(need)
         elif found is not None:
             custom[need.wanted[0]] = offered[found]
@@ -299,19 +350,13 @@ def _name_function(need: Need) -> None:
     }
 
 
-def _registered(name: str) -> bool:
-    import keras
-
-    return keras.saving.get_registered_object(name) is not None
-
-
 def _missing_message(path: Path, missing: list[Need]) -> str:
     text = f"{path} needs code that is not in the file: {'; '.join(str(need) for need in missing)}. "
     names = dict.fromkeys(need.wanted[-1 if need.kind == "class" else 0] for need in missing)
-    if any(need.wanted[0] in _TENSORFLOW_CALLS for need in missing):
+    if any(need.wanted[0] in TENSORFLOW_CALLS for need in missing):
         return (
-            f"{text}TFOpLambda and SlicingOpLambda are calls of TensorFlow that only Keras 2 can replay. Open the file "
-            "there (pip install tf_keras), save it with tf.saved_model.save(model, 'folder'), and pass that folder."
+            f"{text}TFOpLambda and SlicingOpLambda are calls of TensorFlow that only Keras 2 can replay. "
+            f"{INSTALL_KERAS_2}"
         )
     text += f"Either pass --custom-objects FILE.py, a file you trust that defines {', '.join(names)}"
     lambdas = [need.layer for need in missing if need.kind == "Lambda"]

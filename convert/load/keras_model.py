@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import tempfile
 import warnings
 from dataclasses import replace
@@ -12,7 +10,17 @@ from typing import Any
 
 from ..errors import CustomCodeError, ModelLoadError, ModelShapeError
 from .archive import H5_SUFFIXES, keras_2_version, read_config, write_copy
-from .custom_code import PREPROCESSING, bring_code, find_needs, load_custom_objects, parse_replacements, rename_replaced
+from .custom_code import (
+    INSTALL_KERAS_2,
+    PREPROCESSING,
+    bring_code,
+    find_needs,
+    load_custom_objects,
+    parse_replacements,
+    rename_replaced,
+)
+from .cut import cut, shared_layer, tower
+from .keras_2.load import is_installed, load_keras_2
 from .options import LoadOptions
 from .original import Original, check_image_shape, first_line
 
@@ -37,23 +45,33 @@ def load_keras(path: Path, options: LoadOptions) -> Original:
     config = read_config(path)
     from .. import layers  # noqa: F401 -- registers our layers
 
-    try:
-        model = _load(path, config, options)
-    except (CustomCodeError, ModelLoadError) as error:
-        version = keras_2_version(path)
-        if version is None:
-            raise
-        raise ModelLoadError(
-            f"{path} was written by Keras {version}, whose .keras files Keras 3 does not read. Load it where it was "
-            "made and save it as HDF5, which is read: model.save('model.h5')."
-        ) from error
-    return from_keras(model, str(path), options)
-
-
-def _load(path: Path, config: dict[str, Any], options: LoadOptions) -> Any:
-    """The Keras model of a configuration that was looked into."""
     offered = load_custom_objects(Path(options.custom_objects)) if options.custom_objects else {}
     replaced = parse_replacements(tuple(options.replace_lambda))
+    version = keras_2_version(path)
+    if version is not None and is_installed() and not any(map(_is_of_keras_3, offered.values())):
+        return from_keras(load_keras_2(path, config, offered, replaced), str(path), options)
+    try:
+        return from_keras(_load(path, config, offered, replaced), str(path), options)
+    except ModelLoadError as error:
+        # Code that is missing is missing under either Keras, but the newer of Keras 2's formats Keras 3 cannot read.
+        if version is None or (isinstance(error, CustomCodeError) and path.suffix.lower() in H5_SUFFIXES):
+            raise
+        hint = INSTALL_KERAS_2
+        if is_installed():
+            hint = f"Define what {options.custom_objects} holds with tf_keras, and the file is read by that."
+        raise ModelLoadError(
+            f"{path} was written by Keras {version}, and Keras 3 cannot read it: {first_line(error)}. {hint}"
+        ) from error
+
+
+def _is_of_keras_3(value: Any) -> bool:
+    import keras
+
+    return isinstance(value, type) and issubclass(value, keras.Layer)
+
+
+def _load(path: Path, config: dict[str, Any], offered: dict[str, Any], replaced: dict[str, str]) -> Any:
+    """The Keras 3 model of a configuration that was looked into."""
     needs = find_needs(config)
     custom = bring_code(path, needs, offered, replaced)
     rename_replaced(config, replaced)
@@ -161,16 +179,16 @@ def from_keras(model: Any, name: str, options: LoadOptions) -> Original:
             raise ModelShapeError(
                 f"{name} has {len(inputs)} inputs ({', '.join(tensor.name for tensor in inputs)}); an encoder takes "
                 "one image. Name the layer at which one input's embedding is ready, for instance "
-                f"--layer {_shared_layer(model)}, or save a keras.Model with one input."
+                f"--layer {shared_layer(model)}, or save a keras.Model with one input."
             )
-        model, said = _tower(model, name, options.layer)
+        model, said = tower(model, name, options.layer)
         options = replace(options, layer=None)
         inputs = model.inputs
-    if inputs and str(inputs[0].dtype) == "string":
+    if inputs and "string" in str(inputs[0].dtype):
         raise ModelShapeError(f"{name} takes text (a string input); an encoder takes images. Save the image model.")
     shape = check_image_shape(name, _known_shape(model), options.input_shape)
     if options.layer is not None:
-        model = _cut(model, name, options.layer, shape)
+        model = cut(model, name, options.layer, shape)
     call, decisions = _choose_output(model, name, options.output)
     return Original(
         name=name,
@@ -180,38 +198,6 @@ def from_keras(model: Any, name: str, options: LoadOptions) -> Original:
         rows=any(not text.rpartition("=")[2].startswith(PREPROCESSING) for text in options.replace_lambda),
         decisions=(*said, *decisions),
     )
-
-
-def _shared_layer(model: Any) -> str:
-    """A layer to suggest: the first nested model, else the last layer that only one input leads to."""
-    import keras
-
-    nested = [layer.name for layer in model.layers if _is_model(layer)]
-    if nested:
-        return str(nested[0])
-    found = model.layers[-1].name
-    for layer in model.layers:
-        for tensor in () if isinstance(layer, keras.layers.InputLayer) else model.inputs:
-            with contextlib.suppress(ValueError):
-                keras.Model(tensor, _tensors(layer, "output_tensors")[0])
-                found = layer.name
-    return str(found)
-
-
-def _tower(model: Any, name: str, layer: str) -> tuple[Any, tuple[str, ...]]:
-    """The part of a model with several inputs from the one that leads to a layer up to that layer, and what to say."""
-    import keras
-
-    for place, tensor in enumerate(model.inputs):
-        image = keras.Input(tensor.shape[1:], dtype=tensor.dtype)
-        found = _follow(model, image, layer, place)
-        if found is not None:
-            tower = keras.Model(image, found, name=model.name)
-            return tower, (
-                f"of the {len(model.inputs)} inputs only {tensor.name!r} leads to the layer {layer!r}, or it is the "
-                "first that does; the encoder is the part between them.",
-            )
-    raise _no_layer(model, name, layer)
 
 
 def _choose_output(model: Any, name: str, wanted: str | None) -> tuple[Any, tuple[str, ...]]:
@@ -245,93 +231,3 @@ def _known_shape(model: Any) -> tuple[int | None, ...] | None:
     if isinstance(shape, (list, tuple)) and all(size is None or isinstance(size, int) for size in shape):
         return tuple(shape)
     return None
-
-
-def _cut(model: Any, name: str, layer: str, shape: tuple[int, int, int]) -> Any:
-    """The model up to one of its layers, which may be inside a nested model."""
-    import keras
-
-    image = keras.Input(shape)
-    found = _follow(model, image, layer)
-    if found is None:
-        raise _no_layer(model, name, layer)
-    return keras.Model(image, found, name=model.name)
-
-
-def _no_layer(model: Any, name: str, layer: str) -> ModelShapeError:
-    known = list(_layer_names(model))
-    near = difflib.get_close_matches(layer, known, n=4, cutoff=0.4) or known[-8:]
-    if layer in known:
-        return ModelShapeError(
-            f"the layer {layer!r} of {name} depends on several inputs, and an encoder takes one. "
-            f"Name an earlier layer, for instance {_shared_layer(model)}."
-        )
-    return ModelShapeError(f"{name} has no layer {layer!r} to end at. Near ones: {', '.join(near)}.")
-
-
-def _follow(model: Any, inputs: Any, layer: str, place: int = 0) -> Any | None:
-    """The output of the layer called ``layer`` when ``model`` is applied to ``inputs``; None if it has no such one.
-
-    ``place`` is that of the model's input which ``inputs`` takes; the others must not be needed.
-    """
-    import keras
-
-    if isinstance(model, keras.Sequential):
-        for member in model.layers:
-            if _is_model(member) and member.name != layer:
-                inside = _follow(member, inputs, layer)
-                if inside is not None:
-                    return inside
-            inputs = member(inputs, training=False) if _takes_training(member) else member(inputs)
-            if member.name == layer:
-                return inputs
-        return None
-    if not hasattr(model, "_operations") and not getattr(model, "_is_graph_network", False):
-        return None
-    owner = next((member for member in model.layers if member.name == layer), None)
-    if owner is not None:
-        return _apply_until(model, inputs, _tensors(owner, "output_tensors"), place)
-    for member in model.layers:
-        if _is_model(member) and layer in _layer_names(member):
-            before = _apply_until(model, inputs, _tensors(member, "input_tensors"), place)
-            return None if before is None else _follow(member, before, layer)
-    return None
-
-
-def _tensors(layer: Any, side: str) -> list[Any]:
-    """What a layer took or gave each time it was called; Keras has no public name for it."""
-    return [getattr(node, side)[0] for node in layer._inbound_nodes]
-
-
-def _apply_until(model: Any, inputs: Any, tensors: list[Any], place: int = 0) -> Any | None:
-    """The part of a functional model up to the first of these tensors that is in it, applied to ``inputs``."""
-    import keras
-
-    for tensor in tensors:
-        try:
-            part = keras.Model(model.inputs[place], tensor)
-        except ValueError:
-            continue  # of another model that shares the layer
-        return part(inputs, training=False)
-    return None
-
-
-def _is_model(layer: Any) -> bool:
-    import keras
-
-    return isinstance(layer, keras.Model)
-
-
-def _takes_training(layer: Any) -> bool:
-    import inspect
-
-    return "training" in inspect.signature(layer.call).parameters
-
-
-def _layer_names(model: Any) -> list[str]:
-    names: list[str] = []
-    for layer in model.layers:
-        names.append(layer.name)
-        if _is_model(layer):
-            names += _layer_names(layer)
-    return names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,14 @@ def check_image_shape(
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, or its class where it has none; libraries write pages."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    """The line of an exception's text that says why, or its class where it has none; libraries write pages.
+
+    Keras puts its own reason after the configuration of the layer, which is left out.
+    """
+    text = str(error).strip()
+    _, _, reason = text.rpartition("Exception encountered: ")
+    lines = [
+        re.split(r",? using config=\{| Full object config: | Received: config=", line)[0]
+        for line in reason.splitlines()
+    ]
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 
 from ..runtime.drift import Drift
 from ..runtime.drift.gates import AT_MOST, DEFAULT_GATES, INFORMATION, Gate, apply_gates, parse_gates
+from ..runtime.drift.metrics import OF_ROWS
 from ..runtime.errors import RequestError
 
 LEAST_IMAGES = 40
 """Calibration images with which a search is worth its time."""
 
-METRICS = tuple(name for name in Drift.__dataclass_fields__ if name not in INFORMATION)
+METRICS = tuple(name for name in OF_ROWS if name not in INFORMATION)
 """What can be limited: the metrics that are measured of every file."""
 
 

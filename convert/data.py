@@ -26,6 +26,7 @@ from ..calibration.coverage import covering_radius
 from ..calibration.engine import Engine, list_images
 from ..calibration.images import hold_out
 from ..calibration.statistics_file import holds_statistics
+from ..runtime.drift.wording import decibels
 from ..runtime.errors import RequestError
 from ..runtime.images.open import Data, open_source
 from ..runtime.images.source import Skipped, Source
@@ -217,8 +218,8 @@ def select_images(
             for rows in (coverage.indices, random)
         )
         gain = (
-            f" int8 by their minimum and maximum has {by_coverage:.1f} dB on {len(held)} other images, by as many at "
-            f"random {by_chance:.1f} dB ({by_coverage - by_chance:+.1f})."
+            f" int8 by their minimum and maximum has {decibels(by_coverage)} on {len(held)} other images, by as many "
+            f"at random {decibels(by_chance)}."
         )
     text = (
         f"{count} of {len(pool)} calibration images were chosen to cover the embedding space: no image is farther than "
@@ -235,7 +236,7 @@ def _int8_sqnr(
     held: Sequence[int],
     request: Request,
     engine: Engine,
-) -> float:
+) -> float | None:
     """What int8 gives on held-out images with the extremes of the chosen ones."""
     graph = prepare(lowered.flatbuffer)
     without = only_float(graph)

@@ -10,6 +10,7 @@ from typing import Any
 from ..calibration import Assessment
 from ..runtime.drift import Drift
 from ..runtime.drift.intervals import Interval
+from ..runtime.drift.wording import decibels
 from ..runtime.images.source import Skipped
 
 SCHEMA = 1
@@ -79,6 +80,11 @@ class ExportedFile:
     latency_high_us: float | None
     dominated: bool | None
     verified: tuple[Verdict, ...]
+
+    @property
+    def sqnr_text(self) -> str:
+        """Its SQNR in a sentence."""
+        return "drift not measured" if self.drift is None else decibels(self.drift.sqnr_db)
 
     @property
     def runs(self) -> bool:

@@ -26,9 +26,9 @@ from ..runtime.commands.options import (
     threads_option,
 )
 from ..runtime.drift import DEFAULT_K, measure
+from ..runtime.drift.compare import Measurement
 from ..runtime.drift.gates import parse_gates
-from ..runtime.drift.labelled.retrieval import NO_LOSSES
-from ..runtime.drift.metrics import Measurement
+from ..runtime.drift.metrics import METRICS
 from ..runtime.drift.report import DriftReport, build_report
 from ..runtime.drift.stored import is_stored
 from ..runtime.encoder import Encoder
@@ -236,7 +236,7 @@ def drift_report(
 
 
 def _check_labelled(limits: Mapping[str, float], *, labelled: bool) -> None:
-    asked = [name for name in limits if name in NO_LOSSES]
+    asked = [name for name in limits if METRICS[name].source == "retrieval"]
     if asked and not labelled:
         raise RequestError(
             f"--gate {asked[0]} is about retrieval by labels, and there are none. Add --labels when the images are "

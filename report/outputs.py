@@ -15,6 +15,7 @@ from ..runtime.commands.options import check_outputs, emit_result
 from ..runtime.drift.gates import Gate
 from ..runtime.drift.report import DriftReport
 from ..runtime.drift.text import render_text
+from ..runtime.drift.wording import metric_text
 from ..runtime.files import check_writable, json_bytes, write_files
 from .page.export_files import ExportSummary
 
@@ -101,7 +102,7 @@ def render_junit(report: DriftReport) -> bytes:
         case = ElementTree.SubElement(
             suite, "testcase", {"classname": _printable(f"drift.{report.candidate['path']}"), "name": gate.name}
         )
-        text = _line(gate)
+        text = _line(gate, report.identical)
         if not gate.passed:
             failure = ElementTree.SubElement(case, "failure", {"message": text, "type": "DriftGate"})
             failure.text = "\n".join([report.advice.headline, *report.advice.why])
@@ -117,8 +118,8 @@ def render_junit(report: DriftReport) -> bytes:
     return content + b"\n"
 
 
-def _line(gate: Gate) -> str:
-    value = "none" if gate.value is None else f"{gate.value:.6g}"
+def _line(gate: Gate, identical: bool) -> str:
+    value = metric_text(None, gate.name, identical) if gate.value is None else f"{gate.value:.6g}"
     text = f"{gate.name} = {value}, limit {'<=' if gate.at_most else '>='} {gate.limit:g}"
     if gate.interval is not None:
         text += f", 95 % interval {gate.interval[0]:.6g} to {gate.interval[1]:.6g}"

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from ..calibration.engine import Engine
-from ..runtime.drift.metrics import Drift, Measurement, measure
+from ..runtime.drift import Drift, Measurement, measure
 from ..runtime.drift.rows import Rows
-from ..runtime.drift.text import fixed
+from ..runtime.drift.wording import UNMEASURED, decibels, fixed
 from ..runtime.files import finite_json
 from ..runtime.model.contract import InputContract
 from .embedding import embed_far
@@ -90,13 +90,13 @@ def render_others(others: Sequence[OtherWorkers]) -> str:
     width = max(len(other.different) for other in others)
     lines = [
         "workers that differ from this machine: their embeddings by the candidate against the ones above",
-        f"  {'':<{width}}{'workers':>9}{'SQNR dB':>9}{'cosine min':>12}{'neighbours':>12}{'largest difference':>20}",
+        f"  {'':<{width}}{'workers':>9}{'SQNR dB':>11}{'cosine min':>12}{'neighbours':>12}{'largest difference':>20}",
     ]
     for other in others:
         drift = other.drift
-        sqnr = "equal" if drift.max_abs == 0 else fixed(drift.sqnr_db, 2)
+        sqnr = UNMEASURED if drift.max_abs is None else decibels(drift.sqnr_db, 2, "")
         lines.append(
-            f"  {other.different:<{width}}{other.workers:>9}{sqnr:>9}{fixed(drift.cosine_min, 6):>12}"
+            f"  {other.different:<{width}}{other.workers:>9}{sqnr:>11}{fixed(drift.cosine_min, 6):>12}"
             f"{fixed(drift.knn_overlap_cross, 4):>12}{fixed(drift.max_abs, 6):>20}"
         )
     return "\n".join(lines)

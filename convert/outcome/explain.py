@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...runtime.drift import Drift
+from ...runtime.drift.metrics import ranked_db
+from ...runtime.drift.wording import decibels
 from ...runtime.images.source import Source
 from ...runtime.model.flatbuffer import read_flatbuffer
 from ..make.maker import Made, Maker
@@ -68,11 +70,11 @@ def explain_contradiction(
     trial = Trial(graph, [test.ready(index) for index in range(count)], request.threads)
     plain = trial.sqnr(trial.errors(graph.flatbuffer, plan.minmax))
     found = trial.sqnr(trial.errors_of(maker.graphs["int8"]))
-    if plain <= found + _LOST_DB:
+    if ranked_db(plain) <= ranked_db(found) + _LOST_DB:
         return []
     return [
-        f"WARNING: on {count} test images int8 with minimum and maximum alone is better: {plain:.1f} dB, not "
-        f"{found:.1f}. --calibrate-method minmax --no-equalize --correct none undoes what was chosen."
+        f"WARNING: on {count} test images int8 with minimum and maximum alone is better: {decibels(plain)}, not "
+        f"{decibels(found)}. --calibrate-method minmax --no-equalize --correct none undoes what was chosen."
     ]
 
 
@@ -100,9 +102,5 @@ def explain_frozen(outside: float, moved: Drift, lowering: Drift) -> str:
     return (
         f"drift of the files is measured against the float graph with the same constants: {outside:.2%} of the "
         f"held-out raw values lie outside them, and freezing alone moves the embeddings from the original's to "
-        f"{_db(moved)} (the float graph before freezing: {_db(lowering)})."
+        f"{decibels(moved.sqnr_db)} (the float graph before freezing: {decibels(lowering.sqnr_db)})."
     )
-
-
-def _db(drift: Drift) -> str:
-    return "no difference" if drift.sqnr_db is None else f"{drift.sqnr_db:.1f} dB"

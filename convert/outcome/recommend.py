@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...runtime.backends.table import BACKENDS, BY_PACKAGE
+from ...runtime.drift.metrics import ranked_db
 from ..budget import Budget, missed_text, required_of_shipped
 from ..modes import MIXED, is_mixed
 from ..results import ExportedFile
@@ -94,18 +95,18 @@ def _for_cpu(shelf: _Shelf, timed_on: Mapping[str, Any]) -> str:
     fastest = min(usable, key=lambda file: file.latency_us or 0)
     near = [file for file in usable if _least(file) <= NEARLY_AS_FAST * _most(fastest)]
     # Among files of nearly the same speed the smallest drift wins; without drift figures, the smallest file.
-    best = max(near, key=lambda file: (_sqnr(file), -file.bytes))
+    best = max(near, key=lambda file: (0.0 if file.drift is None else ranked_db(file.drift.sqnr_db), -file.bytes))
     reason = f"{best.latency_us:,.0f} µs"
     if best is not fastest and _least(best) <= _most(fastest):
         reason += f", no slower than {fastest.mode} as far as could be measured"
     if best.drift is not None:
-        reason += f", {_text_sqnr(best)}"
+        reason += f", {best.sqnr_text}"
     refused = [verdict.runtime for verdict in best.verified if not verdict.ok]
     if refused:
         reason += f"; not on {', '.join(refused)}"
     for other in usable:
         if other.mode in ("int8", "dynamic") and other is not best and best.latency_us and other.latency_us:
-            reason += f"; {other.mode}: {other.latency_us:,.0f} µs" + (f", {_text_sqnr(other)}" if other.drift else "")
+            reason += f"; {other.mode}: {other.latency_us:,.0f} µs" + (f", {other.sqnr_text}" if other.drift else "")
     return f"CPU: ship {best.path.name} ({reason})."
 
 
@@ -143,7 +144,7 @@ def _for_microcontroller(shelf: _Shelf) -> str:
         for other in shelf.files:
             if other is not best and _taken(other, "micro") and other.mode != "float32" and shelf.passes(other):
                 more = _arena(other)
-                text += f"; {other.mode}: {more:,} bytes, {_text_sqnr(other)}" if more and other.drift else ""
+                text += f"; {other.mode}: {more:,} bytes, {other.sqnr_text}" if more and other.drift else ""
     return f"microcontroller: ship {text})."
 
 
@@ -224,7 +225,7 @@ def _integers(best: ExportedFile, shelf: _Shelf) -> str:
             if normalization["kind"] != "none" and normalization["placement"] == "graph":
                 text += ", the normalization; --input-type int8 --output-type int8 leaves it to Encoder"
     if best.drift is not None:
-        text += f"; {_text_sqnr(best)}"
+        text += f"; {best.sqnr_text}"
     if any(file.mode == "int8" and file.runs and not shelf.passes(file) for file in shelf.files):
         text += "; int8 fails the drift gates"
     return text
@@ -232,14 +233,3 @@ def _integers(best: ExportedFile, shelf: _Shelf) -> str:
 
 def _arena(file: ExportedFile) -> int | None:
     return next((verdict.arena_bytes for verdict in file.verified if verdict.arena_bytes is not None), None)
-
-
-def _sqnr(file: ExportedFile) -> float:
-    if file.drift is None:
-        return 0.0
-    return file.drift.sqnr_db if file.drift.sqnr_db is not None else float("inf")
-
-
-def _text_sqnr(file: ExportedFile) -> str:
-    assert file.drift is not None
-    return "no drift" if file.drift.sqnr_db is None else f"{file.drift.sqnr_db:.1f} dB"

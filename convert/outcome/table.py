@@ -14,6 +14,7 @@ from rich.table import Table
 from ...calibration import Assessment
 from ...calibration.assess import MOST_GROWTH, MOST_MISSED
 from ...calibration.tensors import short_name
+from ...runtime.drift.wording import decibels
 from ...runtime.printable import one_line, styled
 from ..budget import Budget, missed_text, required_of_shipped
 from ..results import ExportedFile, ExportResult, NotMade, SearchReport, Verdict
@@ -123,7 +124,7 @@ def _sensitivity(search: SearchReport) -> list[str]:
         table.add_row(
             short_name(row.layer),
             row.precision,
-            "" if row.sqnr_db is None else f"{row.sqnr_db:.1f}",
+            decibels(row.sqnr_db, unit=""),
             "" if row.gained_db is None else f"{row.gained_db:+.1f}",
             f"{row.latency_us:,.0f}",
             f"{row.added_us:+,.0f}",
@@ -172,7 +173,8 @@ def _table(files: Sequence[ExportedFile], not_made: Sequence[NotMade]) -> str:
             one_line(file.path.name),
             f"{file.bytes:,}",
             f"{largest / file.bytes:.1f}x" if files[0].mode == "float32" else "",
-            _sqnr(file) + (_bracket(file.intervals.get("sqnr_db"), ".1f") if compared else ""),
+            ("" if drift is None else decibels(drift.sqnr_db, unit=""))
+            + (_bracket(file.intervals.get("sqnr_db"), ".1f") if compared else ""),
             "" if drift is None or drift.cosine_p1 is None else f"{drift.cosine_p1:.5f}",
             ("" if drift is None or drift.knn_overlap_cross is None else f"{drift.knn_overlap_cross:.3f}")
             + (_bracket(file.intervals.get("knn_overlap_cross"), ".3f") if compared else ""),
@@ -191,12 +193,6 @@ def _table(files: Sequence[ExportedFile], not_made: Sequence[NotMade]) -> str:
         if not verdict.ok
     ]
     return "\n".join([*_text(table), *failures])
-
-
-def _sqnr(file: ExportedFile) -> str:
-    if file.drift is None:
-        return ""
-    return "identical" if file.drift.sqnr_db is None else f"{file.drift.sqnr_db:.1f}"
 
 
 def _bracket(limits: tuple[float | None, float | None] | None, form: str) -> str:

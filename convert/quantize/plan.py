@@ -29,6 +29,8 @@ from ...calibration.engine import Engine, LocalEngine, list_images
 from ...calibration.errors import CalibrationDataError
 from ...calibration.images import channel_means, check_unchanged
 from ...calibration.methods import MINMAX
+from ...runtime.drift.metrics import sqnr_db
+from ...runtime.drift.wording import gained
 from ...runtime.images.source import Source
 from ...runtime.model.contract import InputContract
 from ...runtime.progress import progress
@@ -301,9 +303,9 @@ class _Planner:
             return original
         self._equalization = direction
         self._decisions.append(
-            f"{len(pairs)} pairs of convolutions were equalized for int8: {trial.sqnr(plain):.1f} -> "
-            f"{trial.sqnr(equalized):.1f} dB on {len(trial)} calibration images, each judged with ranges of others. "
-            "--no-equalize leaves them as they are."
+            f"{len(pairs)} pairs of convolutions were equalized for int8: "
+            f"{gained(trial.sqnr(plain), trial.sqnr(equalized))} on {len(trial)} calibration images, each judged "
+            "with ranges of others. --no-equalize leaves them as they are."
         )
         return equalize(original, whole, backwards=direction == BACKWARDS)[0]
 
@@ -327,10 +329,10 @@ class _Planner:
             errors = trial.errors(absorb(flatbuffer, ranges)[:2] for ranges in others)
             if not better(errors, plain, _ABSORBING):
                 return flatbuffer
-            gained = f"{trial.sqnr(plain):.1f} -> {trial.sqnr(errors):.1f} dB"
             self._decisions.append(
-                f"offsets of {count} activation(s) were moved into the biases that read them: {gained} on "
-                f"{len(trial)} calibration images, each judged with ranges of others. --no-equalize leaves them there."
+                f"offsets of {count} activation(s) were moved into the biases that read them: "
+                f"{gained(trial.sqnr(plain), trial.sqnr(errors))} on {len(trial)} calibration images, each "
+                "judged with ranges of others. --no-equalize leaves them there."
             )
         self._absorbed = True
         return absorbed
@@ -416,9 +418,10 @@ class _Planner:
             )
             return choice
         others = f", and {len(choice.only)} tensor(s) otherwise" if choice.only else ""
-        gained = 10 * np.log10(choice.before / choice.after) if choice.after else np.inf
+        less = sqnr_db(choice.before, choice.after)
+        gain = "no noise at all" if less is None else f"{less:+.1f} dB"
         self._decisions.append(
-            f"ranges by {choice.method}{others}: {gained:+.1f} dB over minimum and maximum on {len(trial)} calibration "
+            f"ranges by {choice.method}{others}: {gain} over minimum and maximum on {len(trial)} calibration "
             f"images, each judged with ranges of others, the best of {choice.trials} tried. --calibrate-method minmax "
             "takes minimum and maximum."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from ...calibration import Ranges
 from ...runtime.drift import Drift
 from ...runtime.drift.intervals import drift_of
+from ...runtime.drift.metrics import sqnr_db
 from ..graph.graph import Graph
 from ..graph.run import float_rows
 from ..normalization.prepare import FloatGraph
@@ -79,20 +79,17 @@ class Trial:
         usable = np.isfinite(squared) & np.isfinite(angles) & ~dead
         return np.where(usable[:, None], np.stack([squared, angles], axis=1), np.inf)
 
-    def sqnr(self, errors: NDArray[np.float64]) -> float:
-        """Signal-to-noise ratio in dB of embeddings with these errors; infinite without any.
+    def sqnr(self, errors: NDArray[np.float64]) -> float | None:
+        """The SQNR of embeddings with these errors; see :func:`embedlite.runtime.drift.metrics.sqnr_db`.
 
         Args:
             errors: see :meth:`errors`; or the squared ones alone, (images,).
         """
-        return _decibels(self.signal, errors)
+        return sqnr_db(self.signal, _noise(errors))
 
 
-def _decibels(signal: float, errors: NDArray[np.float64]) -> float:
-    noise = float(errors.reshape(len(errors), -1)[:, 0].sum())
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal and math.isfinite(noise) else -math.inf
+def _noise(errors: NDArray[np.float64]) -> float:
+    return float(errors.reshape(len(errors), -1)[:, 0].sum())
 
 
 class CrossTrial:
@@ -120,9 +117,9 @@ class CrossTrial:
             [trial.errors(*candidate, keep_float) for trial, candidate in zip(self.folds, candidates, strict=True)]
         )
 
-    def sqnr(self, errors: NDArray[np.float64]) -> float:
+    def sqnr(self, errors: NDArray[np.float64]) -> float | None:
         """See :meth:`Trial.sqnr`."""
-        return _decibels(sum(trial.signal for trial in self.folds), errors)
+        return sqnr_db(sum(trial.signal for trial in self.folds), _noise(errors))
 
 
 def only_float(graph: FloatGraph) -> set[str]:

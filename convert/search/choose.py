@@ -9,6 +9,7 @@ from dataclasses import replace
 from ...runtime.backends.table import BACKENDS
 from ...runtime.drift import Drift
 from ...runtime.drift.gates import Gate
+from ...runtime.drift.metrics import ranked_db
 from ..budget import Budget, limit_text, missed_text, required_of_shipped
 from ..make.outputs import rejected_path
 from ..request import Request
@@ -51,10 +52,8 @@ def _runs(file: ExportedFile) -> set[str]:
 
 
 def sqnr(file: ExportedFile) -> float:
-    """A file's SQNR in dB; infinite without any difference, minus infinite where it was not measured."""
-    if file.drift is None:
-        return -math.inf
-    return math.inf if file.drift.sqnr_db is None else file.drift.sqnr_db
+    """A file's SQNR in dB, to compare by; minus infinite where it was not measured."""
+    return -math.inf if file.drift is None else ranked_db(file.drift.sqnr_db)
 
 
 def choose_files(
@@ -81,7 +80,7 @@ def choose_files(
         failing = () if winner.drift is None else required_of_shipped(budget).missed(winner.drift)
         text = (
             f"{budget}: {'' if failing else 'ship '}{winner.path.name} ({winner.latency_us:,.0f} µs on "
-            f"{BACKENDS[request.timed_on].package}, {decibels(winner)} on test images), the fastest of {others + 1} "
+            f"{BACKENDS[request.timed_on].package}, {winner.sqnr_text} on test images), the fastest of {others + 1} "
             "files that were measured"
         )
         # Limits on one metric say nothing of the others, and a file that fails those is not to be shipped unseen.
@@ -96,12 +95,6 @@ def choose_files(
     missed = (f"no file keeps {budget}; the best found is the {best.mode} file", *obstacles)
     rejected = replace(best, path=rejected_path(best.path))
     return (files if request.pareto else (rejected,)), missed, ()
-
-
-def decibels(file: ExportedFile) -> str:
-    """A file's SQNR for people."""
-    value = sqnr(file)
-    return "no drift" if value == math.inf else "drift not measured" if value == -math.inf else f"{value:.1f} dB"
 
 
 def fastest_within(

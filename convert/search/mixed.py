@@ -10,6 +10,8 @@ from ...calibration.auto import better
 from ...runtime.backends.interpreters import package_version
 from ...runtime.backends.table import BACKENDS
 from ...runtime.drift import Drift
+from ...runtime.drift.metrics import ranked_db
+from ...runtime.drift.wording import gained
 from ...runtime.files import sha256
 from ...runtime.machine import describe_environment
 from ..budget import Budget
@@ -189,7 +191,7 @@ class MixedFiles:
                 if (tried.relative or math.inf) <= latency and tried.bytes <= size * base.bytes
             ]
             best = min(within, key=lambda tried: tried.noise)
-            if self._trials.sqnr(best) >= self._trials.sqnr(last) + _LEAST_GAIN_DB:
+            if ranked_db(self._trials.sqnr(best)) >= ranked_db(self._trials.sqnr(last)) + _LEAST_GAIN_DB:
                 chosen.append(best)
                 last = best
         return chosen
@@ -224,14 +226,14 @@ class MixedFiles:
 
     def _report(self, search: PrecisionSearch, found: Search) -> SearchReport:
         trials = self._trials
-        base_db, base_us = _finite(trials.sqnr(trials.base)), trials.base_us
+        base_db, base_us = trials.sqnr(trials.base), trials.base_us
         layers = {layer.name: layer for layer in self._maker.layers}
         rows = []
         for (name, option), tried in search.sensitivity().items():
-            sqnr, latency = _finite(trials.sqnr(tried)), base_us * (tried.relative or math.nan)
-            gained = None if sqnr is None or base_db is None else sqnr - base_db
+            sqnr, latency = trials.sqnr(tried), base_us * (tried.relative or math.nan)
+            gain = None if sqnr is None or base_db is None else sqnr - base_db
             kinds = layers[name].operators
-            rows.append(LayerSensitivity(name, kinds, option, sqnr, gained, latency, latency - base_us))
+            rows.append(LayerSensitivity(name, kinds, option, sqnr, gain, latency, latency - base_us))
         rows.sort(key=lambda row: (-(row.gained_db or 0), row.layer, row.precision))
         return SearchReport(
             self._target,
@@ -241,7 +243,7 @@ class MixedFiles:
             found.seconds,
             found.ended,
             tuple(
-                TriedFile(tried.precision, base_us * (tried.relative or math.nan), _finite(trials.sqnr(tried)))
+                TriedFile(tried.precision, base_us * (tried.relative or math.nan), trials.sqnr(tried))
                 for tried in trials.all
             ),
             tuple(rows),
@@ -251,9 +253,9 @@ class MixedFiles:
         layers = {layer.name: layer for layer in self._maker.layers}
         changed = ", ".join(f"{layers[key].short_name} {value}" for key, value in _ordered(tried.precision, layers))
         now, base = drift.sqnr_db, self.judged.get("int8", self._trials.base.drift).sqnr_db
-        gained = f"{_text(base)} -> {_text(now)} dB on {len(self._trial)} calibration images"
+        gain = f"{gained(base, now)} on {len(self._trial)} calibration images"
         return (
-            f"{name} is int8 but for {len(tried.precision)} of {len(layers)} layers ({changed}): {gained}, at "
+            f"{name} is int8 but for {len(tried.precision)} of {len(layers)} layers ({changed}): {gain}, at "
             f"{tried.relative:.2f} of int8's latency on {self._stopwatch.package}."
         )
 
@@ -261,11 +263,3 @@ class MixedFiles:
 def _ordered(precision: Precision, layers: dict[str, Layer]) -> list[tuple[str, str]]:
     places = {name: place for place, name in enumerate(layers)}
     return sorted(precision.items(), key=lambda item: places[item[0]])
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _text(sqnr: float | None) -> str:
-    return "identical" if sqnr is None else f"{sqnr:.1f}"

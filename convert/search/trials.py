@@ -110,7 +110,7 @@ class Trials:
         """Everything that was tried and runs, the int8 file first."""
         return tuple(tried for tried in self._found.values() if tried.relative is not None)
 
-    def sqnr(self, tried: Tried) -> float:
+    def sqnr(self, tried: Tried) -> float | None:
         """Signal-to-noise ratio in dB on the images."""
         return self._trial.sqnr(tried.errors)
 

@@ -11,7 +11,6 @@ What is compared, on images and on edge frames (flat, saturated, one hot pixel, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,8 @@ from numpy.typing import NDArray
 
 from ...runtime.check.probe import ProbeResult
 from ...runtime.drift import measure_drift
+from ...runtime.drift.metrics import ranked_db
+from ...runtime.drift.wording import decibels
 from ...runtime.input.preprocess import model_ready
 from ...runtime.model.contract import InputContract
 from ..results import Verdict
@@ -123,9 +124,9 @@ def _drifts_alike(mine: NDArray[np.float32], first: NDArray[np.float32], frames:
     ours, theirs = (measure_drift(run[images], frames.reference[images], k=None)[0] for run in (mine, first))
     if ours.invalid > theirs.invalid:
         return False, f"{ours.invalid} embedding(s) are zero or constant where LiteRT's are not"
-    near, other = (math.inf if drift.sqnr_db is None else drift.sqnr_db for drift in (ours, theirs))
+    near, other = (ranked_db(drift.sqnr_db) for drift in (ours, theirs))
     ok = near >= min(other - MORE_DRIFT_DB, LITTLE_DRIFT_DB)
-    return ok, f"{near:.1f} dB from the original, LiteRT {other:.1f}"
+    return ok, f"{decibels(near)} to the original, LiteRT {decibels(other)}"
 
 
 def _like(
@@ -142,6 +143,5 @@ def _like(
     drift, _ = measure_drift(mine[images], other[images], k=None)
     if drift.invalid:
         return False, f"{drift.invalid} embedding(s) are zero or constant where {name}'s are not"
-    ok = drift.sqnr_db is None or drift.sqnr_db >= least_db
-    figure = "exactly" if drift.sqnr_db is None else f"to {drift.sqnr_db:.1f} dB"
-    return ok, f"{'agrees' if ok else 'disagrees'} with {name} {figure}"
+    ok = ranked_db(drift.sqnr_db) >= least_db
+    return ok, f"{'agrees' if ok else 'disagrees'} with {name}: {decibels(drift.sqnr_db)}"

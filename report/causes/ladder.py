@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from ...runtime.backends.interpreters import find_runtime, installed_runtimes
 from ...runtime.check.probe import ProbeResult, probe
 from ...runtime.drift import DEFAULT_K, measure_drift
-from ...runtime.drift.text import fixed
+from ...runtime.drift.wording import UNMEASURED, decibels, fixed
 from ...runtime.errors import DataError
 from ...runtime.files import finite_json
 from ...runtime.images.open import open_source
@@ -329,7 +329,7 @@ def render_ladder(ladder: Ladder) -> str:
     run = [step for step in ladder.steps if step.skipped is None]
     way, beside = ([step for step in run if step.on_the_way is side] for side in (True, False))
     width = max([len(step.step) for step in run], default=0)
-    heading = f"{'share':>7}{'SQNR dB':>9}{'cosine p1':>11}{'neighbours':>12}{'from the top dB':>17}"
+    heading = f"{'share':>7}{'SQNR dB':>11}{'cosine p1':>11}{'neighbours':>12}{'from the top dB':>17}"
     lines = [f"where the drift comes from, step by step, {ladder.images} images", f"  {'step':<{width}}{heading}"]
     lines += [_row(step, width) for step in way]
     if beside:
@@ -342,8 +342,8 @@ def render_ladder(ladder: Ladder) -> str:
 
 def _row(step: LadderStep, width: int) -> str:
     moved = step.moved or Moved(None, None, None)
-    share = "-" if step.share is None else f"{step.share:.1%}"
-    top = "-" if step.from_top is None else fixed(step.from_top.sqnr_db, 2)
-    figures = f"{share:>7}{fixed(moved.sqnr_db, 2):>9}{fixed(moved.cosine_p1, 6):>11}"
+    share = UNMEASURED if step.share is None else f"{step.share:.1%}"
+    sqnr, top = (UNMEASURED if one is None else decibels(one.sqnr_db, 2, "") for one in (step.moved, step.from_top))
+    figures = f"{share:>7}{sqnr:>11}{fixed(moved.cosine_p1, 6):>11}"
     row = f"  {step.step:<{width}}{figures}{fixed(moved.knn_overlap_cross, 4):>12}{top:>17}"
     return f"{row}  {step.detail}".rstrip()

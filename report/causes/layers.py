@@ -34,6 +34,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...runtime.drift.metrics import sqnr_db
+from ...runtime.drift.wording import UNMEASURED, decibels, fixed
 from ...runtime.errors import RequestError
 from ...runtime.files import finite_json
 from ...runtime.machine import available_threads
@@ -86,7 +88,7 @@ class _Power:
 
     @property
     def db(self) -> float | None:
-        return decibels(self.signal, self.noise)
+        return sqnr_db(self.signal, self.noise)
 
 
 @dataclass
@@ -121,7 +123,7 @@ class _Measurement:
             raise RequestError("--layers: there are no images to measure layers on. Pass at least one.")
         total = sum(step.power.noise for step in self._steps)
         layers = tuple(self._describe(step, total) for step in self._steps)
-        return LayerReport(layers, count, self._whole.db, decibels(self._whole.signal, total), self._pair.match.lost)
+        return LayerReport(layers, count, self._whole.db, sqnr_db(self._whole.signal, total), self._pair.match.lost)
 
     def _describe(self, step: _Step, total: float) -> LayerDrift:
         sqnr = self._flow[step.writes[0]].db
@@ -254,16 +256,17 @@ def render_layers(report: LayerReport) -> str:
     width = max(len("layer"), *map(len, names))
     lines = [
         f"layers by their share of the noise in the embedding, {report.images} images",
-        f"  {'layer':<{width}}  {'operator':<18}{'share':>7}{'alone dB':>10}{'SQNR dB':>9}{'drop dB':>9}",
+        f"  {'layer':<{width}}  {'operator':<18}{'share':>7}{'alone dB':>11}{'SQNR dB':>11}{'drop dB':>9}",
     ]
     for name, layer in zip(names, shown, strict=True):
-        share = "-" if layer.share is None else f"{layer.share:.1%}"
-        figures = f"{share:>7}{_db(layer.alone_db):>10}{_db(layer.sqnr_db):>9}{_db(layer.drop_db):>9}"
+        share = UNMEASURED if layer.share is None else f"{layer.share:.1%}"
+        alone, sqnr = (decibels(value, unit="") for value in (layer.alone_db, layer.sqnr_db))
+        figures = f"{share:>7}{alone:>11}{sqnr:>11}{fixed(layer.drop_db, 1):>9}"
         lines.append(f"  {name:<{width}}  {layer.operator:<18}{figures}")
     if others := ranked[SHOWN_LAYERS:]:
         lines.append(f"  {len(others)} others: {sum(layer.share or 0 for layer in others):.1%}")
     lines.append(
-        f"all together {_db(report.together_db)} dB; if their noise added up it would be {_db(report.sum_db)} dB"
+        f"all together {decibels(report.together_db)}; if their noise added up it would be {decibels(report.sum_db)}"
     )
     if any(layer.rescaled for layer in shown):
         lines.append("* equalized: compared after its channels were brought back to the scale of the float model")
@@ -275,14 +278,3 @@ def render_layers(report: LayerReport) -> str:
 def layer_name(name: str) -> str:
     """The converter joins the names of fused layers with semicolons; the first says which it is."""
     return name.split(";", maxsplit=1)[0]
-
-
-def _db(value: float | None) -> str:
-    return "none" if value is None else f"{value:.1f}"
-
-
-def decibels(signal: float, noise: float) -> float | None:
-    """10 log10(signal / noise); None without noise, minus infinity without a signal."""
-    if noise == 0:
-        return None
-    return 10 * math.log10(signal / noise) if signal > 0 and math.isfinite(noise) else -math.inf

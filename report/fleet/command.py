@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from ...runtime.commands.options import Command, check_outputs, common_options, emit_result, in_group, run_command
-from ...runtime.drift.text import gate_text, number_text
+from ...runtime.drift.text import gate_text
+from ...runtime.drift.wording import metric_text
 from ...runtime.errors import EXIT_BAD_ANSWER
 from ...runtime.monitor.references import PAIRED
 from ...runtime.printable import one_line
@@ -55,7 +56,7 @@ def render_fleet(report: FleetReport) -> str:
     gates = {gate.name: gate for gate in report.gates}
     for name, value in report.metrics.items():
         if name != "count":
-            lines.append(f"{name:<22}{number_text(value, name):>12}   {gate_text(gates.get(name))}".rstrip())
+            lines.append(f"{name:<22}{metric_text(value, name):>12}   {gate_text(gates.get(name))}".rstrip())
     for name, quantiles in state.quantiles().items():
         lines += ["", f"quantiles of {name}, each between the edges of its bin"]
         lines += [f"  {100 * one['share']:>5g} %{one['low']:>12.4g} to {one['high']:.4g}" for one in quantiles]
@@ -70,7 +71,7 @@ def _devices(report: FleetReport) -> list[str]:
     lines = [f"{'device':<{width}}  {'  '.join(titles)}"]
     for device in report.devices:
         figures = [str(device.state.counters[name]) for name in counted] + [str(device.metrics["count"])]
-        figures += [number_text(device.metrics[name], name) for name in columns]
+        figures += [metric_text(device.metrics[name], name) for name in columns]
         cells = [f"{figure:>{len(title)}}" for figure, title in zip(figures, titles, strict=True)]
         lines.append(f"{one_line(device.name):<{width}}  {'  '.join(cells)}")
         lines += [f"  worse than the others: {_reason(why)}" for why in device.outlier]

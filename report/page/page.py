@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.drift import wording
+from ...runtime.drift.metrics import METRICS
 from ...runtime.drift.report import DriftReport
 from ...runtime.errors import MissingPackageError
 from ...runtime.version import __version__
@@ -72,7 +73,7 @@ def render_page(
         lstrip_blocks=True,
     )
     environment.filters.update(
-        cosine=wording.cosine, decibels=wording.decibels, figure=lambda value, name: wording.figure(name, value)
+        cosine=wording.cosine, decibels=wording.decibels, figure=wording.figure, fixed=wording.fixed
     )
     pictures = {
         name: {"svg": Markup(drawn[0]), "caption": drawn[1]}
@@ -82,7 +83,7 @@ def render_page(
     images = {name: _data_url(content) for name, content in (thumbnails or {}).items()}
     page = environment.get_template("template.html").render(
         report=report,
-        others=[name for name in wording.METRICS if name not in {gate.name for gate in report.gates}],
+        others=[name for name in METRICS if name not in {gate.name for gate in report.gates}],
         pictures=pictures,
         images=images,
         export=export,
@@ -91,6 +92,7 @@ def render_page(
         layers=_ranked(report.layers or ()),
         layer_name=layer_name,
         shown_parts=SHOWN_PARTS,
+        metrics=METRICS,
         wording=wording,
         style=Markup((_FOLDER / "style.css").read_text("utf-8")),
         version=__version__,

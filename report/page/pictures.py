@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.drift.metrics import Measurement
+from ...runtime.drift.compare import Measurement
 from ...runtime.drift.report import WORST_ROWS, DriftReport
 from ...runtime.errors import EmbedliteError
 from ...runtime.images.source import Source

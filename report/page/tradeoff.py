@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from ...runtime.drift.wording import IDENTICAL, decibels
 from .export_files import ExportSummary, FileSummary
 from .plot import HEIGHT, LETTER, Plot, Scale, around
 
@@ -36,7 +37,7 @@ def draw_tradeoff(export: ExportSummary, candidate: str) -> tuple[str, str] | No
     plot.y_axis(y_scale.ticks())
     plot.x_axis(_ticks(x_scale))
     for latency, sqnr in export.tried:
-        shown = "no noise" if sqnr is None else f"{sqnr:.1f} dB"
+        shown = decibels(sqnr)
         plot.dot(latency, y_scale.high if sqnr is None else sqnr, "tried", f"tried: {latency:.0f} µs, {shown}", 1.5)
     labels = _Labels(plot)
     if export.judged:
@@ -51,16 +52,16 @@ def draw_tradeoff(export: ExportSummary, candidate: str) -> tuple[str, str] | No
             plot.path([(x, low), (x, y_scale.high if high is None else high)], f"line {kind}")
         if file.latency_low_us is not None and file.latency_high_us is not None:
             plot.path([(file.latency_low_us, y), (file.latency_high_us, y)], f"line {kind}")
-        shown = "identical with the original" if file.identical else f"{y:.1f} dB"
+        shown = decibels(file.sqnr_db)
         plot.dot(x, y, kind, f"{number}: {file.name}, {x:.0f} µs, {shown}", 3.5)
         if kind == "candidate":
             plot.dot(x, y, "ring", f"{number}: {file.name}, the candidate of this report", 6)
         labels.keep_clear((x, y), (x, y))
     for (number, file), (x, y) in zip(files, places, strict=True):
-        labels.write(x, y, f"{number} {file.mode}{', identical' if file.identical else ''}", str(number))
+        labels.write(x, y, f"{number} {file.mode}{f', {IDENTICAL}' if file.identical else ''}", str(number))
     said = "Numbers are those of the table. Bars are 95 % intervals of the SQNR, and repetitions of the latency."
     if any(file.identical for _, file in files):
-        said += " A file at the top edge is identical with the original: no noise, so no SQNR."
+        said += " A file at the top edge is identical with the original."
     if left := len(export.files) - len(files):
         said += f" Not drawn, as latency or drift was not measured: {left}."
     return plot.render(), said

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from ..child import ask, serve
 from ..drift import Drift, measure_drift
+from ..drift.wording import IDENTICAL, UNMEASURED, decibels
 from ..encoder import Encoder
 from ..errors import DelegateLoadError, EmbedliteError, NoInterpreterError, RequestError
 from .golden import Golden, golden_frames, parse_golden, pixel_table
@@ -170,14 +171,14 @@ def render_selftest(result: Selftest, model: str, runs_on: str) -> str:
     }
     for check in result.checks:
         what, sign, unit = words[check.name]
-        found = "no difference" if not check.value else f"{check.value:.3g}"
+        found = IDENTICAL if not check.value else f"{check.value:.3g}"
         verdict = "ok" if check.passed else "FAILED"
         lines.append(f"  {what:<14} {found:<14} {sign} {check.limit:.3g} {unit}  {verdict}")
     if result.own.invalid:
         lines.append(f"  {result.own.invalid} embedding(s) are not finite, or zero or constant where they were not")
     if result.own.cosine_min is not None:
         lines.append(f"  worst cosine to the golden vectors {result.own.cosine_min:.6f}")
-    lines.append(f"  from the float encoder {_decibels(result.reference)}, at the export {_decibels(result.exported)}")
+    lines.append(f"  from the float encoder {_told(result.reference)}, at the export {_told(result.exported)}")
     if not result.passed:
         lines.append(
             "  This interpreter, delegate or device does not compute what the export did. Try without the delegate, "
@@ -186,10 +187,8 @@ def render_selftest(result: Selftest, model: str, runs_on: str) -> str:
     return "\n".join(lines)
 
 
-def _decibels(drift: Drift) -> str:
-    if drift.sqnr_db is None:
-        return "unknown" if drift.cosine_min is None else "no difference"
-    return f"{drift.sqnr_db:.1f} dB"
+def _told(drift: Drift) -> str:
+    return UNMEASURED if drift.cosine_min is None else decibels(drift.sqnr_db)
 
 
 _PROCESS_SECONDS = 900.0

@@ -12,6 +12,7 @@ import click
 
 from ..check.golden import parse_golden
 from ..drift import measure_drift
+from ..drift.wording import decibels
 from ..model.artifact import Artifact, read_artifact
 from ..model.flatbuffer import NPU_OPERATOR, ModelInfo, TensorInfo
 from ..model.tflite_metadata import METADATA_NAME, read_metadata
@@ -107,10 +108,9 @@ def _render_golden(golden: dict[str, Any] | None) -> str:
     if golden is None:
         return "golden   none"
     shape = "x".join(map(str, golden["pixels"]))
-    decibels = "no difference" if golden["sqnr_db"] is None else f"{golden['sqnr_db']:.1f} dB"
     return (
         f"golden   {golden['count']} inputs of {shape} pixels by {golden['made_by']}, {golden['bytes']:,} bytes; "
-        f"from the float encoder {decibels}"
+        f"from the float encoder {decibels(golden['sqnr_db'])}"
     )
 
 

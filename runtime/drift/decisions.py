@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ..machine import available_threads
 from ..progress import progress
 from .intervals import Interval, draw, interval_around, wilson_upper
+from .metrics import METRICS, compute
 from .neighbours import NeighbourOverlap
 from .rows import Rows, UnitRows
 
@@ -93,23 +94,13 @@ class Decisions:
     intervals: Mapping[str, Interval]
 
     @property
-    def metrics(self) -> dict[str, float | None]:
-        """What can be gated, of the use with the reference's gallery."""
-        return {
-            "far_ratio": self.cross.far / self.far_float if self.far_float > 0 else None,
-            "tar_loss": self.tar_float - self.cross.tar,
-            "false_reject_flips": self.cross.false_reject_flips,
-            "false_accept_flips": self.cross.false_accept_flips,
-        }
-
-    @property
     def far_ratio_upper(self) -> float:
         """Upper 95 % limit of the candidate's false accept rate at the reference's threshold, in units of its own.
 
         Infinite where the reference accepts no impostor and the candidate does, or too few for an interval.
         """
         if not self.cross.impostor_gained:
-            return self.metrics["far_ratio"] or 1.0
+            return METRICS["far_ratio"].compute(self) or 1.0
         return self.intervals.get("far_ratio", (0.0, math.inf))[1]
 
     @property
@@ -118,12 +109,6 @@ class Decisions:
         if not self.cross.genuine_lost:
             return self.tar_float - self.cross.tar
         return self.intervals.get("tar_loss", (0.0, math.inf))[1]
-
-
-NO_DECISIONS: Mapping[str, None] = dict.fromkeys(
-    ("far_ratio", "tar_loss", "false_reject_flips", "false_accept_flips"), None
-)
-"""The same metrics where there were too few pairs to decide anything."""
 
 
 def decide(pairs: Pairs, scores: Scores, far: float | None = None) -> Decisions | None:
@@ -158,8 +143,8 @@ def decide(pairs: Pairs, scores: Scores, far: float | None = None) -> Decisions 
     found: dict[str, Interval] = {}
     far_float, tar_float = float(before[impostor].mean()), float(before[genuine].mean())
     made = Decisions(pairs.truth, far, threshold, far_float, tar_float, int(genuine.sum()), count, cross, own, found)
-    for name, value in made.metrics.items():
-        interval = None if value is None else interval_around(samples[name], value)
+    for name, value in compute("decisions", made).items():
+        interval = interval_around(samples[name], value) if value is not None and name in samples else None
         if interval is not None:
             found[name] = interval
     return made
@@ -340,23 +325,6 @@ def score(pairs: Pairs, candidate: Rows, reference: Rows) -> Scores:
         for _ in progress(pool.map(fill, parts), len(parts), "pairs"):
             pass
     return Scores(*scores)
-
-
-def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float | None:
-    """Spearman's rank correlation with mean ranks for ties; None where one side does not vary.
-
-    Spearman, The Proof and Measurement of Association between Two Things, 1904.
-    """
-    ranks = np.stack([_ranks(one), _ranks(other)])
-    ranks -= ranks.mean(axis=1, keepdims=True)
-    norms = np.linalg.norm(ranks, axis=1)
-    return float(ranks[0] @ ranks[1] / (norms[0] * norms[1])) if norms.all() else None
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    mean_ranks: NDArray[np.float64] = np.cumsum(counts) - (counts - 1) / 2
-    return mean_ranks[place]
 
 
 def _all_pairs(rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

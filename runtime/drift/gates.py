@@ -12,42 +12,26 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import RequestError
-from .decisions import NO_DECISIONS
 from .intervals import Interval
-from .labelled.retrieval import NO_LOSSES
-from .metrics import Drift
+from .metrics import METRICS
 
 Metrics = Mapping[str, float | None]
 
-AT_MOST = frozenset(
-    {
-        *("invalid", "max_abs", "bias_max_sigma", "gain_error_max", "dead_dimensions"),
-        *("far_ratio", "tar_loss", "false_reject_flips", "false_accept_flips"),
-        *NO_LOSSES,
-    }
-)
+AT_MOST = frozenset(name for name, metric in METRICS.items() if metric.at_most)
 """Metrics that must not exceed their limit; all others must not fall below it."""
 
-INFORMATION = frozenset({"count", "k", "cka", "procrustes"})
+INFORMATION = frozenset(name for name, metric in METRICS.items() if metric.information)
 """What the report tells and cannot gate: a rotation leaves CKA and Procrustes alone and ruins a stored gallery."""
 
-GATEABLE = tuple(
-    name
-    for name in (*Drift.__dataclass_fields__, "rank_correlation", *NO_DECISIONS, *NO_LOSSES)
-    if name not in INFORMATION
-)
+GATEABLE = tuple(name for name in METRICS if name not in INFORMATION)
 
 DEFAULT_GATES: Mapping[str, float] = {
-    "invalid": 0,
-    "dead_dimensions": 0,
-    "cosine_p1": 0.98,
-    "sqnr_db": 20.0,
-    "bias_max_sigma": 0.25,
-    "gain_error_max": 0.25,
-    "knn_overlap_cross": 0.90,
+    name: metric.gate for name, metric in METRICS.items() if metric.gate is not None and not metric.labelled
 }
 
-DECISION_GATES: Mapping[str, float] = {"far_ratio": 1.5, "tar_loss": 0.01}
+DECISION_GATES: Mapping[str, float] = {
+    name: metric.gate for name, metric in METRICS.items() if metric.gate is not None and metric.labelled
+}
 """Defaults where labels say what the same thing is. Nearest neighbours that stand in for them do so for curiosity only:
 in a dense cluster the threshold then lies among images that nobody tells apart, and noise moves it."""
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import DEFAULT_K, Drift, measure
-from .metrics import Measurement
+from .compare import Measurement
+from .metrics import sqnr_db
 from .moments import PairedMoments
 from .rows import Rows
 
@@ -50,7 +51,8 @@ def bootstrap_intervals(measurement: Measurement) -> dict[str, Interval]:
         _add(found, "norm_ratio_mean", _means(measurement.norm_ratios[rows], weights), drift.norm_ratio_mean)
     signal, noise = _means(measurement.signal[rows], weights), _means(measurement.noise[rows], weights)
     if (signal > 0).all() and (noise > 0).all():
-        _add(found, "sqnr_db", 10 * np.log10(signal / noise), drift.sqnr_db)
+        ratios = np.array([sqnr_db(s, n) for s, n in zip(signal, noise, strict=True)])
+        _add(found, "sqnr_db", ratios, drift.sqnr_db)
     bias, gain = _dimensions(measurement.moments)
     _add(found, "bias_max_sigma", bias, drift.bias_max_sigma)
     _add(found, "gain_error_max", gain, drift.gain_error_max)

@@ -1,227 +1,114 @@
-"""How far one set of embeddings moved from another, row by row.
+"""The table of metrics: one row each, read by everything that computes, judges, writes or explains them.
 
-Rows are paired: row i of the candidate and row i of the reference are the same image. Unpaired statistics
-(MMD) miss shuffled rows, and invariant ones (CKA) miss a rotation that ruins every stored gallery. The formulas stand
-in docs/drift.md.
+A metric is added here and nowhere else: a field of :class:`Drift` if it follows from the paired rows, an entry of
+``_OF_PAIRS`` if it follows from pairs of images. The terminal, the JSON, the page, JUnit, ``--gate``, ``--max-drift``
+and the tables of docs/drift.md follow.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError, RequestError
-from ..progress import progress
-from .moments import PairedMoments
-from .neighbours import NeighbourOverlap, neighbour_overlap, sample_queries
-from .rows import RepeatFinder, Rows, broken_rows
+if TYPE_CHECKING:
+    from .neighbours import NeighbourOverlap
 
-DEFAULT_K = 10
-"""Neighbours that are compared."""
+Unit = Literal["count", "share", "dB", ""]
 
-_GROUPS = 1024
-_GROUP_VALUES = 1 << 20
+Source = Literal["rows", "similarities", "decisions", "retrieval"]
+"""What a metric is computed from: :class:`PairedRows`; the similarities of impostor pairs, reference and candidate;
+:class:`embedlite.runtime.drift.decisions.Decisions`; :class:`embedlite.runtime.drift.labelled.retrieval.Retrieval`."""
 
 
 @dataclass(frozen=True)
-class Drift:
-    """The metrics of the report; None where a metric has no value for these rows, infinite where it is unbounded.
+class Metric:
+    """One row of the table.
 
     Attributes:
-        count: rows compared.
-        invalid: candidate rows that are non-finite, or zero, constant or repeated where the reference's are not. The
-            other metrics are over the other rows.
-        cosine_mean: mean row cosine.
-        cosine_p1: its first percentile: one row in a hundred is worse.
-        cosine_min: the worst row's.
-        sqnr_db: signal-to-quantization-noise ratio in decibels; None if the rows are identical.
+        title: what the page calls it.
+        meaning: half a line for people who do not know it.
+        definition: the formula, for docs/drift.md, with r the reference and c the candidate.
+        compute: from what ``source`` names; None where it has no value.
+        unit: how it is written, see :mod:`embedlite.runtime.drift.wording`.
+        at_most: whether it must not exceed its limit; else it must not fall below it.
+        gate: the default limit; None without one.
+        why: the reason for that limit, for docs/drift.md.
+        labelled: whether the default limit applies only where labels say what the same thing is.
+        information: whether it is told and gates nothing.
+        monitored: whether a monitor in the field can tell it from sums, without keeping vectors.
+        unbounded: what null stands for in a saved report whose rows are not all identical; None for no value.
+        source: what computes it.
+        figure: the figure of retrieval whose loss it is; empty for others.
+        name: in JSON, ``--gate`` and Python; set by the table.
+    """
+
+    title: str
+    meaning: str
+    definition: str
+    compute: Callable[[Any], float | None]
+    unit: Unit = ""
+    at_most: bool = False
+    gate: float | None = None
+    why: str = ""
+    labelled: bool = False
+    information: bool = False
+    monitored: bool = False
+    unbounded: float | None = None
+    source: Source = "rows"
+    figure: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class PairedRows:
+    """What metrics are computed from; of the valid rows but for the counts.
+
+    Attributes:
+        count, invalid: of all rows.
+        cosines, norm_ratios: (N,) of each row; a ratio is NaN or infinite where the reference is zero.
+        signal, noise: sums of r² and of (c − r)².
         max_abs: largest absolute difference.
-        bias_max_sigma: largest systematic shift of a dimension, in standard deviations of that dimension.
-        gain_error_max: largest \\|gain - 1\\| of a dimension, its gain being the least-squares slope.
-        dead_dimensions: dimensions that the candidate no longer uses.
-        norm_ratio_mean: mean ratio of the norms, candidate to reference.
-        knn_overlap_self: share of neighbours kept when query and gallery both come from the candidate.
-        knn_overlap_cross: share kept when candidate queries search the reference's gallery.
-        cka: linear centred kernel alignment; tells, gates nothing.
-        procrustes: what remains of the difference after the best rotation and scale; tells, gates nothing.
-        k: how many neighbours were compared; None where there were too few rows.
+        bias, gain: (D,) shift of each dimension in standard deviations, and its slope, NaN where it has none.
+        dead: dimensions that the candidate no longer uses.
+        cka, procrustes: see :meth:`embedlite.runtime.drift.moments.PairedMoments.similarity`.
+        neighbours: None where k or the rows were too few.
+        k: how many neighbours were compared; None likewise.
     """
 
     count: int
     invalid: int
-    cosine_mean: float | None
-    cosine_p1: float | None
-    cosine_min: float | None
-    sqnr_db: float | None
-    max_abs: float | None
-    bias_max_sigma: float | None
-    gain_error_max: float | None
-    dead_dimensions: int | None
-    norm_ratio_mean: float | None
-    knn_overlap_self: float | None
-    knn_overlap_cross: float | None
+    cosines: NDArray[np.float64]
+    norm_ratios: NDArray[np.float64]
+    signal: float
+    noise: float
+    max_abs: float
+    bias: NDArray[np.float64]
+    gain: NDArray[np.float64]
+    dead: int
     cka: float | None
     procrustes: float | None
+    neighbours: NeighbourOverlap | None
     k: int | None
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """The metrics, and what they were made of.
-
-    Attributes:
-        drift: the metrics.
-        candidate, reference: the rows, paired, invalid ones left out.
-        valid: (N,) which rows those are.
-        cosines: (N,) each row's cosine, NaN for invalid rows.
-        signal, noise: (N,) squared norms of r and of c - r, NaN for invalid rows.
-        norm_ratios: (N,) norm of c by norm of r, NaN where there is none.
-        moments: per-dimension sums over the valid rows; None if there are none.
-        neighbours: over the valid rows; None where k or the rows were too few.
-    """
-
-    drift: Drift
-    candidate: Rows
-    reference: Rows
-    valid: NDArray[np.bool_]
-    cosines: NDArray[np.float64]
-    signal: NDArray[np.float64]
-    noise: NDArray[np.float64]
-    norm_ratios: NDArray[np.float64]
-    moments: PairedMoments | None
-    neighbours: NeighbourOverlap | None
-
-
-def measure_drift(
-    candidate: NDArray[Any], reference: NDArray[Any], *, k: int | None = DEFAULT_K
-) -> tuple[Drift, NDArray[np.float64]]:
-    """Compare paired embeddings that are in memory.
-
-    Args:
-        candidate: (N, D) or (N, ...), any float dtype; further axes are flattened.
-        reference: the same shape.
-        k: neighbours to compare; None leaves the neighbour metrics out.
-
-    Returns:
-        The metrics, and each row's cosine, (N,) float64, NaN for invalid rows.
-
-    Raises:
-        DataError: other shapes, no rows, or a reference that is not finite.
-        RequestError: k is not between 1 and N - 1.
-    """
-    if candidate.shape != reference.shape:
-        raise DataError(
-            f"the candidate's embeddings have shape {candidate.shape}, the reference's {reference.shape}. "
-            "Compare embeddings of the same images, made by encoders of the same size."
-        )
-    if len(reference) == 0:
-        raise DataError("there are no embeddings to compare.")
-    measurement = measure(Rows(candidate), Rows(reference), k)
-    return measurement.drift, measurement.cosines
-
-
-def measure(
-    candidate: Rows, reference: Rows, k: int | None, *, queries: int | None = None, seed: int = 0
-) -> Measurement:
-    """Compare paired rows, of which a block at a time is in memory.
-
-    Args:
-        candidate, reference: as many rows of the same size.
-        k: neighbours to compare; None leaves the neighbour metrics out.
-        queries: how many rows search for neighbours; default see
-            :func:`embedlite.runtime.drift.neighbours.sample_queries`.
-        seed: of the choice of queries.
-
-    Raises:
-        DataError: another number or size of rows, or a reference that is not finite.
-        RequestError: k is not between 1 and N - 1.
-    """
-    count = len(reference)
-    if len(candidate) != count or candidate.size != reference.size:
-        raise DataError(
-            f"the candidate has {len(candidate)} embeddings of {candidate.size} values, the reference {count} of "
-            f"{reference.size}. Compare embeddings of the same images, made by encoders of the same size."
-        )
-    if k is not None and not 1 <= k < count:
-        raise RequestError(
-            f"k is {k}, but {count} row(s) have at most {count - 1} neighbours each. "
-            "Pass a smaller --k, or more images."
-        )
-    moments = PairedMoments(reference.size, max(1, min(count, _GROUPS, _GROUP_VALUES // reference.size)))
-    repeats = RepeatFinder(reference.size)
-    valid = np.zeros(count, np.bool_)
-    cosines, signal, noise, ratios = (np.full(count, np.nan) for _ in range(4))
-    max_abs = 0.0
-    parts = list(reference.slices())
-    for part in progress(parts, len(parts), "rows"):
-        r, c = reference.take(part), candidate.take(part)
-        if not np.isfinite(r).all():
-            row = part.start + int(np.argmin(np.isfinite(r).all(axis=1)))
-            raise DataError(f"the reference's own row {row} is not finite; nothing can be compared with it.")
-        valid[part] = whole = ~broken_rows(c, r)
-        if not whole.any():
-            continue
-        r, c = r[whole], c[whole]
-        rows = part.start + np.flatnonzero(whole)
-        difference = c - r
-        squares = (c * c).sum(axis=1)
-        signal[rows], noise[rows] = (r * r).sum(axis=1), (difference * difference).sum(axis=1)
-        cosines[rows] = _cosines(np.einsum("ij,ij->i", c, r), squares, signal[rows])
-        ratios[rows] = _ratios(squares, signal[rows])
-        max_abs = max(max_abs, float(np.abs(difference).max()))
-        moments.add(c, r)
-        repeats.add(c)
-    kept = np.flatnonzero(valid)
-    repeated = kept[repeats.find(candidate.only(kept), reference.only(kept), moments.variance)] if len(kept) else kept
-    if len(repeated):
-        # Rare, so a second pass over all rows is no loss: the sums have to do without the repeated ones.
-        valid[repeated] = False
-        kept = np.flatnonzero(valid)
-        again = measure(candidate.only(kept), reference.only(kept), None)
-        moments, max_abs = again.moments or moments, again.drift.max_abs or 0.0
-        for values in (cosines, signal, noise, ratios):
-            values[repeated] = np.nan
-    c_rows, r_rows = (candidate, reference) if len(kept) == count else (candidate.only(kept), reference.only(kept))
-    neighbours = None
-    if k is not None and len(kept) > k:
-        neighbours = neighbour_overlap(c_rows, r_rows, k, sample_queries(len(kept), queries, seed))
-    if not len(kept):
-        nothing = dict.fromkeys(list(Drift.__dataclass_fields__)[2:])
-        drift = Drift(count, count, **nothing)
-        return Measurement(drift, c_rows, r_rows, valid, cosines, signal, noise, ratios, None, None)
-    (bias,), (gain,), _, _ = moments.dimensions()
-    cka, procrustes = moments.similarity()
-    measured = cosines[kept]
-    drift = Drift(
-        count=count,
-        invalid=count - len(kept),
-        cosine_mean=float(measured.mean()),
-        cosine_p1=float(np.percentile(measured, 1)),
-        cosine_min=float(measured.min()),
-        sqnr_db=sqnr_db(float(signal[kept].sum()), float(noise[kept].sum())),
-        max_abs=max_abs,
-        bias_max_sigma=float(np.abs(bias).max()),
-        gain_error_max=gain_error_max(gain),
-        dead_dimensions=len(moments.dead()),
-        norm_ratio_mean=_mean_ratio(ratios[kept]),
-        knn_overlap_self=None if neighbours is None else float(neighbours.kept_self[:, -1].mean()),
-        knn_overlap_cross=None if neighbours is None else float(neighbours.kept_cross[:, -1].mean()),
-        cka=cka,
-        procrustes=procrustes,
-        k=None if neighbours is None else k,
-    )
-    return Measurement(drift, c_rows, r_rows, valid, cosines, signal, noise, ratios, moments, neighbours)
-
-
 def sqnr_db(signal: float, noise: float) -> float | None:
-    """10 log10(signal / noise) of two sums of squares; None without noise, minus infinity without signal."""
+    """The signal-to-quantization-noise ratio, 10 log10(signal / noise) of two sums of squares, in decibels.
+
+    None without noise: the two are identical. Minus infinity without a signal, or if the noise is not finite.
+    """
     if noise == 0:
         return None
-    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 and math.isfinite(noise) else -math.inf
+
+
+def ranked_db(sqnr: float | None) -> float:
+    """An SQNR to compare by: identical is better than any figure."""
+    return math.inf if sqnr is None else sqnr
 
 
 def gain_error_max(gain: NDArray[np.float64]) -> float | None:
@@ -230,27 +117,274 @@ def gain_error_max(gain: NDArray[np.float64]) -> float | None:
     return float(np.abs(known - 1).max()) if len(known) else None
 
 
-def _cosines(
-    products: NDArray[np.float64], candidate: NDArray[np.float64], reference: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """From inner products and squared norms, (n,); two zero rows have cosine 1, a zero and a non-zero row 0."""
-    norms = np.sqrt(candidate) * np.sqrt(reference)
-    both_zero = (candidate == 0) & (reference == 0)
-    cosines = np.divide(products, norms, out=both_zero.astype(np.float64), where=norms > 0)
-    clipped: NDArray[np.float64] = np.clip(cosines, -1.0, 1.0)
-    return clipped
+def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float | None:
+    """Spearman's rank correlation with mean ranks for ties; None where one side does not vary.
+
+    Spearman, The Proof and Measurement of Association between Two Things, 1904.
+    """
+    ranks = np.stack([_ranks(one), _ranks(other)])
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(ranks, axis=1)
+    return float(ranks[0] @ ranks[1] / (norms[0] * norms[1])) if norms.all() else None
 
 
-def _ratios(candidate: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ratio of the norms from their squares, (n,); NaN for two zero rows, infinite for a zero reference."""
-    nothing = np.where(candidate == 0, np.nan, np.inf)
-    ratios: NDArray[np.float64] = np.divide(candidate, reference, out=nothing, where=reference > 0)
-    return np.sqrt(ratios)
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    mean_ranks: NDArray[np.float64] = np.cumsum(counts) - (counts - 1) / 2
+    return mean_ranks[place]
 
 
-def _mean_ratio(ratios: NDArray[np.float64]) -> float | None:
+def _mean_ratio(rows: PairedRows) -> float | None:
     """Over rows whose reference has a length; infinite if only the candidate's ever have one."""
-    known = ratios[np.isfinite(ratios)]
+    known = rows.norm_ratios[np.isfinite(rows.norm_ratios)]
     if len(known):
         return float(known.mean())
-    return math.inf if np.isinf(ratios).any() else None
+    return math.inf if np.isinf(rows.norm_ratios).any() else None
+
+
+def _kept(side: str) -> Callable[[PairedRows], float | None]:
+    """The mean share of neighbours kept, of all k."""
+    return lambda rows: (
+        None if rows.neighbours is None else float(getattr(rows.neighbours, f"kept_{side}")[:, -1].mean())
+    )
+
+
+def _row(title: str, meaning: str, definition: str, compute: Callable[[PairedRows], float | None], **more: Any) -> Any:
+    return field(metadata={"metric": Metric(title, meaning, definition, compute, **more)})
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The metrics of paired rows, each field a row of :data:`METRICS`, which says what it means.
+
+    None where a metric has no value for these rows (``sqnr_db`` where they are identical), infinite where it is
+    unbounded. All but ``count`` and ``invalid`` are over the valid rows.
+    """
+
+    count: int = _row(
+        "Rows", "compared", "rows compared", lambda rows: rows.count, unit="count", information=True, monitored=True
+    )
+    invalid: int = _row(
+        "Invalid rows",
+        "non-finite, or zero, constant or repeated where the reference's are not",
+        "candidate rows that are not finite, or zero, constant or repeated where the reference's are not",
+        lambda rows: rows.invalid,
+        unit="count",
+        at_most=True,
+        gate=0,
+        why="one broken row is a broken file, whatever the averages say",
+        monitored=True,
+    )
+    cosine_mean: float | None = _row(
+        "Mean cosine",
+        "hides what happens to single rows",
+        "mean of ⟨rᵢ, cᵢ⟩ / (‖rᵢ‖ ‖cᵢ‖)",
+        lambda rows: float(rows.cosines.mean()),
+        monitored=True,
+    )
+    cosine_p1: float | None = _row(
+        "1st percentile of the cosine",
+        "one row in a hundred is worse",
+        "first percentile of the same",
+        lambda rows: float(np.percentile(rows.cosines, 1)),
+        gate=0.98,
+        why="one image in a hundred may be off by at most 11°; verification thresholds lie far beyond that",
+        monitored=True,
+    )
+    cosine_min: float | None = _row(
+        "Smallest cosine",
+        "the worst row",
+        "minimum of the same",
+        lambda rows: float(rows.cosines.min()),
+        monitored=True,
+    )
+    sqnr_db: float | None = _row(
+        "Signal to noise",
+        "power of the embeddings to power of the drift, dB",
+        "10 log₁₀(Σ r² / Σ (c − r)²), the signal-to-quantization-noise ratio; null if the rows are identical",
+        lambda rows: sqnr_db(rows.signal, rows.noise),
+        unit="dB",
+        gate=20.0,
+        why="noise of a tenth of the signal: what 8-bit inference is usually held to",
+        monitored=True,
+        unbounded=-math.inf,
+    )
+    max_abs: float | None = _row(
+        "Largest difference", "of any value", "max \\|c − r\\|", lambda rows: rows.max_abs, at_most=True, monitored=True
+    )
+    bias_max_sigma: float | None = _row(
+        "Largest shift",
+        "of a dimension, in its standard deviations",
+        "largest \\|mean(c − r)\\| of a dimension, in standard deviations of r in that dimension",
+        lambda rows: float(np.abs(rows.bias).max()),
+        at_most=True,
+        gate=0.25,
+        why="a quarter of a standard deviation: a shift that int8 rounding does not make (here 0.01)",
+        monitored=True,
+        unbounded=math.inf,
+    )
+    gain_error_max: float | None = _row(
+        "Largest gain error",
+        "of a dimension",
+        "largest \\|g − 1\\| of a dimension, g being the least-squares slope cov(r, c) / var(r)",
+        lambda rows: gain_error_max(rows.gain),
+        at_most=True,
+        gate=0.25,
+        why="dimensions that are clipped, swapped or mixed have another slope (int8 here: 0.006)",
+        monitored=True,
+    )
+    dead_dimensions: int | None = _row(
+        "Dead dimensions",
+        "that the candidate no longer uses",
+        "dimensions in which c keeps less than 1 % of r's standard deviation",
+        lambda rows: rows.dead,
+        unit="count",
+        at_most=True,
+        gate=0,
+        why="a dimension that is stuck is a fault, however little it moves the cosine",
+        monitored=True,
+    )
+    norm_ratio_mean: float | None = _row(
+        "Mean ratio of norms",
+        "candidate to reference",
+        "mean of ‖cᵢ‖ / ‖rᵢ‖",
+        _mean_ratio,
+        monitored=True,
+        unbounded=math.inf,
+    )
+    knn_overlap_self: float | None = _row(
+        "Neighbours kept, self",
+        "the gallery is embedded again",
+        "share of the k nearest neighbours (cosine) kept when query and gallery are both the candidate's",
+        _kept("self"),
+        unit="share",
+    )
+    knn_overlap_cross: float | None = _row(
+        "Neighbours kept, cross",
+        "the gallery keeps its float vectors",
+        "share kept when candidate queries search the reference's gallery: a stored float gallery",
+        _kept("cross"),
+        unit="share",
+        gate=0.9,
+        why="nine of ten neighbours in a float gallery stay",
+    )
+    cka: float | None = _row(
+        "CKA",
+        "for information: a rotation leaves it alone",
+        "linear centred kernel alignment (Kornblith et al. 2019), for information",
+        lambda rows: rows.cka,
+        information=True,
+    )
+    procrustes: float | None = _row(
+        "Procrustes residual",
+        "for information: left after the best rotation",
+        "what remains after the best rotation and scale (Gower 1975), 0 to 1, for information",
+        lambda rows: rows.procrustes,
+        information=True,
+    )
+    k: int | None = _row(
+        "k", "neighbours compared", "neighbours compared", lambda rows: rows.k, unit="count", information=True
+    )
+
+
+_SEE_DECISIONS = "see [Decisions](#decisions)"
+_SEE_RETRIEVAL = "see [Labels and retrieval](#labels-and-retrieval)"
+
+
+def _loss(title: str, meaning: str, definition: str, figure: str) -> Metric:
+    """What one figure of retrieval loses in the reference's gallery; None where it has no value."""
+    return Metric(
+        title,
+        meaning,
+        definition,
+        lambda found: found.figures[figure].cross_loss if figure in found.figures else None,
+        unit="share",
+        at_most=True,
+        source="retrieval",
+        figure=figure,
+    )
+
+
+_OF_PAIRS = {
+    "rank_correlation": Metric(
+        "Rank correlation",
+        "of distances between different things",
+        "Spearman's, of the similarities of pairs that are not the same thing, before and after",
+        lambda similarities: rank_correlation(*similarities),
+        source="similarities",
+    ),
+    "far_ratio": Metric(
+        "Ratio of false accept rates",
+        "at the float threshold, candidate to reference",
+        _SEE_DECISIONS,
+        lambda decided: decided.cross.far / decided.far_float if decided.far_float > 0 else None,
+        at_most=True,
+        gate=1.5,
+        why="with labels: at the threshold of home at most half as many impostors again",
+        labelled=True,
+        source="decisions",
+    ),
+    "tar_loss": Metric(
+        "Loss of true accept rate",
+        "at the float threshold",
+        _SEE_DECISIONS,
+        lambda decided: decided.tar_float - decided.cross.tar,
+        unit="share",
+        at_most=True,
+        gate=0.01,
+        why="with labels: at most one genuine pair in a hundred less",
+        labelled=True,
+        source="decisions",
+    ),
+    "false_reject_flips": Metric(
+        "Genuine pairs lost",
+        "at the float threshold, upper bound of the share",
+        _SEE_DECISIONS,
+        lambda decided: decided.cross.false_reject_flips,
+        unit="share",
+        at_most=True,
+        source="decisions",
+    ),
+    "false_accept_flips": Metric(
+        "Impostor pairs gained",
+        "at the float threshold, upper bound of the share",
+        _SEE_DECISIONS,
+        lambda decided: decided.cross.false_accept_flips,
+        unit="share",
+        at_most=True,
+        source="decisions",
+    ),
+    "recall_at_1_drop": _loss(
+        "Loss of recall at 1",
+        "queries whose nearest image in the float gallery shows the same thing",
+        _SEE_RETRIEVAL,
+        "recall_at_1",
+    ),
+    "recall_at_5_drop": _loss("Loss of recall at 5", "the same among the five nearest", _SEE_RETRIEVAL, "recall_at_5"),
+    "recall_at_10_drop": _loss(
+        "Loss of recall at 10", "the same among the ten nearest", _SEE_RETRIEVAL, "recall_at_10"
+    ),
+    "map_drop": _loss(
+        "Loss of mean average precision", "over the whole ranking of the float gallery", _SEE_RETRIEVAL, "map"
+    ),
+    "knn_accuracy_drop": _loss(
+        "Loss of k-NN accuracy", "the ten nearest in the float gallery vote", _SEE_RETRIEVAL, "knn_accuracy"
+    ),
+    "eer_rise": _loss(
+        "Rise of the equal error rate", "of verification against the float gallery", _SEE_RETRIEVAL, "eer"
+    ),
+}
+
+METRICS: Mapping[str, Metric] = {
+    name: replace(metric, name=name)
+    for name, metric in ({row.name: row.metadata["metric"] for row in fields(Drift)} | _OF_PAIRS).items()
+}
+"""The table, by name, in the order in which everything shows it."""
+
+OF_ROWS = tuple(name for name, metric in METRICS.items() if metric.source == "rows")
+"""The metrics of every file that is measured: the fields of :class:`Drift`."""
+
+
+def compute(source: Source, found: Any) -> dict[str, Any]:
+    """The metrics that follow from one source, by name."""
+    return {name: metric.compute(found) for name, metric in METRICS.items() if metric.source == source}

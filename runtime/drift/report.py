@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -13,22 +12,21 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from ..files import finite_json
 from .advice import Advice, advise, find_doubt
+from .compare import Measurement
 from .decisions import (
     DEFAULT_FAR,
-    NO_DECISIONS,
     Comparison,
     Decisions,
     decide,
     labelled_pairs,
     neighbour_pairs,
-    rank_correlation,
     score,
 )
 from .gates import Gate, Metrics, all_gates, apply_gates
 from .intervals import Interval, bootstrap_intervals
 from .labelled.parts import Breakdown, Grouping, break_down, row_figures
-from .labelled.retrieval import NO_LOSSES, Retrieval, equal_error_rates, measure_retrieval
-from .metrics import Measurement
+from .labelled.retrieval import Retrieval, equal_error_rates, measure_retrieval
+from .metrics import METRICS, compute
 
 SCHEMA = 1
 WORST_ROWS = 5
@@ -110,6 +108,11 @@ class DriftReport:
         if not all(gate.passed for gate in self.gates):
             return "fail"
         return "pass" if self.doubt is None else "undecided"
+
+    @property
+    def identical(self) -> bool:
+        """Whether all rows are the same, so that there is no noise."""
+        return self.metrics.get("max_abs") == 0 and self.metrics["invalid"] == 0
 
     def judge(self, gates: Mapping[str, float]) -> DriftReport:
         """The same figures under the default gates with others on top."""
@@ -195,9 +198,6 @@ class DriftReport:
 
 _SIDES = ("reference", "candidate")
 
-_UNBOUNDED = {"sqnr_db": -math.inf, "bias_max_sigma": math.inf, "norm_ratio_mean": math.inf}
-"""What null stands for in a saved report whose rows are not all identical."""
-
 
 def _metrics_from_json(saved: Mapping[str, Any]) -> dict[str, float | None]:
     if not isinstance(saved["count"], int) or not isinstance(saved["invalid"], int):
@@ -206,7 +206,10 @@ def _metrics_from_json(saved: Mapping[str, Any]) -> dict[str, float | None]:
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise ValueError(f"metric {name} is {value!r}")
     moved = bool(saved["max_abs"])
-    return {name: _UNBOUNDED.get(name) if value is None and moved else value for name, value in saved.items()}
+    return {
+        name: METRICS[name].unbounded if value is None and moved and name in METRICS else value
+        for name, value in saved.items()
+    }
 
 
 def _decisions_to_json(decisions: Decisions) -> dict[str, Any]:
@@ -254,7 +257,7 @@ def build_report(
         far: the false accept rate of the verification threshold; default :data:`DEFAULT_FAR`.
     """
     drift = measurement.drift
-    metrics: dict[str, float | None] = {**asdict(drift), "rank_correlation": None, **NO_DECISIONS, **NO_LOSSES}
+    metrics: dict[str, float | None] = {**dict.fromkeys(METRICS), **asdict(drift)}
     intervals = bootstrap_intervals(measurement)
     decisions, retrieval, decided = None, None, None
     kept = np.flatnonzero(measurement.valid)
@@ -267,10 +270,10 @@ def build_report(
         scores = score(pairs, measurement.candidate, measurement.reference)
         impostors = ~pairs.genuine
         if impostors.any():
-            metrics["rank_correlation"] = rank_correlation(scores.reference[impostors], scores.own[impostors])
+            metrics.update(compute("similarities", (scores.reference[impostors], scores.own[impostors])))
         decisions = decide(pairs, scores, far)
         if decisions is not None:
-            metrics.update(decisions.metrics)
+            metrics.update(compute("decisions", decisions))
             intervals.update(decisions.intervals)
             decided = pairs, scores, decisions
         if description.labels is not None and measurement.neighbours is not None:
@@ -280,7 +283,7 @@ def build_report(
             )
             if retrieval is not None:
                 retrieval = retrieval.with_figure("eer", equal_error_rates(pairs, scores, clusters))
-                metrics.update(retrieval.metrics)
+                metrics.update(compute("retrieval", retrieval))
                 intervals.update(retrieval.intervals)
     labelled = decisions is not None and decisions.truth == "labels"
     applied = apply_gates(metrics, all_gates(gates, labelled=labelled), intervals)

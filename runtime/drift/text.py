@@ -7,9 +7,10 @@ from .decisions import Decisions
 from .gates import Gate
 from .intervals import Interval
 from .labelled.parts import Breakdown
-from .labelled.retrieval import NO_LOSSES, Retrieval
+from .labelled.retrieval import Retrieval
+from .metrics import METRICS
 from .report import DriftReport
-from .wording import PARTS, RETRIEVAL, part_figure
+from .wording import PARTS, RETRIEVAL, cosine, metric_text, part_figure
 
 SHOWN_PARTS = 5
 
@@ -29,11 +30,12 @@ def render_text(report: DriftReport) -> str:
     ]
     gates = {gate.name: gate for gate in report.gates}
     for name, value in report.metrics.items():
-        if name in ("count", "k") or (name in NO_LOSSES and report.retrieval is None):
+        if name in ("count", "k") or (METRICS[name].source == "retrieval" and report.retrieval is None):
             continue
         interval = report.intervals.get(name)
-        shown = "" if interval is None else f"{number_text(interval[0], name)} to {number_text(interval[1], name)}"
-        lines.append(f"{name:<20}{number_text(value, name):>12}   {shown:<23}   {gate_text(gates.get(name))}".rstrip())
+        shown = "" if interval is None else f"{metric_text(interval[0], name)} to {metric_text(interval[1], name)}"
+        told = metric_text(value, name, report.identical)
+        lines.append(f"{name:<20}{told:>12}   {shown:<23}   {gate_text(gates.get(name))}".rstrip())
     if report.decisions is not None:
         lines += ["", *_decisions(report.decisions)]
     if report.retrieval is not None:
@@ -41,9 +43,7 @@ def render_text(report: DriftReport) -> str:
     for breakdown in report.parts:
         lines += ["", *_parts(breakdown)]
     lines += ["", "worst inputs by cosine"]
-    lines += [
-        f"  {'invalid' if row.cosine is None else f'{row.cosine:.6f}':>9}  {one_line(row.id)}" for row in report.worst
-    ]
+    lines += [f"  {cosine(row.cosine):>9}  {one_line(row.id)}" for row in report.worst]
     return "\n".join(lines)
 
 
@@ -106,23 +106,9 @@ def _points(loss: float, interval: Interval | None) -> str:
     return f"{100 * loss:.2f}{around}"
 
 
-def number_text(value: float | None, name: str) -> str:
-    """A metric's value, or ``none``."""
-    if value is None:
-        return "none"
-    if isinstance(value, int):
-        return str(value)
-    return f"{value:.2f}" if name in ("sqnr_db", "invalid") else f"{value:.6f}"
-
-
 def gate_text(gate: Gate | None) -> str:
     """A metric's limit and whether it holds; empty without a gate."""
     if gate is None:
         return ""
     margin = "" if gate.margin is None else f", margin {gate.margin:.3g}"
     return f"{'<=' if gate.at_most else '>='} {gate.limit:g}  {'ok' if gate.passed else 'FAILED'}{margin}"
-
-
-def fixed(value: float | None, digits: int) -> str:
-    """A figure with that many decimals, or that there is none."""
-    return "none" if value is None else f"{value:.{digits}f}"

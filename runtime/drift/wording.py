@@ -1,41 +1,16 @@
-"""What the report's figures are called on the page, and how they are written."""
+"""How figures are written: on the terminal, in tables, on the page and in sentences; one fact has one wording."""
 
 from __future__ import annotations
 
 import math
 
-METRICS = {
-    "count": ("Rows", "compared"),
-    "invalid": ("Invalid rows", "non-finite, or zero, constant or repeated where the reference's are not"),
-    "cosine_mean": ("Mean cosine", "hides what happens to single rows"),
-    "cosine_p1": ("1st percentile of the cosine", "one row in a hundred is worse"),
-    "cosine_min": ("Smallest cosine", "the worst row"),
-    "sqnr_db": ("Signal to noise", "power of the embeddings to power of the drift, dB"),
-    "max_abs": ("Largest difference", "of any value"),
-    "bias_max_sigma": ("Largest shift", "of a dimension, in its standard deviations"),
-    "gain_error_max": ("Largest gain error", "of a dimension"),
-    "dead_dimensions": ("Dead dimensions", "that the candidate no longer uses"),
-    "norm_ratio_mean": ("Mean ratio of norms", "candidate to reference"),
-    "knn_overlap_self": ("Neighbours kept, self", "the gallery is embedded anew"),
-    "knn_overlap_cross": ("Neighbours kept, cross", "the gallery keeps its float vectors"),
-    "rank_correlation": ("Rank correlation", "of distances between different things"),
-    "cka": ("CKA", "for information: a rotation leaves it alone"),
-    "procrustes": ("Procrustes residual", "for information: left after the best rotation"),
-    "far_ratio": ("Ratio of false accept rates", "at the float threshold, candidate to reference"),
-    "tar_loss": ("Loss of true accept rate", "at the float threshold"),
-    "false_reject_flips": ("Genuine pairs lost", "at the float threshold, upper bound of the share"),
-    "false_accept_flips": ("Impostor pairs gained", "at the float threshold, upper bound of the share"),
-    "recall_at_1_drop": (
-        "Loss of recall at 1",
-        "queries whose nearest image in the float gallery shows the same thing",
-    ),
-    "recall_at_5_drop": ("Loss of recall at 5", "the same among the five nearest"),
-    "recall_at_10_drop": ("Loss of recall at 10", "the same among the ten nearest"),
-    "map_drop": ("Loss of mean average precision", "over the whole ranking of the float gallery"),
-    "knn_accuracy_drop": ("Loss of k-NN accuracy", "the ten nearest in the float gallery vote"),
-    "eer_rise": ("Rise of the equal error rate", "of verification against the float gallery"),
-}
-"""Title and explanation by metric."""
+from .metrics import METRICS
+
+IDENTICAL = "identical"
+"""No difference at all: there is no noise, so there is no SQNR."""
+
+UNMEASURED = "–"
+"""A figure that was not measured, or that has no value for these rows."""
 
 ACTIONS = {
     "ship": "Ship as is",
@@ -61,25 +36,58 @@ PARTS = {
 }
 """What figures of a class or a group are called."""
 
-_SHARES = {
-    *("knn_overlap_self", "knn_overlap_cross", "tar_loss", "false_reject_flips", "false_accept_flips"),
-    *(f"recall_at_{count}_drop" for count in (1, 5, 10)),
-    *("map_drop", "knn_accuracy_drop", "eer_rise"),
-}
-_WHOLE = {"count", "invalid", "dead_dimensions", "k"}
+
+def decibels(value: float | None, digits: int = 1, unit: str = " dB") -> str:
+    """An SQNR, or that the two are identical.
+
+    Args:
+        value: in dB; None or infinite without any difference, minus infinite without a signal.
+        digits: after the point.
+        unit: what comes after the number; empty in a column whose heading says it.
+    """
+    if value is None or value == math.inf:
+        return IDENTICAL
+    return fixed(value, digits) + unit
 
 
-def figure(name: str, value: float | None) -> str:
-    """A metric's value as it is written on the page."""
-    if value is None:
-        return "–"
-    if not math.isfinite(value):
+def gained(before: float | None, after: float | None) -> str:
+    """What an SQNR was and what it became: ``31.0 -> 33.5 dB``."""
+    return f"{decibels(before, unit='')} -> {decibels(after)}"
+
+
+def fixed(value: float | None, digits: int) -> str:
+    """A figure with that many decimals."""
+    if value is None or math.isnan(value):
+        return UNMEASURED
+    if math.isinf(value):
         return "−∞" if value < 0 else "∞"
-    if name in _SHARES:
+    return f"{value:.{digits}f}"
+
+
+def metric_text(value: float | int | None, name: str, identical: bool = False) -> str:
+    """A metric as the terminal writes it, the same number of decimals in every row of a column.
+
+    Args:
+        value: the metric's.
+        name: the metric's.
+        identical: whether the rows are, so that an SQNR without a value says so.
+    """
+    if isinstance(value, int):
+        return f"{value}"
+    digits = 2 if unit_of(name) in ("dB", "count") else 6
+    return decibels(value, digits, unit="") if identical and unit_of(name) == "dB" else fixed(value, digits)
+
+
+def figure(value: float | None, name: str, identical: bool = False) -> str:
+    """A metric as the page writes it: shares in per cent, others with five digits; see :func:`metric_text`."""
+    unit = unit_of(name)
+    if value is None or not math.isfinite(value):
+        return IDENTICAL if identical and unit == "dB" and value is None else fixed(value, 0)
+    if unit == "share":
         return f"{value:.2%}" if abs(value) >= 0.001 or value == 0 else f"{value:.4%}"
-    if name == "sqnr_db":
+    if unit == "dB":
         return f"{value:.2f}"
-    return f"{value:.0f}" if name in _WHOLE and value == int(value) else f"{value:.5g}"
+    return f"{value:.0f}" if unit == "count" and value == int(value) else f"{value:.5g}"
 
 
 def cosine(value: float | None) -> str:
@@ -87,11 +95,11 @@ def cosine(value: float | None) -> str:
     return "invalid" if value is None else f"{value:.6f}"
 
 
-def decibels(value: float | None) -> str:
-    """A ratio in dB; a dash where there is no noise."""
-    return figure("sqnr_db", value)
-
-
 def part_figure(name: str, value: float) -> str:
     """A figure of a class or a group."""
     return f"{value:.2g}" if name == "drift" else f"{value:.2%}"
+
+
+def unit_of(name: str) -> str:
+    """A metric's unit; empty for those of other tables."""
+    return METRICS[name].unit if name in METRICS else ""

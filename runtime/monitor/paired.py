@@ -12,6 +12,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from ..drift.metrics import METRICS as ALL_METRICS
 from ..drift.metrics import gain_error_max, sqnr_db
 from ..drift.moments import HARDLY, dead_dimensions, shift_and_gain
 from ..drift.rows import broken_rows
@@ -21,10 +22,7 @@ from .statistics import Layout, Statistics
 DISTANCE_BINS = LogBins(-32, 1, 32)
 """Of 1 - cosine, from 2e-10 to 2; each at most 3.2 % of its values wide."""
 
-METRICS = (
-    *("cosine_mean", "cosine_p1", "cosine_min", "sqnr_db", "max_abs"),
-    *("bias_max_sigma", "gain_error_max", "dead_dimensions", "norm_ratio_mean"),
-)
+METRICS = tuple(name for name, metric in ALL_METRICS.items() if metric.monitored and name not in ("count", "invalid"))
 """Beside ``count`` and ``invalid``; named as in :class:`embedlite.runtime.drift.Drift`."""
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....calibration.auto import better
+from ....runtime.drift.wording import gained
 from ....runtime.errors import RequestError
 from ....runtime.images.source import Source
 from ...modes import CORRECTIONS, MIXED, is_mixed
@@ -141,9 +142,9 @@ class Corrector:
         if not better(after, before, _STANDARD_ERRORS):
             return False
         self._errors = after
-        gained = f"{self._trial.sqnr(before):.1f} -> {self._trial.sqnr(after):.1f} dB"
+        gain = gained(self._trial.sqnr(before), self._trial.sqnr(after))
         self.decisions.append(
-            f"{mode} was corrected ({', '.join(names)}): {gained} on {len(self._trial)} calibration images held out "
+            f"{mode} was corrected ({', '.join(names)}): {gain} on {len(self._trial)} calibration images held out "
             "for that. --correct none leaves it as it is."
         )
         return True

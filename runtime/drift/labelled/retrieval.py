@@ -19,6 +19,7 @@ from ...machine import available_threads
 from ...progress import progress
 from ..decisions import Pairs, Scores
 from ..intervals import Interval, draw, interval_around, wilson_interval
+from ..metrics import METRICS
 from ..neighbours import NeighbourOverlap
 from ..rows import Rows, UnitRows
 
@@ -74,13 +75,8 @@ class Retrieval:
     figures: Mapping[str, Figure]
 
     @property
-    def metrics(self) -> dict[str, float | None]:
-        """What can be gated: the losses in the reference's gallery."""
-        return {name: self.figures[figure].cross_loss for name, figure in LOSSES.items() if figure in self.figures}
-
-    @property
     def intervals(self) -> dict[str, Interval]:
-        """Their 95 % intervals."""
+        """The 95 % intervals of the losses in the reference's gallery, by metric."""
         found = {name: self.figures[figure].cross_interval for name, figure in LOSSES.items() if figure in self.figures}
         return {name: interval for name, interval in found.items() if interval is not None}
 
@@ -123,16 +119,8 @@ class Retrieval:
         return cls(value["queries"], value["ranked"], value["drawn"], figures)
 
 
-LOSSES = {
-    **{f"recall_at_{count}_drop": f"recall_at_{count}" for count in RECALL_AT},
-    "map_drop": "map",
-    "knn_accuracy_drop": "knn_accuracy",
-    "eer_rise": "eer",
-}
+LOSSES = {name: metric.figure for name, metric in METRICS.items() if metric.source == "retrieval"}
 """Which figure each gate is about."""
-
-NO_LOSSES: Mapping[str, None] = dict.fromkeys(LOSSES)
-"""The metrics where there are no labels."""
 
 
 def measure_retrieval(

@@ -14,9 +14,9 @@ from embedlite.runtime.drift.decisions import (
     decide,
     labelled_pairs,
     neighbour_pairs,
-    rank_correlation,
     score,
 )
+from embedlite.runtime.drift.metrics import rank_correlation
 from embedlite.runtime.drift.rows import Rows
 
 from drift_pairs import ROWS, failed, labelled_report, pair, report

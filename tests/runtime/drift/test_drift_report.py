@@ -266,12 +266,12 @@ def test_the_text_starts_with_the_verdict_and_shows_every_metric_and_gate() -> N
     assert lines[-4].split(maxsplit=1) == [f"{made.worst[1].cosine:.6f}", made.worst[1].id]
 
 
-def test_the_text_of_identical_rows_says_none_for_the_noise() -> None:
+def test_the_text_of_identical_rows_say_so_for_the_noise() -> None:
     _, reference = pair()
     lines = render_text(report(reference, reference)).splitlines()
     assert lines[0] == "PASS: a.tflite against b.npz, 60 images"
     (noise,) = [line.split() for line in lines if line.startswith("sqnr_db")]
-    assert noise == ["sqnr_db", "none", ">=", "20", "ok"]
+    assert noise == ["sqnr_db", "identical", ">=", "20", "ok"]
 
 
 def test_junit_has_one_case_a_gate_and_failures_say_why() -> None:

@@ -126,7 +126,7 @@ def _drifts_alike(mine: NDArray[np.float32], first: NDArray[np.float32], frames:
         return False, f"{ours.invalid} embedding(s) are zero or constant where LiteRT's are not"
     near, other = (ranked_db(drift.sqnr_db) for drift in (ours, theirs))
     ok = near >= min(other - MORE_DRIFT_DB, LITTLE_DRIFT_DB)
-    return ok, f"{decibels(near)} to the original, LiteRT {decibels(other)}"
+    return ok, f"{decibels(near)} from the original, LiteRT {decibels(other)}"
 
 
 def _like(

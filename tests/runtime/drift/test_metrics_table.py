@@ -30,7 +30,7 @@ from embedlite.runtime.drift.rows import Rows
 from embedlite.runtime.drift.text import render_text
 
 rows = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
-facts = {"path": "a.tflite", "sha256": "00"}
+facts = {"kind": "tflite", "path": "a.tflite", "sha256": "00"}
 described = Description(facts, facts, {"path": None}, [f"{row}" for row in range(30)])
 report = build_report(measure(Rows(rows + 0.01), Rows(rows), 5), described, {})
 saved = json.loads(json.dumps(report.to_json()))

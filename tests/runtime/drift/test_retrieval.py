@@ -10,11 +10,11 @@ from scipy.optimize import brentq
 from sklearn.metrics import average_precision_score, roc_curve
 
 from embedlite.runtime.drift import measure
+from embedlite.runtime.drift.compare import Measurement
 from embedlite.runtime.drift.decisions import labelled_pairs, score
 from embedlite.runtime.drift.gates import parse_gates
 from embedlite.runtime.drift.labelled import retrieval
 from embedlite.runtime.drift.labelled.retrieval import LOSSES, equal_error_rates, measure_retrieval
-from embedlite.runtime.drift.compare import Measurement
 from embedlite.runtime.drift.report import Description, DriftReport, build_report
 from embedlite.runtime.drift.rows import Rows
 from embedlite.runtime.drift.text import render_text

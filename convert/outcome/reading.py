@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...runtime.drift.intervals import drift_of
+from ...runtime.drift.wording import decibels
 from ...runtime.images.source import Source
 from ...runtime.input.preprocess import scaled
 from ...runtime.input.resample import leaves_fractions
@@ -33,4 +34,4 @@ def explain_reading(request: Request, contract: InputContract, graph: FloatGraph
     )
     if drift.sqnr_db is None:
         return []
-    return [f"{said}: that alone costs {drift.sqnr_db:.1f} dB on {len(images)} test images. Other inputs keep them."]
+    return [f"{said}: that alone costs {decibels(drift.sqnr_db)} on {len(images)} test images. Other inputs keep them."]

@@ -54,11 +54,6 @@ class NpuCompilation:
     sram_bytes: int | None
     error: str
 
-    @property
-    def all_on_npu(self) -> bool:
-        """Whether the NPU runs the whole file."""
-        return bool(self.npu) and not self.cpu
-
 
 def compile_for_npu(model: Path, folder: Path, accelerator: str = "ethos-u55-128") -> NpuCompilation:
     """Compile a file with Vela. A refusal, a crash and a timeout are results, told by their ``error``.

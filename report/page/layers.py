@@ -46,7 +46,11 @@ def draw_layers(layers: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
         radius = 2 + 6 * (share / largest) ** 0.5 if largest else 2.5
         what = f"{index}: {layer_name(layer['name'])}, {layer['operator']}"
         plot.dot(
-            index, layer["sqnr_db"], "candidate", f"{what}: {decibels(layer['sqnr_db'])}, {share:.1%} of the noise", radius
+            index,
+            layer["sqnr_db"],
+            "candidate",
+            f"{what}: {decibels(layer['sqnr_db'])}, {share:.1%} of the noise",
+            radius,
         )
     said = (
         "Each point is a layer's output against the float model's. The larger the point, the larger that layer's own "

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..compare import Measurement
 from ..decisions import Decisions, Pairs, Scores
 from ..intervals import Interval
-from ..metrics import Measurement
 
 LEAST_ROWS = 5
 """Fewer rows say nothing of their part."""

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.drift.intervals import drift_of
+from ...runtime.drift.metrics import ranked_db, sqnr_db
+from ...runtime.drift.wording import decibels
 from ...runtime.errors import EmbedliteError, InputError, RequestError
 from ...runtime.images.decode import load_image
 from ...runtime.images.formats import IMAGE_SUFFIXES, pillow
@@ -88,7 +90,7 @@ class Proof:
             return [f"the contract does what {self.name} does, proved{proved}; {figures}.", *self.notes]
         theirs, ours = (embed(images) for images in self.samples)
         drift = drift_of(ours, theirs)
-        cost = "nothing" if drift.sqnr_db is None else f"{drift.sqnr_db:.1f} dB"
+        cost = "nothing" if drift.sqnr_db is None else decibels(drift.sqnr_db)
         neighbours = drift.knn_overlap_cross
         kept = "" if neighbours is None else f" and keeps {neighbours:.0%} of the nearest neighbours"
         apart = (
@@ -141,7 +143,7 @@ def prove(
         gains, offsets = _affine(pairs)
         noise = sum(float(((pixels * gains + offsets - image) ** 2).sum()) for pixels, image in pairs)
         signal = sum(float(((image - image.mean()).astype(np.float64) ** 2).sum()) for image in wanted.values())
-        return min(10 * math.log10(signal / noise), _IDENTICAL_DB) if noise else _IDENTICAL_DB
+        return min(ranked_db(sqnr_db(signal, noise)), _IDENTICAL_DB)
 
     found = explain(start, score, scalings=False).contract
     gains, offsets = _affine([(_pixels(path, found), image) for path, image in wanted.items()])

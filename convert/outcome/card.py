@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...runtime.drift.wording import IDENTICAL, UNMEASURED, decibels
 from ...runtime.version import __version__
 from ..results import ExportedFile, ExportResult
 
@@ -132,10 +133,10 @@ def _drift(files: Sequence[ExportedFile]) -> list[str]:
 
 def _figure(name: str, value: float | None, interval: tuple[float, float] | None) -> str:
     def text(number: float) -> str:
-        return {"sqnr_db": f"{number:.1f}", "cosine_p1": f"{number:.5f}"}.get(name, f"{number:.1%}")
+        return {"sqnr_db": decibels(number, unit=""), "cosine_p1": f"{number:.5f}"}.get(name, f"{number:.1%}")
 
     if value is None:
-        return "identical" if name == "sqnr_db" else "–"
+        return IDENTICAL if name == "sqnr_db" else UNMEASURED
     return text(value) + ("" if interval is None else f" ({text(interval[0])} to {text(interval[1])})")
 
 
@@ -144,7 +145,7 @@ def _latency(result: ExportResult) -> list[str]:
         (
             f"`{file.path.name}`",
             f"{file.bytes:,}",
-            "–" if file.latency_us is None else f"{file.latency_us:,.0f}",
+            UNMEASURED if file.latency_us is None else f"{file.latency_us:,.0f}",
             ", ".join(_verdict(verdict.runtime, verdict.version, verdict.ok) for verdict in file.verified) or "not run",
         )
         for file in result.files

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...calibration import Ranges
 from ...calibration.auto import better
+from ...runtime.drift.wording import gained
 from ..graph.graph import HEAVY, Graph
 from ..normalization.prepare import FloatGraph
 from .trial import CrossTrial
@@ -31,7 +32,7 @@ _STANDARD_ERRORS = 2
 def averaging_end(graph: FloatGraph) -> tuple[str, ...]:
     """The operators from the last average on to the raw embedding, by the name of what they write; none without one.
 
-    None either where the map that is averaged is no small part of the network.
+    None either where the map that is averaged is not a small part of the network.
     """
     operators = Graph(graph.flatbuffer)
     index = int(operators.subgraph.outputs[0]) if graph.raw_name is None else operators.index_of(graph.raw_name)
@@ -69,8 +70,8 @@ def try_float_end(
     if not better(in_float, plain, _STANDARD_ERRORS):
         return (), None
     return end, (
-        f"the average that makes the embedding is computed in float: {trial.sqnr(plain):.1f} -> "
-        f"{trial.sqnr(in_float):.1f} dB on {len(trial)} calibration images. --output-type int8 keeps it in integers."
+        f"the average that makes the embedding is computed in float: {gained(trial.sqnr(plain), trial.sqnr(in_float))} "
+        f"on {len(trial)} calibration images. --output-type int8 keeps it in integers."
     )
 
 

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from ...convert.contracts import as_options, explain
 from ...runtime.drift import measure_drift
+from ...runtime.drift.metrics import ranked_db
 from ...runtime.drift.report import DriftReport
 from ...runtime.drift.rows import Rows
+from ...runtime.drift.wording import decibels
 from ...runtime.encoder import Encoder
 from ...runtime.errors import EmbedliteError, EmbedliteWarning, RequestError
 from ...runtime.images.open import Data, open_source
@@ -49,7 +51,7 @@ class Preprocessing:
     Attributes:
         images: number of images that it was measured on.
         float_file: the float file, if it was at hand.
-        preprocessing_db: SQNR of the float file against the vectors (of the candidate, if there is no float file).
+        preprocessing_db: SQNR of the float file against the vectors (of the candidate, if there is not a float file).
         quantization_db: SQNR of the candidate against the float file; None without one, or if it is the candidate.
         options: what would change the contract to the one that explains most; empty if none is better.
         found_db: SQNR of the float file with that contract against the vectors.
@@ -76,17 +78,17 @@ class Preprocessing:
 
     def to_json(self) -> dict[str, Any]:
         """The key ``preprocessing`` of the drift report."""
-        steps = [{"options": options, "sqnr_db": decibels} for options, decibels in self.steps]
+        steps = [{"options": options, "sqnr_db": found} for options, found in self.steps]
         return {**vars(self), "steps": steps}
 
     def render(self) -> str:
         """As text."""
         model = "candidate" if self.float_file is None else "float file"
         lines = [f"preprocessing and quantization, on {self.images} images"]
-        lines.append(f"  {self.preprocessing_db:>6.1f} dB  preprocessing: the {model} against the vectors")
+        lines.append(f"  {_text(self.preprocessing_db):>9}  preprocessing: the {model} against the vectors")
         if self.quantization_db is not None:
-            lines.append(f"  {self.quantization_db:>6.1f} dB  quantization: the candidate against the float file")
-        lines += [f"  {decibels:>6.1f} dB  with {options}" for options, decibels in self.steps]
+            lines.append(f"  {_text(self.quantization_db):>9}  quantization: the candidate against the float file")
+        lines += [f"  {_text(found):>9}  with {options}" for options, found in self.steps]
         if not self.options and self.tried > 1:
             lines.append(f"  none of {self.tried - 1} other ways to read and scale the images is nearer to the vectors")
         if self.no_decoder:
@@ -118,7 +120,7 @@ def tell_apart(
         threads: processors to use; default all.
 
     Raises:
-        RequestError: ``float_file`` is no float file of this encoder.
+        RequestError: ``float_file`` is not a float file of this encoder.
     """
     with warnings.catch_warnings(), stage("telling preprocessing from quantization"):
         # Other scalings are tried on purpose, and the folder was told of before.
@@ -175,11 +177,11 @@ def with_preprocessing(report: DriftReport, found: Preprocessing) -> DriftReport
     advice = report.advice
     if found.blamed:
         action, _, figures = advice.headline.partition(": ")
-        said = f"preprocessing, not quantization: with {found.options} it is {found.found_db:.0f} dB"
+        said = f"preprocessing, not quantization: with {found.options} it is {_text(found.found_db, 0)}"
         again = "the file is fed otherwise than the vectors were made: export again with these options."
         advice = replace(advice, headline=f"{action}: {said}; {figures}", why=(*advice.why, again))
     elif found.quantization_db is not None and found.quantization_db < found.preprocessing_db:
-        figures = f"{found.quantization_db:.1f} dB against the float file, which is {found.preprocessing_db:.1f} dB"
+        figures = f"{_text(found.quantization_db)} against the float file, which is {_text(found.preprocessing_db)}"
         advice = replace(advice, why=(*advice.why, f"quantization, not preprocessing: {figures} from the vectors."))
     return replace(report, advice=advice, preprocessing=found.to_json())
 
@@ -194,7 +196,12 @@ def _few(source: Source, ids: Sequence[str]) -> NDArray[np.intp]:
 
 def _sqnr(rows: NDArray[Any], wanted: NDArray[Any]) -> float:
     drift, _ = measure_drift(rows, wanted, k=None)
-    return _IDENTICAL_DB if drift.sqnr_db is None else min(float(drift.sqnr_db), _IDENTICAL_DB)
+    return min(ranked_db(drift.sqnr_db), _IDENTICAL_DB)
+
+
+def _text(found: float, digits: int = 1) -> str:
+    """What :func:`_sqnr` found."""
+    return decibels(None if found >= _IDENTICAL_DB else found, digits)
 
 
 def _beside(candidate: Path, mode: str) -> Path | None:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .compare import Measurement
 from .decisions import Comparison, Decisions
 from .gates import Gate, Metrics
-from .metrics import Measurement
 from .rows import constant_rows
 
 Action = Literal["ship", "ship-with-threshold", "re-embed-gallery", "do-not-ship", "cannot-tell"]

@@ -14,7 +14,7 @@ from rich.table import Table
 from ...calibration import Assessment
 from ...calibration.assess import MOST_GROWTH, MOST_MISSED
 from ...calibration.tensors import short_name
-from ...runtime.drift.wording import decibels
+from ...runtime.drift.wording import UNMEASURED, decibels
 from ...runtime.printable import one_line, styled
 from ..budget import Budget, missed_text, required_of_shipped
 from ..results import ExportedFile, ExportResult, NotMade, SearchReport, Verdict
@@ -146,7 +146,7 @@ def _slow(result: ExportResult) -> list[str]:
 
 def _cell(verdict: Verdict | None) -> str:
     if verdict is None:
-        return "-"
+        return UNMEASURED
     if not verdict.ok:
         return "FAILS"
     if verdict.npu_operators is not None:

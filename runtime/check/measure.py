@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..backends.interpreters import find_runtime
+from ..drift.wording import UNMEASURED
 from ..errors import EmptyDataError, InterpreterFailedError, UnreadableDataError, UnsupportedModelError
 from ..machine import available_threads, describe_environment
 from ..model.artifact import read_artifact
@@ -158,7 +159,7 @@ def _counted(number: int, what: str) -> str:
 
 def _row(file: FileFigures) -> tuple[str, str, str, str, str]:
     if file.latency_us is None:
-        latency, quartiles = "-", "-"
+        latency = quartiles = UNMEASURED
     else:
         latency, quartiles = f"{file.latency_us:,.0f}", f"{file.low_us:,.0f} to {file.high_us:,.0f}"
     if file.selftest is not None:

@@ -4,16 +4,20 @@
     python3 run.py check [ARGUMENT…] ruff, mypy and the tests that start neither TensorFlow nor another world
     python3 run.py test [ARGUMENT…]  ruff, mypy and all tests; arguments go to pytest
     python3 run.py bench NAME        one of benchmarks/NAME.py
+    python3 run.py build             wheel and source archive of what is committed, checked, in dist/
     python3 run.py device MACHINE RUNTIME [COMMAND…]  set up an emulated device and run a command there, for instance
                                      aarch64 ai-edge-litert inspect-tflite out/model.int8.tflite
 
-Needs Python 3.10 to 3.12 and nothing else; $PYTHON names another one than the Python that runs this.
+Needs Python 3.10 to 3.13 and nothing else; $PYTHON names another one than the Python that runs this.
 """
 
 import hashlib
+import io
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -23,7 +27,7 @@ PYTHON = ENVIRONMENT / "bin" / "python"
 PACKAGES = ("runtime", "calibration", "convert", "report")
 # One file of tests stays in one process, which makes what its tests share once.
 WORKERS = ("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
-MINIMUM, MAXIMUM = (3, 10), (3, 12)
+MINIMUM, MAXIMUM = (3, 10), (3, 13)
 
 
 def main() -> int:
@@ -37,6 +41,8 @@ def main() -> int:
         return style() or test(arguments)
     if task == "bench" and arguments:
         return in_environment(f"benchmarks/{arguments[0]}.py", *arguments[1:])
+    if task == "build":
+        return build()
     if task == "device":
         return in_environment("tests/support/emulated_device.py", *arguments)
     print(__doc__)
@@ -65,6 +71,18 @@ def test(arguments: list[str]) -> int:
         return in_environment("examples/digits.py", folder) or in_environment("-m", "pytest", *shared, *arguments)
 
 
+def build() -> int:
+    """What PyPI takes. Built from a copy of the commit, because setuptools takes up what earlier builds left."""
+    commit = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True).stdout
+    dist = ROOT / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
+        with tarfile.open(fileobj=io.BytesIO(commit)) as archive:
+            archive.extractall(folder)
+        code = in_environment("-m", "build", "--outdir", str(dist), folder)
+    return code or in_environment("-m", "twine", "check", "--strict", *(str(path) for path in sorted(dist.iterdir())))
+
+
 def in_environment(*command: str) -> int:
     """Run Python in the environment, from the project's root."""
     prepare()
@@ -90,7 +108,7 @@ def prepare() -> None:
         ).stdout.split()
         if not MINIMUM <= (int(version[0]), int(version[1])) <= MAXIMUM:
             sys.exit(
-                f"Python {'.'.join(version)} cannot run TensorFlow 2.21 and its companions; use 3.10 to 3.12, "
+                f"Python {'.'.join(version)} cannot run TensorFlow 2.21 and its companions; use 3.10 to 3.13, "
                 "for instance PYTHON=python3.11 python3 run.py demo"
             )
         subprocess.run([interpreter, "-m", "venv", ENVIRONMENT], check=True)

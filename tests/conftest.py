@@ -6,7 +6,7 @@ import shlex
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from PIL import Image
 
 from project_wheel import ROOT, build_wheel
 from quick import is_quick, starts_a_world
+from servers import CONNECTION_LOST, ReadyPython, ready_python
+from shared import made_once
 
 MINUTES_LONG = (
     "test_docs_export.py",
@@ -94,67 +96,122 @@ def digits(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Digits(folder, done.stdout)
 
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
 @pytest.fixture(scope="session")
-def run() -> Run:
-    """Run one of the project's commands, or ``python``, as a user would; never with a terminal."""
+def ready() -> Iterator[ReadyPython]:
+    """Processes that have imported what the commands import; each command is a fork of one, see :mod:`servers`."""
+    with ready_python() as servers:
+        yield servers
 
-    def run_command(
-        command: str, *arguments: str | Path, runtime: str | None = None, cwd: Path | None = None
+
+@pytest.fixture
+def served(ready: ReadyPython, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the code under test starts with ``sys.executable``, such as an interpreter, is a fork as well."""
+    monkeypatch.setattr(sys, "executable", str(ready.executable))
+
+
+@dataclass(frozen=True)
+class Run:
+    """Runs one of the project's commands, or ``python``, as a user would; never with a terminal."""
+
+    ready: ReadyPython
+
+    def __call__(
+        self,
+        command: str,
+        *arguments: str | Path,
+        runtime: str | None = None,
+        world: str | None = None,
+        cwd: Path | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        program = sys.executable if command == "python" else Path(sysconfig.get_path("scripts"), command)
-        environment = {**os.environ, **({"EMBEDLITE_RUNTIME": runtime} if runtime else {})}
+        """Run it in a process of its own that has imported everything already.
+
+        Args:
+            command: one of the project's; or ``python``, which only with a world has imported anything.
+            arguments: its own.
+            runtime: $EMBEDLITE_RUNTIME.
+            world: ``tensorflow`` or ``device``: what ``python`` finds imported.
+            cwd: the current folder.
+        """
+        if command == "python" and world is None:
+            return self.cold(command, *arguments, runtime=runtime, cwd=cwd)
+        done = self._run([*self.ready.of(world or "auto"), *self._script(command)], arguments, runtime, cwd)
+        if done.returncode == CONNECTION_LOST:
+            raise RuntimeError(f"{done.stderr}{self.ready.log()}")
+        return done
+
+    def cold(
+        self, command: str, *arguments: str | Path, runtime: str | None = None, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run it in a process that imports everything itself: for what imports say, cost, or must not import."""
+        return self._run([self.ready.python, *self._script(command)], arguments, runtime, cwd)
+
+    @staticmethod
+    def _script(command: str) -> list[str]:
+        return [] if command == "python" else [str(Path(sysconfig.get_path("scripts"), command))]
+
+    @staticmethod
+    def _run(
+        program: list[str], arguments: tuple[str | Path, ...], runtime: str | None, cwd: Path | None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(program), *(str(argument) for argument in arguments)],
+            [*program, *(str(argument) for argument in arguments)],
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             cwd=cwd,
-            env=environment,
+            env={**os.environ, **({"EMBEDLITE_RUNTIME": runtime} if runtime else {})},
             timeout=300,
             check=False,
         )
 
-    return run_command
+
+@pytest.fixture(scope="session")
+def run(ready: ReadyPython) -> Run:
+    """Commands as users run them."""
+    return Run(ready)
 
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     """A small saved encoder; made in a process of its own, so that this one stays free of TensorFlow."""
-    path = tmp_path_factory.mktemp("model") / "small.keras"
-    code = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'tests' / 'support')!r})\n"
-        "from encoders import small_encoder\n"
-        "from keras import layers\n"
-        "from embedlite.convert.layers import MinMaxNormalization\n"
-        f"small_encoder([layers.Flatten(), MinMaxNormalization()]).save({str(path)!r})\n"
-    )
-    done = run("python", "-c", code)
-    assert done.returncode == 0, done.stderr
-    return path
+
+    def make(folder: Path) -> None:
+        code = (
+            f"import sys; sys.path.insert(0, {str(ROOT / 'tests' / 'support')!r})\n"
+            "from encoders import small_encoder\n"
+            "from keras import layers\n"
+            "from embedlite.convert.layers import MinMaxNormalization\n"
+            f"small_encoder([layers.Flatten(), MinMaxNormalization()]).save({str(folder / 'small.keras')!r})\n"
+        )
+        done = run("python", "-c", code, world="tensorflow")
+        assert done.returncode == 0, done.stderr
+
+    return made_once(tmp_path_factory, "small", make) / "small.keras"
 
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixty 24x24 RGB crops of scikit-image's photos, as PNG files."""
-    from skimage import data
 
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for name in ("astronaut", "coffee", "chelsea"):
-        photo = getattr(data, name)()
-        for index in range(20):
-            top, left = (int(rng.integers(0, size - 120)) for size in photo.shape[:2])
-            crop = Image.fromarray(photo[top : top + 120, left : left + 120]).resize((24, 24))
-            crop.save(folder / f"{name}{index:02d}.png")
-    return folder
+    def make(folder: Path) -> None:
+        from skimage import data
+
+        rng = np.random.default_rng(0)
+        for name in ("astronaut", "coffee", "chelsea"):
+            photo = getattr(data, name)()
+            for index in range(20):
+                top, left = (int(rng.integers(0, size - 120)) for size in photo.shape[:2])
+                crop = Image.fromarray(photo[top : top + 120, left : left + 120]).resize((24, 24))
+                crop.save(folder / f"{name}{index:02d}.png")
+
+    return made_once(tmp_path_factory, "photos", make)
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project's wheel."""
-    return build_wheel(tmp_path_factory.mktemp("wheel"))
+    (built,) = made_once(tmp_path_factory, "wheel", build_wheel).glob("*.whl")
+    return built
 
 
 def blocks(document: str, language: str) -> list[str]:

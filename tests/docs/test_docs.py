@@ -28,7 +28,7 @@ def test_python_blocks_of_the_readme_run(digits: Digits, run: Run, tmp_path: Pat
     programs = blocks((ROOT / "README.md").read_text(), "python")
     assert len(programs) == 2
     given = "import numpy as np\nimages = np.arange(2048, dtype=np.uint8).reshape(2, 32, 32, 1)\n"
-    done = run("python", "-c", given + "\n".join(programs) + "print(vectors.shape)\n", cwd=tmp_path)
+    done = run("python", "-c", given + "\n".join(programs) + "print(vectors.shape)\n", cwd=tmp_path, world="tensorflow")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "(2, 128)"
     assert "CPU: ship" in done.stdout

@@ -167,7 +167,7 @@ def test_the_users_own_classes_and_functions(suffix: str, tmp_path: Path, run: R
         f"model.save('model{suffix}')\n"
         "np.save('wanted.npy', model(np.random.default_rng(0).random((16, 16, 3), np.float32)[None]))\n"
     )
-    done = run("python", "-c", code, cwd=tmp_path)
+    done = run("python", "-c", code, cwd=tmp_path, world="tensorflow")
     assert done.returncode == 0, done.stderr
     path = tmp_path / f"model{suffix}"
     with pytest.raises(CustomCodeError) as caught:

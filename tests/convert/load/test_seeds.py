@@ -55,7 +55,7 @@ def open_seed(folder: Path) -> Seed:
 def seeds(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     """All small seeds, made by the frameworks in a process of their own."""
     folder = tmp_path_factory.mktemp("seeds")
-    done = run("python", ROOT / "tests" / "support" / "seeds", *SEEDS, folder)
+    done = run("python", ROOT / "tests" / "support" / "seeds", *SEEDS, folder, world="tensorflow")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -304,7 +304,7 @@ def test_a_model_that_was_never_built_is_one_line_to_the_user(seeds: Path, run: 
 
 def test_s1_at_full_size(run: Run, tmp_path: Path) -> None:
     """512x512 pixels, six blocks, the embedding convolution 16x16."""
-    done = run("python", ROOT / "tests" / "support" / "seeds", "s1-512", tmp_path)
+    done = run("python", ROOT / "tests" / "support" / "seeds", "s1-512", tmp_path, world="tensorflow")
     assert done.returncode == 0, done.stderr
     seed = open_seed(tmp_path / "s1-512")
     data = {"calibration_data": seed.calibration, "test_data": seed.test}

@@ -1,0 +1,245 @@
+"""Forks for every command it is asked for: ``server.py WORLD DESCRIPTOR EXECUTABLE``.
+
+DESCRIPTOR is a listening socket; EXECUTABLE is ``sys.executable`` of what it forks, so that a command's own processes
+are served as well.
+
+It runs nothing itself: the threads of a library that had worked before a fork would be missing after it. (OpenBLAS, the
+only one that has threads as soon as it is imported, sees to that itself.) It ends when its stdin is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import sys
+import types
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+from client import circumstances
+
+PRELOADED = {
+    "tensorflow": (
+        # First: it sets variables that TensorFlow reads.
+        "embedlite.convert",
+        "tensorflow",
+        "keras",
+        "h5py",
+        "litert_quantizer",
+        "rich.table",
+        "PIL.Image",
+        "embedlite.convert.command",
+        "embedlite.convert.pipeline",
+    ),
+    "device": (
+        "numpy",
+        "click",
+        "PIL.Image",
+        "embedlite.runtime",
+        "embedlite.runtime.commands.embed",
+        "embedlite.runtime.commands.inspect",
+        "embedlite.report.command",
+        "embedlite.report.fleet.command",
+    ),
+}
+
+_READ_BY_ALL = ("PYTHON", "OMP_", "OPENBLAS_", "MKL_", "LD_", "LC_", "LANG")
+READ_BY_IMPORTS = {"tensorflow": (*_READ_BY_ALL, "TF_", "KERAS_", "ONEDNN_", "DNNL_"), "device": _READ_BY_ALL}
+"""How environment variables begin that libraries or Python read once: a command with others is not served."""
+
+_SECONDS_TO_ASK = 300
+
+
+class Server:
+    """Waits for commands, for their ends, and for whoever asked to go away."""
+
+    def __init__(self, world: str, listener: socket.socket) -> None:
+        self.world = world
+        self.listener = listener
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(0, selectors.EVENT_READ, self.stop)
+        self.selector.register(listener, selectors.EVENT_READ, self.accept)
+        self.running: dict[int, socket.socket] = {}
+        self.circumstances = circumstances()
+        self.set_by_imports: dict[str, str] | None = None
+
+    def serve(self) -> None:
+        """Until stdin is closed."""
+        while True:
+            for key, _ in self.selector.select():
+                # What an event of the same round ended is no longer waited for.
+                if self.selector.get_map().get(key.fd) is key:
+                    key.data()
+
+    def stop(self) -> NoReturn:
+        """End what runs, and the server."""
+        for child in self.running:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        sys.exit(0)
+
+    def accept(self) -> None:
+        """Fork for the next command, or say that Python has to run it."""
+        connection, _ = self.listener.accept()
+        asked = _receive(connection)
+        if asked is None:
+            connection.close()
+            return
+        request, streams = asked
+        if self.set_by_imports is None:
+            self.set_by_imports = _import(self.world)
+        could = request["circumstances"] == self.circumstances and _could_have_imported(
+            self.world, request["environment"], self.set_by_imports
+        )
+        child = _fork() if could else None
+        if child == 0:
+            self.selector.close()
+            for other in (self.listener, connection, *self.running.values()):
+                other.close()
+            _become(request, streams, self.set_by_imports)
+        for stream in streams:
+            os.close(stream)
+        if child is None:
+            _answer(connection, "cold")
+            return
+        self.running[child] = connection
+        process = os.pidfd_open(child)
+        self.selector.register(process, selectors.EVENT_READ, functools.partial(self.ended, child, process))
+        self.selector.register(connection, selectors.EVENT_READ, functools.partial(self.left, child))
+
+    def ended(self, child: int, process: int) -> None:
+        """A command ended: whoever asked is told how."""
+        _, status = os.waitpid(child, 0)
+        self.selector.unregister(process)
+        os.close(process)
+        connection = self.running.pop(child)
+        if connection.fileno() in self.selector.get_map():
+            self.selector.unregister(connection)
+        _answer(connection, str(os.waitstatus_to_exitcode(status)))
+
+    def left(self, child: int) -> None:
+        """Whoever asked is gone, as after a timeout."""
+        self.selector.unregister(self.running[child])
+        os.kill(child, signal.SIGKILL)
+
+
+def _answer(connection: socket.socket, answer: str) -> None:
+    """Whoever asked may be gone."""
+    with connection, contextlib.suppress(OSError):
+        connection.send(answer.encode())
+
+
+def _fork() -> int | None:
+    """None if the system has no room for another process."""
+    with warnings.catch_warnings():
+        # Python 3.12 sees the threads of OpenBLAS.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            return os.fork()
+        except OSError:
+            return None
+
+
+def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """A request and the three streams that came with it; None if whoever asked left before it was whole."""
+    connection.settimeout(_SECONDS_TO_ASK)
+    streams: list[int] = []
+    try:
+        # The streams come with the first byte.
+        head, streams, _, _ = socket.recv_fds(connection, 8, 3)
+        head = _read(connection, 8, head)
+        data = _read(connection, int.from_bytes(head, "big"), b"")
+        if len(streams) == 3:
+            connection.settimeout(None)
+            return json.loads(data), streams
+    except OSError:
+        pass
+    for stream in streams:
+        os.close(stream)
+    return None
+
+
+def _read(connection: socket.socket, length: int, data: bytes) -> bytes:
+    """Read on up to a length; a socket may give less than it was asked for.
+
+    Raises:
+        ConnectionError: there is no more.
+    """
+    while len(data) < length:
+        more = connection.recv(length - len(data))
+        if not more:
+            raise ConnectionError
+        data += more
+    return data
+
+
+def _could_have_imported(world: str, environment: dict[str, str], set_by_imports: dict[str, str]) -> bool:
+    """Whether the imports found the variables that they read as this command would show them."""
+    wanted = {**set_by_imports, **environment}
+    names = {name for name in {*wanted, *os.environ} if name.startswith(READ_BY_IMPORTS[world])}
+    return all(wanted.get(name) == os.environ.get(name) for name in names)
+
+
+def _import(world: str) -> dict[str, str]:
+    """Import all; returns the environment variables that imports set, as a process of its own would have them set."""
+    before = dict(os.environ)
+    for name in PRELOADED[world]:
+        importlib.import_module(name)
+    # The garbage collector of a child does not touch, and so copy, what is there already.
+    gc.collect()
+    gc.freeze()
+    return {name: value for name, value in os.environ.items() if before.get(name) != value}
+
+
+def _become(request: dict[str, Any], streams: list[int], set_by_imports: dict[str, str]) -> NoReturn:
+    """Be the command, and end as it ends."""
+    # A server that is killed takes with it what it runs: nobody else waits for that. (1 is PR_SET_PDEATHSIG.)
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update({**set_by_imports, **request["environment"]})
+    sys.stdin = sys.__stdin__ = open(0, encoding=sys.stdin.encoding, errors=sys.stdin.errors, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.__stdout__ = open(  # noqa: SIM115
+        1, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors, closefd=False
+    )
+    sys.stderr = sys.__stderr__ = open(  # noqa: SIM115
+        2, "w", encoding=sys.stderr.encoding, errors="backslashreplace", buffering=1, closefd=False
+    )
+    sys.executable = sys.argv[3]
+    sys.modules.pop("client")
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
+    what, *rest = request["arguments"]
+    if what == "-m":
+        sys.argv = rest
+        sys.path[0] = str(Path.cwd())
+        sys.modules.pop(rest[0], None)
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif what == "-c":
+        sys.argv = ["-c", *rest[1:]]
+        sys.path[0] = ""
+        program = types.ModuleType("__main__")
+        sys.modules["__main__"] = program
+        exec(compile(rest[0], "<string>", "exec"), program.__dict__)
+    else:
+        sys.argv = [what, *rest]
+        sys.path[0] = str(Path(what).parent)
+        runpy.run_path(what, run_name="__main__")
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    Server(sys.argv[1], socket.socket(fileno=int(sys.argv[2]))).serve()

@@ -103,10 +103,12 @@ def ready() -> Iterator[ReadyPython]:
         yield servers
 
 
-@pytest.fixture
-def served(ready: ReadyPython, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def served(ready: ReadyPython) -> Iterator[None]:
     """What the code under test starts with ``sys.executable``, such as an interpreter, is a fork as well."""
-    monkeypatch.setattr(sys, "executable", str(ready.executable))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(ready.executable))
+        yield
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ class Run:
             text=True,
             cwd=cwd,
             env={**os.environ, **({"EMBEDLITE_RUNTIME": runtime} if runtime else {})},
-            timeout=300,
+            # For a machine with much else to do; alone, the longest takes half a minute.
+            timeout=1200,
             check=False,
         )
 

@@ -18,6 +18,9 @@ from embedlite.runtime.errors import RequestError
 
 from conftest import Digits
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 
 @settings(max_examples=60, deadline=None)
 @given(

@@ -30,6 +30,9 @@ from embedlite.runtime.model.artifact import read_artifact
 
 from conftest import Digits
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 GROUPS = (TensorGroup("a", 0, ("a", "a/reshaped"), False), TensorGroup("b", 1, ("b",), True))
 METHODS = ("minmax", "percentile:99", "mse", "entropy")
 

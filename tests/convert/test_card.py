@@ -17,6 +17,9 @@ from embedlite.runtime.errors import OutputExistsError
 
 from encoders import small_encoder
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 SECTIONS = [
     "What it is",
     "What it takes and gives",

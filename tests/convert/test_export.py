@@ -23,6 +23,9 @@ from embedlite.runtime.model.artifact import read_artifact
 from conftest import Digits
 from encoders import small_encoder
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 ENDINGS = {
     "min-max per sample": lambda: [MinMaxNormalization(), layers.Flatten()],
     # ReLU first: where a channel's maximum is near zero, dividing by it blows up any error.

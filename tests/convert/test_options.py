@@ -21,6 +21,9 @@ from embedlite.runtime.options import as_json, check_values, deciding, given, pa
 
 from project_wheel import ROOT
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 ROW = '    sharpness: int = option(3, "How sharp pixels are.", metavar="N", least=1, decides=True)\n'
 
 SCRIPT = """

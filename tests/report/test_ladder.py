@@ -22,6 +22,9 @@ from embedlite.report.causes.ladder import Ladder, LadderStep, Moved, render_lad
 from conftest import Run, error_line
 from encoders import small_encoder
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 SHAPE = (32, 32, 3)
 BATCH = 32
 

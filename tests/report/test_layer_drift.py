@@ -38,6 +38,9 @@ from embedlite.runtime.model.flatbuffer import read_flatbuffer
 
 from conftest import Digits, Run, error_line
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 SHAPE = (16, 16, 3)
 CONTRACT = InputContract(SHAPE)
 

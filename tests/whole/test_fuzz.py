@@ -36,6 +36,9 @@ from embedlite.runtime.model.contract import Contract
 
 from encoders import small_encoder
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 SHAPE = (24, 24, 3)
 PIXELS = np.random.default_rng(5).integers(0, 256, SHAPE, dtype=np.uint8)
 

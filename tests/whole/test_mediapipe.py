@@ -29,6 +29,9 @@ from embedlite.runtime.model.tflite_metadata import METADATA_NAME, ImageMetadata
 from conftest import ROOT, Run
 from encoders import small_encoder
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 MEAN, STD = (123.0, 117.0, 104.0), (58.0, 57.0, 57.5)
 
 CHILD = """

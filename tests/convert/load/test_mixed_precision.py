@@ -11,6 +11,9 @@ from embedlite.convert.graph.run import float_runner
 from embedlite.convert.load import load_original
 from embedlite.convert.load.lower import LoweredModel, lower
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 SHAPE = (20, 20, 3)
 IMAGES = np.random.default_rng(0).uniform(0, 1, (6, *SHAPE)).astype(np.float32)
 

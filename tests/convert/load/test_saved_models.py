@@ -20,6 +20,9 @@ from embedlite.convert.load.lower import lower
 from embedlite.convert.load.saved_graph import needed
 from embedlite.convert.load.saved_operators import COMPUTING, INITIALIZING, RESTORING
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 IMAGE = tf.TensorSpec((None, 8, 8, 3), tf.float32, name="image")
 FRAME = np.random.default_rng(0).random((8, 8, 3), np.float32)
 WEIGHTS = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)

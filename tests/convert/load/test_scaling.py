@@ -24,6 +24,9 @@ from embedlite.runtime.errors import RequestError
 from embedlite.runtime.images.open import open_source
 from embedlite.runtime.model.contract import InputContract, InputOptions
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 SHAPE = (20, 24, 3)
 CAFFE = (103.939, 116.779, 123.68)
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

@@ -31,6 +31,9 @@ from embedlite.runtime.model.artifact import Artifact, append_contract, read_art
 from conftest import ROOT
 from encoders import small_encoder
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 STRICT = ["-Wall", "-Wextra", "-Werror", "-pedantic", "-O2"]
 TYPES = {"int8": schema.TensorType.INT8, "uint8": schema.TensorType.UINT8, "float32": schema.TensorType.FLOAT32}
 MISSING = [name for name in ("gcc", "g++", "nm") if shutil.which(name) is None]

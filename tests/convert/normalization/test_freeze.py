@@ -24,6 +24,9 @@ from embedlite.runtime.model.contract import NormalizationSpec
 
 from encoders import Call, small_encoder
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 SHAPE = (12, 12, 3)
 
 

@@ -29,6 +29,9 @@ from encoders import Call, small_encoder
 from seeds.user_functions import norm, norm_original, unit_tf
 from seeds.user_layers import BatchMinMax, EmbeddingHead
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 Ending = list[Callable[[], keras.layers.Layer]]
 
 

@@ -45,6 +45,9 @@ from embedlite.runtime.model.flatbuffer import ModelInfo, read_flatbuffer
 
 from conftest import Digits, Run, error_line
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 SHAPE = (17, 14, 3)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 from keras import layers
 
 from embedlite.convert import ExportOptions, ExportResult, export
@@ -11,6 +12,9 @@ from embedlite.convert.layers import L2Normalization
 from embedlite.runtime import Encoder
 from embedlite.runtime.model.artifact import read_artifact
 from embedlite.runtime.model.flatbuffer import read_flatbuffer
+
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (48, 24, 24, 3), np.uint8)
 

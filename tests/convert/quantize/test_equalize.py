@@ -19,6 +19,9 @@ from embedlite.runtime.backends.interpreters import find_runtime, open_interpret
 from embedlite.runtime.images.open import open_source
 from embedlite.runtime.images.source import Source
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 SHAPE = (24, 24, 3)
 
 

@@ -12,6 +12,9 @@ from embedlite.convert import ExportOptions, ExportResult, export
 
 from encoders import Call
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8)
 
 

@@ -11,6 +11,9 @@ from embedlite.calibration import CalibrationDataError
 from embedlite.convert import ExportOptions, export
 from embedlite.runtime.errors import EmptyDataError, InputValueError
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), np.uint8)
 
 

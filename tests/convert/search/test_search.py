@@ -44,6 +44,9 @@ from embedlite.runtime.images.open import open_source
 
 from encoders import small_encoder
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 SHAPE = (24, 24, 3)
 
 

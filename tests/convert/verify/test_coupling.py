@@ -14,6 +14,9 @@ from embedlite.runtime.errors import RequestError
 
 from encoders import Call, small_encoder
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 
 def images(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 24, 24, 3), np.uint8)

@@ -25,6 +25,9 @@ from embedlite.runtime.model.contract import InputContract
 from conftest import Run, error_line
 from encoders import small_encoder
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 SHAPE = (24, 24, 3)
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)
 

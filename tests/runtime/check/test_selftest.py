@@ -26,6 +26,9 @@ from embedlite.runtime.model.artifact import GOLDEN_NAME, append_contract, read_
 from conftest import Digits, Run, error_line
 from encoders import small_encoder
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
 SHAPE = (24, 24, 3)
 

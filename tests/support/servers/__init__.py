@@ -2,7 +2,7 @@
 
 Importing TensorFlow and Keras takes longer than most commands work. A server imports them, runs nothing, and forks for
 each command, which then is a process of its own with argv, streams, folder, environment and exit code as if the shell
-had started it. There are two servers, because tflite-runtime must not see TensorFlow: ``tensorflow`` and ``device``.
+had started it. There are several servers, because tflite-runtime must not see TensorFlow.
 
 :mod:`servers.client` takes the place of the Python executable; :mod:`servers.server` is the other end. What is lost is
 what only a fresh process has: warnings during imports, what an import costs, a hash seed of its own, a terminal, and
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-WORLDS = ("tensorflow", "device")
+WORLDS = ("tensorflow", "device", "vela")
 
 CONNECTION_LOST = 250
 """Exit code of a client whose server ended while the command ran; no command of the project has it."""

@@ -32,6 +32,8 @@ def world_of(arguments: "list[str]") -> "str | None":
     if first == "-m":
         if second in TENSORFLOW_MODULES:
             return "tensorflow"
+        if second == "ethosu.vela":
+            return "vela"
         return "device" if second.startswith("embedlite.runtime.") else None
     return SCRIPTS.get(os.path.basename(first))
 

@@ -51,11 +51,13 @@ PRELOADED = {
         "embedlite.report.command",
         "embedlite.report.fleet.command",
     ),
+    "vela": ("ethosu.vela.vela",),
 }
 
-_READ_BY_ALL = ("PYTHON", "OMP_", "OPENBLAS_", "MKL_", "LD_", "LC_", "LANG")
-READ_BY_IMPORTS = {"tensorflow": (*_READ_BY_ALL, "TF_", "KERAS_", "ONEDNN_", "DNNL_"), "device": _READ_BY_ALL}
+READ_BY_ALL = ("PYTHON", "OMP_", "OPENBLAS_", "MKL_", "LD_", "LC_", "LANG")
 """How environment variables begin that libraries or Python read once: a command with others is not served."""
+
+READ_BY_TENSORFLOW = ("TF_", "KERAS_", "ONEDNN_", "DNNL_")
 
 _SECONDS_TO_ASK = 300
 
@@ -186,7 +188,8 @@ def _read(connection: socket.socket, length: int, data: bytes) -> bytes:
 def _could_have_imported(world: str, environment: dict[str, str], set_by_imports: dict[str, str]) -> bool:
     """Whether the imports found the variables that they read as this command would show them."""
     wanted = {**set_by_imports, **environment}
-    names = {name for name in {*wanted, *os.environ} if name.startswith(READ_BY_IMPORTS[world])}
+    read = READ_BY_ALL + (READ_BY_TENSORFLOW if world == "tensorflow" else ())
+    names = {name for name in {*wanted, *os.environ} if name.startswith(read)}
     return all(wanted.get(name) == os.environ.get(name) for name in names)
 
 
@@ -226,7 +229,8 @@ def _become(request: dict[str, Any], streams: list[int], set_by_imports: dict[st
     if what == "-m":
         sys.argv = rest
         sys.path[0] = str(Path.cwd())
-        sys.modules.pop(rest[0], None)
+        if not hasattr(sys.modules.get(rest[0]), "__path__"):
+            sys.modules.pop(rest[0], None)
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     elif what == "-c":
         sys.argv = ["-c", *rest[1:]]

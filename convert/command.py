@@ -42,4 +42,4 @@ def export_tflite(model: Path, asked: Asked, json_path: str | None) -> int:
 
 def main() -> None:
     """The ``export-tflite`` program."""
-    run_command(export_tflite)
+    run_command(export_tflite, runs_models=True)

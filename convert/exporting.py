@@ -21,6 +21,7 @@ from typing import Any
 from ..runtime.errors import RequestError
 from ..runtime.files import sha256
 from ..runtime.images.open import Data
+from ..runtime.limits import bounded, note_made
 from ..runtime.model.contract import InputOptions
 from ..runtime.options import part
 from ..runtime.progress import stage
@@ -100,7 +101,7 @@ def export_asked(model: Any, asked: Asked, *, json_path: str | None = None) -> E
     request = check_request(asked, path, None if decided is None else tuple(decided.files))
     check_written(request, None if in_memory else path, json_path)
     opening = part(request, LoadOptions)
-    with stage("loading the model"):
+    with stage("loading the model"), bounded("loading the model", path, request.time_limit):
         original = from_keras(model, model.name, opening) if in_memory else load_original(path, opening)
     # Sizes, orders and names that do not fit should say so before the model is converted.
     given = part(request, InputOptions)
@@ -113,6 +114,8 @@ def export_asked(model: Any, asked: Asked, *, json_path: str | None = None) -> E
     source = {"path": str(path), "sha256": None if in_memory else _digest(path)}
     made = not request.folder.exists()
     check_outputs(request)
+    if made:
+        note_made(request.folder)
     try:
         return Pipeline(request, source, decided, proof).run(original)
     except BaseException:

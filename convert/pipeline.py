@@ -19,8 +19,9 @@ from ..runtime.check.figures import another_model, read_device_figures
 from ..runtime.check.timing import Timing
 from ..runtime.drift.intervals import drift_of
 from ..runtime.errors import InterpreterFailedError
-from ..runtime.files import json_bytes, sha256, write_files
+from ..runtime.files import json_bytes, sha256
 from ..runtime.images.source import Source
+from ..runtime.limits import bounded
 from ..runtime.machine import describe_environment
 from ..runtime.model.artifact import sidecar
 from ..runtime.model.contract import InputContract, InputOptions
@@ -38,7 +39,7 @@ from .make.c_source import c_source
 from .make.ends import choose_ends
 from .make.golden import GoldenInputs, golden_inputs
 from .make.maker import Made, Maker, tool_versions
-from .make.outputs import REJECTED, c_mode, npu_paths, rejected_path
+from .make.outputs import REJECTED, c_mode, npu_paths, rejected_path, write_outputs
 from .make.recipe import Recipe, deciding_options
 from .modes import Precision, is_mixed, missing_runtimes, takes_ranges
 from .normalization.freeze import share_outside
@@ -95,7 +96,7 @@ class Pipeline:
         request = self.request
         self.decisions += original.decisions
         with stage("converting"), self.stages.time("converting"):
-            lowered = lower(original)
+            lowered = self._lower(original)
         self.contract = self._decide_contract(original, lowered)
         data = open_data(request, self.contract)
         self.decisions += [*data.decisions, *lowered.decisions]
@@ -176,12 +177,16 @@ class Pipeline:
         contents |= self._extras(measured, shipped, written_as_c)
         if request.card:
             contents[request.card_path] = render_card(result, request.stem)
-        write_files({**contents, request.result_path: json_bytes(result.to_json())})
-        # With --force an earlier export may have left the other name of a file; it would contradict export.json.
-        for path in map(request.path, request.names):
-            for name in {path, rejected_path(path)} - contents.keys():
-                name.unlink(missing_ok=True)
+        write_outputs(request, {**contents, request.result_path: json_bytes(result.to_json())})
         return result
+
+    def _lower(self, original: Original) -> LoweredModel:
+        """The float graph, and a first answer of the original: after both a model is known to end."""
+        with bounded("converting the model", Path(self.source["path"]), self.request.time_limit):
+            lowered = lower(original)
+            if original.call is not None:
+                lowered.reference(np.zeros(original.input_shape, np.float32))
+        return lowered
 
     def _decide_contract(self, original: Original, lowered: LoweredModel) -> InputContract:
         """What the file will say of its input, held against what the model itself does to it."""

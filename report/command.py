@@ -328,4 +328,4 @@ def _saved(path: Path) -> DriftReport:
 
 def main() -> None:
     """The ``drift-report`` program."""
-    run_command(drift_report)
+    run_command(drift_report, runs_models=True)

@@ -23,6 +23,7 @@ from ..convert.load.options import LoadOptions
 from ..runtime.commands.options import quiet_libraries
 from ..runtime.errors import EmbedliteError, MissingPackageError
 from ..runtime.images.open import open_source
+from ..runtime.limits import bounded, own_folder, why_it_ended
 from ..runtime.model.contract import InputContract
 from ..runtime.progress import progress
 
@@ -46,17 +47,19 @@ def ask_tensorflow(module: str, request: dict[str, Any]) -> None:
     Raises:
         KerasReferenceError: it failed.
     """
-    process = subprocess.run(
-        [sys.executable, "-m", module],
-        input=json.dumps(request),
-        stdout=subprocess.PIPE,
-        stderr=sys.stderr,
-        text=True,
-        check=False,
-    )
+    with subprocess.Popen(
+        [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sys.stderr, text=True
+    ) as process:
+        try:
+            said, _ = process.communicate(json.dumps(request))
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode < 0:
+        raise KerasReferenceError(why_it_ended(-process.returncode, process.pid, own_folder()))
     if process.returncode != 0:
         raise KerasReferenceError(
-            process.stdout.strip() or f"the Keras process ended with code {process.returncode}; run again with -v."
+            said.strip() or f"the Keras process ended with code {process.returncode}; run again with -v."
         )
 
 
@@ -123,9 +126,12 @@ def _embed(request: dict[str, Any]) -> None:
 
     contract = InputContract.from_json(request["contract"])
     opening = replace(LoadOptions.from_json(request["opening"]), input_shape=contract.shape)
-    original = load_original(Path(request["model"]), opening)
-    traced, _ = trace(original)
-    embed = keras_reference(traced)
+    path = Path(request["model"])
+    with bounded(f"loading the reference {path.name}", path, opening.time_limit):
+        original = load_original(path, opening)
+        traced, _ = trace(original)
+        embed = keras_reference(traced)
+        embed(np.zeros(original.input_shape, np.float32))
     source = open_source(request["data"], contract, request["feature"])
     place = {name: index for index, name in enumerate(source.ids)}
     images = (source.ready(place[name]) for name in request["ids"])

@@ -11,6 +11,7 @@ The tree; each package adds its own leaves in its own ``errors`` module. Behind 
         DamagedModelError        cut short, or its SHA-256 is not the one it was written with: copy it again
         NewerContractError       written by a newer embedlite than this one: install the version in the message
         UnsupportedModelError    sound, but no encoder, or of a newer TFLite schema: export it with export-tflite
+        ModelLimitError          loading it asks for more memory than any such model: get it again where it was made
         InterpreterFailedError   the interpreter refused the file or failed in it: update it, or export another mode
           MissingOperatorError   it lacks an operator, or a version of one: install the release that has it
           DelegateError          refused the file, or took none of it: see its documentation, or do without
@@ -80,6 +81,10 @@ class NewerContractError(ModelFileError):
 
 class UnsupportedModelError(ModelFileError):
     """The file is sound, but it is no single-input, single-output, batch-1 encoder."""
+
+
+class ModelLimitError(ModelFileError):
+    """Loading it asks for more memory than a model of its size needs."""
 
 
 class InterpreterFailedError(ModelFileError):

@@ -9,11 +9,14 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import OutputError, OutputExistsError, RequestError
+from .errors import EmbedliteWarning, OutputError, OutputExistsError, RequestError
 
 
 def sha256(data: bytes | memoryview) -> str:
@@ -44,18 +47,56 @@ def _check_destination(path: Path, *, force: bool) -> None:
         return
     if path.exists() and not force:
         raise OutputExistsError(f"{path} exists and was kept. Pass --force to replace it, or name another output.")
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write {path}: there is no folder {path.parent}. Create it first.")
+    folder = _target(path).parent
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {path}: there is no folder {folder}. Create it first.")
     # Not above: it imports much that an encoder, which writes nothing, does not need.
     import tempfile
 
-    with tempfile.TemporaryFile(dir=path.parent):
+    with tempfile.TemporaryFile(dir=folder):
         pass
+
+
+_OPENED = ("/dev/fd", "/dev/stdout", "/dev/stderr", "/proc")
+"""What these lead to may be a plain file; but somebody has it open, and would not see what takes its name."""
 
 
 def _is_special(path: Path) -> bool:
     """A device or a pipe, such as /dev/null: it is written to, never replaced."""
-    return path.exists() and not path.is_file()
+    return path.exists() and (not path.is_file() or any(path.absolute().is_relative_to(place) for place in _OPENED))
+
+
+def _target(path: Path) -> Path:
+    """Where a path leads through links.
+
+    Raises:
+        OutputError: in a circle.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OutputError(f"cannot write {path}: it is a link that leads back to itself. Name another output.")
+    return target
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Wait until no other process writes a set of files into a folder, and keep others waiting meanwhile.
+
+    A folder that cannot be locked (Windows, some network file systems) is written to without.
+    """
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def check_names(reads: Sequence[Any], writes: Mapping[str, Path | str | None]) -> None:
@@ -114,7 +155,8 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
     """Write several files so that either all of them appear, whole, or none does.
 
     Each is written under a temporary name beside its destination and flushed to the disk; only when
-    all are there are they renamed. An error or an interrupt before the renames leaves nothing behind.
+    all are there are they renamed. An error or an interrupt before the renames leaves nothing behind. Of a link, the
+    file to which it leads is replaced; a pipe or a device is written through. Both are said.
 
     Raises:
         OutputError: the disk refused (full, read-only, no permission), or a destination is a folder.
@@ -128,14 +170,19 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         for path, data in contents.items():
             if not _is_special(path):
-                temporary = path.parent / f".embedlite-{secrets.token_hex(8)}.tmp"
-                staged.append((temporary, path))
+                target = _target(path)
+                temporary = target.parent / f".embedlite-{secrets.token_hex(8)}.tmp"
+                staged.append((temporary, target))
                 _write_flushed(temporary, data, "xb")
-        for temporary, path in staged:
-            temporary.replace(path)
+        with _uninterrupted():
+            for temporary, path in staged:
+                temporary.replace(path)
+                _written.add(path)
         for path, data in contents.items():
             if _is_special(path):
                 path.write_bytes(data)
+        for path in contents:
+            _say_where(path)
     except OSError as error:
         raise OutputError(
             f"cannot write {path}: {error.strerror or error}. Nothing was written; free some space or choose "
@@ -145,6 +192,45 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
         for temporary, _ in staged:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+_written: set[Path] = set()
+
+
+def has_written() -> bool:
+    """Whether this process has written results; caches and the state of monitors are none."""
+    return bool(_written)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let a signal that ends this process wait, so that of several files all are renamed or none."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = {number: handler for number, handler in before.items() if callable(handler)}
+    for number in handled:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handled.items():
+            signal.signal(number, handler)
+        for one in came[:1]:
+            signal.raise_signal(one)
+
+
+def _say_where(path: Path) -> None:
+    """Say where something was written that stands elsewhere than its name does."""
+    if _is_special(path):
+        said = f"{path} is a pipe or device, so it was written through and not replaced."
+    elif path.is_symlink():
+        said = f"{path} is a link, so the file to which it leads was replaced: {_target(path)}."
+    else:
+        return
+    warnings.warn(said, EmbedliteWarning, stacklevel=4)
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -161,10 +247,12 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         OutputError: the disk refused.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    target = _target(path)
+    temporary = target.with_name(target.name + ".tmp")
     try:
-        _write_flushed(temporary, data, "wb")
-        temporary.replace(path)
+        with only_writer(target.parent):
+            _write_flushed(temporary, data, "wb")
+            temporary.replace(target)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ...runtime.limits import TIME_LIMIT
 from ...runtime.options import described, option, part, shape
 
 KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
@@ -38,6 +39,9 @@ class LoadOptions:
     )
     replace_lambda: Sequence[str] = option(
         (), "A known layer in a Lambda's place, such as minmax-sample or l2; repeatable.", metavar="LAYER=KIND"
+    )
+    time_limit: int = option(
+        TIME_LIMIT, "Seconds that a command may take to load the model, and to convert it.", metavar="S", least=1
     )
 
     def to_json(self) -> dict[str, Any]:

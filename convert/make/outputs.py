@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ...runtime.backends.table import BACKENDS
 from ...runtime.errors import OutputError, RequestError
-from ...runtime.files import check_names, check_writable
+from ...runtime.files import check_names, check_writable, only_writer, write_files
 from ...runtime.model.artifact import SIDECAR_SUFFIX
 from ..request import Request
 from .c_header import header_name
@@ -69,6 +70,23 @@ def check_outputs(request: Request) -> None:
             f"cannot make the output folder {request.folder}: {error.strerror or error}. Name another one with -o."
         ) from error
     check_writable(paths, force=request.force)
+
+
+def write_outputs(request: Request, contents: Mapping[Path, bytes]) -> None:
+    """Write all files of an export, or none.
+
+    Raises:
+        OutputExistsError: another export wrote one of them since :func:`check_outputs`, and ``request.force`` is false.
+        OutputError: the disk refused.
+    """
+    request.folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(request.folder):
+        check_outputs(request)
+        write_files(contents)
+        # With --force an earlier export may have left the other name of a file; it would contradict export.json.
+        for path in map(request.path, request.names):
+            for name in {path, rejected_path(path)} - contents.keys():
+                name.unlink(missing_ok=True)
 
 
 def rejected_path(path: Path) -> Path:

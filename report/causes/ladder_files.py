@@ -27,6 +27,7 @@ from ...runtime.images.decode import load_image
 from ...runtime.images.formats import IMAGE_SUFFIXES
 from ...runtime.images.open import open_source
 from ...runtime.images.source import Source
+from ...runtime.limits import bounded
 from ...runtime.model.artifact import Artifact, read_artifact
 from ...runtime.model.contract import Contract, InputContract
 from ...runtime.progress import progress
@@ -63,7 +64,9 @@ class _Parts:
         request = self._request
         if request["model"] is not None:
             opening = replace(LoadOptions.from_json(request["opening"]), input_shape=self._contract.shape)
-            lowered = lower(load_original(Path(request["model"]), opening))
+            path = Path(request["model"])
+            with bounded(f"loading the reference {path.name}", path, opening.time_limit):
+                lowered = lower(load_original(path, opening))
             (self._folder / "float.tflite").write_bytes(_float_file(lowered, self._contract))
             if request["batch_size"] is not None:
                 self._part("batched.npy", lambda: self._batched(lowered))

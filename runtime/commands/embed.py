@@ -192,4 +192,4 @@ def _measure(
 
 def main() -> None:
     """The ``embed-tflite`` program."""
-    run_command(embed)
+    run_command(embed, runs_models=True)

@@ -1,14 +1,13 @@
 """What every command shares: options, errors as one line, exit codes, silence from C++.
 
 Exit codes: 0 done; 1 the answer is bad (a gate failed); 2 the request or the environment is wrong;
-130 interrupted. Results go to stdout, everything else to stderr.
+130 interrupted, 143 terminated. Results go to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import logging
 import os
 import sys
@@ -23,10 +22,14 @@ from typing import Any, TypeVar
 import click
 
 from ..errors import EXIT_INTERRUPTED, EmbedliteError, EmbedliteWarning
-from ..files import check_names, check_writable, json_bytes, write_file
+from ..files import check_names, check_writable, has_written, json_bytes, write_file
+from ..limits import chatter_of, is_first_to_say, own_folder
 from ..options import ENGINE, FEATURE, THREADS, Row, rows
 from ..printable import printable
 from ..version import __version__
+from .signals import Terminated, ended_by_signals
+from .streams import check_stdout, own_streams, text_stream
+from .supervise import in_own_process
 
 _TALKATIVE = ("tensorflow", "absl")
 """Loggers of libraries that warn of their own deprecations."""
@@ -164,21 +167,29 @@ def is_verbose() -> bool:
     return bool({"-v", "--verbose"}.intersection(sys.argv[1:]))
 
 
-def run_command(command: click.Command) -> None:
-    """Run a click command as a program and leave with the right exit code."""
+def run_command(command: click.Command, *, runs_models: bool = False) -> None:
+    """Run a click command as a program and leave with the right exit code.
+
+    Args:
+        command: the command.
+        runs_models: it may be handed a model file from elsewhere, so it works in a process of its own.
+    """
     warnings.showwarning = _show_warning
-    for stream in (sys.stdout, sys.stderr):
-        # A file name need not be UTF-8; what cannot be spelled is shown escaped.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    with contextlib.nullcontext() if is_verbose() else quiet_libraries():
-        sys.exit(_run(command))
+    with own_streams():
+        if runs_models:
+            try:
+                in_own_process()
+            except EmbedliteError as error:
+                click.echo(f"error: {printable(str(error))}", err=True)
+                sys.exit(error.exit_code)
+        with contextlib.nullcontext() if is_verbose() else quiet_libraries():
+            sys.exit(_run(command))
 
 
 def _run(command: click.Command) -> int:
     try:
-        code = command.main(standalone_mode=False)
-        sys.stdout.flush()
+        with ended_by_signals():
+            code = command.main(standalone_mode=False)
         return code if isinstance(code, int) else 0
     except EmbedliteError as error:
         click.echo(f"error: {printable(str(error))}", err=True)
@@ -186,13 +197,14 @@ def _run(command: click.Command) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted: nothing was written.", err=True)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output is gone; Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except (click.Abort, KeyboardInterrupt) as error:
+        said = "all files had been written before" if has_written() else "nothing was written"
+        folder = own_folder()
+        if folder is None or is_first_to_say(folder):
+            click.echo(f"interrupted: {said}.", err=True)
+        # click turns what interrupted it into an error of its own.
+        ended = next((cause for cause in (error, error.__cause__) if isinstance(cause, Terminated)), None)
+        return EXIT_INTERRUPTED if ended is None else ended.exit_code
     except Exception:
         # Exit code 1 is an answer, so an error that nobody foresaw must not end with it, as Python's own would.
         traceback.print_exc()
@@ -205,19 +217,23 @@ def quiet_libraries() -> Iterator[None]:
     """Keep what C++ libraries print out of the terminal; our own messages still get there.
 
     They write to file descriptor 2 directly, so the descriptor is pointed at a temporary file and
-    ``sys.stderr`` at a copy of the original. If Python itself fails unexpectedly, the file is shown.
+    ``sys.stderr`` at a copy of the original. If Python itself fails unexpectedly, the file is shown; without room for
+    such a file nothing is kept out.
     """
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
     original = sys.stderr
+    folder = own_folder()
     try:
         original.flush()
         private = os.dup(2)
+        opened = tempfile.TemporaryFile if folder is None else chatter_of(os.getpid(), folder).open
+        kept = opened("w+b")
     except (OSError, AttributeError):
         yield
         return
-    with tempfile.TemporaryFile() as chatter:
-        sys.stderr = io.TextIOWrapper(os.fdopen(private, "wb", 0), "utf-8", "backslashreplace", write_through=True)
+    with kept as chatter:
+        sys.stderr = text_stream(private, results=False)
         os.dup2(chatter.fileno(), 2)
         try:
             yield
@@ -252,11 +268,13 @@ def check_outputs(reads: Sequence[Any], *, json: str | None, **more: Path | None
 def emit_result(result: Any, text: str, json_path: str | None) -> None:
     """Show a result: its text on stdout, or its JSON there with ``--json -``, or both with a file."""
     if json_path == "-":
+        check_stdout()
         click.echo(json_bytes(result).decode(), nl=False)
         return
-    click.echo(printable(text))
+    # The file first: standard output may be full.
     if json_path:
         write_file(Path(json_path), json_bytes(result))
+    click.echo(printable(text))
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

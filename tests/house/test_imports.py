@@ -18,7 +18,7 @@ PACKAGES = ("runtime", "calibration", "convert", "report")
 
 LEVELS = {
     "runtime": (
-        "errors printable version progress options | files arrays machine child | model | backends input | "
+        "errors printable version progress options limits | files arrays machine child | model | backends input | "
         "drift images session | encoder | check monitor | commands"
     ),
     "calibration": (

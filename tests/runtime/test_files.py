@@ -1,10 +1,10 @@
 """Results are written whole or not at all, also by a disk that refuses."""
 
-import contextlib
 import hashlib
 import json
 import math
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -18,12 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedlite.runtime.errors import OutputError, OutputExistsError, RequestError
+from embedlite.runtime.errors import EmbedliteWarning, OutputError, OutputExistsError, RequestError
 from embedlite.runtime.files import (
     check_names,
     check_writable,
     finite_json,
     json_bytes,
+    only_writer,
     sha256,
     write_file,
     write_files,
@@ -106,7 +107,7 @@ def test_any_other_exception_leaves_nothing_behind_either(tmp_path: Path) -> Non
 FULL_DISK = """
     import resource, sys
     from pathlib import Path
-    from embedlite.runtime.errors import OutputError
+    from embedlite.runtime.errors import EmbedliteWarning, OutputError
     from embedlite.runtime.files import check_writable, write_files
 
     # From here on the system refuses to let any file grow beyond this.
@@ -200,9 +201,10 @@ def test_a_device_or_pipe_is_never_replaced(tmp_path: Path) -> None:
     # Somebody listens, so that writing into the pipe would not block.
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        with contextlib.suppress(OutputError):
-            check_writable([pipe], force=True)
+        check_writable([pipe], force=True)
+        with pytest.warns(EmbedliteWarning, match="is a pipe or device, so it was written through"):
             write_file(pipe, b"x")
+        assert os.read(reader, 9) == b"x"
         assert stat.S_ISFIFO(pipe.lstat().st_mode)
     finally:
         os.close(reader)
@@ -266,3 +268,68 @@ def test_outputs_are_compared_with_each_other_and_with_what_is_read(tmp_path: Pa
     # The folder one stands in has no name of its own.
     check_names([Path(), "."], {"--json": tmp_path / "report.json"})
     check_names([], {"--html": Path("/dev/null"), "--json": Path("/dev/null")})
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    """A link, a link to that, and one that leads to nothing yet."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/real").write_bytes(b"old")
+    links = {"link": "there/real", "second": "link", "new": "there/not yet"}
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    for name in links:
+        check_writable([tmp_path / name], force=True)
+        with pytest.warns(EmbedliteWarning, match="is a link, so the file to which it leads was replaced"):
+            write_file(tmp_path / name, name.encode())
+    assert (tmp_path / "there/real").read_bytes() == b"second"
+    assert (tmp_path / "there/not yet").read_bytes() == b"new"
+    assert all((tmp_path / name).is_symlink() for name in links)
+    assert names(tmp_path / "there") == ["not yet", "real"]
+
+
+def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "far").symlink_to("missing/file")
+    with pytest.raises(OutputError, match="leads back to itself"):
+        check_writable([tmp_path / "circle"], force=True)
+    with pytest.raises(OutputError, match="there is no folder"):
+        check_writable([tmp_path / "far"], force=True)
+    with pytest.raises(OutputError, match="leads back to itself"):
+        write_file(tmp_path / "circle", b"x")
+
+
+def test_two_writers_of_a_folder_wait_for_each_other(tmp_path: Path) -> None:
+    """The second one, another process, is told when the first has the folder, and writes after it."""
+    code = f"""
+        import sys
+        from pathlib import Path
+        from embedlite.runtime.files import only_writer
+        print("here", flush=True)
+        sys.stdin.readline()
+        with only_writer(Path({str(tmp_path)!r})):
+            print(Path({str(tmp_path)!r}, "first").exists(), flush=True)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == "here\n"
+    with only_writer(tmp_path):
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        (tmp_path / "first").write_bytes(b"")
+    assert process.communicate(timeout=60)[0] == "True\n"
+
+
+def test_ctrl_c_between_two_renames_waits_for_the_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = Path.replace
+
+    def interrupted(self: Path, target: Path) -> Path:
+        signal.raise_signal(signal.SIGINT)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_files({tmp_path / "a": b"a", tmp_path / "b": b"b"})
+    assert names(tmp_path) == ["a", "b"]

@@ -4,6 +4,7 @@
     python3 run.py check [ARGUMENT…] ruff, mypy and the tests that start neither TensorFlow nor another world
     python3 run.py test [ARGUMENT…]  ruff, mypy and all tests; arguments go to pytest
     python3 run.py bench NAME        one of benchmarks/NAME.py
+    python3 run.py docs              the documentation as a site, in out/site/
     python3 run.py build             wheel and source archive of what is committed, checked, in dist/
     python3 run.py device MACHINE RUNTIME [COMMAND…]  set up an emulated device and run a command there, for instance
                                      aarch64 ai-edge-litert inspect-tflite out/model.int8.tflite
@@ -41,6 +42,8 @@ def main() -> int:
         return style() or test(arguments)
     if task == "bench" and arguments:
         return in_environment(f"benchmarks/{arguments[0]}.py", *arguments[1:])
+    if task == "docs":
+        return in_environment("-m", "mkdocs", "build", "--quiet", "-f", "site/mkdocs.yml")
     if task == "build":
         return build()
     if task == "device":

@@ -55,7 +55,9 @@ class CalibrationCache:
 
         Args:
             path: of the file.
-            flatbuffer, source, without: see :func:`embedlite.calibration.collect.collect_statistics`.
+            flatbuffer: see :func:`embedlite.calibration.collect.collect_statistics`.
+            source: see there.
+            without: see there.
             engine: what runs the images; default the threads that :meth:`collect` is told.
             listing: of the source, if it is known already.
 

@@ -12,6 +12,8 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
+# Named so that the plugin "offline" does not add one from somebody's server.
+WORKER = "assets/iframe-worker.js"
 WIDTH = {"COLUMNS": "100"}
 PACKAGES = ("runtime", "calibration", "convert", "report")
 
@@ -22,6 +24,7 @@ def on_files(files: Files, config: Any) -> Files:
     pages |= {f"reference/{name}.md": package_page(name) for name in PACKAGES}
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
+    files.append(File.generated(config, WORKER, content=(ROOT / "site" / "worker.js").read_text()))
     return files
 
 

@@ -32,6 +32,10 @@ _LEAST_ROWS = 2 * BINS
 _MOST_SIGMAS = 2.0**SCORE_BINS.highest
 
 
+_LARGEST = 1e60
+"""Above every float32, and every norm of them; its square is still a number."""
+
+
 @dataclass(frozen=True, eq=False)
 class ReferenceDistribution:
     """Where a reference model's embeddings of some held-out inputs lie.
@@ -173,6 +177,10 @@ class ReferenceDistribution:
         wrong = [name for name, shape in shapes.items() if arrays[name].shape != shape]
         if wrong or size == 0 or not all(np.isfinite(array).all() for array in arrays.values()):
             raise ValueError(f"arrays of the wrong shape or value ({', '.join(wrong) or 'not finite'})")
+        if (floats["sigma"] < 0).any() or any((np.abs(array) > _LARGEST).any() for array in floats.values()):
+            raise ValueError("values that no embeddings have")
+        if any((np.diff(floats[name], axis=1) < 0).any() for name in ("edges", "norm_edges")):
+            raise ValueError("edges that are out of order")
         rows = value["rows"]
         if type(rows) is not int or rows < 1 or any((counts[name].sum(axis=-1) != rows).any() for name in counts):
             raise ValueError("counts that do not add up to the rows")

@@ -17,6 +17,7 @@ from .bins import quantiles
 from .distribution import SCORE_BINS, ReferenceDistribution, canonical_bytes
 from .paired import DISTANCE_BINS, paired_layout, paired_metrics
 from .references import PAIRED, UNPAIRED
+from .sound import check_computes, check_names, check_sound, refuse_constant, refuse_twins
 from .statistics import Statistics, whole
 from .unpaired import unpaired_layout, unpaired_metrics
 
@@ -73,7 +74,7 @@ class MonitorState:
             MonitorStateError: it was written by a newer version.
             KeyError, TypeError, ValueError, AttributeError, RecursionError: it is no state, or damaged.
         """
-        value = json.loads(data)
+        value = json.loads(data, object_pairs_hook=refuse_twins, parse_constant=refuse_constant)
         if value["embedlite"] != "drift-monitor":
             raise ValueError(f"it is a {str(value['embedlite'])[:40]!r}")
         if whole(value["schema"]) > SCHEMA:
@@ -91,14 +92,13 @@ class MonitorState:
             raise ValueError(f"an embedding of {size} values")
         body["statistics"] = Statistics.from_json(kinds[body["reference"]["kind"]](size), body["statistics"])
         body["counters"] = {name: whole(body["counters"][name]) for name in COUNTERS}
+        check_names(*(body[name] for name in ("candidate", "reference", "series", "device", "runtimes")))
         state = cls(**body)
-        if not all(
-            isinstance(part, str) for part in (*state.subject, state.series, *state.runtimes, state.device or "")
-        ):
-            raise TypeError("a name that is no text")
         distribution = state.distribution()
-        if distribution is not None and distribution.size != size:
-            raise ValueError("a reference of another size")
+        if distribution is not None and (distribution.size, distribution.fingerprint) != (size, state.subject[1]):
+            raise ValueError("a reference of another size or checksum")
+        check_sound(state.kind, state.statistics, state.counters, size)
+        check_computes(state.metrics, state.quantiles)
         return state
 
     def distribution(self) -> ReferenceDistribution | None:

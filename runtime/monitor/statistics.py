@@ -156,6 +156,8 @@ def _parse_table(text: str, size: int) -> NDArray[np.int64]:
         if not (place.isdecimal() and count.isdecimal() and len(place) < 20 and len(count) < 20 and int(place) < size):
             raise ValueError(f"{item[:40]!r} is no counter of {size}")
         table[int(place)] = whole(int(count))
+    if text != _table_text(table):
+        raise ValueError("counters that are out of order, there twice or zero")
     return table
 
 
@@ -230,4 +232,7 @@ def _parse_number(text: str) -> int:
     if exponent < _UNIT_EXPONENT or mantissa.bit_length() + exponent > _MOST_EXPONENT:
         raise ValueError(f"{text[:40]!r} is out of range")
     total = mantissa << (exponent - _UNIT_EXPONENT)
-    return -total if match[1] else total
+    total = -total if match[1] else total
+    if text != _number_text(total):
+        raise ValueError(f"{text[:40]!r} is not how a sum is written")
+    return total

@@ -5,19 +5,41 @@ The drift report as JUnit XML, one test case a gate, for build servers that show
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from ..runtime.commands.options import check_outputs, emit_result
+from ..runtime.commands.options import check_outputs, emit_result, is_verbose
+from ..runtime.drift.compare import Measurement
 from ..runtime.drift.gates import Gate
-from ..runtime.drift.report import DriftReport
+from ..runtime.drift.report import SCHEMA, DriftReport
 from ..runtime.drift.text import render_text
 from ..runtime.drift.wording import metric_text
+from ..runtime.errors import DataError
 from ..runtime.files import check_writable, json_bytes, write_files
-from .page.export_files import ExportSummary
+from ..runtime.layout import line_width
+from .page.export_files import ExportSummary, model_sha256
+from .several.comparison import Comparison
+from .sides import Sides
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """Pictures for the page, see :mod:`embedlite.report.page.pictures`."""
+
+    projection: Mapping[str, Any] | None = None
+    thumbnails: Mapping[str, bytes] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, sides: Sides, measurement: Measurement, report: DriftReport) -> Pictured:
+        """Those of a comparison."""
+        from .page.pictures import project, thumbnails
+
+        drawn = project(measurement, sides.description.ids)
+        return cls(drawn, {} if sides.source is None else thumbnails(sides.source, report))
 
 
 @dataclass(frozen=True)
@@ -27,19 +49,29 @@ class Found:
     Attributes:
         report: the report.
         more: text that comes after it on the terminal.
-        projection, thumbnails: pictures for the page, see :mod:`embedlite.report.page.pictures`.
+        pictured: pictures for the page.
         export: the files that were exported with the candidate, for the page.
     """
 
     report: DriftReport
     more: str = ""
-    projection: Mapping[str, Any] | None = None
-    thumbnails: Mapping[str, bytes] = field(default_factory=dict)
+    pictured: Pictured = field(default_factory=Pictured)
     export: ExportSummary | None = None
 
     def with_more(self, text: str, **parts: Any) -> Found:
         """With further parts of the report, and as text."""
         return replace(self, report=replace(self.report, **parts), more=f"{self.more}\n\n{text}")
+
+    def with_export(self, export: ExportSummary | None) -> Found:
+        """With the files of an export, of which the candidate must be one.
+
+        Raises:
+            DataError: it is none of them.
+        """
+        if export is None:
+            return self
+        export.check_candidate(model_sha256(self.report.candidate), str(self.report.candidate["path"]))
+        return replace(self, export=export)
 
 
 @dataclass(frozen=True)
@@ -76,20 +108,61 @@ class Outputs:
         if self.html is not None:
             from .page import render_page
 
-            files[self.html] = render_page(report, found.projection, found.thumbnails, found.export)
+            pictured = found.pictured
+            files[self.html] = render_page(report, pictured.projection, pictured.thumbnails, found.export)
+        self._write(files, report.to_json(), render_text(report) + found.more)
+
+    def write_several(
+        self, comparison: Comparison, pictured: Sequence[Pictured], export: ExportSummary | None = None
+    ) -> None:
+        """The same for several candidates; pictures are in their order."""
+        files = {}
+        if self.junit is not None:
+            failed = {one.path: one.error for one in comparison.candidates if one.error is not None}
+            files[self.junit] = render_junit(*comparison.reports, failed=failed)
+        if self.html is not None:
+            from .page import render_comparison
+
+            pictures = [(one.projection, one.thumbnails) for one in pictured]
+            files[self.html] = render_comparison(comparison, pictures, export)
+        self._write(files, comparison.to_json(), comparison.render(line_width(), details=is_verbose()))
+
+    def _write(self, files: dict[Path, bytes], result: dict[str, Any], text: str) -> None:
         if self.json is not None and self.json != "-":
-            files[Path(self.json)] = json_bytes(report.to_json())
+            files[Path(self.json)] = json_bytes(result)
         write_files(files)
-        emit_result(report.to_json(), render_text(report) + found.more, "-" if self.json == "-" else None)
+        emit_result(result, text, "-" if self.json == "-" else None)
 
 
-def render_junit(report: DriftReport) -> bytes:
-    """The XML as UTF-8 bytes: a suite ``drift-report`` with one case a gate; failures carry the advice."""
+def render_junit(*reports: DriftReport, failed: Mapping[str, str] | None = None) -> bytes:
+    """The XML as UTF-8 bytes: a suite ``drift-report`` a candidate with one case a gate; failures carry the advice.
+
+    Args:
+        reports: of the candidates.
+        failed: candidates that could not be compared, by path, and why.
+    """
+    suites = ElementTree.Element("testsuites", {"tests": "0", "failures": "0", "errors": "0", "skipped": "0"})
+    for report in reports:
+        _add_suite(suites, report)
+    for path, error in (failed or {}).items():
+        counts = {"tests": "1", "failures": "0", "errors": "1", "skipped": "0"}
+        suite = ElementTree.SubElement(suites, "testsuite", {"name": "drift-report", **counts})
+        case = ElementTree.SubElement(
+            suite, "testcase", {"classname": _printable(f"drift.{path}"), "name": "candidate"}
+        )
+        ElementTree.SubElement(case, "error", {"message": _printable(error), "type": "DriftGate"})
+    for name in ("tests", "failures", "errors"):
+        suites.set(name, str(sum(int(suite.get(name, "0")) for suite in suites)))
+    ElementTree.indent(suites)
+    content: bytes = ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)
+    return content + b"\n"
+
+
+def _add_suite(suites: ElementTree.Element, report: DriftReport) -> None:
     failed = sum(not gate.passed for gate in report.gates)
     undecided = report.verdict == "undecided"
     tests, failures = len(report.gates) + undecided, failed + undecided
     counts = {"tests": str(tests), "failures": str(failures), "errors": "0", "skipped": "0"}
-    suites = ElementTree.Element("testsuites", counts)
     suite = ElementTree.SubElement(suites, "testsuite", {"name": "drift-report", **counts})
     properties = ElementTree.SubElement(suite, "properties")
     for side, facts in (("candidate", report.candidate), ("reference", report.reference), ("data", report.data)):
@@ -113,9 +186,6 @@ def render_junit(report: DriftReport) -> bytes:
         )
         failure = ElementTree.SubElement(case, "failure", {"message": report.advice.headline, "type": "DriftGate"})
         failure.text = "\n".join(report.advice.why)
-    ElementTree.indent(suites)
-    content: bytes = ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)
-    return content + b"\n"
 
 
 def _line(gate: Gate, identical: bool) -> str:
@@ -129,3 +199,21 @@ def _line(gate: Gate, identical: bool) -> str:
 def _printable(text: str) -> str:
     """XML has no way to spell control characters and lone surrogates."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+def read_saved(path: Path) -> DriftReport | Comparison:
+    """A saved report, of one candidate or of several.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DataError(f"cannot read {path} as a saved report: {reason}. Make it with drift-report --json.") from error
+    try:
+        several = isinstance(value, dict) and value.get("schema") == SCHEMA and "candidates" in value
+        return Comparison.from_json(value) if several else DriftReport.from_json(value)
+    except DataError as error:
+        raise DataError(f"cannot judge {path}: {error}") from error

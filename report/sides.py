@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from ..calibration.engine import Engine, Listing
 from ..convert.load.options import LoadOptions, is_keras_model
 from ..runtime.drift.labelled.parts import Grouping
+from ..runtime.drift.metrics import METRICS
 from ..runtime.drift.report import Description
 from ..runtime.drift.rows import Rows
 from ..runtime.drift.stored import StoredEmbeddings, is_stored, load_embeddings, match_rows
 from ..runtime.encoder import Encoder
-from ..runtime.errors import DataError, EmbedliteWarning, RequestError
+from ..runtime.errors import DataError, EmbedliteError, EmbedliteWarning, RequestError
 from ..runtime.images.open import open_source
 from ..runtime.images.source import Source
 from ..runtime.machine import describe_environment
@@ -70,6 +71,35 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Judging:
+    """How a candidate is judged, see the command.
+
+    Attributes:
+        gates: limits on top of the defaults.
+        k, queries, far: see :func:`embedlite.runtime.drift.measure` and
+            :func:`embedlite.runtime.drift.report.build_report`.
+    """
+
+    gates: Mapping[str, float]
+    k: int
+    queries: int | None
+    far: float | None
+
+    def check_labelled(self, *, labelled: bool) -> None:
+        """Refuse gates about labels where there are none.
+
+        Raises:
+            RequestError: one was asked for.
+        """
+        asked = [name for name in self.gates if METRICS[name].source == "retrieval"]
+        if asked and not labelled:
+            raise RequestError(
+                f"--gate {asked[0]} is about retrieval by labels, and there are none. Add --labels when the images are "
+                "compared, or leave it out."
+            )
+
+
+@dataclass(frozen=True)
 class Sides:
     """Two sets of embeddings of the same images.
 
@@ -87,8 +117,38 @@ class Sides:
     source: Source | None
 
 
-def open_sides(request: Request) -> Sides:
+class ReferencePasses:
+    """What the reference made of the images, kept for further candidates that prepare images in the same way.
+
+    Attributes:
+        error: why the reference could not be run; None if it could.
+    """
+
+    def __init__(self) -> None:
+        self.error: EmbedliteError | None = None
+        self._made: dict[str, tuple[NDArray[np.float32], dict[str, Any]]] = {}
+
+    def get(
+        self, inputs: InputContract, make: Callable[[], tuple[NDArray[np.float32], dict[str, Any]]]
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """The embeddings and what is known of the reference; it runs once for every way of preparing images."""
+        # What a candidate's tensor holds does not matter to the reference, which gets floats.
+        key = repr(replace(inputs, dtype="float32"))
+        if key not in self._made:
+            try:
+                self._made[key] = make()
+            except EmbedliteError as error:
+                self.error = error
+                raise
+        return self._made[key]
+
+
+def open_sides(request: Request, passes: ReferencePasses | None = None) -> Sides:
     """Read or compute both sides' embeddings and pair them.
+
+    Args:
+        request: what is to be compared.
+        passes: where the reference's embeddings are kept for other candidates of the same request.
 
     Raises:
         RequestError: options that do not fit what is compared.
@@ -119,25 +179,7 @@ def open_sides(request: Request) -> Sides:
         # Before the work: they may not fit.
         known = _known_of(request, source.ids)
         listing = _fill(rows, encoder, source, request, request.candidate, ready=False)
-    if is_keras_model(request.reference):
-        theirs = embed_with_keras(request.reference, request.data, source.ids, inputs, request.opening, request.feature)
-        other = {"path": str(request.reference), "kind": "keras", "sha256": sha256_of(request.reference)}
-    else:
-        # The reference sees what the candidate sees: the same contract makes the same floats.
-        own = read_artifact(request.reference).contract
-        with Encoder(request.reference, request.threads, input_contract=None if own else inputs) as encoder:
-            theirs = empty_rows(len(source), encoder.embedding_shape)
-            again = _fill(theirs, encoder, source, request, request.reference, ready=True)
-            if listing is not None and again is not None:
-                check_same(listing, again, source)
-            other = _describe(request.reference, encoder)
-            if encoder.contract.mode not in ("float32", "unknown"):
-                warnings.warn(
-                    f"the reference {request.reference} is itself quantized ({encoder.contract.mode}): drift from it "
-                    "is not drift from the original. Compare with the float32 file or the Keras model.",
-                    EmbedliteWarning,
-                    stacklevel=2,
-                )
+    theirs, other = (passes or ReferencePasses()).get(inputs, lambda: _run_reference(request, inputs, source, listing))
     data = {
         "path": str(request.data),
         "count": len(source),
@@ -146,6 +188,31 @@ def open_sides(request: Request) -> Sides:
     }
     description = Description(facts, other, data, source.ids, describe_environment(), **known)
     return Sides(Rows(rows), Rows(theirs), description, theirs, source)
+
+
+def _run_reference(
+    request: Request, inputs: InputContract, source: Source, listing: Listing | None
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """The reference's embeddings of the images as the candidate's contract prepares them, and what is known of it."""
+    assert request.data is not None
+    if is_keras_model(request.reference):
+        theirs = embed_with_keras(request.reference, request.data, source.ids, inputs, request.opening, request.feature)
+        return theirs, {"path": str(request.reference), "kind": "keras", "sha256": sha256_of(request.reference)}
+    # The reference sees what the candidate sees: the same contract makes the same floats.
+    own = read_artifact(request.reference).contract
+    with Encoder(request.reference, request.threads, input_contract=None if own else inputs) as encoder:
+        theirs = empty_rows(len(source), encoder.embedding_shape)
+        again = _fill(theirs, encoder, source, request, request.reference, ready=True)
+        if listing is not None and again is not None:
+            check_same(listing, again, source)
+        if encoder.contract.mode not in ("float32", "unknown"):
+            warnings.warn(
+                f"the reference {request.reference} is itself quantized ({encoder.contract.mode}): drift from it "
+                "is not drift from the original. Compare with the float32 file or the Keras model.",
+                EmbedliteWarning,
+                stacklevel=2,
+            )
+        return theirs, _describe(request.reference, encoder)
 
 
 def _check(request: Request) -> None:

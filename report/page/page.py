@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...runtime.drift import wording
 from ...runtime.drift.metrics import METRICS
@@ -13,6 +13,8 @@ from ...runtime.drift.report import DriftReport
 from ...runtime.errors import MissingPackageError
 from ...runtime.version import __version__
 from ..causes.layers import layer_name
+from ..several.comparison import Comparison
+from ..several.paired import decided_by
 from .cosines import draw_histogram
 from .dimensions import draw_dimensions
 from .export_files import ExportSummary, model_sha256
@@ -21,10 +23,17 @@ from .map import draw_map
 from .overlap import draw_overlap
 from .tradeoff import draw_tradeoff
 
+if TYPE_CHECKING:
+    import jinja2
+    from markupsafe import Markup
+
 SHOWN_LAYERS = 12
 SHOWN_SENSITIVITY = 20
 SHOWN_PARTS = 20
 _FOLDER = Path(__file__).parent
+
+_COMPARED = ("cosine_p1", "sqnr_db", "knn_overlap_cross", "recall_at_1_drop", "map_drop", "eer_rise", "far_ratio")
+"""Figures of candidates side by side; ``far_ratio`` and those of retrieval where there are labels."""
 
 
 def check_page() -> None:
@@ -61,9 +70,57 @@ def render_page(
     Raises:
         MissingPackageError: Jinja is not installed.
     """
+    environment = _environment()
+    body = _body(environment, report, projection, thumbnails or {}, export)
+    title = f"{report.verdict.capitalize()}: drift of {report.candidate['path']}"
+    return _whole(environment, title=title, comparison=None, bodies=[body])
+
+
+def render_comparison(
+    comparison: Comparison,
+    pictures: Sequence[tuple[Mapping[str, Any] | None, Mapping[str, bytes]]],
+    export: ExportSummary | None = None,
+) -> bytes:
+    """Several candidates side by side, and each one's report, as HTML.
+
+    Args:
+        comparison: of all.
+        pictures: of each candidate, its projection and thumbnails as in :func:`render_page`.
+        export: the files that were exported with candidates.
+
+    Raises:
+        MissingPackageError: Jinja is not installed.
+    """
+    environment = _environment()
+    bodies = []
+    for place, (one, (projection, thumbnails)) in enumerate(zip(comparison.candidates, pictures, strict=True)):
+        if one.report is not None:
+            mine = export if export is not None and _is_of(export, one.report) else None
+            prefix = f"c{place + 1}-"
+            bodies.append((place, _body(environment, one.report, projection, thumbnails, mine, prefix)))
+    ship = comparison.choice.ship
+    reports = comparison.reports
+    return _whole(
+        environment,
+        title="Drift of several candidates",
+        comparison=comparison,
+        bodies=bodies,
+        shown=bodies[0][0] if ship is None else ship,
+        deciding=decided_by([report.metrics for report in reports]),
+        columns=[name for name in _COMPARED if any(report.metrics.get(name) is not None for report in reports)],
+        sources=dict.fromkeys(one.latency.source for one in comparison.candidates if one.latency is not None),
+        wording=wording,
+        metrics=METRICS,
+    )
+
+
+def _is_of(export: ExportSummary, report: DriftReport) -> bool:
+    return model_sha256(report.candidate) in {file.sha256 for file in export.files}
+
+
+def _environment() -> jinja2.Environment:
     check_page()
     import jinja2
-    from markupsafe import Markup
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
@@ -75,17 +132,41 @@ def render_page(
     environment.filters.update(
         cosine=wording.cosine, decibels=wording.decibels, figure=wording.figure, fixed=wording.fixed
     )
+    environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
+    return environment
+
+
+def _whole(environment: jinja2.Environment, **values: Any) -> bytes:
+    """The page around the bodies."""
+    from markupsafe import Markup
+
+    style = Markup((_FOLDER / "style.css").read_text("utf-8"))
+    page = environment.get_template("template.html").render(style=style, version=__version__, **values)
+    # A file name need not be UTF-8.
+    return page.encode(errors="backslashreplace")
+
+
+def _body(
+    environment: jinja2.Environment,
+    report: DriftReport,
+    projection: Mapping[str, Any] | None,
+    thumbnails: Mapping[str, bytes],
+    export: ExportSummary | None,
+    prefix: str = "",
+) -> Markup:
+    """One report; ids of its parts begin with ``prefix``."""
+    from markupsafe import Markup
+
     pictures = {
         name: {"svg": Markup(drawn[0]), "caption": drawn[1]}
         for name, drawn in _pictures(report, projection, export).items()
         if drawn is not None
     }
-    images = {name: _data_url(content) for name, content in (thumbnails or {}).items()}
-    page = environment.get_template("template.html").render(
+    text = environment.get_template("body.html").render(
         report=report,
         others=[name for name in METRICS if name not in {gate.name for gate in report.gates}],
         pictures=pictures,
-        images=images,
+        images={name: _data_url(content) for name, content in thumbnails.items()},
         export=export,
         candidate_sha256=model_sha256(report.candidate),
         sensitivity=() if export is None else export.sensitivity[:SHOWN_SENSITIVITY],
@@ -94,11 +175,9 @@ def render_page(
         shown_parts=SHOWN_PARTS,
         metrics=METRICS,
         wording=wording,
-        style=Markup((_FOLDER / "style.css").read_text("utf-8")),
-        version=__version__,
+        prefix=prefix,
     )
-    # A file name need not be UTF-8.
-    return page.encode(errors="backslashreplace")
+    return Markup(text)
 
 
 def _pictures(

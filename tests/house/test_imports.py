@@ -18,8 +18,8 @@ PACKAGES = ("runtime", "calibration", "convert", "report")
 
 LEVELS = {
     "runtime": (
-        "errors printable version progress options limits | files arrays machine child | model | backends input | "
-        "drift images session | encoder | check monitor | commands"
+        "errors printable version progress options limits layout | files arrays machine child | model | "
+        "backends input | drift images session | encoder | check monitor | commands"
     ),
     "calibration": (
         "errors bins tensors ranges statistics statistics_file | engine observe collect | "
@@ -29,7 +29,9 @@ LEVELS = {
         "errors modes results layers graph contracts | load | options budget | normalization | quantize | request | "
         "make | verify | search | outcome data | pipeline exporting command"
     ),
-    "report": "reference labels embedding | sides causes | page workers | outputs fleet | command",
+    "report": (
+        "reference labels embedding | sides causes | several | page workers | outputs fleet | one candidates | command"
+    ),
 }
 """The rooms of each package, and the files beside them, bottom to top; those of one level may use each other."""
 

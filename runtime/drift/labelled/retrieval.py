@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,7 @@ class Figure:
         reference, cross, own: the figure; ``own`` is ``self`` in the JSON.
         cross_loss, own_loss: how much worse it is than the reference's; negative where it is better.
         cross_interval, own_interval: 95 % intervals of the losses; None where there are too few queries.
+        cross_drawn: the first loss in every replicate, the same queries for every candidate; not in the JSON.
     """
 
     reference: float
@@ -56,6 +57,7 @@ class Figure:
     own_loss: float
     cross_interval: Interval | None
     own_interval: Interval | None
+    cross_drawn: NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,8 @@ def equal_error_rates(pairs: Pairs, scores: Scores, clusters: NDArray[np.intp] |
         interval_around(side - replicates[0], value - before)
         for side, value in zip(replicates[1:], values[1:], strict=True)
     ]
-    return Figure(before, cross, own, cross - before, own - before, around[0], around[1])
+    drawn_losses = replicates[1] - replicates[0]
+    return Figure(before, cross, own, cross - before, own - before, around[0], around[1], drawn_losses)
 
 
 def _crossing(genuine: NDArray[np.float64], impostor: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -231,8 +234,12 @@ class _Clusters:
     def figure(self, three: Three) -> Figure:
         """Means of the rows' values, and the intervals of their differences."""
         reference, cross, own = (float(values.mean()) for values in three)
-        intervals = [self._interval(three[0] - values) for values in three[1:]]
-        return Figure(reference, cross, own, reference - cross, reference - own, intervals[0], intervals[1])
+        losses = [three[0] - values for values in three[1:]]
+        intervals = [self._interval(values) for values in losses]
+        return Figure(
+            *(reference, cross, own, reference - cross, reference - own, intervals[0], intervals[1]),
+            cross_drawn=self._means(losses[0]),
+        )
 
     def sums(self, places: NDArray[np.intp], chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
         """How many of the chosen rows are at each place in every replicate, (replicates, places)."""
@@ -249,9 +256,14 @@ class _Clusters:
             # Nothing was lost, and so many chances to lose something allow no more than this.
             limit = wilson_interval(0, self.count)[1]
             return -limit, limit
-        totals = [np.bincount(self._group, weights, self._groups) for weights in (losses, np.ones(len(losses)))]
+        return interval_around(self._means(losses), float(losses.mean()))
+
+    def _means(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The mean of the rows' values in every replicate."""
+        totals = [np.bincount(self._group, weights, self._groups) for weights in (values, np.ones(len(values)))]
         top, bottom = (self._weights @ total for total in totals)
-        return interval_around(top / bottom, float(losses.mean()))
+        means: NDArray[np.float64] = top / bottom
+        return means
 
 
 def _vote(found: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -1,0 +1,1 @@
+"""Several candidates at once: one reference pass, paired differences, and which of them to ship."""

@@ -42,10 +42,17 @@ from .make.maker import Made, Maker, tool_versions
 from .make.outputs import REJECTED, c_mode, npu_paths, rejected_path, write_outputs
 from .make.recipe import Recipe, deciding_options
 from .modes import Precision, is_mixed, missing_runtimes, takes_ranges
+from .normalization.conditioning import measure_conditioning
 from .normalization.freeze import share_outside
 from .normalization.prepare import FloatGraph, prepare
 from .outcome.card import render_card
-from .outcome.explain import explain_contradiction, explain_coupling, explain_frozen, explain_placement
+from .outcome.explain import (
+    explain_conditioning,
+    explain_contradiction,
+    explain_coupling,
+    explain_frozen,
+    explain_placement,
+)
 from .outcome.reading import explain_reading
 from .outcome.recommend import recommend
 from .quantize.from_statistics import plan_from_statistics
@@ -54,6 +61,7 @@ from .request import Request, check_raw_pixels
 from .results import (
     DEVICE,
     BatchCoupling,
+    Conditioning,
     ExportedFile,
     ExportResult,
     MeasuredOn,
@@ -62,7 +70,7 @@ from .results import (
     Verdict,
 )
 from .search.cache import SearchCache
-from .search.choose import choose_files, mark_dominated
+from .search.choose import choose_files, mark_dominated, reject_failing
 from .search.mixed import MixedFiles
 from .verify.coupling import measure_coupling
 from .verify.judge import Frames
@@ -71,6 +79,9 @@ from .verify.measure import Measured, collect_frames, describe, measure_files
 
 _PROOF_IMAGES = 4
 """Calibration images whose raw embeddings a recognised normalization is proved on, besides random and edge vectors."""
+
+_CONDITIONING_IMAGES = 32
+"""Calibration images on which normalizations are asked how well they stand rounding."""
 
 
 class Pipeline:
@@ -84,6 +95,7 @@ class Pipeline:
         # Read now, so that a damaged one is told before there is work that would be lost.
         SearchCache(request.search_cache, "")
         self.decisions: list[str] = []
+        self.conditioning: tuple[Conditioning, ...] = ()
         self.stages = Stages()
 
     def run(self, original: Original) -> ExportResult:
@@ -134,18 +146,19 @@ class Pipeline:
                 measured = measure_files(
                     request, made, frames, inputs, stopwatch, drift=data.test is not None, folder=Path(folder)
                 )
-        self.decisions += explain_contradiction(request, graph, plan, maker, measured.files, data.test)
+        said, cause = explain_conditioning(self.conditioning, measured.files)
+        self.decisions += [*explain_contradiction(request, graph, plan, maker, measured.files, data.test), *said]
         files, measured_on = self._on_device(measured.files, stopwatch)
-        if request.pareto:
-            files = mark_dominated(files)
+        files = mark_dominated(files) if request.pareto else files
         judged = {} if search is None else search.judged
         files, missed, kept = choose_files(request, files, judged)
-        files, failed = self._reject(files)
+        files, failed = reject_failing(request, files)
         shipped, written_as_c = self._shipped(files)
         result = ExportResult(
             source=self.source,
             options=given(request),
             normalization=report,
+            conditioning=self.conditioning,
             batch_coupling=coupling,
             calibration=None if plan is None else plan.assessment,
             measured_on=measured_on if request.measure else None,
@@ -169,6 +182,7 @@ class Pipeline:
                     missed=bool(missed),
                     chosen=request.chooses_one,
                     budget=request.budget,
+                    cause=cause,
                 ),
             ),
         )
@@ -249,6 +263,10 @@ class Pipeline:
             plan = plan_from_statistics(graph, data.statistics, self.contract, options, raw_pixels=raw_pixels)
         else:
             return None
+        if data.calibration is not None:
+            images = (data.calibration.ready(index) for index in range(len(data.calibration)))
+            some = islice(images, _CONDITIONING_IMAGES)
+            self.conditioning = measure_conditioning(graph, plan.minmax.limits, some)
         self.decisions += plan.decisions
         return plan
 
@@ -332,21 +350,6 @@ class Pipeline:
         lowering = drift_of(np.stack([unfrozen(image) for image in held]), original[images])
         self.decisions.append(explain_frozen(outside, moved, lowering))
         return replace(report, outside=outside, from_original=moved)
-
-    def _reject(self, files: tuple[ExportedFile, ...]) -> tuple[tuple[ExportedFile, ...], tuple[str, ...]]:
-        """Files that a required target does not run get a name that no tool takes for a model's."""
-        kept, failed = [], []
-        for file in files:
-            reasons = [
-                f"{name} does not run the {file.mode} file: {verdict.detail}"
-                for name in self.request.targets
-                for verdict in file.verified
-                if verdict.runtime == BACKENDS[name].package and not verdict.ok
-            ]
-            failed += reasons
-            bad = reasons and file.path.suffix != REJECTED
-            kept.append(replace(file, path=rejected_path(file.path)) if bad else file)
-        return tuple(kept), tuple(failed)
 
     def _on_device(
         self, files: tuple[ExportedFile, ...], stopwatch: Stopwatch

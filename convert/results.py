@@ -201,6 +201,49 @@ class NormalizationReport:
 
 
 @dataclass(frozen=True)
+class Conditioning:
+    """What a normalization makes of the rounding of its input, measured on calibration images.
+
+    Attributes:
+        tensor: the raw tensor that it normalizes.
+        kind: ``minmax`` or ``l2``.
+        divisor: of ``minmax``: the maximum of the ``shifted`` values, or of the ``input``.
+        images: how many were looked at.
+        step: the step size that int8 has in the raw tensor.
+        nearest: how near a divisor comes to zero, in these steps.
+        near: share of the divisors within :data:`NEAR` steps of zero.
+        amplified: how far one step in the raw tensor moves a normalized value at most, by their root mean square;
+            of divisors that are exactly zero nothing is known.
+        lost_db: how much nearer to its rounded self the raw tensor is than the normalized one, in dB; None if rounding
+            changes nothing.
+        near_noise: share of the normalized values' noise that divisors within :data:`NEAR` steps of zero make.
+    """
+
+    tensor: str
+    kind: str
+    divisor: str
+    images: int
+    step: float
+    nearest: float
+    near: float
+    amplified: float
+    lost_db: float | None
+    near_noise: float
+
+    @property
+    def decides(self) -> bool:
+        """Whether divisors near zero make most of what int8 costs."""
+        return self.lost_db is not None and self.lost_db >= MUCH_LOST_DB and self.near_noise >= 0.5
+
+
+NEAR = 5
+"""Steps within which a divisor is near zero: a rounding there moves what is divided by a tenth and more."""
+
+MUCH_LOST_DB = 10.0
+"""Noise ten times as large behind a normalization as in front of it."""
+
+
+@dataclass(frozen=True)
 class ExportResult:
     """A finished export.
 
@@ -208,6 +251,7 @@ class ExportResult:
         source: path and SHA-256 of the model.
         options: the options that were given, by name; arrays and the like are named by their type only.
         normalization: where it was placed, and for ``frozen`` what that costs; see :class:`NormalizationReport`.
+        conditioning: of each normalization that is computed from a tensor with int8 ranges; empty without images.
         batch_coupling: how far the same images move between batches; None if that could not be measured.
         calibration: whether the calibration images are enough; None where no ranges were needed.
         measured_on: what the latencies were measured on; None where there are none.
@@ -231,6 +275,7 @@ class ExportResult:
     source: Mapping[str, Any]
     options: Mapping[str, Any]
     normalization: NormalizationReport
+    conditioning: tuple[Conditioning, ...]
     batch_coupling: BatchCoupling | None
     calibration: Assessment | None
     measured_on: MeasuredOn | None

@@ -46,6 +46,7 @@ class FloatGraph:
         flatbuffer: the float graph.
         spec: the normalization that ends the encoder.
         keep_float: operators that stay float in int8, by the name of their first output tensor.
+        normalizations: name of the raw tensor and specification of each normalization that is still computed from it.
         raw_name: name of the raw embedding that ``spec`` normalizes; None without a normalization, or a frozen one.
         input_name: name of the input tensor.
         output_shape: shape of one embedding, without the batch axis.
@@ -61,6 +62,7 @@ class FloatGraph:
     output_shape: tuple[int, ...]
     frozen: Frozen | None
     decisions: tuple[str, ...]
+    normalizations: tuple[tuple[str, NormalizationSpec], ...]
 
 
 def prepare(
@@ -94,9 +96,8 @@ def prepare(
 def _guarded(graph: Graph, found: list[Normalization]) -> FloatGraph:
     guarded = [guard_normalization(graph, item) for item in found]
     last = final_normalization(graph, guarded)
-    island = [operator for item in guarded for operator in item.operators] + float_tail(graph)
     raw = None if last is None else graph.tensor_name(last.source)
-    return _describe(graph, island, NormalizationSpec() if last is None else last.spec, raw)
+    return _describe(graph, guarded, float_tail(graph), NormalizationSpec() if last is None else last.spec, raw)
 
 
 def _frozen(graph: Graph, found: list[Normalization], images: Iterable[NDArray[np.float32]]) -> FloatGraph:
@@ -115,15 +116,19 @@ def _frozen(graph: Graph, found: list[Normalization], images: Iterable[NDArray[n
     spec = NormalizationSpec() if last is None else frozen_spec(constants[reducing.index(last)])
     result = Graph(folded)
     others = [guard_normalization(result, item) for item in find_normalizations(result)]
-    ready = _describe(result, [operator for item in others for operator in item.operators], spec, None)
+    ready = _describe(result, others, [], spec, None)
     text = f"the minimum and maximum of {len(reducing)} normalization(s) are constants from the calibration images"
     text += f", folded into the layer before in {count}." if count else ", left as one multiplication and one addition."
     decisions = (text, *ready.decisions)
     return replace(ready, frozen=Frozen(tuple(constants), unfrozen, reference), decisions=decisions)
 
 
-def _describe(graph: Graph, island: list[Any], spec: NormalizationSpec, raw: str | None) -> FloatGraph:
+def _describe(
+    graph: Graph, found: list[Normalization], tail: list[Any], spec: NormalizationSpec, raw: str | None
+) -> FloatGraph:
+    island = [operator for item in found for operator in item.operators] + tail
     keep_float = dict.fromkeys(graph.tensor_name(int(operator.outputs[0])) for operator in island)
+    normalizations = tuple((graph.tensor_name(item.source), item.spec) for item in found)
     # A guard may have replaced operators; what they wrote is never computed now and has no range.
     drop_unused_tensors(graph)
     # litert-quantizer insists on a signature, and a .tflite from elsewhere may have none.
@@ -137,6 +142,7 @@ def _describe(graph: Graph, island: list[Any], spec: NormalizationSpec, raw: str
         output_shape=embedding_shape(graph.shape(int(graph.subgraph.outputs[0]))),
         frozen=None,
         decisions=(),
+        normalizations=normalizations,
     )
 
 

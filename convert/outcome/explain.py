@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...calibration.tensors import short_name
 from ...runtime.drift import Drift
 from ...runtime.drift.metrics import ranked_db
 from ...runtime.drift.wording import decibels
@@ -14,11 +15,20 @@ from ..normalization.prepare import FloatGraph
 from ..quantize.plan import NO_EQUALIZATION, Int8Plan, PlanChoices
 from ..quantize.trial import Trial
 from ..request import Request
-from ..results import BatchCoupling, ExportedFile
+from ..results import NEAR, BatchCoupling, Conditioning, ExportedFile
 
 _MOST_JUDGING = 256
 _LOST_DB = 0.3
 """What test images may lose by what calibration images chose, before it is said."""
+
+_LITTLE_DRIFT_DB = 40.0
+_FIRM_STEPS = 50
+_CAUSE = "the normalization decides it, whose divisor comes too near to zero: its ways out are below"
+_DIVISORS = {
+    ("minmax", "input"): "the maximum of its input",
+    ("minmax", "shifted"): "the maximum of the shifted values",
+    ("l2", "shifted"): "its length",
+}
 
 
 def explain_placement(request: Request, graph: FloatGraph, made: list[Made]) -> list[str]:
@@ -76,6 +86,41 @@ def explain_contradiction(
         f"WARNING: on {count} test images int8 with minimum and maximum alone is better: {decibels(plain)}, not "
         f"{decibels(found)}. --calibrate-method minmax --no-equalize --correct none undoes what was chosen."
     ]
+
+
+def explain_conditioning(found: Sequence[Conditioning], files: Sequence[ExportedFile]) -> tuple[list[str], str]:
+    """Which normalizations decide the drift of int8, with the ways out; and the end of a sentence that points there."""
+    drift = next((file.drift for file in files if file.mode == "int8"), None)
+    if drift is not None and (drift.sqnr_db is None or drift.sqnr_db >= _LITTLE_DRIFT_DB):
+        return [], ""
+    said = [_ill(item) for item in found if item.decides]
+    return said, _CAUSE if said else ""
+
+
+def _ill(found: Conditioning) -> str:
+    by = _DIVISORS[found.kind, found.divisor]
+    text = (
+        f"WARNING: the normalization of {short_name(found.tensor)} divides by {by}, which comes within "
+        f"{found.nearest:.2g} int8 steps of zero ({found.near:.1%} of the divisors on {found.images} images lie within "
+        f"{NEAR}). One step ({found.step:.3g}) there moves a normalized value by up to {found.amplified:.3g} times "
+        f"their average, and rounding costs {found.lost_db:.0f} dB more behind the division than in front of it. "
+        "Ways out: "
+    )
+    firm = (
+        f"an epsilon of {_FIRM_STEPS} steps or more ({_FIRM_STEPS * found.step:.2g}) that is added to the divisor, and "
+        "training with it"
+    )
+    if (found.kind, found.divisor) == ("minmax", "input"):
+        text += (
+            'the maximum of the shifted values as the divisor (MinMaxNormalization(divisor="shifted"); not where a '
+            f"global maximum follows, which would be 1 throughout), or {firm}"
+        )
+    else:
+        text += firm
+    return (
+        f"{text}; or float32, which rounds nothing there. 16-bit activations (-q int16x8) and a layer in float "
+        "(--pareto) help as far as the noise of 8-bit weights allows, and the table says how far."
+    )
 
 
 def explain_coupling(coupling: BatchCoupling | None) -> list[str]:

@@ -66,12 +66,14 @@ class _Shelf:
 
     def failing(self, files: Sequence[ExportedFile]) -> str:
         """What these files, none of which passes, fail."""
-        texts = [
-            f"{file.mode} has {missed_text(self.required.missed(file.drift))}"
-            for file in files
-            if file.drift is not None
-        ]
-        return f"nothing to ship: {'; '.join(texts)}"
+        return f"nothing to ship: {'; '.join(map(self._failure, files))}"
+
+    def _failure(self, file: ExportedFile) -> str:
+        broken = next((verdict for verdict in file.verified if not verdict.ok), None)
+        if not file.runs and broken is not None:
+            return f"{file.mode} fails on {broken.runtime}"
+        missed = () if file.drift is None else self.required.missed(file.drift)
+        return f"{file.mode} has {missed_text(missed)}" if missed else f"{file.mode} was not timed"
 
     def has(self, *modes: str) -> bool:
         return any(_mode(file) in modes for file in self.files)
@@ -83,15 +85,15 @@ def _for_cpu(shelf: _Shelf, timed_on: Mapping[str, Any]) -> str:
     timed = [file for file in shelf.files if file.latency_us is not None and file.runs]
     usable = [file for file in timed if shelf.passes(file)]
     if not usable:
-        if not timed:
+        if not timed and all(file.runs for file in shelf.files):
             return "CPU: nothing was measured; run drift-report on the target."
         rounded = [file for file in timed if file.mode not in ("float32", "float16")]
         advice = (
             "float32 fails as well, so rounding is not the cause: drift-report --ladder tells where the drift begins"
-            if shelf.has("float32")
+            if any(file.mode == "float32" and not shelf.passes(file) for file in shelf.files)
             else f"Instead: -q float32, which rounds nothing{_and(shelf.cause if rounded else '')}"
         )
-        return f"CPU: {shelf.failing(timed)}. {advice}."
+        return f"CPU: {shelf.failing(timed or shelf.files)}. {advice}."
     fastest = min(usable, key=lambda file: file.latency_us or 0)
     near = [file for file in usable if _least(file) <= NEARLY_AS_FAST * _most(fastest)]
     # Among files of nearly the same speed the smallest drift wins; without drift figures, the smallest file.
@@ -164,7 +166,7 @@ def _best(
         return None, _NEEDS_INT8
     running = [file for file in made if file.runs]
     if not running:
-        return None, f"nothing to ship: {', '.join(file.mode for file in made)} fails."
+        return None, f"{shelf.failing(made)}. {_instead(shelf, place)}"
     taken = [file for file in running if _taken(file, place)]
     if not taken:
         return None, refusal

@@ -11,7 +11,7 @@ from ...runtime.drift import Drift
 from ...runtime.drift.gates import Gate
 from ...runtime.drift.metrics import ranked_db
 from ..budget import Budget, limit_text, missed_text, required_of_shipped
-from ..make.outputs import rejected_path
+from ..make.outputs import REJECTED, rejected_path
 from ..request import Request
 from ..results import ExportedFile
 
@@ -95,6 +95,24 @@ def choose_files(
     missed = (f"no file keeps {budget}; the best found is the {best.mode} file", *obstacles)
     rejected = replace(best, path=rejected_path(best.path))
     return (files if request.pareto else (rejected,)), missed, ()
+
+
+def reject_failing(
+    request: Request, files: tuple[ExportedFile, ...]
+) -> tuple[tuple[ExportedFile, ...], tuple[str, ...]]:
+    """Files that a required target does not run get a name that no tool takes for a model's."""
+    kept, failed = [], []
+    for file in files:
+        reasons = [
+            f"{name} does not run the {file.mode} file: {verdict.detail}"
+            for name in request.targets
+            for verdict in file.verified
+            if verdict.runtime == BACKENDS[name].package and not verdict.ok
+        ]
+        failed += reasons
+        bad = reasons and file.path.suffix != REJECTED
+        kept.append(replace(file, path=rejected_path(file.path)) if bad else file)
+    return tuple(kept), tuple(failed)
 
 
 def fastest_within(

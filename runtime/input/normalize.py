@@ -37,22 +37,32 @@ def normalize(values: NDArray[Any], spec: NormalizationSpec) -> NDArray[np.float
     Returns:
         An array of the same shape, float32; all zeros where the divisor is zero.
     """
-    # In double, where neither a difference nor a square of float32 leaves the range.
-    x = values.astype(np.float64)
     if spec.kind == "none":
         return values.astype(np.float32)
-    axes = spec.axes
-    if spec.kind == "l2":
-        numerator = x
-        divisor = np.sqrt((x * x).sum(axis=axes, keepdims=True))
-    else:
-        numerator = x - x.min(axis=axes, keepdims=True)
-        divisor = (numerator if spec.divisor == "shifted" else x).max(axis=axes, keepdims=True)
-    divisor = guard_divisor(divisor, spec)
+    numerator, divisor = fraction(values, spec)
     # Where the divisor is zero the answer is zero, whatever stands above it.
-    quotient = np.divide(numerator, divisor, out=np.zeros_like(x), where=divisor != 0)
+    quotient = np.divide(numerator, divisor, out=np.zeros_like(numerator), where=divisor != 0)
     rounded: NDArray[np.float32] = quotient.astype(np.float32)
     return rounded
+
+
+def fraction(values: NDArray[Any], spec: NormalizationSpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What a normalization divides, and the guarded divisor.
+
+    Args:
+        values: see :func:`normalize`.
+        spec: of another kind than ``none``.
+
+    Returns:
+        The numerator, shaped like ``values``, and the divisor, which broadcasts against it; float64.
+    """
+    # In double, where neither a difference nor a square of float32 leaves the range.
+    x = values.astype(np.float64)
+    if spec.kind == "l2":
+        return x, guard_divisor(np.sqrt((x * x).sum(axis=spec.axes, keepdims=True)), spec)
+    numerator = x - x.min(axis=spec.axes, keepdims=True)
+    divisor = (numerator if spec.divisor == "shifted" else x).max(axis=spec.axes, keepdims=True)
+    return numerator, guard_divisor(divisor, spec)
 
 
 def guard_divisor(divisor: NDArray[np.float64], spec: NormalizationSpec) -> NDArray[np.float64]:

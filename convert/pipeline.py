@@ -39,7 +39,7 @@ from .make.c_source import c_source
 from .make.ends import choose_ends
 from .make.golden import GoldenInputs, golden_inputs
 from .make.maker import Made, Maker, tool_versions
-from .make.outputs import REJECTED, c_mode, npu_paths, rejected_path, write_outputs
+from .make.outputs import REJECTED, c_mode, npu_paths, write_outputs
 from .make.recipe import Recipe, deciding_options
 from .modes import Precision, is_mixed, missing_runtimes, takes_ranges
 from .normalization.conditioning import measure_conditioning

@@ -103,7 +103,7 @@ def _ill(found: Conditioning) -> str:
         f"WARNING: the normalization of {short_name(found.tensor)} divides by {by}, which comes within "
         f"{found.nearest:.2g} int8 steps of zero ({found.near:.1%} of the divisors on {found.images} images lie within "
         f"{NEAR}). One step ({found.step:.3g}) there moves a normalized value by up to {found.amplified:.3g} times "
-        f"their average, and rounding costs {found.lost_db:.0f} dB more behind the division than in front of it. "
+        f"their average, and rounding costs {decibels(found.lost_db)} more behind the division than in front of it. "
         "Ways out: "
     )
     firm = (

@@ -38,6 +38,7 @@ from .budget import check_enough_images
 from .load.lower import LoweredModel
 from .normalization.prepare import prepare
 from .quantize.trial import Trial, only_float
+from .repeats import explain_repeats
 from .request import Request
 
 MOST_TEST_IMAGES = 512
@@ -79,9 +80,11 @@ def open_data(request: Request, contract: InputContract) -> ExportData:
             decisions.append(f"drift is measured on {len(test)} of the {given} test images; drift-report measures all.")
         decisions += explain_values("test", test)
     if request.calibration_data is None:
+        decisions += explain_repeats(None, test, request.seed)
         return ExportData(None, test, (*decisions, *_explain(skipped)), skipped)
     statistics = _statistics(request)
     if statistics is not None:
+        decisions += explain_repeats(None, test, request.seed)
         return ExportData(None, test, (*decisions, *_explain(skipped)), skipped, statistics)
     # Coverage chooses from all of them, once there is a float graph to embed them with.
     count = request.num_samples if request.select == "random" else None
@@ -100,6 +103,7 @@ def open_data(request: Request, contract: InputContract) -> ExportData:
             decisions.append(
                 f"no drift was measured: {len(calibration)} calibration image(s) are too few to set some aside."
             )
+    decisions += explain_repeats(calibration, test, request.seed)
     return ExportData(calibration, test, (*decisions, *_explain(skipped)), skipped)
 
 

@@ -27,7 +27,7 @@ LEVELS = {
     ),
     "convert": (
         "errors modes results layers graph contracts | load | options budget | normalization | quantize | request | "
-        "make | verify | search | outcome data | pipeline exporting command"
+        "make | verify | search repeats | outcome data | pipeline exporting command"
     ),
     "report": (
         "reference labels embedding | sides causes | several | page workers | outputs fleet | one candidates | command"

@@ -122,7 +122,7 @@ def expected_growth(tensor: TensorStatistics, samples: int) -> float:
 def _expected_end(extremes: Sequence[Extreme], samples: int, half: int) -> float:
     expected, left = 0.0, 1.0
     for rank, (value, _) in enumerate(extremes, 1):
-        # The last that was kept stands for all behind it.
+        # The last that was kept stands for all after it.
         share = math.comb(samples - rank, half - 1) / math.comb(samples, half)
         share = left if rank == len(extremes) else min(share, left)
         expected += value * share

@@ -149,7 +149,7 @@ def _extremes(values: NDArray[np.float32], names: list[str]) -> list[tuple[Extre
 
 
 def pack_texts(items: list[str]) -> NDArray[np.uint8]:
-    """Texts in one array: UTF-8 with a zero byte behind each: file names may have any length, and need not be UTF-8."""
+    """Texts in one array: UTF-8 with a zero byte after each: file names may have any length, and need not be UTF-8."""
     return np.frombuffer("".join(f"{item}\0" for item in items).encode(errors="surrogateescape"), np.uint8)
 
 

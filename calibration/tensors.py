@@ -105,7 +105,7 @@ def _schema() -> Any:
 
 
 def _bytes(flatbuffer: bytes, buffer: Any) -> bytes:
-    # Large weights may lie behind the flatbuffer, addressed by offset.
+    # Large weights may lie after the flatbuffer, addressed by offset.
     if buffer.offset > 1:
         return flatbuffer[buffer.offset : buffer.offset + buffer.size]
     return b"" if buffer.data is None else bytes(buffer.data)

@@ -38,7 +38,7 @@ def load_npy(path: Path) -> NDArray[Any]:
     """A ``.npy`` array, memory-mapped.
 
     Raises:
-        UnreadableDataError: it is not there, or is no sound ``.npy``.
+        UnreadableDataError: it is not there, or is not a sound ``.npy``.
     """
     try:
         with path.open("rb") as file:
@@ -46,7 +46,7 @@ def load_npy(path: Path) -> NDArray[Any]:
         # numpy.load would take another beginning for a zip or a pickle.
         if start != _NPY_MAGIC:
             raise UnreadableDataError(
-                f"{path} is no .npy file: it begins with {start!r}. Rename it, or save it again "
+                f"{path} is not a .npy file: it begins with {start!r}. Rename it, or save it again "
                 "with numpy.save or embed-tflite."
             )
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -63,7 +63,7 @@ def load_npz(path: Path, names: Collection[str] | None = None) -> dict[str, NDAr
         names: which of them, where they are there; default all.
 
     Raises:
-        UnreadableDataError: it is not there, or is no sound ``.npz``.
+        UnreadableDataError: it is not there, or is not a sound ``.npz``.
     """
     try:
         with path.open("rb") as file:
@@ -126,7 +126,7 @@ def _map(file: Any, start: int) -> NDArray[Any]:
 
 
 def _data_offset(file: Any, entry: zipfile.ZipInfo) -> int:
-    """Where an entry's bytes begin: behind its local header, whose lengths may differ from the directory's."""
+    """Where an entry's bytes begin: after its local header, whose lengths may differ from the directory's."""
     file.seek(entry.header_offset + 26)
     lengths = file.read(4)
     return entry.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
@@ -136,14 +136,14 @@ def text_array(array: NDArray[Any], path: Path) -> NDArray[np.str_]:
     """A one-dimensional array of ids as text, (N,).
 
     Raises:
-        UnreadableDataError: another number of axes, or bytes that are no UTF-8.
+        UnreadableDataError: another number of axes, or bytes that are not UTF-8.
     """
     if array.ndim != 1:
         raise UnreadableDataError(f"the ids of {path} have shape {array.shape}; expected one for each row.")
     try:
         text: NDArray[np.str_] = np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array.astype(str)
     except UnicodeDecodeError as error:
-        raise UnreadableDataError(f"the ids of {path} are bytes that are no UTF-8 ({error}). Store text.") from error
+        raise UnreadableDataError(f"the ids of {path} are bytes that are not UTF-8 ({error}). Store text.") from error
     return text
 
 

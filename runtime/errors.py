@@ -80,7 +80,7 @@ class NewerContractError(ModelFileError):
 
 
 class UnsupportedModelError(ModelFileError):
-    """The file is sound, but it is no single-input, single-output, batch-1 encoder."""
+    """The file is sound, but it is not a single-input, single-output, batch-1 encoder."""
 
 
 class ModelLimitError(ModelFileError):

@@ -29,7 +29,7 @@ def check_writable(paths: Sequence[Path], *, force: bool) -> None:
 
     Raises:
         OutputExistsError: a path exists and ``force`` is false.
-        OutputError: a parent folder is missing, is no folder, or cannot be written to.
+        OutputError: a parent folder is missing, is not a folder, or cannot be written to.
     """
     for path in paths:
         try:
@@ -105,7 +105,7 @@ def check_names(reads: Sequence[Any], writes: Mapping[str, Path | str | None]) -
     Args:
         reads: what is read; those that are not paths of this machine (URLs, arrays, None) are passed over. Of a folder
             the files are read, and of a model the contract beside it.
-        writes: what is written, by what it is called in the message; None and ``-`` (stdout) are no files.
+        writes: what is written, by what it is called in the message; None and ``-`` (stdout) are not files.
 
     Raises:
         RequestError: two names are the same file, by whatever path or link.
@@ -272,7 +272,7 @@ def _write_flushed(path: Path, data: bytes, mode: str) -> None:
 def json_bytes(value: Any) -> bytes:
     """``value`` as UTF-8 JSON, indented, with every NaN and infinity turned into null."""
     text = json.dumps(finite_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    # A file name that is no UTF-8 has surrogates; a backslash escape of them is JSON's own spelling.
+    # A file name that is not UTF-8 has surrogates; a backslash escape of them is JSON's own spelling.
     return text.encode(errors="backslashreplace")
 
 

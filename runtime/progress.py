@@ -1,4 +1,4 @@
-"""How far along a long work is, on stderr; silent when that is no terminal."""
+"""How far along a long work is, on stderr; silent when that is not a terminal."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def stage(label: str) -> Iterator[None]:
 class Line:
     """A line on stderr that says how far along a work is, once it takes more than a second.
 
-    Silent when stderr is no terminal.
+    Silent when stderr is not a terminal.
 
     Attributes:
         total: how much there is to do.
@@ -63,7 +63,7 @@ class Line:
         self._started = self._last = time.monotonic()
 
     def show(self, number: int, more: str = "") -> None:
-        """So much is done; ``more`` is put behind it."""
+        """So much is done; ``more`` is put after it."""
         now = time.monotonic()
         if self._terminal and now - self._started > 1 and (now - self._last > 0.2 or number == self.total):
             sys.stderr.write(f"\r{self._label}: {number}/{self.total}{more}\033[K")

@@ -33,7 +33,7 @@ class LocalEngine:
     workers = None
     others = ()
     save_seconds = 1.0
-    """An interpreter is opened anew after each save, and the file written whole."""
+    """An interpreter is opened again after each save, and the file written whole."""
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or available_threads()

@@ -31,7 +31,7 @@ class Graph:
         for code in self.model.operatorCodes:
             # Files from before mid-2020 have only the old field, a byte; in newer ones 127 stands for "see the other".
             code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode)
-        # Large weights may lie behind the flatbuffer, addressed by offset; edits and TFLite Micro need them inside.
+        # Large weights may lie after the flatbuffer, addressed by offset; edits and TFLite Micro need them inside.
         for index, buffer in enumerate(self.model.buffers):
             if buffer.offset > 1:
                 buffer.data = np.frombuffer(flatbuffer, np.uint8, buffer.size, buffer.offset)

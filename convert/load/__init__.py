@@ -48,7 +48,7 @@ def load_original(path: Path, options: LoadOptions | None = None) -> Original:
         return load_saved_model(path, options)
     if path.is_dir():
         raise ModelLoadError(
-            f"{path} is a folder without {SAVED_MODEL_NAME}, so it is no SavedModel. Pass the path of a model: "
+            f"{path} is a folder without {SAVED_MODEL_NAME}, so it is not a SavedModel. Pass the path of a model: "
             f"{FORMATS}."
         )
     if suffix == ".tflite":

@@ -46,7 +46,7 @@ def read_config(path: Path) -> dict[str, Any]:
         config = json.loads(text)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ModelLoadError(
-            f"{path} is damaged: its configuration is no JSON ({error}). Save the model again with "
+            f"{path} is damaged: its configuration is not JSON ({error}). Save the model again with "
             "model.save('model.keras')."
         ) from error
     if not isinstance(config, dict):
@@ -115,7 +115,7 @@ def _config_of_keras(path: Path) -> bytes:
             return archive.read(CONFIG_NAME)
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         raise ModelLoadError(
-            f"{path} is no complete .keras file ({error}): it was cut short or is something else. Copy it again."
+            f"{path} is not a complete .keras file ({error}): it was cut short or is something else. Copy it again."
         ) from error
 
 
@@ -153,7 +153,7 @@ def _check_members(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     if declared > LARGEST_GROWTH * path.stat().st_size + _SLACK:
         raise ModelLoadError(
             f"{path} was refused: its {path.stat().st_size:,} bytes would unpack to {declared:,}. Models are saved "
-            "uncompressed, so this is no model; get the file again from where it was saved."
+            "uncompressed, so this is not a model; get the file again from where it was saved."
         )
 
 
@@ -234,6 +234,6 @@ def _check_h5(path: Path, content: Any) -> None:
             walk(file)
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
         raise ModelLoadError(
-            f"{path} is no complete HDF5 file ({str(error).splitlines()[0]}): it was cut short or is something else. "
-            "Copy it again."
+            f"{path} is not a complete HDF5 file ({str(error).splitlines()[0]}): it was cut short or is something "
+            "else. Copy it again."
         ) from error

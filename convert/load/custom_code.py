@@ -266,7 +266,7 @@ def bring_code(
 
     Raises:
         CustomCodeError: something is still missing.
-        RequestError: a replacement is for a layer that is no Lambda.
+        RequestError: a replacement is for a layer that is not a Lambda.
     """
     lambdas = {need.layer for need in needs if need.kind == "Lambda"}
     for layer in replaced:

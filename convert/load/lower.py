@@ -53,7 +53,7 @@ def lower(original: Original) -> LoweredModel:
 
     Raises:
         ConversionError: TensorFlow cannot express the model in TFLite's own operators.
-        ModelShapeError: its output is no embedding.
+        ModelShapeError: its output is not an embedding.
         ModelLoadError: weights that the embedding needs are NaN.
     """
     if original.flatbuffer is not None:
@@ -115,7 +115,7 @@ def _in_float32(frozen: Any) -> tuple[Any, tuple[str, ...]]:
 
 
 def _check_graph(flatbuffer: bytes) -> None:
-    """Refuse what is no plain feed-forward graph: loops, branches and state, as recurrent layers have them."""
+    """Refuse what is not a plain feed-forward graph: loops, branches and state, as recurrent layers have them."""
     graph = Graph(flatbuffer)
     stateful = [graph.tensor_name(i) for i, tensor in enumerate(graph.subgraph.tensors) if tensor.isVariable]
     if len(graph.model.subgraphs) > 1 or stateful:
@@ -141,7 +141,7 @@ def trace(original: Original, batch: int = 1) -> tuple[Any, Any]:
     """The model as a concrete function of one batch of images, and that batch's TensorSpec.
 
     Raises:
-        ModelShapeError: the output is no vector or list of vectors of floats, or the model refuses the shape.
+        ModelShapeError: the output is not a vector or list of vectors of floats, or the model refuses the shape.
     """
     import tensorflow as tf
 
@@ -182,15 +182,15 @@ def _as_rows(result: Any, rows: bool) -> Any:
 
 
 def check_embedding(dtype: str, shape: list[int | None] | tuple[int, ...]) -> None:
-    """Refuse an output that is no embedding.
+    """Refuse an output that is not an embedding.
 
     Raises:
         ModelShapeError: not floats, or not (1, D), (rows, D) or (1, rows, D).
     """
     if len(shape) not in (2, 3) or None in shape or dtype != "float32":
         raise ModelShapeError(
-            f"the model's output is {dtype} of shape {tuple(shape)}, which is no embedding: expected float32 (1, D) or "
-            "(1, rows, D). Flatten or pool it in the model, or end it at another layer with --layer"
+            f"the model's output is {dtype} of shape {tuple(shape)}, which is not an embedding: expected float32 "
+            "(1, D) or (1, rows, D). Flatten or pool it in the model, or end it at another layer with --layer"
             + (", and give its layers the dtype float32." if dtype != "float32" else ".")
         )
 

@@ -280,7 +280,7 @@ class _Judge:
 
         if op_def_registry.get(node.op) is None:
             return ModelLoadError(
-                f"{self.path} uses {node.op}, which is no operator of TensorFlow but a custom one. No TFLite "
+                f"{self.path} uses {node.op}, which is not an operator of TensorFlow but a custom one. No TFLite "
                 "interpreter has it either: rewrite that part with TensorFlow's own operators and save it again."
             )
         return ModelLoadError(

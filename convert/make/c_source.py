@@ -1,6 +1,6 @@
 """A file as C for microcontrollers: the flatbuffer as an array, and what ``Encoder`` does around it as functions.
 
-A microcontroller has no file system; TensorFlow Lite Micro takes the flatbuffer from memory. The contract behind it
+A microcontroller has no file system; TensorFlow Lite Micro takes the flatbuffer from memory. The contract after it
 would be lost there, so what it says of pixels and of the normalization becomes two functions beside the array. They
 compute what :mod:`embedlite.runtime.input.preprocess` and :mod:`embedlite.runtime.input.normalize` compute, are C99 and
 C++11, allocate nothing, and include nothing but ``<stdint.h>`` (L2 also ``<math.h>``).

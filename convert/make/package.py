@@ -69,7 +69,7 @@ def seal(flatbuffer: bytes, contract: Contract, golden: bytes | None = None) -> 
 
 
 def _end_at(graph: Graph, name: str) -> None:
-    """Make the graph answer one tensor, dequantized if it is quantized, and drop what is behind it."""
+    """Make the graph answer one tensor, dequantized if it is quantized, and drop what is after it."""
     index = graph.index_of(name)
     if graph.dtype(index) == "float32":
         graph.end_at(index)
@@ -84,7 +84,7 @@ def _end_at(graph: Graph, name: str) -> None:
 
 
 def _quantized_input(graph: Graph, dtype: str) -> None:
-    """Move the boundary behind the leading QUANTIZE: the file then takes what that operator made."""
+    """Move the boundary after the leading QUANTIZE: the file then takes what that operator made."""
     source = int(graph.subgraph.inputs[0])
     readers = graph.consumers(source)
     if len(readers) != 1 or graph.operator_name(readers[0]) != "QUANTIZE":

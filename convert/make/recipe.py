@@ -72,7 +72,7 @@ class Recipe:
             if then != now:
                 raise RequestError(
                     f"the recipe {path} was made with {name} {json.dumps(then)}, and {json.dumps(now)} was asked for. "
-                    "Give the same settings, or leave --recipe out to decide anew."
+                    "Give the same settings, or leave --recipe out to decide again."
                 )
 
     def explain_tools(self, tools: Mapping[str, str]) -> list[str]:
@@ -95,7 +95,7 @@ class Recipe:
         if self.graph != graph:
             raise RequestError(
                 f"the recipe {path} was made for another model: its float graph is {self.graph[:12]}, this one's "
-                f"{graph[:12]}. Name the model that it was made for, or leave --recipe out to decide anew."
+                f"{graph[:12]}. Name the model that it was made for, or leave --recipe out to decide again."
             )
 
     def check_images(self, images: str | None, path: str | Path) -> None:
@@ -135,7 +135,7 @@ def read_recipe(path: Path) -> Recipe:
     """The recipe in an ``export.json``.
 
     Raises:
-        UnreadableDataError: it cannot be read, or is no such file.
+        UnreadableDataError: it cannot be read, or is not such a file.
     """
     try:
         value = json.loads(path.read_bytes())["recipe"]

@@ -147,7 +147,7 @@ def _describe(
 
 
 def float_tail(graph: Graph) -> list[Any]:
-    """The operators behind the raw embedding, if they do arithmetic: they are cheap and int8 would hurt them.
+    """The operators after the raw embedding, if they do arithmetic: they are cheap and int8 would hurt them.
 
     Walks back from the output as long as the operators have no weights of their own to speak of and their inputs
     are no larger than the embedding. Covers LayerNormalization and whatever else no pattern knows by name.

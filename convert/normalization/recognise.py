@@ -80,7 +80,7 @@ class _Trail:
         self.graph, self.passed = graph, [last]
 
     def step(self, index: int, *names: str) -> Any | None:
-        """The producer of a tensor if it has one of these names, looking through what only shapes its result anew."""
+        """The producer of a tensor if it has one of these names, looking through what only shapes its result again."""
         views = []
         while (operator := self.graph.producer(index)) is not None and _is_view(self.graph, operator):
             views.append(operator)
@@ -245,7 +245,7 @@ def _match_l2(graph: Graph, last: Any) -> Normalization | None:
 
 
 def _with_chosen_zeros(graph: Graph, match: Normalization) -> Normalization:
-    """With the end of ``tf.math.divide_no_nan``: behind the division, zeros are chosen where the divisor is zero."""
+    """With the end of ``tf.math.divide_no_nan``: after the division, zeros are chosen where the divisor is zero."""
     readers = graph.consumers(match.result)
     if len(readers) != 1 or graph.operator_name(readers[0]) not in ("SELECT_V2", "SELECT"):
         return match
@@ -265,7 +265,7 @@ def _proved(graph: Graph, match: Normalization, seen: list[NDArray[np.float32]])
     shape = graph.shape(match.source)
     outsiders = {int(i) for op in match.operators for i in graph.inputs(op)}
     outsiders -= {int(i) for op in match.operators for i in op.outputs}
-    # A reduction may read the raw tensor from in front of a reshape; cut out, it has to read it from behind.
+    # A reduction may read the raw tensor from before a reshape; cut out, it has to read it from after it.
     before = {index for index in outsiders if _unshaped(graph, index) == _unshaped(graph, match.source)}
     if outsiders != before or (graph.shape(match.result) != shape and not _reduces_all(graph, match)):
         return False

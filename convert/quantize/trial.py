@@ -74,7 +74,7 @@ class Trial:
             # From the difference of unit vectors, because 1 - cosine of nearly equal ones is mostly rounding.
             angles = np.maximum(squared - (np.sqrt((mine**2).sum(axis=1)) - np.sqrt((true**2).sum(axis=1))) ** 2, 0)
             angles = np.divide(angles, 2 * lengths, out=np.zeros_like(angles), where=lengths > 0)
-        # Zeros in place of an embedding are no embedding, however close to it they are.
+        # Zeros in place of an embedding are not an embedding, however close to it they are.
         dead = (embeddings == 0).all(axis=1) & (self._reference != 0).any(axis=1)
         usable = np.isfinite(squared) & np.isfinite(angles) & ~dead
         return np.where(usable[:, None], np.stack([squared, angles], axis=1), np.inf)

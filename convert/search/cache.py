@@ -44,7 +44,7 @@ class SearchCache:
             key: from :func:`fingerprint`.
 
         Raises:
-            UnreadableDataError: the file is no such cache, or damaged.
+            UnreadableDataError: the file is not such a cache, or damaged.
             OutputError: it could not be written there.
         """
         self._path, self._key = None if path is None else Path(path), key
@@ -110,7 +110,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UnreadableDataError(f"cannot read the search cache {path}: {error.strerror or error}.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnreadableDataError(
-            f"{path} is no search cache of this version, or damaged ({type(error).__name__}: {error}). Remove it, or "
-            "name another file."
+            f"{path} is not a search cache of this version, or damaged ({type(error).__name__}: {error}). Remove it, "
+            "or name another file."
         ) from error
     return searches

@@ -179,7 +179,7 @@ class PrecisionSearch:
     def _promising(self) -> list[Precision]:
         """Steps to try, alternately those that lower the noise most, and most for the time that they should add.
 
-        What a layer does to the noise depends on what is left of it: behind a layer that is float now, the small errors
+        What a layer does to the noise depends on what is left of it: after a layer that is float now, the small errors
         of others come to light. So it is measured again for each layer, in the first of its precisions.
         """
         open_ = [layer for layer in self._layers if layer.name not in self._state.precision]

@@ -185,7 +185,7 @@ class Trials:
             try:
                 quantized, file = self._make(precision)
             except ConversionError:
-                # A layer may have no kernel for it: then it is no choice.
+                # A layer may have no kernel for it: then it is not a choice.
                 continue
             judged.append(self._judged(precision, quantized, file))
             files.append(file)

@@ -64,7 +64,7 @@ class Measured:
 def collect_frames(
     contract: InputContract, test: Source | None, reference: Reference, folder: Path
 ) -> tuple[Frames, int]:
-    """Lay out what every file is run on, with the original's answers: images first, edge frames behind them.
+    """Lay out what every file is run on, with the original's answers: images first, edge frames after them.
 
     On disk, because every interpreter's process reads them and they may not fit in memory.
 

@@ -5,11 +5,11 @@ Equalization divides output channel c of a convolution by s_c and multiplies inp
 are read off the weights, which no activation range touches: a fault in a range must not be taken for a gain. With W the
 float graph's weights, w the candidate's, i and o the channels of input and output, every convolution says::
 
-    w[o, i] g[i] = g[o] W[o, i]        g = 1 for an activation that is no such one in between
+    w[o, i] g[i] = g[o] W[o, i]        g = 1 for an activation that is not such a one in between
 
 That is solved by least squares twice: forwards, where the gain of the input is known, and backwards, where that of the
 output is. Each solution has a variance, from what it leaves unexplained and from the gains it was based on, and the two
-are averaged with its inverse as weight. A convolution whose weights are damaged spoils the forward solution behind it
+are averaged with its inverse as weight. A convolution whose weights are damaged spoils the forward solution after it
 and the backward one before it, so that a sound one is left on either side. Weights of 8 bits tell a gain to about a
 thousandth; an error of that size is counted at the wrong one of two neighbours.
 """

@@ -124,7 +124,7 @@ class _Parts:
         data, ids = Path(self._request["data"]), self._request["ids"]
         paths = [data] if data.is_file() else [data / name for name in ids]
         if not all(path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() for path in paths):
-            raise DataError("the data are no image files.")
+            raise DataError("the data are not image files.")
         return paths
 
 
@@ -142,7 +142,7 @@ def with_integer_ends(artifact: Artifact) -> bytes:
 
     contract = artifact.contract
     if contract is None or contract.mode != "int8":
-        raise ConversionError("the candidate is no int8 file of export-tflite.")
+        raise ConversionError("the candidate is not an int8 file of export-tflite.")
     graph = Graph(artifact.flatbuffer)
     last = final_normalization(graph, find_normalizations(graph))
     placement = contract.normalization.placement if last is None else "runtime"

@@ -12,7 +12,7 @@ A low ratio need not be this operator's doing, and what it loses need not reach 
 to the embedding if this operator alone is quantized? It is given the float graph's own values, x, in the candidate's
 numbers. Its answer q(x) is compared with what the float operator makes of the very same numbers, f(x): the difference
 q(x) - f(x) is its own error, from its weights and from the range and step of its output, and from nothing before it.
-That error is added to the float graph's own tensor, and the float operators behind it carry it to the embedding::
+That error is added to the float graph's own tensor, and the float operators after it carry it to the embedding::
 
     alone_db = 10 log10( sum e^2 / sum (e' - e)^2 )        e, e' the embeddings without and with the error
     share    = sum (e' - e)^2 of this operator / the same summed over all operators
@@ -83,7 +83,7 @@ class _Power:
         with np.errstate(over="ignore", invalid="ignore"):
             self.signal += float(np.square(true, dtype=np.float64).sum())
             noise = float(np.square(other.astype(np.float64) - true).sum())
-        # NaN in place of a value is no value, however close its neighbours are.
+        # NaN in place of a value is not a value, however close its neighbours are.
         self.noise += noise if math.isfinite(noise) else math.inf
 
     @property
@@ -93,7 +93,7 @@ class _Power:
 
 @dataclass
 class _Step:
-    """An operator that is judged: how to run it, its float counterpart, and what lies behind that."""
+    """An operator that is judged: how to run it, its float counterpart, and what lies after that."""
 
     name: str
     operator: str

@@ -76,7 +76,7 @@ def join_fleet(paths: Sequence[Path], gates: Sequence[str] = ()) -> FleetReport:
         gates: ``NAME=VALUE`` texts.
 
     Raises:
-        UnreadableDataError: a file is no state, or damaged.
+        UnreadableDataError: a file is not a state, or damaged.
         MonitorStateError: they are of different models or references, or one series is there twice.
         EmptyDataError: no input was compared.
         RequestError: a gate that these files cannot tell.

@@ -104,7 +104,7 @@ def read_export(path: Path) -> ExportSummary:
     """Read an export.json.
 
     Raises:
-        DataError: it cannot be read, is no JSON, is no export.json, or is of a newer embedlite.
+        DataError: it cannot be read, is not JSON, is not an export.json, or is of a newer embedlite.
     """
     try:
         value = json.loads(path.read_bytes())
@@ -119,7 +119,7 @@ def read_export(path: Path) -> ExportSummary:
         return _summary(path, value)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise DataError(f"{path} is no export.json: {reason}. Pass the one that export-tflite wrote.") from error
+        raise DataError(f"{path} is not an export.json: {reason}. Pass the one that export-tflite wrote.") from error
 
 
 def _summary(path: Path, value: Any) -> ExportSummary:

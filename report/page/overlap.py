@@ -39,5 +39,5 @@ def draw_overlap(neighbours: Mapping[str, Any], limit: float | None) -> tuple[st
         plot.limit_y(limit, f"limit for cross {limit:.4g}")
     return plot.render(), (
         f"{neighbours['queries']} rows search {neighbours['gallery']}. Cross: the candidate's vectors search the "
-        "stored float gallery; self: they search a gallery that was embedded anew."
+        "stored float gallery; self: they search a gallery that was embedded again."
     )

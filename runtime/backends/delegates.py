@@ -30,8 +30,8 @@ def load_delegate(runtime: Any, path: str, options: Mapping[str, str] | None) ->
         missing = [name for name in _FUNCTIONS if not hasattr(library, name)]
         if missing:
             raise DelegateLoadError(
-                f"{path} is no TFLite delegate: it exports no {missing[0]}. Pass the delegate's own library, such as "
-                "libedgetpu.so.1."
+                f"{path} is not a TFLite delegate: it exports no {missing[0]}. Pass the delegate's own library, such "
+                "as libedgetpu.so.1."
             )
         return runtime.module.load_delegate(path, dict(options or {}))
     except (ValueError, OSError) as error:

@@ -39,7 +39,7 @@ def cut(flatbuffer: bytes, operators: Sequence[int], inputs: Sequence[int], outp
     _keep(data, _target(data, _field(data, graph, _OPERATORS)), operators)
     for number, values in ((_INPUTS, inputs), (_OUTPUTS, outputs)):
         _replace(data, _field(data, graph, number), values)
-    # A signature names tensors that are no inputs and outputs any more.
+    # A signature names tensors that are not inputs and outputs any more.
     if position := _field(data, model, _SIGNATURES):
         _replace(data, position, ())
     return bytes(data)
@@ -91,7 +91,7 @@ def _keep(data: bytearray, vector: int, chosen: Sequence[int]) -> None:
     tables = [_target(data, vector + 4 + 4 * place) for place in range(_unsigned(data, vector))]
     struct.pack_into("<I", data, vector, len(chosen))
     for place, item in enumerate(chosen):
-        # Builders write a table behind the vectors that lead to it, so the distance is positive.
+        # Builders write a table after the vectors that lead to it, so the distance is positive.
         position = vector + 4 + 4 * place
         struct.pack_into("<I", data, position, tables[item] - position)
 

@@ -108,8 +108,8 @@ def _identify(path: Path) -> FileFigures:
     artifact = read_artifact(path)
     if artifact.contract is None:
         raise UnsupportedModelError(
-            f"{path} carries no contract, so it is no file of an export, and no table could use its figures. Leave it "
-            "out of the folder, or make files of it with export-tflite, which reads a float .tflite too."
+            f"{path} carries no contract, so it is not a file of an export, and no table could use its figures. Leave "
+            "it out of the folder, or make files of it with export-tflite, which reads a float .tflite too."
         )
     return FileFigures(path.name, artifact.contract.mode, artifact.sha256)
 

@@ -202,7 +202,7 @@ def _upper(flips: NDArray[np.bool_], kind: NDArray[np.bool_], drawn: _Drawn) -> 
 class _Drawn:
     """Replicates of a bootstrap over rows: a pair is drawn as often as its first row times its second.
 
-    Pairs share rows, so they are no independent trials; drawing rows keeps what they have in common.
+    Pairs share rows, so they are not independent trials; drawing rows keeps what they have in common.
     """
 
     def __init__(self, pairs: Pairs) -> None:

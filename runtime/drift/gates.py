@@ -90,7 +90,7 @@ def parse_gates(texts: Sequence[str], names: Collection[str] = GATEABLE, option:
         except ValueError:
             limit = math.nan
         if not math.isfinite(limit):
-            raise RequestError(f"{option} {text}: {value!r} is no finite number. For example {option} {name}=0.95.")
+            raise RequestError(f"{option} {text}: {value!r} is not a finite number. For example {option} {name}=0.95.")
         gates[name] = limit
     return gates
 

@@ -67,7 +67,7 @@ class PairedMoments:
             self._shift = reference[0].copy()
         r, c = reference - self._shift, candidate - self._shift
         groups = len(self.counts)
-        # Empty rows in front and behind, so that row g of every stack is one of group g's.
+        # Empty rows before and after, so that row g of every stack is one of group g's.
         front = self._seen % groups
         padding = (front, -(front + len(r)) % groups)
         for index, values in enumerate((r, r * r, c, c * c, r * c, candidate - reference)):

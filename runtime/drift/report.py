@@ -192,7 +192,7 @@ class DriftReport:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
-                f"it is no whole drift report ({type(error).__name__}: {error}). Make it again with --json."
+                f"it is not a whole drift report ({type(error).__name__}: {error}). Make it again with --json."
             ) from error
 
 

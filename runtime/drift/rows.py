@@ -143,7 +143,7 @@ def constant_rows(rows: NDArray[np.float64]) -> NDArray[np.bool_]:
 class RepeatFinder:
     """Finds rows that repeat an earlier row bit by bit although the reference's two rows lie apart.
 
-    That is what a buffer gives that was not filled anew. Images that are nearly the same may give the same integers,
+    That is what a buffer gives that was not filled again. Images that are nearly the same may give the same integers,
     so the reference's rows have to be further apart than :data:`SAME_PLACE` times the typical distance, the root of
     twice the total variance.
     """

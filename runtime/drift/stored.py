@@ -50,7 +50,7 @@ def load_embeddings(path: Path) -> StoredEmbeddings:
     Raises:
         UnreadableDataError: no such file, or not what its name says.
         EmptyDataError: no rows.
-        DataError: ids that repeat or do not match the rows, or an array that is no list of vectors.
+        DataError: ids that repeat or do not match the rows, or an array that is not a list of vectors.
     """
     ids, model, labels = None, "", None
     if path.suffix == ".npy":

@@ -52,7 +52,7 @@ def _decisions(decisions: Decisions) -> list[str]:
     lines = [
         f"decisions at the float threshold {decisions.threshold:.6f} (false accept rate {decisions.far:.2g}; "
         f"{decisions.genuine_pairs} genuine and {decisions.impostor_pairs} impostor pairs by {truth})",
-        f"  {'':<26}{'FAR':>10}{'TAR':>9}   {'rejected anew':<20}{'accepted anew':<20}{'threshold for that FAR, TAR'}",
+        f"  {'':<26}{'FAR':>10}{'TAR':>9}   {'newly rejected':<20}{'newly accepted':<20}threshold for that FAR, TAR",
         f"  {'float':<26}{decisions.far_float:>10.2e}{decisions.tar_float:>9.4f}",
     ]
     for name, side in (("candidate, float gallery", decisions.cross), ("candidate, own gallery", decisions.own)):

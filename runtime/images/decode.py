@@ -45,8 +45,8 @@ def load_image(path: Path, contract: InputContract) -> NDArray[Any]:
 
     Raises:
         MissingPackageError: Pillow is not installed, or the contract's JPEG decoder.
-        RequestError: the model's channels are no colour.
-        UnreadableDataError: the file is no image, is cut short, or holds floating-point pixels.
+        RequestError: the model's channels are not colours.
+        UnreadableDataError: the file is not an image, is cut short, or holds floating-point pixels.
     """
     try:
         # An open file: by name, Pillow maps plain TIFFs into memory, and gets the size of rotated ones wrong.
@@ -87,7 +87,7 @@ def decode_image(file: BinaryIO, name: str, contract: InputContract, holder: str
     except Exception as error:
         # Pillow has no common class for damaged files: a wrong byte in EXIF data may raise TypeError or struct.error.
         kind = type(error).__name__
-        reason = "its content is no image" if kind == "UnidentifiedImageError" else str(error) or kind
+        reason = "its content is not an image" if kind == "UnidentifiedImageError" else str(error) or kind
         raise UnreadableDataError(f"cannot read the image {name}: {reason}. Remove or replace the {holder}.") from error
 
 
@@ -156,7 +156,7 @@ def _to_mode(image: Any, contract: InputContract, name: str, image_module: Any) 
         values = np.asarray(image, np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise UnreadableDataError(
-                f"the image {name} holds {image.mode} values from {values.min()} to {values.max()}, which are no "
+                f"the image {name} holds {image.mode} values from {values.min()} to {values.max()}, which are not "
                 "16-bit gray levels. Pass it as an array (.npy)."
             )
         image = image_module.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))

@@ -128,7 +128,7 @@ class ImageFiles:
         """The image as :func:`embedlite.runtime.images.decode.load_image` gives it.
 
         Raises:
-            UnreadableDataError: the file cannot be read, or is no image.
+            UnreadableDataError: the file cannot be read, or is not an image.
         """
         name = self.names[index]
         return decode_image(io.BytesIO(self.raw(index)), self._folder.spell(name), self._contract)

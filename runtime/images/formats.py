@@ -57,7 +57,7 @@ def opened_image(file: BinaryIO, name: str) -> Iterator[Any]:
     Raises:
         MissingPackageError: Pillow is not installed.
         ValueError: it is HEIC and pillow-heif is not installed, or it has too many pixels.
-        Exception: what Pillow raises for a file that is no image or is damaged.
+        Exception: what Pillow raises for a file that is not an image or is damaged.
     """
     image_module, _ = pillow()
     _load_plugins(image_module)
@@ -106,7 +106,7 @@ def begins_like_an_image(data: bytes) -> bool:
         return data[8:12] == b"WEBP"
     if data[4:8] == b"ftyp":
         return data[8:12] in (*_HEIF_BRANDS, *_AVIF_BRANDS)
-    # Two letters are no signature: a pixel in 65536 has them. The file's length follows.
+    # Two letters are not a signature: a pixel in 65536 has them. The file's length follows.
     return data.startswith(b"BM") and int.from_bytes(data[2:6], "little") == len(data)
 
 

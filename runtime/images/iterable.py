@@ -133,7 +133,7 @@ def _named(elements: Iterator[Any], contract: InputContract, feature: str | None
         where = f"element {position} of the iterable"
         if feature is not None and not isinstance(element, Mapping):
             raise RequestError(
-                f"the feature {feature!r} was asked for, but {where} is no dict but {type(element).__name__}. Leave "
+                f"the feature {feature!r} was asked for, but {where} is not a dict but {type(element).__name__}. Leave "
                 "the feature out, or pass dicts."
             )
         name, value = _taken_apart(element, feature, where)

@@ -88,7 +88,7 @@ def open_remote_array(file: RemoteFile) -> RemoteArray:
     """All rows of a ``.npy``; of the file, the header is read.
 
     Raises:
-        UnreadableDataError: it is no ``.npy``, holds objects, or its rows are not one after the other.
+        UnreadableDataError: it is not a ``.npy``, holds objects, or its rows are not one after the other.
     """
     headers = cast(Any, np.lib.format)
     try:
@@ -97,7 +97,7 @@ def open_remote_array(file: RemoteFile) -> RemoteArray:
             shape, fortran, dtype = (read or headers.read_array_header_2_0)(stream)
             offset = int(stream.tell())
     except READ_ERRORS as error:
-        raise UnreadableDataError(f"{file} is no sound .npy ({error}). Save it again with numpy.save.") from error
+        raise UnreadableDataError(f"{file} is not a sound .npy ({error}). Save it again with numpy.save.") from error
     if dtype.hasobject or fortran or len(shape) < 2:
         raise UnreadableDataError(
             f"{file} holds {dtype} of shape {shape}{' in Fortran order' if fortran else ''}; images are numbers of "

@@ -32,7 +32,7 @@ class ParquetRows:
     Raises:
         MissingPackageError: pyarrow is not installed.
         RequestError: there is no such column.
-        UnreadableDataError: it is no Parquet file, or cannot be read.
+        UnreadableDataError: it is not a Parquet file, or cannot be read.
     """
 
     def __init__(self, path: FilePath, column: str | None = None, rows: Sequence[int] | None = None) -> None:

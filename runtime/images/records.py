@@ -43,7 +43,7 @@ class Records(Protocol):
 
         Raises:
             UnreadableDataError: it cannot be read.
-            ValueError: it is no ``tf.train.Example``.
+            ValueError: it is not a ``tf.train.Example``.
         """
 
     def only(self, feature: str) -> None:
@@ -168,8 +168,8 @@ class RecordImages:
             features = file.features(number)
         except ValueError as error:
             raise UnreadableDataError(
-                f"{self._where(index)}: it is no tf.train.Example ({error}). Write the file again, or save its images "
-                "as files or .npy."
+                f"{self._where(index)}: it is not a tf.train.Example ({error}). Write the file again, or save its "
+                "images as files or .npy."
             ) from error
         if not features:
             raise UnreadableDataError(f"{self._where(index)}: it has no features. Remove or replace the record.")

@@ -185,7 +185,7 @@ class Readable:
             try:
                 image = self._source.load(index)
                 if image.dtype != np.uint8:
-                    # What an encoder would refuse: NaN, integers that are no pixels.
+                    # What an encoder would refuse: NaN, integers that are not pixels.
                     model_ready(image, self._source.contract)
             except (DataError, InputError) as error:
                 self.skipped.append(Skipped(name, str(error)))

@@ -51,7 +51,7 @@ class RecordFile:
 
     Raises:
         MissingPackageError: google-crc32c is not installed.
-        UnreadableDataError: it cannot be read, is no such file or a compressed one, or ends within a record.
+        UnreadableDataError: it cannot be read, is not such a file or a compressed one, or ends within a record.
     """
 
     def __init__(self, path: FilePath) -> None:
@@ -189,7 +189,7 @@ def _no_tfrecord(path: FilePath, header: bytes) -> UnreadableDataError:
             f"{path} is compressed with gzip, so that no record can be found by its number. Decompress it: gunzip."
         )
     return UnreadableDataError(
-        f"{path} is no .tfrecord file: it begins with {header!r}, which is no record's length. Write it with "
+        f"{path} is not a .tfrecord file: it begins with {header!r}, which is not a record's length. Write it with "
         "tf.io.TFRecordWriter and without compression, or rename it."
     )
 
@@ -223,7 +223,7 @@ def parse_example(data: bytes) -> dict[str, Feature]:
     """The features of an Example by name, in the order in which they stand.
 
     Raises:
-        ValueError: the bytes are no Example.
+        ValueError: the bytes are not an Example.
     """
     features: dict[str, Feature] = {}
     for entry in _messages(_join(_messages(memoryview(data), 1)), 1):
@@ -253,7 +253,7 @@ def _floats(data: memoryview) -> NDArray[np.float32]:
     """Values one by one or packed: four bytes each in both cases."""
     parts = [value for number, wire, value in _fields(data) if number == 1 and wire in (_LENGTH, _FIXED32)]
     if any(len(part) % 4 for part in parts):
-        raise ValueError("a list of floats is no multiple of four bytes long")
+        raise ValueError("a list of floats is not a multiple of four bytes long")
     return np.frombuffer(b"".join(parts), "<f4").astype(np.float32, copy=False)
 
 

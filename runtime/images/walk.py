@@ -1,4 +1,4 @@
-"""The files of a folder, linked folders included, and what in it is no file that can be read."""
+"""The files of a folder, linked folders included, and what in it is not a file that can be read."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def extremes(values: NDArray[Any]) -> tuple[float, float]:
 
 
 def refuse_non_finite(ready: NDArray[np.float32], name: str = "") -> None:
-    """Say how many values are no numbers and where the first one is.
+    """Say how many values are not numbers and where the first one is.
 
     Raises:
         InputValueError: there is one.

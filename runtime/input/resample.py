@@ -177,5 +177,5 @@ TF_RESAMPLERS: dict[str, Callable[[NDArray[Any], int, int], NDArray[Any]]] = {
 
 
 def leaves_fractions(resampler: str) -> bool:
-    """Whether pixels resized so are no whole numbers."""
+    """Whether pixels resized so are not whole numbers."""
     return resampler in TF_RESAMPLERS and resampler != "tf-nearest"

@@ -1,4 +1,4 @@
-"""The zip behind a flatbuffer: every interpreter ignores it, Python's ``zipfile`` and ``unzip`` open it.
+"""The zip after a flatbuffer: every interpreter ignores it, Python's ``zipfile`` and ``unzip`` open it.
 
 Imported when a file is opened or written, and not before: ``zipfile`` takes a good part of the time that importing the
 rest of what an encoder needs takes.
@@ -25,7 +25,7 @@ _ZIP_ERRORS = (
 
 
 def append_zip(flatbuffer: bytes, contents: Mapping[str, bytes]) -> bytes:
-    """``flatbuffer`` with a zip behind it.
+    """``flatbuffer`` with a zip after it.
 
     Time stamps are fixed and nothing is compressed, so the same contents give the same bytes.
 

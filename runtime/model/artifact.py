@@ -128,7 +128,7 @@ def _read(file: BinaryIO, read_sidecar: Callable[[], bytes | None]) -> Artifact:
         if marker is not None or info.description == DESCRIPTION:
             raise DamagedModelError(
                 "the model was exported with a contract, but the contract is missing: it is neither at the end of the "
-                f"file nor beside it (the model's name with {SIDECAR_SUFFIX} behind it). The file was cut short or "
+                f"file nor beside it (the model's name with {SIDECAR_SUFFIX} after it). The file was cut short or "
                 "rewritten by another tool. Copy it again from where it was exported, with the contract if one is "
                 "beside it there."
             )
@@ -186,7 +186,7 @@ def _check_golden(golden: bytes | None, expected: str) -> None:
 
 
 def append_contract(flatbuffer: bytes, contract: Contract, golden: bytes | None = None) -> bytes:
-    """The deployed file: ``flatbuffer`` with ``contract`` behind it, its checksums filled in, and golden vectors.
+    """The deployed file: ``flatbuffer`` with ``contract`` after it, its checksums filled in, and golden vectors.
 
     The same arguments give the same bytes: the zip's time stamps are fixed and nothing is compressed.
     """
@@ -203,7 +203,7 @@ def sidecar(flatbuffer: bytes, contract: Contract) -> bytes:
 
     Args:
         flatbuffer: what another tool made of an exported model; its input and output are still the contract's.
-        contract: of the exported model; length and checksum are filled in anew.
+        contract: of the exported model; length and checksum are filled in again.
     """
     return _seal(flatbuffer, contract, "")
 

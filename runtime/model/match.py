@@ -1,6 +1,6 @@
 """Which tensor of a float graph a quantized graph's tensor stands for.
 
-Quantizing adds QUANTIZE and DEQUANTIZE, renames the ends of the graph, and may leave out the operators behind the raw
+Quantizing adds QUANTIZE and DEQUANTIZE, renames the ends of the graph, and may leave out the operators after the raw
 embedding; what is between keeps its order and its wiring. So an operator's counterpart is the one of the same kind
 that reads the counterparts of its inputs.
 """
@@ -71,7 +71,7 @@ def match_graphs(candidate: ModelInfo, reference: ModelInfo) -> Match:
             lost += 1
     result, other_result = candidate.wiring.outputs[0], reference.wiring.outputs[0]
     if candidate.outputs[0].shape == reference.outputs[0].shape:
-        # Behind the embedding's last layer the two may compute the same in another way.
+        # After the embedding's last layer the two may compute the same in another way.
         tensors.setdefault(result, other_result)
     if not operators or result not in tensors or candidate.inputs[0].shape != reference.inputs[0].shape:
         raise RequestError(

@@ -235,7 +235,7 @@ class DriftMonitor:
                 self._places.release()
             return
         try:
-            # The caller may fill its arrays anew before their turn comes.
+            # The caller may fill its arrays again before their turn comes.
             copy = check_one(image, self._encoder.contract.input).copy()
             self._worker.submit(self._compare, copy, embedding.copy(), reserved)
         except BaseException:

@@ -72,7 +72,7 @@ class MonitorState:
 
         Raises:
             MonitorStateError: it was written by a newer version.
-            KeyError, TypeError, ValueError, AttributeError, RecursionError: it is no state, or damaged.
+            KeyError, TypeError, ValueError, AttributeError, RecursionError: it is not a state, or damaged.
         """
         value = json.loads(data, object_pairs_hook=refuse_twins, parse_constant=refuse_constant)
         if value["embedlite"] != "drift-monitor":
@@ -94,6 +94,13 @@ class MonitorState:
         body["counters"] = {name: whole(body["counters"][name]) for name in COUNTERS}
         check_names(*(body[name] for name in ("candidate", "reference", "series", "device", "runtimes")))
         state = cls(**body)
+<<<<<<< HEAD
+=======
+        if not all(
+            isinstance(part, str) for part in (*state.subject, state.series, *state.runtimes, state.device or "")
+        ):
+            raise TypeError("a name that is not text")
+>>>>>>> d8db96c (Say "is not a", "again" and "after" in messages, help and documents; a glossary)
         distribution = state.distribution()
         if distribution is not None and (distribution.size, distribution.fingerprint) != (size, state.subject[1]):
             raise ValueError("a reference of another size or checksum")
@@ -135,7 +142,7 @@ def read_state(path: Path) -> MonitorState:
         ) from error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UnreadableDataError(
-            f"{path} is no state of DriftMonitor, or damaged ({type(error).__name__}: {error}). Fetch it again from "
+            f"{path} is not a state of DriftMonitor, or damaged ({type(error).__name__}: {error}). Fetch it again from "
             "the device, or leave it out."
         ) from error
 
@@ -201,7 +208,7 @@ class StateFile:
             aside = self._free_name()
             self.path.rename(aside)
             warnings.warn(
-                f"{error} It was kept as {aside}, and the monitor starts anew.", EmbedliteWarning, stacklevel=4
+                f"{error} It was kept as {aside}, and the monitor starts again.", EmbedliteWarning, stacklevel=4
             )
             return empty
         for name, found, wanted in zip(("model", "reference"), state.subject, empty.subject, strict=True):

@@ -130,13 +130,13 @@ def whole(value: Any) -> int:
         ValueError: anything else.
     """
     if type(value) is not int or not 0 <= value < _MOST_COUNT:
-        raise ValueError(f"{value!r} is no count")
+        raise ValueError(f"{value!r} is not a count")
     return value
 
 
 def _finite(value: Any) -> float:
     if type(value) not in (int, float) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is no finite number")
+        raise ValueError(f"{value!r} is not a finite number")
     return float(value)
 
 
@@ -154,7 +154,7 @@ def _parse_table(text: str, size: int) -> NDArray[np.int64]:
     for item in text.split():
         place, _, count = item.partition(":")
         if not (place.isdecimal() and count.isdecimal() and len(place) < 20 and len(count) < 20 and int(place) < size):
-            raise ValueError(f"{item[:40]!r} is no counter of {size}")
+            raise ValueError(f"{item[:40]!r} is not a counter of {size}")
         table[int(place)] = whole(int(count))
     if text != _table_text(table):
         raise ValueError("counters that are out of order, there twice or zero")
@@ -210,7 +210,7 @@ class ExactSums:
         """The sums from their texts.
 
         Raises:
-            ValueError: one is no such text.
+            ValueError: one is not such a text.
         """
         sums = cls(0)
         sums._totals = [_parse_number(text) for text in texts]
@@ -227,7 +227,7 @@ def _number_text(total: int) -> str:
 def _parse_number(text: str) -> int:
     match = _NUMBER.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text[:40]!r} is no sum")
+        raise ValueError(f"{text[:40]!r} is not a sum")
     mantissa, exponent = int(match[2], 16), int(match[3])
     if exponent < _UNIT_EXPONENT or mantissa.bit_length() + exponent > _MOST_EXPONENT:
         raise ValueError(f"{text[:40]!r} is out of range")

@@ -72,7 +72,7 @@ def test_a_low_end_counts_too_and_ordinary_images_are_not_blamed() -> None:
     odd = image("odd", np.array([-30.0, 0.5]))
     assert images_alone(merge([*pool(0, 40), odd]).tensors["x"], 41)[0] == ("odd",)
     assert images_alone(merge(pool(0, 40)).tensors["x"], 40) == ((), None)
-    # Of five images one is no small part.
+    # Of five images one is not a small part.
     assert images_alone(merge([*pool(0, 3), odd]).tensors["x"], 4) == ((), None)
 
 

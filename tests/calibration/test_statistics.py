@@ -144,7 +144,7 @@ def test_shards_from_files_merge_with_fresh_ones(tmp_path: Path) -> None:
 
 
 def test_names_may_be_anything(tmp_path: Path) -> None:
-    odd = "\udcff/ü\n"  # a file name that is no UTF-8
+    odd = "\udcff/ü\n"  # a file name that is not UTF-8
     tensor = TensorStatistics(((-1.0, odd),), ((1.0, odd),))
     save_statistics(tmp_path / "s.npz", Statistics("m", {}, {odd: tensor}, 1, 7))
     assert load_statistics(tmp_path / "s.npz").tensors[odd].highest == ((1.0, odd),)

@@ -232,7 +232,7 @@ ERRORS = {
         ["drift-report", "INT8", "--reference", "other.npz", "--data", "images"],
         "do not hold the same images",
     ),
-    "a reference that is no model": (
+    "a reference that is not a model": (
         ["drift-report", "INT8", "--reference", "text.tflite", "--data", "images"],
         "not a TFLite file",
     ),
@@ -308,7 +308,7 @@ def test_raw_int8_outputs_of_the_interpreters_are_a_few_steps_apart(digits: Digi
 
 @pytest.fixture
 def odd_names(digits: Digits, tmp_path: Path) -> Path:
-    """Thirty test images, one of them with a name that is not UTF-8, and a file that is no image."""
+    """Thirty test images, one of them with a name that is not UTF-8, and a file that is not an image."""
     folder = tmp_path / "odd"
     folder.mkdir()
     for number, path in enumerate(sorted(digits.test_images.iterdir())[:30]):
@@ -321,7 +321,7 @@ def test_images_that_cannot_be_used_are_left_out_and_named(odd_names: Path, digi
     vectors = odd_names.parent / "vectors.npz"
     done = run("embed-tflite", digits.int8, odd_names, "-o", vectors)
     assert r"cannot read the image " in error_line(done)
-    assert r"a\udcff.png: its content is no image" in error_line(done)
+    assert r"a\udcff.png: its content is not an image" in error_line(done)
     done = run("embed-tflite", digits.int8, odd_names, "-o", vectors, "--skip-unreadable", "--json", "-")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

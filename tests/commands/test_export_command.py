@@ -82,14 +82,14 @@ def bad(tmp_path: Path, small: Path, photos: Path) -> Path:
 
 ERRORS = {
     "no such model": (["missing.keras"], "there is no"),
-    "a folder that is no model": (["folder"], "is a folder without saved_model.pb"),
+    "a folder that is not a model": (["folder"], "is a folder without saved_model.pb"),
     "a truncated model": (["cut.keras"], "no complete .keras file"),
     "a text file": (["text.keras"], "no complete .keras file"),
     "an unknown mode": (["MODEL", "-q", "int4"], "unknown --quantize 'int4'"),
     "int8 without data": (["MODEL", "-q", "int8"], "int8 needs calibration data"),
     "an empty folder": (["MODEL", "--calibration-data", "empty"], "there are no images"),
     "no such folder": (["MODEL", "--calibration-data", "nowhere"], "there is no"),
-    "a text file called png": (["MODEL", "--calibration-data", "texts"], "photo.png: its content is no image"),
+    "a text file called png": (["MODEL", "--calibration-data", "texts"], "photo.png: its content is not an image"),
     "a truncated png": (["MODEL", "--calibration-data", "cut"], "photo.png"),
     "another shape": (["MODEL", "--calibration-data", "shape.npy"], "(6, 20, 24, 3)"),
     "int8 arrays": (["MODEL", "--calibration-data", "dtype.npy"], "dtype int8"),
@@ -161,7 +161,7 @@ def test_unreadable_images_are_left_out_and_named(small: Path, photos: Path, tmp
     assert list(value)[list(value).index("files") - 1] == "skipped"
     assert [image["id"] for image in value["skipped"]] == ["b0.png", "b1.png", "b2.png", "b3.png", "3"]
     assert [set(image) for image in value["skipped"]] == [{"id", "reason"}] * 5
-    assert "its content is no image" in value["skipped"][0]["reason"]
+    assert "its content is not an image" in value["skipped"][0]["reason"]
     assert "NaN" in value["skipped"][4]["reason"]
     assert value["files"][0]["contract"]["calibration"]["samples"] == 10
     assert value["files"][0]["drift"]["count"] == 5

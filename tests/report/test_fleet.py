@@ -265,10 +265,10 @@ def test_chance_alone_makes_no_outlier() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"no state", "other.json is no state of DriftMonitor, or damaged"),
-        (None, "other.json is no state of DriftMonitor, or damaged"),
+        (b"no state", "other.json is not a state of DriftMonitor, or damaged"),
+        (None, "other.json is not a state of DriftMonitor, or damaged"),
         (b'{"embedlite": "drift-monitor", "schema": 9}', "other.json: its schema is 9, and this version"),
-        (b'{"embedlite": "reference-distribution", "schema": 1}', "other.json is no state of DriftMonitor"),
+        (b'{"embedlite": "reference-distribution", "schema": 1}', "other.json is not a state of DriftMonitor"),
     ],
 )
 def test_a_file_that_is_no_state_is_named(

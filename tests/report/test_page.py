@@ -305,7 +305,7 @@ def test_the_page_travels_in_the_wheel(wheel: Path) -> None:
 
 
 def test_an_image_that_has_gone_leaves_a_page_without_it(digits: Digits) -> None:
-    """The figures were computed; a thumbnail is no reason to lose them."""
+    """The figures were computed; a thumbnail is not a reason to lose them."""
     source = open_source(digits.test_images, InputContract((32, 32, 1)))
     source = source.subset(range(30))
     rng = np.random.default_rng(0)

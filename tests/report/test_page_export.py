@@ -224,8 +224,8 @@ def other_files(value: dict[str, Any]) -> Any:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda _: "no json", "is no export.json"),
-        (lambda _: [1], "is no export.json"),
+        (lambda _: "no json", "is not an export.json"),
+        (lambda _: [1], "is not an export.json"),
         (lambda _: {"schema": 1}, "'files' is missing"),
         (lambda value: {**value, "schema": 99}, "schema 99"),
         (lambda value: {**value, "files": [{**value["files"][0], "latency_us": "fast"}]}, "'fast'"),

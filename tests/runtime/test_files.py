@@ -235,7 +235,7 @@ def test_json_is_what_it_was_with_null_for_what_json_lacks(value: Any) -> None:
     assert written.endswith(b"\n")
 
     def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is no JSON")
+        raise AssertionError(f"{name} is not JSON")
 
     assert json.loads(written.decode("utf-8"), parse_constant=refuse) == without_json_lacks(value)
 

@@ -15,7 +15,7 @@ from embedlite.runtime.images.source import Source
 
 @contextlib.contextmanager
 def two_workers(**options: object) -> Iterator[tuple[LocalCluster, Client]]:
-    """Two workers of one thread each; a dead one is started anew."""
+    """Two workers of one thread each; a dead one is started again."""
     with (
         LocalCluster(
             n_workers=2,

@@ -49,7 +49,7 @@ def unpack_debian(packages: Sequence[str], architecture: str, root: Path) -> str
             "Acquire::Retries=3",
         ]
         apt = ["apt-get", "-qq", *(part for option in options for part in ("-o", option))]
-        # An update that fails for one of several sources is no reason to stop; the download tells.
+        # An update that fails for one of several sources is not a reason to stop; the download tells.
         update = _run(*apt, "update")
         download = _run(*apt, "install", "--yes", "--download-only", *packages)
         if download.returncode:

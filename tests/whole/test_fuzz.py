@@ -233,7 +233,7 @@ CHANGES: dict[str, Callable[[Contract], Contract]] = {
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_tampered_zips(exported: Exported, tmp_path: Path) -> None:
-    """Sealed anew, so that every checksum in the zip is right: only the marker in the flatbuffer can tell."""
+    """Sealed again, so that every checksum in the zip is right: only the marker in the flatbuffer can tell."""
     front, golden = exported.flatbuffer, exported.golden
     with zipfile.ZipFile(io.BytesIO(exported.data)) as archive:
         text = archive.read(CONTRACT_NAME)

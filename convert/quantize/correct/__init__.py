@@ -2,11 +2,11 @@
 
 All of them change stored numbers only (weights, biases, step sizes of one layer): operators, size and speed stay. They
 are fitted on the calibration images that are not held out, and kept only if the *embeddings* of the held-out ones come
-closer to the float graph's, by more than chance would explain: a layer that answers better by itself is no proof.
+closer to the float graph's, by more than chance would explain: a layer that answers better by itself is not a proof.
 
 First all are tried together, in the order of ``CORRECTIONS``: bias correction takes out what rounding leaves, and
-the last layer is fitted to whatever the others make of its inputs. If that is no clear gain, they are tried one by one,
-each on top of those that were kept.
+the last layer is fitted to whatever the others make of its inputs. If that is not a clear gain, they are tried one by
+one, each on top of those that were kept.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def correct_biases(graph: PairedGraph) -> None:
         graph: the quantized graph, which is changed, and the images.
     """
     for layer in progress(graph.layers, len(graph.layers), "correcting biases"):
-        # What a later operator clips anyway is no error.
+        # What a later operator clips anyway is not an error.
         errors = graph.both_outputs(layer, partial(channel_errors, bounds=graph.bounds(layer)))
         mean = np.mean(errors, axis=0)
         bias = layer.tensors[2]

@@ -310,7 +310,7 @@ def patches(values: NDArray[Any], kernel: tuple[int, int], options: Any) -> NDAr
         margins = []
         for size, stride, length in zip(values.shape[1:3], strides, reach, strict=True):
             missing = max((-(-size // stride) - 1) * stride + length - size, 0)
-            # TensorFlow puts the odd one behind.
+            # TensorFlow puts the odd one at the end.
             margins.append((missing // 2, missing - missing // 2))
         values = np.pad(values, ((0, 0), *margins, (0, 0)))
     windows = sliding_window_view(values[0], tuple(reach), axis=(0, 1))  # type: ignore[call-overload]  # two axes

@@ -1,4 +1,4 @@
-"""The last linear layer fitted anew: from what the quantized graph really gives it to what the float graph answers.
+"""The last linear layer fitted again: from what the quantized graph really gives it to what the float graph answers.
 
 The layer that makes the embedding sees all that went wrong before it. Its weights W and bias b are chosen again by
 ridge regression, so that with the quantized graph's inputs X they come close to the float graph's outputs Y:

@@ -37,7 +37,7 @@ _Array = NDArray[np.float64]
 
 
 def round_weights(graph: PairedGraph) -> None:
-    """Round the weights of every layer anew; see the module's text.
+    """Round the weights of every layer again; see the module's text.
 
     Args:
         graph: the quantized graph, which is changed, and the images.

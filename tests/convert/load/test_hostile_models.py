@@ -371,7 +371,7 @@ def test_a_file_cut_short(suffix: str, share: float, good: Path, tmp_path: Path)
     data = (good / f"plain{suffix}").read_bytes()
     path = tmp_path / f"model{suffix}"
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(ModelLoadError, match="no complete"):
+    with pytest.raises(ModelLoadError, match="not a complete"):
         load_original(path)
 
 
@@ -479,8 +479,8 @@ def test_damaged_folders(good: Path, tmp_path: Path) -> None:
     for name, message in {
         "without": "copy the whole folder",
         "cut": "cut short",
-        "empty": "no SavedModel",
-        "text": "no SavedModel",
+        "empty": "not a SavedModel",
+        "text": "not a SavedModel",
     }.items():
         with pytest.raises(ModelLoadError, match=message):
             load_original(tmp_path / name)

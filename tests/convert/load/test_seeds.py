@@ -251,7 +251,7 @@ REFUSED: dict[str, tuple[str, str, type[Exception], str]] = {
     "a function without its code": ("s4", "model.keras", CustomCodeError, "norm_original=KIND"),
     "bytecode": ("s4-bytecode", "model.keras", CustomCodeError, "bytecode"),
     "a SavedModel for eight images": ("formats", "only-eight", ModelShapeError, "8 images at a time"),
-    "a folder that holds no model": ("formats", ".", ModelLoadError, "no SavedModel"),
+    "a folder that holds no model": ("formats", ".", ModelLoadError, "not a SavedModel"),
 }
 
 

@@ -400,7 +400,7 @@ def test_what_only_looks_like_one_is_left_alone_and_stays_right(name: str, tmp_p
 
 @pytest.mark.parametrize("size", [1e21, 1e-25])
 def test_a_look_alike_that_only_the_encoders_own_embeddings_give_away(size: float, tmp_path: Path) -> None:
-    """Embeddings of a size at which float32 cannot hold their squares: the graph is no L2 normalization of them.
+    """Embeddings of a size at which float32 cannot hold their squares: the graph is not an L2 normalization of them.
 
     That is a clamp far out. No other can hide, for none of the operators that a match may pass clamps, but one that
     clamps at zero. The sum of squares is infinite and Keras answers zeros, or it is zero and Keras answers infinity;

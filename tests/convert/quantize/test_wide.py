@@ -33,7 +33,7 @@ def sqnr_of(file: Path, model: keras.Model, images: np.ndarray) -> float:
 
 @pytest.mark.parametrize("offset", [-1.0, 1.0])
 def test_a_sum_of_tensors_in_steps_of_powers_of_two_runs(offset: float, tmp_path: Path) -> None:
-    """Pixels in steps of 1/127.5 and a whole offset: LiteRT refuses the sum unless one scale is no power of two."""
+    """Pixels in steps of 1/127.5 and a whole offset: LiteRT refuses the sum unless one scale is not a power of two."""
     model = encoder(layers.Rescaling(1 / 127.5, offset=offset))
     result = export(
         model,

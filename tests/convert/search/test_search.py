@@ -143,8 +143,8 @@ def test_float_everywhere_is_the_float_graph(prepared: tuple[FloatGraph, Ranges]
     [
         ("sqnr=30", "expected NAME=VALUE"),
         ("sqnr_db", "expected NAME=VALUE"),
-        ("sqnr_db=much", "no finite number"),
-        ("sqnr_db=nan", "no finite number"),
+        ("sqnr_db=much", "not a finite number"),
+        ("sqnr_db=nan", "not a finite number"),
         ("cka=0.9", "for information"),
         ("tar_loss=0.1", "expected NAME=VALUE"),
     ],
@@ -253,7 +253,7 @@ def test_the_cache_gives_back_what_it_was_given(precision: dict[str, str], error
 def test_another_file_is_no_search_cache(tmp_path: Path, content: str) -> None:
     path = tmp_path / "search.json"
     path.write_text(content)
-    with pytest.raises(UnreadableDataError, match="is no search cache of this version, or damaged"):
+    with pytest.raises(UnreadableDataError, match="is not a search cache of this version, or damaged"):
         SearchCache(path, "x")
     assert path.read_text() == content
 

@@ -64,10 +64,10 @@ MISTAKES = {
         ["delegate.so", "--delegate-option", "take=none"],
         ["took none of the model's", "would run on the processor", "leave the delegate out"],
     ),
-    "it is half of one": (["half.so"], ["is no TFLite delegate", "tflite_plugin_destroy_delegate"]),
-    "it is another library": (["nothing.so"], ["is no TFLite delegate", "tflite_plugin_create_delegate"]),
+    "it is half of one": (["half.so"], ["is not a TFLite delegate", "tflite_plugin_destroy_delegate"]),
+    "it is another library": (["nothing.so"], ["is not a TFLite delegate", "tflite_plugin_create_delegate"]),
     "it is not there": (["missing.so"], ["could not be loaded", "missing.so", "Check the path"]),
-    "it is no library": (["images.npy"], ["could not be loaded", "images.npy"]),
+    "it is not a library": (["images.npy"], ["could not be loaded", "images.npy"]),
 }
 
 

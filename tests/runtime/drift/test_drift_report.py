@@ -73,11 +73,11 @@ def test_gates_are_the_defaults_with_what_was_asked_on_top() -> None:
         ("", "expected NAME=VALUE"),
         ("count=3", "count is for information and cannot gate"),
         ("cka=0.9", "cka is for information and cannot gate"),
-        ("sqnr_db=high", "'high' is no finite number. For example --gate sqnr_db="),
-        ("sqnr_db=", "'' is no finite number"),
-        ("sqnr_db=nan", "'nan' is no finite number"),
-        ("sqnr_db=inf", "'inf' is no finite number"),
-        ("sqnr_db=0,9", "'0,9' is no finite number"),
+        ("sqnr_db=high", "'high' is not a finite number. For example --gate sqnr_db="),
+        ("sqnr_db=", "'' is not a finite number"),
+        ("sqnr_db=nan", "'nan' is not a finite number"),
+        ("sqnr_db=inf", "'inf' is not a finite number"),
+        ("sqnr_db=0,9", "'0,9' is not a finite number"),
     ],
 )
 def test_a_gate_that_cannot_be_read_says_what_could(text: str, message: str) -> None:
@@ -232,11 +232,11 @@ def whole() -> dict[str, Any]:
         ([], "no drift report: there is no schema"),
         ({}, "no drift report: there is no schema"),
         ({**whole(), "schema": 2}, "its schema is 2, and this version reads 1. Make the report again"),
-        ({key: value for key, value in whole().items() if key != "metrics"}, "no whole drift report .*'metrics'"),
-        ({**whole(), "metrics": {}}, "no whole drift report"),
+        ({key: value for key, value in whole().items() if key != "metrics"}, "not a whole drift report .*'metrics'"),
+        ({**whole(), "metrics": {}}, "not a whole drift report"),
         ({**whole(), "metrics": {**whole()["metrics"], "sqnr_db": "high"}}, "metric sqnr_db is 'high'"),
-        ({**whole(), "gates": [{"name": "x"}]}, "no whole drift report"),
-        ({**whole(), "worst": None}, "no whole drift report"),
+        ({**whole(), "gates": [{"name": "x"}]}, "not a whole drift report"),
+        ({**whole(), "worst": None}, "not a whole drift report"),
     ],
 )
 def test_what_is_no_report_is_not_judged(value: Any, message: str) -> None:

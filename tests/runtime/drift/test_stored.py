@@ -187,7 +187,7 @@ def test_ids_of_bytes_are_text(tmp_path: Path) -> None:
     read = load_embeddings(store(tmp_path, embeddings=ROWS[:2], ids=np.array(["ä".encode(), b"b"])))
     assert read.ids is not None
     assert read.ids.tolist() == ["ä", "b"]
-    with pytest.raises(UnreadableDataError, match="no UTF-8"):
+    with pytest.raises(UnreadableDataError, match="not UTF-8"):
         load_embeddings(store(tmp_path, embeddings=ROWS[:2], ids=np.array([b"\xff", b"b"])))
 
 

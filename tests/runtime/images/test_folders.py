@@ -67,7 +67,7 @@ def test_what_else_pillow_would_open_is_no_image(tmp_path: Path) -> None:
     PICTURE.save(tmp_path / "c.png", "TGA")
     source = open_source(tmp_path, CONTRACT)
     for index in range(3):
-        with pytest.raises(UnreadableDataError, match="its content is no image"):
+        with pytest.raises(UnreadableDataError, match="its content is not an image"):
             source.load(index)
 
 

@@ -252,7 +252,7 @@ def test_a_file_that_is_no_image_is_named(content: bytes, tmp_path: Path) -> Non
 
 def test_text_called_png_is_told_plainly(tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_text("just some text\n")
-    with pytest.raises(UnreadableDataError, match="its content is no image"):
+    with pytest.raises(UnreadableDataError, match="its content is not an image"):
         load_image(tmp_path / "cat.png", InputContract((6, 4, 3)))
 
 

@@ -124,7 +124,7 @@ def test_a_feature_names_the_key() -> None:
         open_source(elements, CONTRACT, "left")
     with pytest.raises(InputError, match=r"cannot tell which array of element 0 .*'left', 'right'.*Call it 'image'"):
         open_source(elements, CONTRACT)
-    with pytest.raises(RequestError, match=r"'right' was asked for, but element 0 of the iterable is no dict"):
+    with pytest.raises(RequestError, match=r"'right' was asked for, but element 0 of the iterable is not a dict"):
         open_source(PIXELS.tolist(), CONTRACT, "right")
 
 
@@ -148,7 +148,7 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "the same name": ([("a", PIXELS[0]), ("a", PIXELS[1])], DataError, "two images are called 'a'"),
     "a number's name": ([("1", PIXELS[0]), PIXELS[1]], DataError, "two images are called '1'"),
     "a list of names": ([{"id": ["a", "b"], "x": PIXELS[:2]}], InputTypeError, "'id' of element 0 .*no text"),
-    "a name that is no UTF-8": ([{"id": b"\xff", "x": PIXELS[0]}], InputTypeError, "'id' of element 0 .*no text"),
+    "a name that is not UTF-8": ([{"id": b"\xff", "x": PIXELS[0]}], InputTypeError, "'id' of element 0 .*no text"),
     "an empty dict": ([{}], InputError, "element 0 of the iterable is the image: it has nothing"),
     "no elements": ([], EmptyDataError, "the iterable holds no images"),
     "empty batches": ([PIXELS[:0]], EmptyDataError, "the iterable holds no images"),

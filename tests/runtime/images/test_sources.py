@@ -247,7 +247,7 @@ def test_readable_leaves_out_what_cannot_be_used(folder: Path) -> None:
     np.testing.assert_array_equal(loaded(left), PIXELS[[4, 2, 0, 5, 3, 1]])
     assert [image.id for image in skipped] == ["broken.png", "sub/gone.png"]
     assert skipped[0] == Skipped("broken.png", skipped[0].reason)
-    assert "its content is no image" in skipped[0].reason
+    assert "its content is not an image" in skipped[0].reason
     assert left.readable()[1] == ()
 
 
@@ -377,7 +377,7 @@ def test_a_npy_called_npz_and_the_other_way_round_are_told_apart(tmp_path: Path)
     with pytest.raises(UnreadableDataError, match=r"b\.npz is a \.npy array called \.npz\. Rename it"):
         open_source(tmp_path / "b.npz", CONTRACT)
     write(tmp_path / "a.npz", PIXELS).rename(tmp_path / "b.npy")
-    with pytest.raises(UnreadableDataError, match=r"b\.npy is no \.npy file: .* Rename it"):
+    with pytest.raises(UnreadableDataError, match=r"b\.npy is not a \.npy file: .* Rename it"):
         open_source(tmp_path / "b.npy", CONTRACT)
 
 

@@ -184,7 +184,7 @@ def test_a_record_without_the_feature_is_named_with_what_it_has(tmp_path: Path) 
 
 
 DAMAGED: dict[str, tuple[bytes, type[EmbedliteError], str]] = {
-    "no Example": (b"\xff\xff just some text", UnreadableDataError, "no tf.train.Example"),
+    "no Example": (b"\xff\xff just some text", UnreadableDataError, "not a tf.train.Example"),
     "an empty record": (b"", UnreadableDataError, "has no features"),
     "an empty feature": (example(image=[]), UnreadableDataError, "'image' is empty; it has 'image'"),
     "two images": (example(image=[png(PIXELS[0])] * 2), UnreadableDataError, "holds 2 byte strings"),
@@ -300,14 +300,14 @@ def test_a_compressed_file_is_refused_with_what_to_do(name: str, tmp_path: Path)
 
 def test_a_zlib_file_is_no_tfrecord_without_compression(tmp_path: Path) -> None:
     path = write(tmp_path / "x.tfrecord", [example(image=png(PIXELS[0]))], "ZLIB")
-    with pytest.raises(UnreadableDataError, match=r"no \.tfrecord file.*without compression"):
+    with pytest.raises(UnreadableDataError, match=r"not a \.tfrecord file.*without compression"):
         open_source(path, CONTRACT)
 
 
 @pytest.mark.parametrize("content", [b"text", b"just some text, and some more of it\n" * 9])
 def test_a_text_is_no_tfrecord(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.tfrecord").write_bytes(content)
-    with pytest.raises(UnreadableDataError, match=r"x\.tfrecord is no \.tfrecord file: it begins with b'"):
+    with pytest.raises(UnreadableDataError, match=r"x\.tfrecord is not a \.tfrecord file: it begins with b'"):
         open_source(tmp_path / "x.tfrecord", CONTRACT)
 
 

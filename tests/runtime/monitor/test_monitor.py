@@ -148,7 +148,7 @@ def test_without_the_float_file_stored_embeddings_are_the_reference(
 def test_a_camera_that_always_sees_the_same_raises_no_alarm(
     digits: Digits, encoder: Encoder, images: np.ndarray
 ) -> None:
-    """One scene and a sensor's noise: int8 rounds always the same way, which is no shift of the crowd."""
+    """One scene and a sensor's noise: int8 rounds always the same way, which is not a shift of the crowd."""
     noise = np.random.default_rng(0).normal(0, 2, (60, 32, 32, 1)).round()
     with DriftMonitor(encoder, digits.float32, every=1, budget=None) as monitor:
         monitor.embed(np.clip(images[3] + noise, 0, 255).astype(np.uint8))

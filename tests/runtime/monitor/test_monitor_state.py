@@ -238,7 +238,7 @@ def test_what_is_no_state_is_set_aside_with_a_warning(
     for number in (1, 2):
         state.write_bytes(content)
         with (
-            pytest.warns(EmbedliteWarning, match=rf"door\.json is no state.*kept as .*door\.json\.damaged-{number},"),
+            pytest.warns(EmbedliteWarning, match=rf"is not a state.*kept as .*door\.json\.damaged-{number},"),
             DriftMonitor(encoder, digits.float32, every=1, budget=None, state=state) as monitor,
         ):
             monitor.embed(IMAGES[:3])
@@ -268,7 +268,7 @@ def test_content_that_cannot_be_is_refused_even_with_a_checksum(
     changes: dict[str, object], state: Path, state_bytes: bytes
 ) -> None:
     state.write_bytes(altered(state_bytes, **changes))
-    with pytest.raises(EmbedliteError, match=r"door\.json is no state of DriftMonitor, or damaged"):
+    with pytest.raises(EmbedliteError, match=r"door\.json is not a state of DriftMonitor, or damaged"):
         read_state(state)
 
 

@@ -90,7 +90,7 @@ def make_unequal(encoder: keras.Model, images: np.ndarray) -> None:
 
 
 def outliers(shape: tuple[int, int, int]) -> np.ndarray:
-    """Two images that are no digits: saturated noise, and a checkerboard of black and white."""
+    """Two images that are not digits: saturated noise, and a checkerboard of black and white."""
     noise = np.random.default_rng(SEED).integers(0, 2, shape) * 255
     board = np.indices(shape[:2]).sum(axis=0) % 2 * 255
     return np.stack([noise, np.broadcast_to(board[..., None], shape)]).astype(np.uint8)

@@ -3,7 +3,7 @@
     python examples/tf1_to_keras.py [FOLDER]
 
 Builds the graph of a TensorFlow 1 program, in a session: convolutions, batch normalization, an embedding convolution,
-and behind it each normalization as it is usually written there. Then the same in Keras, with the session's weights.
+and after it each normalization as it is usually written there. Then the same in Keras, with the session's weights.
 Prints the largest difference between the two, one image at a time and eight in a batch, and how far the batch moves an
 embedding, in the session and in Keras. docs/tf1.md quotes the table. With FOLDER, the session's graph, under the
 first of these normalizations, is saved there as a SavedModel.

@@ -53,4 +53,4 @@ def load_original(path: Path, options: LoadOptions | None = None) -> Original:
         )
     if suffix == ".tflite":
         return load_tflite(path, options)
-    raise ModelLoadError(f"{path} is of no format that is known here. Pass the path of a model: {FORMATS}.")
+    raise ModelLoadError(f"{path} is not of a format that is known here. Pass the path of a model: {FORMATS}.")

@@ -58,7 +58,7 @@ class Scaling:
     Attributes:
         factor, offset: one for each channel that the first layer sees.
         source: the input channel that each of them comes from.
-        bent: operators after it that are no factor and offset, and that still come before the first layer.
+        bent: operators after it that are not a factor and an offset, and that still come before the first layer.
     """
 
     factor: tuple[float, ...]
@@ -325,12 +325,12 @@ def decide_contract(
     """
     said, stated = _stated(given), _stated(known)
     contract = stated_contract(shape, given, known)
-    # What has no colours is no picture: its values have no range to guess.
+    # What has no colours is not a picture: its values have no range to guess.
     if scaling is None or scaling.identity or "mean" in stated or contract.color_order == "none":
         return contract, _assumed(contract, said, stated)
     asked = "mean" in said and "std" in said
     if scaling.bent:
-        what = f"the model computes {', '.join(scaling.bent)} on its input, which is no factor and offset"
+        what = f"the model computes {', '.join(scaling.bent)} on its input, which is not a factor and an offset"
         if asked:
             return contract, (f"{what}; that it takes what --mean and --std make of pixels is not checked.",)
         raise RequestError(

@@ -165,7 +165,7 @@ def float_tail(graph: Graph) -> list[Any]:
     arithmetic: list[Any] = []
     for operator in tail:
         producers = [graph.producer(index) for index in graph.inputs(operator)]
-        behind = any(producer is member for producer in producers for member in arithmetic)
-        if behind or graph.operator_name(operator) not in _RESHAPING:
+        after = any(producer is member for producer in producers for member in arithmetic)
+        if after or graph.operator_name(operator) not in _RESHAPING:
             arithmetic.append(operator)
     return arithmetic

@@ -15,7 +15,7 @@ Limits = tuple[float, float]
 
 CLIPPING = frozenset({"MAXIMUM", "MINIMUM", "RELU", "RELU6"})
 _MOVING = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "MAX_POOL_2D", "PAD", "SLICE", "STRIDED_SLICE"})
-"""What only moves values, or takes some of them: a bound behind it is one before it."""
+"""What only moves values, or takes some of them: a bound after it is one before it."""
 
 
 def carry_back(graph: Graph, limits: Mapping[str, Limits]) -> dict[str, Limits]:

@@ -142,7 +142,7 @@ function readZip(buffer) {
   while (end >= 0 && end > view.byteLength - 65557 && view.getUint32(end, true) !== 0x06054b50) end--;
   if (end < 0 || view.getUint32(end, true) !== 0x06054b50) return null;
   const directory = end - view.getUint32(end + 12, true);
-  // Offsets count from where the zip begins, which is behind the flatbuffer.
+  // Offsets count from where the zip begins, which is after the flatbuffer.
   const start = directory - view.getUint32(end + 16, true);
   const entries = {};
   let place = directory;

@@ -64,7 +64,7 @@ def find_outliers(
     Args:
         devices: statistics of one layout.
         reference: None for statistics made beside a model.
-        allowed: 1 - cosine that is no matter beside a model.
+        allowed: 1 - cosine that does not matter beside a model.
     """
     counts = {name: sum(device.counts[name] for device in devices) for name in ("rows", "invalid")}
     name = "cosine_distance" if reference is None else "dimensions"

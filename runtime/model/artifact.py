@@ -138,9 +138,9 @@ def _read(file: BinaryIO, read_sidecar: Callable[[], bytes | None]) -> Artifact:
             "the contract is not the one that the model was exported with: its input, output, normalization or mode "
             "was changed. Copy the file again from where it was exported, or export the model again."
         )
-    behind = file.read()
-    digest.update(behind)
-    return Artifact(flatbuffer, info, sealed.contract, golden, digest.hexdigest(), len(flatbuffer) + len(behind))
+    rest = file.read()
+    digest.update(rest)
+    return Artifact(flatbuffer, info, sealed.contract, golden, digest.hexdigest(), len(flatbuffer) + len(rest))
 
 
 def _read_sidecar(path: Path) -> bytes | None:

@@ -225,7 +225,7 @@ def test_an_integer_output_leaves_the_normalization_to_the_runtime(ending: str, 
     assert names <= {"CONV_2D", "RESHAPE", "RELU"}
     assert files[1].contract["normalization"]["placement"] == "runtime"
     with Encoder(files[0].path) as graph, Encoder(files[1].path) as runtime:
-        # The same integers, normalized by float operators in the file and by integer arithmetic behind it.
+        # The same integers, normalized by float operators in the file and by integer arithmetic after it.
         np.testing.assert_allclose(runtime.embed(images[30:]), graph.embed(images[30:]), atol=1e-5)
 
 

@@ -23,7 +23,7 @@ def run_console_blocks(document: Path, digits: Digits, run: Run, tmp_path: Path)
         for path in sorted(images.iterdir())[: count if few else None]:
             shutil.copy(path, tmp_path / name)
     held_out = sorted(path.name for path in (tmp_path / "held-out").iterdir())
-    # The digit stands behind the number of the image: 0001_3.png.
+    # The digit follows the number of the image: 0001_3.png.
     (tmp_path / "labels.csv").write_text("".join(f"{name},{name[5]}\n" for name in held_out))
     shutil.copy(digits.model, tmp_path)
     if document.name != "README.md":

@@ -145,7 +145,7 @@ def flip(data: bytes, position: int, bit: int) -> bytes:
 
 
 def test_bit_flips_anywhere(exported: Exported, tmp_path: Path) -> None:
-    """Half of them behind the flatbuffer, where the contract, the golden vectors and the zip's own structure are."""
+    """Half of them after the flatbuffer, where the contract, the golden vectors and the zip's own structure are."""
     rng, front = np.random.default_rng(1), len(exported.flatbuffer)
 
     def mutants() -> Iterator[Mutant]:

@@ -118,7 +118,7 @@ def ending_in(
 
 
 def normalized(loaded: ctypes.CDLL, raw: np.ndarray) -> np.ndarray:
-    """What the C function makes of one raw embedding; a guard behind the result must stay as it is."""
+    """What the C function makes of one raw embedding; a guard after the result must stay as it is."""
     raw = np.ascontiguousarray(raw)
     result = np.full(raw.size + 1, -7, np.float32)
     loaded.small_int8_normalize(raw.ctypes.data_as(ctypes.c_void_p), result.ctypes.data_as(ctypes.c_void_p))

@@ -94,7 +94,7 @@ class Files:
 
     Attributes:
         paths: the exported files by name; the integer ones are called ``NAME, integers``.
-        frames: model-ready, the photos first, the edge frames behind them.
+        frames: model-ready, the photos first, the edge frames after them.
         wide: what Keras answers to the photos at 512 dimensions, normalized.
     """
 

@@ -97,7 +97,7 @@ def test_every_interpreter_passes(name: str, files: Files, run: Run) -> None:
         if runtime == "ai-edge-litert":
             assert value["own"]["max_abs"] == 0
         elif name in ("int8", "integers"):
-            # The kernels do differ, so that passing is no matter of course.
+            # The kernels do differ, so that passing is not a matter of course.
             assert 0 < value["own"]["max_abs"] < 0.1
 
 
@@ -143,7 +143,7 @@ def test_skewed_preprocessing_fails(fault: str, mode: str, files: Files, tmp_pat
     assert fault != "color order" or failed
 
 
-def test_the_same_contract_sealed_anew_passes(files: Files, tmp_path: Path) -> None:
+def test_the_same_contract_sealed_again_passes(files: Files, tmp_path: Path) -> None:
     """So what fails above fails because of the skew, not of the sealing."""
     for mode in MODES:
         path = tmp_path / f"{mode}.tflite"

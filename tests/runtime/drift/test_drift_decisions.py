@@ -262,7 +262,7 @@ def test_queries_that_are_less_similar_to_all_need_another_threshold() -> None:
     assert f"{decisions.cross.threshold_restored:.6f}" in made.advice.headline
 
 
-def test_a_rotated_space_needs_its_gallery_embedded_anew() -> None:
+def test_a_rotated_space_needs_its_gallery_embedded_again() -> None:
     reference, labels = classes()
     rotation, _ = np.linalg.qr(np.random.default_rng(5).normal(size=(12, 12)))
     made = labelled_report((reference @ rotation).astype(np.float32), reference, labels)

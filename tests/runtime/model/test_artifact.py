@@ -1,4 +1,4 @@
-"""The deployed file: the contract behind the flatbuffer, and what happens when either is damaged."""
+"""The deployed file: the contract after the flatbuffer, and what happens when either is damaged."""
 
 import io
 import json

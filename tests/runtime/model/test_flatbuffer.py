@@ -176,7 +176,7 @@ def test_a_custom_operator_carries_its_own_name() -> None:
 
 
 def outside(missing: int) -> bytes:
-    """The small model with its weights behind the flatbuffer, all but the last ``missing`` bytes of them."""
+    """The small model with its weights after the flatbuffer, all but the last ``missing`` bytes of them."""
     model = small_model()
     weights = model.buffers[1]
     weights.data, weights.offset, weights.size = None, 1 << 20, 8

@@ -112,7 +112,7 @@ def test_one_input_in_n_is_compared_and_the_coin_says_which(
     assert stored_bytes(state) == paired_bytes(*(side[chosen % IMAGES] for side in vectors))
 
 
-def test_the_caller_may_fill_its_array_anew(
+def test_the_caller_may_fill_its_array_again(
     digits: Digits, encoder: Encoder, images: np.ndarray, vectors: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
     buffer, state = np.empty_like(images[0]), tmp_path / "door.json"

@@ -135,20 +135,20 @@ def s5(folder: Path) -> None:
 
 
 def s6(folder: Path, pooling: Callable[[], layers.Layer]) -> None:
-    """The same Lambda with pooling behind it."""
+    """The same Lambda with pooling after it."""
     from user_functions import norm
 
     save_keras(folder, FOUR_BLOCKS, [positive(48), layers.Lambda(norm, name="norm"), pooling()])
 
 
 def normalized(folder: Path, make: Callable[[], layers.Layer]) -> keras.Model:
-    """One layer behind the flattened embedding."""
+    """One layer after the flattened embedding."""
     ending = [embedding(8, 64), layers.Flatten(), make()]
     return save_keras(folder, FOUR_BLOCKS, ending, build=ANY_BATCH, raw=tf.identity)
 
 
 def by_function(folder: Path, name: str) -> None:
-    """A Lambda of the user's behind the flattened embedding."""
+    """A Lambda of the user's after the flattened embedding."""
     import user_functions
 
     normalized(folder, lambda: layers.Lambda(getattr(user_functions, name), name=name))
@@ -192,7 +192,7 @@ def save_keras(
     Args:
         folder: where to.
         filters: of the blocks of the body.
-        ending: the layers behind it; the last is the normalization, if ``raw`` is given.
+        ending: the layers after it; the last is the normalization, if ``raw`` is given.
         build: the shape it is built for; without it, the first batch builds it.
         raw: the raw embedding from what reaches the normalization.
     """

@@ -165,16 +165,16 @@ class _Measurement:
             for index, power in self._flow.items():
                 power.add(values[self._pair.match.tensors[index]], self._pair.real(index, stored[index]))
         result = self._pair.output
-        behind = self._pair.behind((self._pair.match.tensors[result],))
+        after = self._pair.after((self._pair.match.tensors[result],))
         for values, stored, embedding in zip(floats, mine, embeddings, strict=True):
             changed = {self._pair.match.tensors[result]: self._pair.real(result, stored[result])}
-            self._whole.add(embedding, behind({**values, **changed}))
+            self._whole.add(embedding, after({**values, **changed}))
         del mine
         for step in progress(self._steps, len(self._steps), "layers"):
             run, run_float = step.open()
-            behind = self._pair.behind(step.targets)
+            after = self._pair.after(step.targets)
             for values, embedding in zip(floats, embeddings, strict=True):
-                step.power.add(embedding, behind({**values, **self._with_error(step, run, run_float, values)}))
+                step.power.add(embedding, after({**values, **self._with_error(step, run, run_float, values)}))
 
     def _with_error(self, step: _Step, run: Run, run_float: Run, values: Mapping[int, Values]) -> dict[int, Values]:
         """The float graph's outputs of an operator with the error that it makes when it is quantized."""

@@ -101,7 +101,7 @@ class GraphPair:
         touched = [index for index in (*reads, *writes) if index >= 0]
         return bool(self._unpacking(place)) or any(info.tensors[index].dtype in SMALL for index in touched)
 
-    def behind(self, changed: tuple[int, ...]) -> Callable[[Mapping[int, Values]], Values]:
+    def after(self, changed: tuple[int, ...]) -> Callable[[Mapping[int, Values]], Values]:
         """The float operators that depend on some tensors, as a function from all activations to the embedding."""
         info = self._reference.info
         moved, places = set(changed), []

@@ -2,7 +2,8 @@
 
 Each seed is built by tests/support/seeds with the original framework, which also answers the test images, one at a
 time. What the exported files answer is held against that. Each seed goes through the command once, with all that it
-measures; other placements and spellings of the same encoders are exported by the function that it calls, without measuring.
+measures; other placements and spellings of the same encoders are exported by the function that it
+calls, without measuring.
 """
 
 import json

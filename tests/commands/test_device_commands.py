@@ -222,7 +222,7 @@ ERRORS = {
     ),
     "a gate without a number": (
         ["drift-report", "INT8", "--reference", "FLOAT32", "--data", "images", "--gate", "sqnr_db=good"],
-        "no finite number",
+        "not a finite number",
     ),
     "k as large as the data": (
         ["drift-report", "INT8", "--reference", "FLOAT32", "--data", "images", "--num-samples", "5", "--k", "5"],

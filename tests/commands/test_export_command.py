@@ -83,8 +83,8 @@ def bad(tmp_path: Path, small: Path, photos: Path) -> Path:
 ERRORS = {
     "no such model": (["missing.keras"], "there is no"),
     "a folder that is not a model": (["folder"], "is a folder without saved_model.pb"),
-    "a truncated model": (["cut.keras"], "no complete .keras file"),
-    "a text file": (["text.keras"], "no complete .keras file"),
+    "a truncated model": (["cut.keras"], "not a complete .keras file"),
+    "a text file": (["text.keras"], "not a complete .keras file"),
     "an unknown mode": (["MODEL", "-q", "int4"], "unknown --quantize 'int4'"),
     "int8 without data": (["MODEL", "-q", "int8"], "int8 needs calibration data"),
     "an empty folder": (["MODEL", "--calibration-data", "empty"], "there are no images"),

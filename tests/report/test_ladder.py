@@ -164,7 +164,7 @@ def test_arrays_are_never_resized_and_a_frozen_normalization_is_named(shipped: P
     assert done.returncode in (0, 1), done.stderr
     report = json.loads((shipped / "frozen.json").read_text())
     assert "no image is resized" in step_of(report, "preprocessing")["skipped"]
-    assert "no int8 file" in step_of(report, "its float input")["skipped"]
+    assert "not an int8 file" in step_of(report, "its float input")["skipped"]
     assert step_of(report, "float16 on ai-edge-litert")["detail"] == "with the frozen normalization"
     assert "not run: float .tflite → float16 on tflite-micro" in done.stdout
 

@@ -280,7 +280,7 @@ def test_weights_in_half_precision_are_widened(encoder: keras.Model, tmp_path: P
 
 def test_what_is_no_model_at_all(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_text("")
-    with pytest.raises(ModelLoadError, match=r"no format that is known.*\.keras"):
+    with pytest.raises(ModelLoadError, match=r"not of a format that is known.*\.keras"):
         load_original(tmp_path / "model.onnx")
     with pytest.raises(ModelLoadError, match="there is no"):
         load_original(tmp_path / "none.keras")

@@ -15,7 +15,7 @@ from ..errors import ModelShapeError
 
 
 def library_of(model: Any) -> Any:
-    """The Keras that a model is of: the module ``keras``, or ``tf_keras``; None for what is no model."""
+    """The Keras that a model is of: the module ``keras``, or ``tf_keras``; None for what is not a model."""
     import keras
 
     old = sys.modules.get("tf_keras")

@@ -198,7 +198,7 @@ def _name_in(element: Mapping[Any, Any], where: str) -> str | None:
         except UnicodeDecodeError:
             item = None
     if not isinstance(item, (str, int)):
-        raise InputTypeError(f"the {key!r} of {where} is {element[key]!r}, and no text. Give every image one name.")
+        raise InputTypeError(f"the {key!r} of {where} is {element[key]!r}, and not text. Give every image one name.")
     return str(item)
 
 

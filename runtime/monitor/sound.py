@@ -40,7 +40,7 @@ def refuse_constant(text: str) -> Any:
     Raises:
         ValueError: always.
     """
-    raise ValueError(f"{text} is no figure")
+    raise ValueError(f"{text} is not a figure")
 
 
 def check_names(candidate: Any, reference: Any, series: Any, device: Any, runtimes: Any) -> None:
@@ -51,9 +51,9 @@ def check_names(candidate: Any, reference: Any, series: Any, device: Any, runtim
     """
     texts = [candidate["sha256"], candidate["mode"], reference["kind"], reference["sha256"], series]
     if not isinstance(runtimes, list) or not all(isinstance(text, str) for text in (*texts, *runtimes, device or "")):
-        raise TypeError("a name that is no text")
+        raise TypeError("a name that is not text")
     if device is not None and not isinstance(device, str):
-        raise TypeError("a name that is no text")
+        raise TypeError("a name that is not text")
 
 
 def check_sound(kind: str, statistics: Statistics, counters: dict[str, int], size: int) -> None:

@@ -94,13 +94,6 @@ class MonitorState:
         body["counters"] = {name: whole(body["counters"][name]) for name in COUNTERS}
         check_names(*(body[name] for name in ("candidate", "reference", "series", "device", "runtimes")))
         state = cls(**body)
-<<<<<<< HEAD
-=======
-        if not all(
-            isinstance(part, str) for part in (*state.subject, state.series, *state.runtimes, state.device or "")
-        ):
-            raise TypeError("a name that is not text")
->>>>>>> d8db96c (Say "is not a", "again" and "after" in messages, help and documents; a glossary)
         distribution = state.distribution()
         if distribution is not None and (distribution.size, distribution.fingerprint) != (size, state.subject[1]):
             raise ValueError("a reference of another size or checksum")

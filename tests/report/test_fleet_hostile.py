@@ -139,8 +139,8 @@ def test_a_name_that_is_there_twice_and_numbers_that_are_none(tmp_path: Path) ->
     path = tmp_path / "attic.json"
     for changed, message in (
         (data.replace(b'"inputs":40', b'"inputs":40,"inputs":41'), "'inputs' is there twice"),
-        (data.replace(b'"inputs":40', b'"inputs":NaN'), "NaN is no figure"),
-        (data.replace(b'"inputs":40', b'"inputs":-Infinity'), "-Infinity is no figure"),
+        (data.replace(b'"inputs":40', b'"inputs":NaN'), "NaN is not a figure"),
+        (data.replace(b'"inputs":40', b'"inputs":-Infinity'), "-Infinity is not a figure"),
     ):
         path.write_bytes(changed)
         with pytest.raises(UnreadableDataError, match=message):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,17 @@ import pytest
 import tensorflow as tf
 from keras import layers
 from tensorflow.core.framework import op_def_pb2
-from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow.python.client import pywrap_tf_session
 
 from embedlite.convert.errors import ModelLoadError
 from embedlite.convert.load import load_original
 from embedlite.convert.load.lower import lower
+from embedlite.convert.load.options import LoadOptions
 from embedlite.convert.load.saved_graph import needed
 from embedlite.convert.load.saved_operators import COMPUTING, INITIALIZING, RESTORING
+from embedlite.report import reference
+from embedlite.runtime.model.contract import InputContract
 
 # What exports start to measure a file is a fork.
 pytestmark = pytest.mark.usefixtures("served")
@@ -173,6 +177,38 @@ def test_every_operator_that_is_not_listed_is_refused_at_every_door(door: str) -
         with pytest.raises(ModelLoadError, match="was not loaded"):
             needed(Path("model"), graph_with(operator, door), "s", "z:0")
     assert DOORS[door] - registered == set()
+
+
+TOUCHING = (
+    *("WriteFile", "ReadFile", "Save", "SaveSlices", "SaveV2", "MergeV2Checkpoints", "PrintV2", "DebugIdentityV2"),
+    *("ImmutableConst", "TextLineDataset", "TFRecordDataset", "TFRecordDatasetV2", "FixedLengthRecordDatasetV2"),
+    *("WholeFileReaderV2", "TextLineReaderV2", "TFRecordReaderV2", "FixedLengthRecordReaderV2", "LMDBReader"),
+    *("MatchingFiles", "MatchingFilesDataset", "LMDBDataset", "SqlDataset", "CacheDataset", "CacheDatasetV2"),
+    *("SnapshotDataset", "SnapshotDatasetV2", "SaveDataset", "SaveDatasetV2", "LoadDataset", "DatasetToTFRecord"),
+    *("CreateSummaryFileWriter", "WriteSummary", "WriteGraphSummary", "PyFunc", "PyFuncStateless", "EagerPyFunc"),
+    *("DataServiceDatasetV4", "RpcCall", "ConfigureDistributedTPU", "ReaderReadV2", "DecodeProtoV2"),
+)
+"""Operators that read or write files, listen, call Python or other machines."""
+
+
+def test_nothing_that_touches_files_comes_in_by_the_door_of_a_reference(tmp_path: Path) -> None:
+    """Folders with one operator, as ``drift-report --reference`` loads them: refused, before TensorFlow sees them."""
+    folder, contract = tmp_path / "model", InputContract((8, 8, 3))
+    folder.mkdir()
+    request = {"model": str(folder), "data": "", "feature": None, "ids": [], "contract": asdict(contract)}
+    request |= {"opening": LoadOptions().to_json(), "result": str(tmp_path / "result.npy")}
+    for operator in TOUCHING:
+        for door in DOORS:
+            graph = graph_with(operator, door)
+            graph.meta_info_def.tags.append("serve")
+            spec = graph.signature_def["s"].inputs["image"]
+            spec.dtype = tf.float32.as_datatype_enum
+            for size in (-1, 8, 8, 3):
+                spec.tensor_shape.dim.add(size=size)
+            model = saved_model_pb2.SavedModel(saved_model_schema_version=1, meta_graphs=[graph])
+            (folder / "saved_model.pb").write_bytes(model.SerializeToString())
+            with pytest.raises(ModelLoadError, match=f"{operator}"):
+                reference._embed(request)
 
 
 def test_restoring_reads_the_folders_own_variables_alone() -> None:

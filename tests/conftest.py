@@ -19,18 +19,24 @@ from quick import is_quick, starts_a_world
 from servers import CONNECTION_LOST, ReadyPython, ready_python
 from shared import made_once
 
-MINUTES_LONG = (
+LONGEST_FIRST = (
     "test_docs_export.py",
-    "test_seeds.py",
-    "test_export_command.py",
     "test_search_command.py",
+    "test_export_command.py",
+    "test_seeds.py",
+    "test_device.py",
     "test_docs.py",
     "test_docs_scale_out.py",
-    "test_targets.py",
     "test_runtimes_agree.py",
+    "test_export.py",
+    "test_targets.py",
+    "test_formats.py",
+    "test_keras_2.py",
     "test_install.py",
-    "test_device.py",
+    "test_search.py",
+    "test_selftest.py",
 )
+"""Files of tests that take a minute or more."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,7 +51,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Long files first: a file stays in one process, and the last one would leave the other processors idle."""
-    items.sort(key=lambda item: item.path.name not in MINUTES_LONG)
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
     if config.getoption("--quick"):
         config.hook.pytest_deselected(items=[item for item in items if not is_quick(item)])
         items[:] = [item for item in items if is_quick(item)]

@@ -21,7 +21,7 @@ from embedlite.runtime.images.open import open_source
 from embedlite.runtime.model.artifact import read_artifact
 
 from conftest import Digits
-from encoders import small_encoder
+from encoders import PLAIN, small_encoder
 
 # What exports start to measure a file is a fork.
 pytestmark = pytest.mark.usefixtures("served")
@@ -176,21 +176,28 @@ def test_the_order_of_the_calibration_images_does_not_matter(photos: Path, tmp_p
     assert contents[0] == contents[1]
 
 
+@pytest.fixture(scope="module")
+def plain(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, np.ndarray, Path]:
+    """An encoder without a normalization, images, and its int8 file with float ends."""
+    model, images = small_encoder([layers.Flatten()]), images_of(photos)
+    options = ExportOptions(measure=False, **PLAIN)
+    folder = tmp_path_factory.mktemp("plain")
+    result = export(model, folder, quantize=["int8"], calibration_data=images, options=options)
+    return model, images, result.files[0].path
+
+
 @pytest.mark.parametrize("output_type", ["float32", "int8", "uint8"])
 @pytest.mark.parametrize("input_type", ["float32", "uint8", "int8"])
 def test_input_and_output_types_change_the_file_but_not_the_embedding(
-    input_type: str, output_type: str, photos: Path, tmp_path: Path
+    input_type: str, output_type: str, plain: tuple[keras.Model, np.ndarray, Path], tmp_path: Path
 ) -> None:
-    model, images = small_encoder([layers.Flatten()]), images_of(photos)
-    plain = export(
-        model, tmp_path / "plain", quantize=["int8"], calibration_data=images, options=ExportOptions(measure=False)
-    )
+    model, images, with_float_ends = plain
     typed = export(
         model,
-        tmp_path / "typed",
+        tmp_path,
         quantize=["int8"],
         calibration_data=images,
-        options=ExportOptions(input_type=input_type, output_type=output_type, measure=False),
+        options=ExportOptions(input_type=input_type, output_type=output_type, measure=False, **PLAIN),
     )
     info = read_artifact(typed.files[0].path).info
     assert (info.inputs[0].dtype, info.outputs[0].dtype) == (input_type, output_type)
@@ -198,7 +205,7 @@ def test_input_and_output_types_change_the_file_but_not_the_embedding(
         # Raw pixels: the scale is 1/std, the zero point the mean.
         assert info.inputs[0].zero_point == (0,)
         assert info.inputs[0].scale[0] == pytest.approx(1 / 255, rel=1e-6)
-    with Encoder(plain.files[0].path) as first, Encoder(typed.files[0].path) as second:
+    with Encoder(with_float_ends) as first, Encoder(typed.files[0].path) as second:
         np.testing.assert_allclose(second.embed(images[:8]), first.embed(images[:8]), rtol=1e-5, atol=1e-6)
         ready = images[:8] / np.float32(255)
         np.testing.assert_allclose(second.embed(ready), first.embed(images[:8]), rtol=1e-5, atol=1e-6)
@@ -255,7 +262,8 @@ def test_every_usual_activation_converts(activation: str, photos: Path, tmp_path
     body = [layers.Conv2D(8, 3, strides=2, activation=activation), layers.GlobalAveragePooling2D(), layers.Dense(8)]
     model = keras.Sequential([keras.Input((24, 24, 3)), *body, L2Normalization()], name="activated")
     images = images_of(photos)
-    result = export(model, tmp_path, calibration_data=images, options=ExportOptions(measure=False))
+    options = ExportOptions(measure=False, **PLAIN)
+    result = export(model, tmp_path, calibration_data=images, options=options)
     wanted = np.asarray(model(images[:4] / np.float32(255)))
     for file, tolerance in zip(result.files, (1e-5, 0.1), strict=True):
         with Encoder(file.path) as encoder:
@@ -326,7 +334,7 @@ def test_an_iterable_calibrates_as_its_array_does(exported: Path, tmp_path: Path
             tmp_path / name,
             quantize=["int8"],
             calibration_data=data,
-            options=ExportOptions(feature=feature),
+            options=ExportOptions(feature=feature, **PLAIN),
         )
         assert result.skipped == ()
         files.append(result.files[0])

@@ -26,6 +26,7 @@ from ..runtime.errors import EXIT_BAD_ANSWER, RequestError
 from ..runtime.images.remote import data_location
 from ..runtime.model.contract import InputOptions
 from .candidates import check_asked, compare_candidates
+from .gallery.run import GalleryRequest, answer_gallery
 from .one import Wanted, compare_one
 from .outputs import Found, Outputs, Pictured, read_saved
 from .page.export_files import ExportSummary, read_export
@@ -33,6 +34,7 @@ from .several.comparison import Comparison
 from .sides import Judging, Request
 
 _sides, _data, _judge = in_group("What to compare"), in_group("Images"), in_group("Judgement")
+_gallery = in_group("A gallery that exists")
 _causes, _outputs, _run = in_group("Causes"), in_group("Output"), in_group("Run")
 
 
@@ -74,6 +76,20 @@ _causes, _outputs, _run = in_group("Causes"), in_group("Output"), in_group("Run"
 @_run("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For random parts.")
 @_sides("--candidate-model", type=click.Path(path_type=Path), help="What a stored candidate must be made by.")
 @_sides("--reference-model", type=click.Path(path_type=Path), help="What a stored reference must be made by.")
+@_gallery("--gallery", type=click.Path(path_type=Path), metavar="OLD.npz", help="Must it be embedded again?")
+@_gallery(
+    "--candidate-vectors",
+    type=click.Path(path_type=Path),
+    metavar="NEW.npz",
+    help="What the new model makes of images of the gallery, all or some hundreds.",
+)
+@_gallery(
+    "--map",
+    "map_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE.npz",
+    help="Write the map of new vectors into the gallery, for Encoder(path, map=FILE.npz).",
+)
 @_causes("--ladder", is_flag=True, help="Show which step from the original to the candidate spends the drift.")
 @_causes(
     "--float",
@@ -120,6 +136,9 @@ def drift_report(
     seed: int,
     candidate_model: Path | None,
     reference_model: Path | None,
+    gallery: Path | None,
+    candidate_vectors: Path | None,
+    map_file: Path | None,
     ladder: bool,
     float_file: Path | None,
     layers: bool,
@@ -141,13 +160,58 @@ def drift_report(
     CANDIDATE is a .tflite file or stored embeddings (.npz, .npy). The reference is a Keras model or SavedModel
     (needs TensorFlow), a .tflite file, or stored embeddings. Of several candidates the report says which to ship. Exit
     code 1 says that a gate failed.
+
+    With --gallery and --candidate-vectors, and no CANDIDATE: say whether a stored gallery must be embedded again for
+    another model. Exit code 1 says that it must.
     """
     judging = Judging(parse_gates(gates), DEFAULT_K if k is None else k, queries, far)
     single = candidates[0] if len(candidates) == 1 else None
     files = (reference, data, labels, clusters, judge, candidate_model, reference_model, export, float_file, measured)
     outputs = Outputs(json_path, junit, html)
-    outputs.check(*candidates, *files, *groups)
+    outputs.check(*candidates, *files, *groups, gallery, candidate_vectors, map_file=map_file)
     _check_far(far)
+    if gallery is not None or candidate_vectors is not None or map_file is not None:
+        about_others = (
+            *candidates,
+            reference,
+            data,
+            judge,
+            float_file,
+            measured,
+            export,
+            junit,
+            html,
+            num_samples,
+            feature,
+        )
+        options = opening != LoadOptions() or inputs != InputOptions() or trust != ContractOptions()
+        if any(value is not None for value in about_others) or ladder or layers or groups or gates or options:
+            raise RequestError(
+                "--gallery compares two files of stored embeddings. Leave out everything but --candidate-vectors, "
+                "--map, --reference-model, --candidate-model, --labels, --clusters, --k, --queries, --far, --seed and "
+                "--json."
+            )
+        if gallery is None or candidate_vectors is None:
+            missing = "--gallery OLD.npz" if gallery is None else "--candidate-vectors NEW.npz"
+            raise RequestError(
+                f"{missing} is missing: name the stored gallery and what the new model makes of its images."
+            )
+        asked = GalleryRequest(
+            gallery,
+            candidate_vectors,
+            gallery_model=reference_model,
+            model=candidate_model,
+            labels=labels,
+            clusters=clusters,
+            k=judging.k,
+            queries=queries,
+            far=far,
+            seed=seed,
+            wants_map=map_file is not None,
+        )
+        answer, packed = answer_gallery(asked)
+        outputs.write_answer(answer, {} if map_file is None or packed is None else {map_file: packed})
+        return 0 if answer.kept else EXIT_BAD_ANSWER
     if measured is not None and len(candidates) < 2:
         raise RequestError("--measured says which of several candidates to ship. Name several, or leave it out.")
     if export is not None and html is None and len(candidates) < 2:

@@ -21,6 +21,7 @@ from ..runtime.drift.wording import metric_text
 from ..runtime.errors import DataError
 from ..runtime.files import check_writable, json_bytes, write_files
 from ..runtime.layout import line_width
+from .gallery.answer import GalleryAnswer
 from .page.export_files import ExportSummary, model_sha256
 from .several.comparison import Comparison
 from .sides import Sides
@@ -82,16 +83,20 @@ class Outputs:
     junit: Path | None
     html: Path | None
 
-    def check(self, *inputs: Path | str | None) -> None:
+    def check(self, *inputs: Path | str | None, map_file: Path | None = None) -> None:
         """Refuse before the work what could not be written after it.
+
+        Args:
+            inputs: what is read.
+            map_file: another output, see :meth:`write_answer`.
 
         Raises:
             RequestError: a file is named twice, or is one of the inputs.
             OutputError: a file cannot be written.
             MissingPackageError: the page needs what is not installed.
         """
-        check_outputs(inputs, json=self.json, junit=self.junit, html=self.html)
-        for output in (self.junit, self.html):
+        check_outputs(inputs, json=self.json, junit=self.junit, html=self.html, map=map_file)
+        for output in (self.junit, self.html, map_file):
             if output is not None:
                 check_writable([output], force=True)
         if self.html is not None:
@@ -126,6 +131,10 @@ class Outputs:
             pictures = [(one.projection, one.thumbnails) for one in pictured]
             files[self.html] = render_comparison(comparison, pictures, export)
         self._write(files, comparison.to_json(), comparison.render(line_width(), details=is_verbose()))
+
+    def write_answer(self, answer: GalleryAnswer, files: Mapping[Path, bytes]) -> None:
+        """The same for the answer about a gallery, and its map's file."""
+        self._write(dict(files), answer.to_json(), answer.render(line_width()))
 
     def _write(self, files: dict[Path, bytes], result: dict[str, Any], text: str) -> None:
         if self.json is not None and self.json != "-":

@@ -159,7 +159,7 @@ def open_sides(request: Request, passes: ReferencePasses | None = None) -> Sides
     if is_stored(request.candidate):
         mine = load_embeddings(request.candidate)
         facts = {"path": str(request.candidate), "kind": "stored", "model_sha256": mine.model_sha256 or None}
-        _check_made_by(request.candidate, mine, request.candidate_model)
+        check_made_by(request.candidate, mine, request.candidate_model)
         return _paired(request, mine, facts, None)
     assert request.data is not None
     with Encoder(request.candidate, request.threads, input_contract=request.contract) as encoder:
@@ -257,7 +257,7 @@ def _paired(
 ) -> Sides:
     """The candidate's rows with a stored reference's; they are filled once everything was found to fit."""
     stored = load_embeddings(request.reference)
-    _check_made_by(request.reference, stored, request.reference_model)
+    check_made_by(request.reference, stored, request.reference_model)
     matched = match_rows(mine, stored)
     if matched.trusted:
         warnings.warn(
@@ -309,7 +309,12 @@ def _known_of(
     return known
 
 
-def _check_made_by(path: Path, stored: StoredEmbeddings, model: Path | None) -> None:
+def check_made_by(path: Path, stored: StoredEmbeddings, model: Path | None) -> None:
+    """See that stored embeddings were made by a model, if one is named.
+
+    Raises:
+        DataError: they were made by another one.
+    """
     if model is None:
         return
     wanted = sha256_of(model)

@@ -19,6 +19,7 @@ from .errors import EmptyBatchError, EncoderClosedError, ModelFileError, Request
 from .input.shapes import check_images, check_one
 from .input.values import InputValues
 from .machine import available_threads
+from .mapping import GalleryMap, read_map
 from .model.artifact import Artifact, read_artifact
 from .model.contract import Contract, InputContract
 from .model.plain import resolve_contract
@@ -47,6 +48,8 @@ class Encoder:
         input_contract: replaces mean, std, colour order and resampler of a plain ``.tflite`` that carries none.
         runtime: ``ai-edge-litert``, ``tflite-runtime`` or ``tflite-micro``; default the first of the first two that
             works.
+        map: a file that ``drift-report --gallery OLD.npz --map FILE.npz`` wrote: every embedding is mapped into the
+            space of that gallery.
 
     Raises:
         ModelFileError: not a TFLite file, damaged, from a newer version, or no encoder.
@@ -55,6 +58,7 @@ class Encoder:
         NoInterpreterError: no interpreter is installed.
         DelegateError: the delegate cannot be loaded, refuses the model or leaves all of it to the processor.
         RequestError: ``input_contract`` for a file that brings its own, or a delegate for ``tflite-micro``.
+        DataError: ``map`` cannot be read, or is of another model.
     """
 
     def __init__(
@@ -66,10 +70,13 @@ class Encoder:
         delegate_options: Mapping[str, str] | None = None,
         input_contract: InputContract | None = None,
         runtime: str | None = None,
+        map: str | Path | None = None,
     ) -> None:
         if threads is not None and threads < 1:
             raise RequestError(f"threads is {threads}. Pass 1 or more, or nothing for all processors.")
         self._artifact = read_artifact(path)
+        self._map_path = None if map is None else Path(map).absolute()
+        self._mapping = None if map is None else self._read_map(map, path)
         self._contract = resolve_contract(path, self._artifact, input_contract)
         self._runtime = find_runtime(runtime)
         if self._artifact.contract is None:
@@ -96,6 +103,7 @@ class Encoder:
         return _open_again, (
             *(str(self._path), self._threads, self._delegate, options, self._given, self._runtime.name),
             self._artifact.sha256,
+            None if self._map_path is None else str(self._map_path),
         )
 
     @property
@@ -122,7 +130,9 @@ class Encoder:
     @property
     def embedding_shape(self) -> tuple[int, ...]:
         """Shape of one embedding, without the batch axis."""
-        return self._contract.output_shape
+        if self._mapping is None:
+            return self._contract.output_shape
+        return (self._mapping.offset.size,)
 
     @property
     def embedding_size(self) -> int:
@@ -211,6 +221,14 @@ class Encoder:
     def _look_at_values(self) -> InputValues:
         return InputValues(self._path.name, self._contract.input, self._contract.calibration)
 
+    def _read_map(self, path: str | Path, name: str | Path) -> GalleryMap:
+        found = read_map(path)
+        found.check_model(self._artifact.sha256, path, name)
+        return found
+
+    def _mapped(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+        return embedding if self._mapping is None else self._mapping.apply(embedding.reshape(-1))
+
     def _leave_parent(self) -> None:
         """In a forked child: none of the parent's threads are here, and a lock that one of them held stays locked."""
         if self._single is not None:
@@ -233,7 +251,8 @@ class Encoder:
 
     def _run_single(self, image: NDArray[Any], *, every_value: bool) -> NDArray[np.float32]:
         with self._lock:
-            return self._check_open().run(image, every_value=every_value)
+            embedding = self._check_open().run(image, every_value=every_value)
+        return self._mapped(embedding)
 
     def _map(self, images: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
         """Embed checked images in order, ``threads`` at a time, each on a single-threaded interpreter.
@@ -290,7 +309,7 @@ class Encoder:
         except IndexError:
             session = self._open_session(1)
         try:
-            return session.run(image, every_value=True)
+            return self._mapped(session.run(image, every_value=True))
         finally:
             self._idle.append(session)
 
@@ -342,6 +361,7 @@ def _open_again(
     input_contract: InputContract | None,
     runtime: str,
     sha256: str,
+    map: str | None,
 ) -> Encoder:
     """What a pickled encoder becomes where it is unpickled."""
     encoder = Encoder(
@@ -351,6 +371,7 @@ def _open_again(
         delegate_options=delegate_options or None,
         input_contract=input_contract,
         runtime=runtime,
+        map=map,
     )
     if encoder.artifact.sha256 != sha256:
         encoder.close()

@@ -132,7 +132,7 @@ def embed(
                 f"{data} has no image that can be used. The first of {len(skipped)}: {skipped[0].reason}"
             )
         embeddings = np.stack(rows)
-        write_file(output, pack_embeddings(embeddings, ids, encoder.artifact.sha256))
+        write_file(output, pack_embeddings(embeddings, ids, encoder.artifact.sha256, encoder.contract.input))
         result = {
             "schema": 1,
             "model": {"path": str(model), "sha256": encoder.artifact.sha256},

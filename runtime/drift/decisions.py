@@ -128,14 +128,14 @@ def decide(pairs: Pairs, scores: Scores, far: float | None = None) -> Decisions 
         return None
     if far is None:
         far = max(DEFAULT_FAR, LEAST_ACCEPTED / count)
-    threshold = _threshold(scores.reference[impostor], far)
+    threshold = threshold_at(scores.reference[impostor], far)
     before = scores.reference > threshold
-    drawn = _Drawn(pairs)
+    drawn = Drawn(pairs)
     cross = _compare(scores.cross, before, pairs, far, threshold, drawn)
     own = _compare(scores.own, before, pairs, far, threshold, drawn)
     after = scores.cross > threshold
     samples = {
-        "far_ratio": _ratio(drawn.sums(after & impostor), drawn.sums(before & impostor)),
+        "far_ratio": ratio(drawn.sums(after & impostor), drawn.sums(before & impostor)),
         "tar_loss": drawn.rates(before, genuine) - drawn.rates(after, genuine),
         "false_reject_flips": drawn.rates(before & ~after, genuine),
         "false_accept_flips": drawn.rates(~before & after, impostor),
@@ -150,8 +150,10 @@ def decide(pairs: Pairs, scores: Scores, far: float | None = None) -> Decisions 
     return made
 
 
-def _threshold(impostors: NDArray[np.float64], far: float) -> float:
-    """Midway between the most similar impostor that is rejected and the least similar one that is accepted.
+def threshold_at(impostors: NDArray[np.float64], far: float) -> float:
+    """The threshold that at most this share of the impostors' similarities lies above.
+
+    Midway between the most similar impostor that is rejected and the least similar one that is accepted.
 
     A threshold at the rejected one's own similarity would make its decision a matter of the last bit; so would one
     between a pair and the same pair the other way round.
@@ -169,12 +171,12 @@ def _compare(
     pairs: Pairs,
     far: float,
     threshold: float,
-    drawn: _Drawn,
+    drawn: Drawn,
 ) -> Comparison:
     genuine, impostor = pairs.genuine, ~pairs.genuine
     after = scores > threshold
     lost, gained = before & ~after, ~before & after
-    restored = _threshold(scores[impostor], far)
+    restored = threshold_at(scores[impostor], far)
     rejected, accepted = int((lost & genuine).sum()), int((gained & impostor).sum())
     return Comparison(
         far=float(after[impostor].mean()),
@@ -192,14 +194,14 @@ def _compare(
     )
 
 
-def _upper(flips: NDArray[np.bool_], kind: NDArray[np.bool_], drawn: _Drawn) -> float:
+def _upper(flips: NDArray[np.bool_], kind: NDArray[np.bool_], drawn: Drawn) -> float:
     rates = drawn.rates(flips, kind)
     rates = rates[np.isfinite(rates)]
     bound = float(np.percentile(rates, 95)) if len(rates) else 0.0
     return max(bound, wilson_upper(int((flips & kind).sum()), int(kind.sum())))
 
 
-class _Drawn:
+class Drawn:
     """Replicates of a bootstrap over rows: a pair is drawn as often as its first row times its second.
 
     Pairs share rows, so they are not independent trials; drawing rows keeps what they have in common.
@@ -219,12 +221,13 @@ class _Drawn:
 
     def rates(self, hits: NDArray[np.bool_], kind: NDArray[np.bool_]) -> NDArray[np.float64]:
         """The share of hits among the pairs of a kind in every replicate; NaN where none of them was drawn."""
-        return _ratio(self.sums(hits & kind), self.sums(kind))
+        return ratio(self.sums(hits & kind), self.sums(kind))
 
 
-def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    ratio: NDArray[np.float64] = np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
-    return ratio
+def ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Their quotients, (n,); NaN where there is nothing to divide by."""
+    quotients: NDArray[np.float64] = np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+    return quotients
 
 
 MOST_PAIRS = 200_000

@@ -27,7 +27,7 @@ SAMPLED_QUERIES = 2_000
 LEAST_FOUND = 10
 """So many neighbours are found, however few are compared."""
 
-_TIE = 1e-12
+TIE = 1e-12
 """Similarities of equal rows may differ in the last bits with their place in a block."""
 
 _MARGIN = 10
@@ -90,16 +90,22 @@ def neighbour_overlap(candidate: Rows, reference: Rows, k: int, queries: NDArray
     r_rows, c_rows = UnitRows(reference), UnitRows(candidate)
     r, c = r_rows.take(queries), c_rows.take(queries)
     found = max(k, min(LEAST_FOUND, len(reference) - 1))
-    both = _nearest(np.concatenate([r, c]), np.concatenate([queries, queries]), r_rows, found, "neighbours (reference)")
-    nearest = both[: len(queries)], both[len(queries) :], _nearest(c, queries, c_rows, found, "neighbours (candidate)")
+    both = nearest_rows(
+        np.concatenate([r, c]), np.concatenate([queries, queries]), r_rows, found, "neighbours (reference)"
+    )
+    nearest = (
+        both[: len(queries)],
+        both[len(queries) :],
+        nearest_rows(c, queries, c_rows, found, "neighbours (candidate)"),
+    )
     truth, cross, own = (rows[:, :k] for rows in nearest)
     parts = [slice(start, start + _QUERY_BLOCK) for start in range(0, len(queries), _QUERY_BLOCK)]
 
     def judge(part: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        limits = _similarities(r[part], truth[part], r_rows)[:, [count - 1 for count in counted]] - _TIE
+        limits = similarities(r[part], truth[part], r_rows)[:, [count - 1 for count in counted]] - TIE
         return (
-            _kept(_similarities(r[part], own[part], r_rows), limits, counted),
-            _kept(_similarities(r[part], cross[part], r_rows), limits, counted),
+            kept_shares(similarities(r[part], own[part], r_rows), limits, counted),
+            kept_shares(similarities(r[part], cross[part], r_rows), limits, counted),
         )
 
     with ThreadPoolExecutor(available_threads()) as pool:
@@ -108,19 +114,26 @@ def neighbour_overlap(candidate: Rows, reference: Rows, k: int, queries: NDArray
     return NeighbourOverlap(counted, queries, len(reference), kept_self, kept_cross, truth, cross, nearest)
 
 
-def _similarities(queries: NDArray[np.float64], found: NDArray[np.intp], gallery: UnitRows) -> NDArray[np.float64]:
+def similarities(queries: NDArray[np.float64], found: NDArray[np.intp], gallery: UnitRows) -> NDArray[np.float64]:
     """Cosines of unit queries (n, D) with the gallery's rows ``found`` (n, m), (n, m)."""
     rows = gallery.take(found.ravel()).reshape(*found.shape, -1)
     cosines: NDArray[np.float64] = np.matmul(rows, queries[:, :, None])[:, :, 0]
     return cosines
 
 
-def _kept(found: NDArray[np.float64], limits: NDArray[np.float64], counted: Sequence[int]) -> NDArray[np.float64]:
+def kept_shares(found: NDArray[np.float64], limits: NDArray[np.float64], counted: Sequence[int]) -> NDArray[np.float64]:
+    """The share of neighbours that the reference finds as similar as its own, (n, len(counted)).
+
+    Args:
+        found: (n, m) similarities, by the reference, of what was found, the nearest first.
+        limits: (n, len(counted)) of the reference's own k-th.
+        counted: the numbers of neighbours, k.
+    """
     shares = [(found[:, :count] >= limits[:, [place]]).mean(axis=1) for place, count in enumerate(counted)]
     return np.stack(shares, axis=1)
 
 
-def _nearest(
+def nearest_rows(
     queries: NDArray[np.float64], own: NDArray[np.intp], gallery: UnitRows, k: int, label: str
 ) -> NDArray[np.intp]:
     """The k rows of the gallery most similar to each unit query, (n, k), the most similar first; never its own row."""
@@ -148,7 +161,7 @@ def _nearest(
             list(pool.map(search, parts))
 
         def order(part: slice) -> NDArray[np.intp]:
-            exact = _similarities(queries[part], found[part], gallery)
+            exact = similarities(queries[part], found[part], gallery)
             # Equal similarities in the order of the rows, so that the answer does not depend on the blocks.
             places = np.lexsort((found[part], -exact), axis=1)[:, :k]
             return np.take_along_axis(found[part], places, axis=1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from ..arrays import load_npy, map_npz, text_array
 from ..errors import DataError, EmptyDataError, UnreadableDataError
+from ..model.contract import InputContract
+from ..version import __version__
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,16 @@ class StoredEmbeddings:
         ids: (N,) one text for each row; None for a ``.npy``.
         model_sha256: SHA-256 of the file that made them; empty if unknown.
         labels: (N,) what each image shows, of any type; None if that was not stored.
+        contract: how the images were prepared, an input contract as JSON; empty if unknown.
+        version: of the embedlite that made them; empty if unknown.
     """
 
     embeddings: NDArray[Any]
     ids: NDArray[np.str_] | None
     model_sha256: str
     labels: NDArray[Any] | None = None
+    contract: str = ""
+    version: str = ""
 
 
 def is_stored(path: Path) -> bool:
@@ -37,10 +44,24 @@ def is_stored(path: Path) -> bool:
     return path.suffix in (".npy", ".npz")
 
 
-def pack_embeddings(embeddings: NDArray[np.float32], ids: Sequence[str], model_sha256: str) -> bytes:
-    """The bytes of a ``.npz`` with ``embeddings``, ``ids`` and ``model_sha256``; always the same for the same input."""
+def pack_embeddings(
+    embeddings: NDArray[np.float32], ids: Sequence[str], model_sha256: str, contract: InputContract | None = None
+) -> bytes:
+    """The bytes of a ``.npz`` with ``embeddings``, ``ids``, ``model_sha256``, ``contract`` and ``embedlite``.
+
+    The contract is how the images were prepared, as JSON, and the last one the version; the same input gives the same
+    bytes.
+    """
     buffer = io.BytesIO()
-    np.savez(buffer, embeddings=embeddings, ids=np.asarray(ids, dtype=str), model_sha256=np.asarray(model_sha256))
+    prepared = "" if contract is None else json.dumps(asdict(contract), sort_keys=True)
+    np.savez(
+        buffer,
+        embeddings=embeddings,
+        ids=np.asarray(ids, dtype=str),
+        model_sha256=np.asarray(model_sha256),
+        contract=np.asarray(prepared),
+        embedlite=np.asarray(__version__),
+    )
     return buffer.getvalue()
 
 
@@ -52,7 +73,8 @@ def load_embeddings(path: Path) -> StoredEmbeddings:
         EmptyDataError: no rows.
         DataError: ids that repeat or do not match the rows, or an array that is not a list of vectors.
     """
-    ids, model, labels = None, "", None
+    ids, labels = None, None
+    said = dict.fromkeys(("model_sha256", "contract", "embedlite"), "")
     if path.suffix == ".npy":
         embeddings = load_npy(path)
     else:
@@ -64,8 +86,7 @@ def load_embeddings(path: Path) -> StoredEmbeddings:
         embeddings, labels = arrays["embeddings"], arrays.get("labels")
         if "ids" in arrays:
             ids = text_array(arrays["ids"], path)
-        if "model_sha256" in arrays:
-            model = str(arrays["model_sha256"])
+        said = {name: str(arrays[name]) if name in arrays else "" for name in said}
     if embeddings.ndim < 2 or embeddings.dtype.kind != "f":
         raise DataError(
             f"{path} holds {embeddings.dtype} of shape {embeddings.shape}; embeddings are floats of shape (N, D)."
@@ -76,7 +97,7 @@ def load_embeddings(path: Path) -> StoredEmbeddings:
         _check_ids(ids, len(embeddings), path)
     if labels is not None and labels.shape != (len(embeddings),):
         raise DataError(f"{path} has labels of shape {labels.shape} for {len(embeddings)} rows; expected one for each.")
-    return StoredEmbeddings(embeddings, ids, model, labels)
+    return StoredEmbeddings(embeddings, ids, said["model_sha256"], labels, said["contract"], said["embedlite"])
 
 
 def _check_ids(ids: NDArray[np.str_], count: int, path: Path) -> None:

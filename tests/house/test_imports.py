@@ -19,7 +19,7 @@ PACKAGES = ("runtime", "calibration", "convert", "report")
 LEVELS = {
     "runtime": (
         "errors printable version progress options limits layout | files arrays machine child | model | "
-        "backends input | drift images session | encoder | check monitor | commands"
+        "backends input | drift images session mapping | encoder | check monitor | commands"
     ),
     "calibration": (
         "errors bins tensors ranges statistics statistics_file | engine observe collect | "
@@ -30,7 +30,8 @@ LEVELS = {
         "make | verify | search repeats | outcome data | pipeline exporting command"
     ),
     "report": (
-        "reference labels embedding | sides causes | several | page workers | outputs fleet | one candidates | command"
+        "reference labels embedding | sides causes | several gallery | page workers | outputs fleet | "
+        "one candidates | command"
     ),
 }
 """The rooms of each package, and the files beside them, bottom to top; those of one level may use each other."""

@@ -65,7 +65,7 @@ def test_the_file_is_an_ordinary_npz_without_pickles(tmp_path: Path) -> None:
     path = tmp_path / "vectors.npz"
     path.write_bytes(pack_embeddings(ROWS, IDS, "ab"))
     with np.load(path, allow_pickle=False) as archive:
-        assert sorted(archive.files) == ["embeddings", "ids", "model_sha256"]
+        assert sorted(archive.files) == ["contract", "embeddings", "embedlite", "ids", "model_sha256"]
         assert archive["embeddings"].dtype == np.float32
         assert archive["ids"].tolist() == IDS
         assert str(archive["model_sha256"]) == "ab"

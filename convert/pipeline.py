@@ -318,7 +318,8 @@ class Pipeline:
         self, lowered: LoweredModel, test: Source | None, folder: Path
     ) -> tuple[Frames, BatchCoupling | None]:
         """The original's answers, and whether they depend on the batch."""
-        frames, broken = collect_frames(self.contract, test, lowered.reference, folder)
+        rounded = any(name != "float64" for name in lowered.precisions)
+        frames, broken = collect_frames(self.contract, test, lowered.reference, folder, rounded=rounded)
         if broken:
             self.decisions.append(
                 f"the original answers NaN or infinity for {broken} of {len(frames.edge)} frames (a flat embedding); "

@@ -19,7 +19,8 @@ from .custom_code import (
     parse_replacements,
     rename_replaced,
 )
-from .cut import cut, shared_layer, tower
+from .edit.cut import cut, shared_layer, tower
+from .edit.still import quieten
 from .keras_2.load import is_installed, load_keras_2
 from .options import LoadOptions
 from .original import Original, check_image_shape, first_line
@@ -197,6 +198,7 @@ def from_keras(model: Any, name: str, options: LoadOptions) -> Original:
         # A replaced normalization may have reshaped a map into rows as well; preprocessing never does.
         rows=any(not text.rpartition("=")[2].startswith(PREPROCESSING) for text in options.replace_lambda),
         decisions=(*said, *decisions),
+        quieten=quieten(model),
     )
 
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from ..errors import ConversionError, ModelLoadError, ModelShapeError
 from ..graph.graph import Graph
 from ..graph.run import float_runner
-from .float32 import in_float32, other_precisions
+from .edit.float32 import in_float32, other_precisions
+from .edit.still import changing_layers, is_still, not_still
 from .original import Original, first_line
 from .scaling import Scaling, scaling_of_tensorflow, scaling_of_tflite
 
@@ -39,6 +40,7 @@ class LoweredModel:
             ``reference`` gives for one image. None, or a None from it, if the original takes one image at a time.
         scaling: what the model does to its pixels before its first layer; None for nothing.
         decisions: what was decided on the user's behalf while lowering.
+        precisions: the floating-point types besides float32 in which the original computes, by TensorFlow's names.
     """
 
     flatbuffer: bytes
@@ -46,6 +48,7 @@ class LoweredModel:
     in_batches: Callable[[int], Callable[[Batch], Batch] | None] | None
     scaling: Scaling | None = None
     decisions: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
 
 
 def lower(original: Original) -> LoweredModel:
@@ -59,22 +62,56 @@ def lower(original: Original) -> LoweredModel:
     if original.flatbuffer is not None:
         _check_constants(original.name, Graph(original.flatbuffer))
         return _already_lowered(original.flatbuffer)
-    traced, spec = trace(original)
-    flatbuffer, scaling, decisions = _convert(traced, spec)
+    traced, spec, taken_out = _trace_still(original)
+    flatbuffer, scaling, precisions = _convert(traced, spec)
     _check_graph(flatbuffer)
     _check_constants(original.name, Graph(flatbuffer))
     single = keras_reference(traced)
     batches = None if original.batch is not None else (lambda size: _in_batches(original, size))
-    return LoweredModel(flatbuffer, single, batches, scaling, decisions)
+    decisions = (*taken_out, *((_explain_precisions(precisions),) if precisions else ()))
+    return LoweredModel(flatbuffer, single, batches, scaling, decisions, precisions)
+
+
+def _trace_still(original: Original) -> tuple[Any, Any, tuple[str, ...]]:
+    """The traced model, once it answers the same to the same image; its TensorSpec, and what to say of that.
+
+    Raises:
+        ConversionError: it does not, and its layers cannot be taken out.
+    """
+    traced, spec = trace(original)
+    changing = changing_layers(traced)
+    if not changing or is_still(traced, spec):
+        return traced, spec, ()
+    taken = () if original.quieten is None else original.quieten()
+    if taken:
+        traced, spec = trace(original)
+    left = changing_layers(traced)
+    if not taken or (left and not is_still(traced, spec)):
+        raise not_still(original.name, left)
+    return (
+        traced,
+        spec,
+        (
+            f"the model is random at inference; its layers {', '.join(taken)} do nothing in the files, nor in the "
+            "original that they are compared with.",
+        ),
+    )
 
 
 def _convert(traced: Any, spec: Any) -> tuple[bytes, Scaling | None, tuple[str, ...]]:
-    """The float graph of a traced model, what it does to its pixels, and what was decided for it."""
+    """The float graph of a traced model, what it does to its pixels, and in which types besides float32 it computes."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    frozen = convert_variables_to_constants_v2(traced)
-    frozen, decisions = _in_float32(frozen)
+    try:
+        frozen = convert_variables_to_constants_v2(traced)
+    except ValueError as error:
+        # What writes to a variable has none to write to afterwards.
+        raise ConversionError(
+            f"TensorFlow cannot make constants of the model's variables: {first_line(error)}. Save the Keras model "
+            "itself, model.save('model.keras'), and pass that file."
+        ) from error
+    frozen, precisions = _in_float32(frozen)
     scaling = scaling_of_tensorflow(frozen)
     signature = tf.function(lambda image: {OUTPUT_NAME: frozen(image)[0]}, autograph=False).get_concrete_function(spec)
     module = tf.Module()
@@ -86,7 +123,7 @@ def _convert(traced: Any, spec: Any) -> tuple[bytes, Scaling | None, tuple[str, 
             tf.saved_model.save(module, folder, {"serving_default": signature}, options)
             converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-            return bytes(converter.convert()), scaling, decisions
+            return bytes(converter.convert()), scaling, precisions
         except Exception as error:
             # ConverterError derives from Exception directly, and its first line is the useful one.
             raise ConversionError(
@@ -96,7 +133,7 @@ def _convert(traced: Any, spec: Any) -> tuple[bytes, Scaling | None, tuple[str, 
 
 
 def _in_float32(frozen: Any) -> tuple[Any, tuple[str, ...]]:
-    """A frozen function that computes in float32 throughout, and what to say of that."""
+    """A frozen function that computes in float32 throughout, and in which other types it did."""
     import tensorflow as tf
 
     graph = frozen.graph.as_graph_def()
@@ -105,12 +142,13 @@ def _in_float32(frozen: Any) -> tuple[Any, tuple[str, ...]]:
         return frozen, ()
     changed = in_float32(graph)
     wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(changed, name=""), [])
-    decision = (
-        f"the model computes in {' and '.join(others)} in places; the files compute in float32 there, and are compared "
+    return wrapped.prune([item.name for item in frozen.inputs], [item.name for item in frozen.outputs]), others
+
+
+def _explain_precisions(names: tuple[str, ...]) -> str:
+    return (
+        f"the model computes in {' and '.join(names)} in places; the files compute in float32 there, and are compared "
         "with the model as it is, so that its own rounding is part of the drift."
-    )
-    return wrapped.prune([tensor.name for tensor in frozen.inputs], [tensor.name for tensor in frozen.outputs]), (
-        decision,
     )
 
 

@@ -24,6 +24,8 @@ class Original:
         rows: whether a 4-D result is to be read as rows of its channels.
         inputs: what the file itself says of its preprocessing; only our own ``.tflite`` files do.
         decisions: what was decided on the user's behalf while loading.
+        quieten: makes layers that are random do what they do at inference, whatever the model says, and returns their
+            names; None where that cannot be done.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Original:
     rows: bool = False
     inputs: InputOptions | None = None
     decisions: tuple[str, ...] = ()
+    quieten: Callable[[], tuple[str, ...]] | None = None
 
 
 def check_image_shape(

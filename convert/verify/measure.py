@@ -62,7 +62,7 @@ class Measured:
 
 
 def collect_frames(
-    contract: InputContract, test: Source | None, reference: Reference, folder: Path
+    contract: InputContract, test: Source | None, reference: Reference, folder: Path, *, rounded: bool = False
 ) -> tuple[Frames, int]:
     """Lay out what every file is run on, with the original's answers: images first, edge frames after them.
 
@@ -73,6 +73,7 @@ def collect_frames(
         test: the images; None makes a few synthetic frames instead.
         reference: the original at batch 1.
         folder: where the frames go.
+        rounded: whether the original computes in half precision.
 
     Returns:
         The frames, and for how many of them the original answered NaN or infinity; zeros stand there instead.
@@ -95,7 +96,7 @@ def collect_frames(
     )
     broken = ~np.isfinite(answers.reshape(len(answers), -1)).all(axis=1)
     answers[broken] = 0
-    return Frames(ready, answers, np.arange(len(answers)) >= count, firm), int(broken.sum())
+    return Frames(ready, answers, np.arange(len(answers)) >= count, firm, rounded), int(broken.sum())
 
 
 def _is_firm(reference: Reference, frame: NDArray[np.float32], answer: NDArray[np.float32]) -> bool:

@@ -1,5 +1,6 @@
 """A runtime's verdict on a quantized file: its drift against LiteRT's, not its distance from LiteRT."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,3 +39,9 @@ def test_a_kernel_with_much_more_drift_than_litert_fails_however_near_to_it() ->
 
 def test_next_to_no_drift_passes_whatever_litert_has() -> None:
     assert verdict(noisy(45), noisy(70))[0]
+
+
+def test_an_original_that_rounds_itself_is_not_met_exactly() -> None:
+    own = replace(FRAMES, rounded=True)
+    for frames, decibels, ok in ((own, 50, True), (own, 10, False), (FRAMES, 50, False)):
+        assert judge(ProbeResult("ai-edge-litert", "1", noisy(decibels)), "float32", frames, None).ok is ok

@@ -11,7 +11,7 @@ import inspect
 import sys
 from typing import Any
 
-from ..errors import ModelShapeError
+from ...errors import ModelShapeError
 
 
 def library_of(model: Any) -> Any:

@@ -1,0 +1,68 @@
+"""Models that answer differently each time they are called: random layers, and such as count, on at inference."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ...errors import ConversionError
+
+_CALLS = 5
+"""A random flip leaves an image as it is half of the time."""
+
+_CHANGING = re.compile(r"Random|Multinomial|Assign\w*VariableOp|ResourceScatter")
+_SCOPES = re.compile(
+    r"(stateless|stateful)_\w+|random_(uniform|normal|gamma|shuffle)\w*|cond|while|StatefulPartitionedCall"
+)
+_RANDOM_LAYERS = re.compile(r"(Spatial|Gaussian|Alpha)?Dropout([123]D)?|GaussianNoise|Random[A-Z]\w*|StochasticDepth")
+
+
+def changing_layers(traced: Any) -> tuple[str, ...]:
+    """The layers of a traced model that draw random numbers or write to variables, in its order."""
+    graph = traced.graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    return tuple(dict.fromkeys(_layer(node.name) for node in nodes if _CHANGING.search(node.op)))
+
+
+def _layer(operation: str) -> str:
+    """The layer that an operation is of: the innermost scope that is not TensorFlow's own."""
+    scopes = [name for name in operation.split("/")[:-1] if not _SCOPES.fullmatch(name)]
+    return scopes[min(1, len(scopes) - 1)] if len(scopes) < 3 else scopes[-1] if scopes else operation
+
+
+def is_still(traced: Any, spec: Any) -> bool:
+    """Whether a traced model answers the same to the same input, a few times over."""
+    import tensorflow as tf
+
+    image = tf.constant(np.random.default_rng(0).random(spec.shape.as_list(), np.float32))
+    first = np.asarray(traced(image))
+    return all(np.array_equal(first, np.asarray(traced(image)), equal_nan=True) for _ in range(_CALLS - 1))
+
+
+def quieten(model: Any) -> Callable[[], tuple[str, ...]]:
+    """A function that has the random layers of a Keras model do what they do at inference, and returns their names."""
+
+    def still() -> tuple[str, ...]:
+        found = [layer for layer in model._flatten_layers() if _RANDOM_LAYERS.fullmatch(type(layer).__name__)]
+        for layer in found:
+            layer.call = functools.partial(_at_inference, layer.call)
+        return tuple(layer.name for layer in found)
+
+    return still
+
+
+def _at_inference(call: Callable[..., Any], inputs: Any, **settings: Any) -> Any:
+    return call(inputs, **{**settings, "training": False})
+
+
+def not_still(name: str, layers: tuple[str, ...]) -> ConversionError:
+    """The error for a model that changes."""
+    return ConversionError(
+        f"{name} gives another embedding each time it is called: {', '.join(layers)} draw(s) random numbers or "
+        "change(s) variables at inference, as in training. Save the Keras model itself, model.save('model.keras'), and "
+        "pass that file: such layers of Keras are taken out there. Layers of your own have to ask for training."
+    )

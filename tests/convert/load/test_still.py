@@ -1,0 +1,76 @@
+"""Models that answer differently each time are found by calling them, and exported where that can be taken out."""
+
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tf_keras
+from keras import layers
+
+from embedlite.convert.errors import ConversionError
+from embedlite.convert.graph.run import float_runner
+from embedlite.convert.load import load_original
+from embedlite.convert.load.keras_model import from_keras
+from embedlite.convert.load.lower import lower
+from embedlite.convert.load.options import LoadOptions
+
+SHAPE = (18, 18, 3)
+IMAGE = np.random.default_rng(0).random(SHAPE, np.float32)
+
+
+def encoder(*, training: bool) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    image = keras.Input(SHAPE)
+    x = layers.RandomRotation(0.2, name="turn")(image, training=training)
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(6, 3, strides=2, activation="relu")(x))
+    x = layers.Dropout(0.5, name="drop")(x, training=training)
+    return keras.Model(image, layers.Dense(5)(x))
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_random_layers_that_were_left_on_are_taken_out_and_named(suffix: str, tmp_path: Path) -> None:
+    old = tf_keras.layers
+    image = old.Input(SHAPE)
+    x = old.Dropout(0.5, name="drop")(old.RandomRotation(0.2, name="turn")(image, training=True), training=True)
+    model = tf_keras.Model(image, old.Dense(5)(old.GlobalMaxPooling2D()(x)))
+    plain = tf_keras.Model(image, model.layers[-1](model.layers[-2](image)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save(tmp_path / f"model{suffix}")
+    lowered = lower(load_original(tmp_path / f"model{suffix}"))
+    assert "random at inference; its layers turn, drop do nothing" in lowered.decisions[0]
+    wanted = np.asarray(plain(IMAGE[None]))[0]
+    np.testing.assert_allclose(float_runner(lowered.flatbuffer)(IMAGE), wanted, atol=1e-5)
+
+
+def test_a_model_of_the_users_own_class(tmp_path: Path) -> None:
+    class Encoder(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool, self.drop, self.dense = layers.GlobalMaxPooling2D(), layers.Dropout(0.5), layers.Dense(5)
+
+        def call(self, image):
+            return self.dense(self.drop(self.pool(image), training=True))
+
+    model = Encoder()
+    model(IMAGE[None])
+    lowered = lower(from_keras(model, "encoder", LoadOptions(input_shape=SHAPE)))
+    assert "its layers dropout" in lowered.decisions[0]
+    wanted = np.asarray(model.dense(model.pool(IMAGE[None])))[0]
+    np.testing.assert_allclose(float_runner(lowered.flatbuffer)(IMAGE), wanted, atol=1e-5)
+
+
+def test_a_saved_model_that_is_random_names_the_layers_and_the_file_that_is_not(tmp_path: Path) -> None:
+    model = encoder(training=True)
+    model.export(tmp_path / "folder", verbose=False)
+    with pytest.raises(ConversionError, match=r"another embedding each time.*turn.*model\.save\('model\.keras'\)"):
+        lower(load_original(tmp_path / "folder"))
+    model.save(tmp_path / "model.keras")
+    lower(load_original(tmp_path / "model.keras"))
+
+
+def test_a_model_with_random_layers_that_are_off_is_left_alone(tmp_path: Path) -> None:
+    encoder(training=False).save(tmp_path / "model.keras")
+    assert lower(load_original(tmp_path / "model.keras")).decisions == ()

@@ -52,10 +52,12 @@ def tensor_groups(flatbuffer: bytes, without: Collection[str] = ()) -> tuple[Ten
     leaders: dict[int, int] = {}
     members: dict[int, list[str]] = {}
     rectified: set[int] = set()
+    # XNNPACK computes no output that nobody reads, as a split has them in the first step of an unrolled layer.
+    read = {int(i) for operator in subgraph.operators for i in operator.inputs} | set(map(int, subgraph.outputs))
 
     def add(index: int, leader: int) -> None:
         name = _name(subgraph.tensors[index])
-        if subgraph.tensors[index].type != schema.TensorType.FLOAT32 or name in without:
+        if subgraph.tensors[index].type != schema.TensorType.FLOAT32 or name in without or index not in read:
             return
         leaders[index] = leader
         members.setdefault(leader, []).append(name)

@@ -29,6 +29,8 @@ from ..runtime.options import given, part
 from ..runtime.progress import Stages, stage
 from .data import ExportData, calibration_fingerprint, check_searchable, open_data, select_images
 from .errors import ConversionError
+from .graph.graph import Graph
+from .graph.loops import has_loops
 from .graph.run import float_rows, float_runner
 from .load.lower import LoweredModel, lower
 from .load.original import Original
@@ -240,7 +242,7 @@ class Pipeline:
 
     def _plan(self, graph: FloatGraph, data: ExportData, engine: Engine) -> Int8Plan | None:
         request = self.request
-        if not any(map(takes_ranges, request.modes)):
+        if not any(map(takes_ranges, request.modes)) or has_loops(Graph(graph.flatbuffer)):
             return None
         if self.recipe is not None and request.recipe is not None:
             self.recipe.check_images(calibration_fingerprint(data), request.recipe)

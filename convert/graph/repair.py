@@ -29,6 +29,9 @@ def repair(graph: Graph) -> None:
         version = operator_version(_signature(graph, operator)) or code.version
         operator.opcodeIndex = graph.operator_code(code.builtinCode, version)
         versions.append((graph.operator_name(operator), version))
+    # The bodies of loops are as the converter wrote them, versions included.
+    for operator in (operator for subgraph in graph.model.subgraphs[1:] for operator in subgraph.operators):
+        versions.append((graph.operator_name(operator), graph.model.operatorCodes[operator.opcodeIndex].version))
     _drop_unused_codes(graph)
     drop_unused_tensors(graph)
     graph.model.metadata = []
@@ -79,10 +82,11 @@ def _scales(graph: Graph, index: int) -> list[float]:
 
 
 def _drop_unused_codes(graph: Graph) -> None:
-    used = sorted({operator.opcodeIndex for operator in graph.operators})
+    operators = [operator for subgraph in graph.model.subgraphs for operator in subgraph.operators]
+    used = sorted({operator.opcodeIndex for operator in operators})
     place = {old: new for new, old in enumerate(used)}
     graph.model.operatorCodes = [graph.model.operatorCodes[old] for old in used]
-    for operator in graph.operators:
+    for operator in operators:
         operator.opcodeIndex = place[operator.opcodeIndex]
 
 
@@ -109,7 +113,7 @@ def _compact_buffers(graph: Graph) -> None:
     buffers = graph.model.buffers
     kept = [type(buffers[0])()]
     place: dict[int, int] = {}
-    for tensor in graph.subgraph.tensors:
+    for tensor in (tensor for subgraph in graph.model.subgraphs for tensor in subgraph.tensors):
         old = tensor.buffer
         if old not in place:
             if buffers[old].data is None or not len(buffers[old].data):

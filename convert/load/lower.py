@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from ..errors import ConversionError, ModelLoadError, ModelShapeError
 from ..graph.graph import Graph
+from ..graph.loops import state, unbounded_loops
 from ..graph.run import float_runner
 from .edit.float32 import in_float32, other_precisions
+from .edit.open_batch import close_lists, has_open_lists
 from .edit.still import changing_layers, is_still, not_still
 from .original import Original, first_line
 from .scaling import Scaling, scaling_of_tensorflow, scaling_of_tflite
@@ -64,7 +66,7 @@ def lower(original: Original) -> LoweredModel:
         return _already_lowered(original.flatbuffer)
     traced, spec, taken_out = _trace_still(original)
     flatbuffer, scaling, precisions = _convert(traced, spec)
-    _check_graph(flatbuffer)
+    _check_graph(original.name, Graph(flatbuffer))
     _check_constants(original.name, Graph(flatbuffer))
     single = keras_reference(traced)
     batches = None if original.batch is not None else (lambda size: _in_batches(original, size))
@@ -133,14 +135,14 @@ def _convert(traced: Any, spec: Any) -> tuple[bytes, Scaling | None, tuple[str, 
 
 
 def _in_float32(frozen: Any) -> tuple[Any, tuple[str, ...]]:
-    """A frozen function that computes in float32 throughout, and in which other types it did."""
+    """A frozen function that computes in float32 throughout and on one input, and in which other types it did."""
     import tensorflow as tf
 
     graph = frozen.graph.as_graph_def()
     others = other_precisions(graph)
-    if not others:
+    if not others and not has_open_lists(graph):
         return frozen, ()
-    changed = in_float32(graph)
+    changed = close_lists(in_float32(graph), 1)
     wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(changed, name=""), [])
     return wrapped.prune([item.name for item in frozen.inputs], [item.name for item in frozen.outputs]), others
 
@@ -152,14 +154,18 @@ def _explain_precisions(names: tuple[str, ...]) -> str:
     )
 
 
-def _check_graph(flatbuffer: bytes) -> None:
-    """Refuse what is not a plain feed-forward graph: loops, branches and state, as recurrent layers have them."""
-    graph = Graph(flatbuffer)
-    stateful = [graph.tensor_name(i) for i, tensor in enumerate(graph.subgraph.tensors) if tensor.isVariable]
-    if len(graph.model.subgraphs) > 1 or stateful:
+def _check_graph(name: str, graph: Graph) -> None:
+    """Refuse loops that may never end, and what one input leaves behind for the next."""
+    endless, kept = unbounded_loops(graph), state(graph)
+    if endless:
         raise ConversionError(
-            "the model has loops, branches or state (a recurrent layer, for instance), and an image encoder here is "
-            "one feed-forward graph. Export the part of it that is."
+            f"{name} has a loop that nothing known beforehand ends ({endless[0]}), so a device might never answer. "
+            "Give it a fixed number of steps."
+        )
+    if kept:
+        raise ConversionError(
+            f"{name} keeps state from one input to the next ({kept[0]}), so an embedding would depend on the inputs "
+            "before it. Build its recurrent layers with stateful=False."
         )
 
 
@@ -193,7 +199,7 @@ def trace(original: Original, batch: int = 1) -> tuple[Any, Any]:
             raise ModelShapeError(
                 f"the model has {len(outputs)} outputs; an encoder gives one embedding. Choose one with --output."
             )
-        result = _as_rows(outputs[0], original.rows)
+        result = _as_rows(_with_batch(outputs[0], batch), original.rows)
         return tf.cast(result, tf.float32) if result.dtype.is_floating else result
 
     try:
@@ -205,6 +211,14 @@ def trace(original: Original, batch: int = 1) -> tuple[Any, Any]:
         ) from error
     check_embedding(traced.structured_outputs.dtype.name, traced.structured_outputs.shape.as_list())
     return traced, spec
+
+
+def _with_batch(result: Any, batch: int) -> Any:
+    """A result whose batch the model does not tell, as a SavedModel with a loop in it: it is that of the input."""
+    shape = result.shape.as_list() if result.shape.rank is not None else []
+    if len(shape) > 1 and shape[0] is None and None not in shape[1:]:
+        result.set_shape((batch, *shape[1:]))
+    return result
 
 
 def _as_rows(result: Any, rows: bool) -> Any:

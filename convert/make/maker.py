@@ -10,6 +10,8 @@ from ...runtime.errors import InterpreterFailedError
 from ...runtime.model.contract import Contract, InputContract
 from ...runtime.version import __version__
 from ..errors import ConversionError
+from ..graph.graph import Graph
+from ..graph.loops import has_loops
 from ..modes import MIXED, Precision, is_mixed, takes_ranges
 from ..normalization.prepare import FloatGraph
 from ..quantize.correct import Corrector
@@ -68,7 +70,16 @@ class Maker:
         Args:
             mode: one of :data:`embedlite.convert.modes.MODES`, or what a file with ``precision`` is called.
             precision: of the layers that are not int8.
+
+        Raises:
+            ConversionError: there is no such file of this model.
         """
+        if mode != "float32" and has_loops(Graph(self._graph.flatbuffer)):
+            raise ConversionError(
+                f"the model has a loop (a recurrent layer), which no quantizer enters, so there is no {mode} of it. "
+                "Build its recurrent layers with unroll=True (some 15 operators a step and layer) and load the weights "
+                "into that, or ship float32."
+            )
         quantized, recipe = self._quantized(mode, precision or {})
         self.graphs[mode], self.recipes[mode] = quantized, recipe
         return replace(self._packaged(mode, quantized), precision=recipe.precision)

@@ -79,11 +79,28 @@ def quantize(
         ) from error
     quantized = bytes(result.quantized_model)
     if mode in CALIBRATED:
+        quantized = _unread_alike(quantized)
         quantized = fit_biases(quantized, flatbuffer)
         if mode == "int8":
             quantized = in_integers(quantized, limits, {*keep_float, *(precision or {})})
         return quantized
     return _asymmetric(quantized) if mode == DYNAMIC else quantized
+
+
+def _unread_alike(quantized: bytes) -> bytes:
+    """Make what an operator gives and nobody reads as its other outputs are: interpreters insist on one type.
+
+    litert-quantizer leaves it float, for instance a part of a split in the first step of an unrolled layer.
+    """
+    graph, changed = Graph(quantized), False
+    for operator in graph.operators:
+        others = [graph.tensor(int(index)) for index in operator.outputs if graph.consumers(int(index))]
+        for index in map(int, operator.outputs):
+            if others and not graph.consumers(index) and index not in list(graph.subgraph.outputs):
+                tensor = graph.tensor(index)
+                changed = changed or tensor.type != others[0].type
+                tensor.type, tensor.quantization = others[0].type, others[0].quantization
+    return graph.to_bytes() if changed else quantized
 
 
 LEAST_WEIGHTS = 1024

@@ -1,0 +1,98 @@
+"""Recurrent layers: float32 keeps their loops, which are certain to end; other modes say why there is none."""
+
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from embedlite.convert import ExportOptions, export
+from embedlite.convert.errors import ConversionError
+from embedlite.convert.graph.graph import Graph
+from embedlite.convert.graph.loops import has_loops
+from embedlite.convert.graph.run import float_runner
+from embedlite.convert.load.keras_model import from_keras
+from embedlite.convert.load.lower import lower
+from embedlite.convert.load.options import LoadOptions
+from embedlite.runtime import Encoder
+
+SHAPE = (8, 6, 2)
+IMAGES = np.random.default_rng(0).uniform(0, 1, (12, *SHAPE)).astype(np.float32)
+
+KINDS = {
+    "lstm": lambda x: layers.Dense(5)(layers.LSTM(5)(x)),
+    "gru and lstm": lambda x: layers.LSTM(5)(layers.GRU(4, return_sequences=True)(x)),
+    "bidirectional": lambda x: layers.ReLU()(layers.Bidirectional(layers.GRU(4))(x)),
+    "masked": lambda x: layers.SimpleRNN(5)(layers.Masking(0.0)(x)),
+    "time distributed": lambda x: layers.LSTM(4)(layers.TimeDistributed(layers.Dense(6, activation="relu"))(x)),
+}
+
+
+def recurrent(kind: str) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    image = keras.Input(SHAPE)
+    x = KINDS[kind](layers.Reshape((8, 12))(image))
+    return keras.Model(image, layers.UnitNormalization()(layers.Dense(4)(x)), name="recurrent")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loop_is_kept_and_computes_the_same(kind: str) -> None:
+    model = recurrent(kind)
+    lowered = lower(from_keras(model, "model", LoadOptions()))
+    assert has_loops(Graph(lowered.flatbuffer))
+    wanted = np.asarray(model(IMAGES[:2]))
+    got = np.stack([float_runner(lowered.flatbuffer)(image) for image in IMAGES[:2]])
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
+
+
+def test_float32_is_written_and_int8_says_why_not(tmp_path: Path) -> None:
+    model = recurrent("gru and lstm")
+    # As a SavedModel, which does not tell that its result has one row for each input.
+    model.export(tmp_path / "model", verbose=False)
+    result = export(tmp_path / "model", tmp_path / "out", calibration_data=IMAGES, options=ExportOptions(measure=False))
+    assert [file.mode for file in result.files] == ["float32"]
+    assert [item.mode for item in result.not_made] == ["int8"]
+    assert re.search("has a loop.*unroll=True.*float32", result.not_made[0].reason)
+    with Encoder(result.files[0].path) as encoder:
+        np.testing.assert_allclose(encoder.embed(IMAGES), np.asarray(model(IMAGES)), atol=1e-6)
+    with pytest.raises(ConversionError, match="has a loop"):
+        export(model, tmp_path / "none", quantize=["dynamic"], options=ExportOptions(measure=False))
+
+
+def test_unrolled_the_same_weights_give_int8(tmp_path: Path) -> None:
+    model = recurrent("lstm")
+    image = keras.Input(SHAPE)
+    x = layers.Dense(5)(layers.LSTM(5, unroll=True)(layers.Reshape((8, 12))(image)))
+    unrolled = keras.Model(image, layers.UnitNormalization()(layers.Dense(4)(x)), name="unrolled")
+    unrolled.set_weights(model.get_weights())
+    result = export(
+        unrolled,
+        tmp_path,
+        quantize=["int8"],
+        calibration_data=IMAGES,
+        test_data=IMAGES,
+        options=ExportOptions(measure=False, correct=["none"]),
+    )
+    with Encoder(result.files[0].path) as encoder:
+        got = encoder.embed(IMAGES)
+    wanted = np.asarray(model(IMAGES))
+    assert 10 * np.log10((wanted**2).sum() / ((wanted - got) ** 2).sum()) > 20
+
+
+class Doubling(layers.Layer):
+    """As often as its input asks for."""
+
+    def call(self, x):
+        limit = ops.max(x)
+        start = ops.sum(ops.abs(x), axis=-1)[:1] * 0.0 + 1.0
+        (last,) = ops.while_loop(lambda value: value[0] < limit, lambda value: (value * 1.5,), (start,))
+        return x + last
+
+
+def test_a_loop_that_its_input_ends_is_refused() -> None:
+    image = keras.Input(SHAPE)
+    model = keras.Model(image, Doubling()(layers.Flatten()(image)))
+    with pytest.raises(ConversionError, match="loop that nothing known beforehand ends"):
+        lower(from_keras(model, "model", LoadOptions()))

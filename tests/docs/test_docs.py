@@ -18,7 +18,7 @@ DOCUMENTS = [path for path in WITH_COMMANDS if not exports(path)]
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_console_blocks_run(document: Path, digits: Digits, run: Run, tmp_path: Path) -> None:
     """Of documents that only use files; tests/docs/test_docs_export.py has those that make them."""
-    run_console_blocks(document, digits, run, tmp_path)
+    run_console_blocks(document, digits.folder, digits, run, tmp_path)
 
 
 def test_python_blocks_of_the_readme_run(digits: Digits, run: Run, tmp_path: Path) -> None:

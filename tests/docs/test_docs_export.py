@@ -4,12 +4,40 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Digits, Run
-from documents import WITH_COMMANDS, exports, run_console_blocks
+from conftest import ROOT, Digits, Run
+from documents import ABOUT_OPTIONS, WITH_COMMANDS, exports, run_console_blocks
+from shared import made_once
 
 DOCUMENTS = [path for path in WITH_COMMANDS if exports(path)]
 
 
+@pytest.fixture(scope="module")
+def soon(digits: Digits, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the example leaves it, of a model whose layers have the same names and are few and small."""
+
+    def make(folder: Path) -> None:
+        code = (
+            f"import sys; sys.path.insert(0, {str(ROOT / 'tests' / 'support')!r})\n"
+            "from encoders import small_encoder\n"
+            "from keras import layers\n"
+            "from embedlite.convert.layers import MinMaxNormalization\n"
+            "ending = [layers.Flatten(), MinMaxNormalization()]\n"
+            f"small_encoder(ending, (12, 12, 1), 32).save({str(folder / 'model.keras')!r})\n"
+        )
+        done = run("python", "-c", code, world="tensorflow")
+        assert done.returncode == 0, done.stderr
+        data = ("--calibration-data", digits.calibration, "--num-samples", "60")
+        done = run("export-tflite", folder / "model.keras", "-q", "float32", "-q", "int8", *data)
+        assert done.returncode == 0, done.stderr
+
+    return made_once(tmp_path_factory, "soon", make)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_console_blocks_run(document: Path, digits: Digits, run: Run, tmp_path: Path) -> None:
-    run_console_blocks(document, digits, run, tmp_path)
+def test_console_blocks_run(document: Path, digits: Digits, soon: Path, run: Run, tmp_path: Path) -> None:
+    models = soon if document.name in ABOUT_OPTIONS else digits.folder
+    run_console_blocks(document, models, digits, run, tmp_path)
+
+
+def test_every_document_about_options_is_there() -> None:
+    assert set(ABOUT_OPTIONS) <= {path.name for path in DOCUMENTS}

@@ -9,13 +9,25 @@ WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs")
 WITH_COMMANDS = [path for path in WRITTEN if "```console" in path.read_text()]
 
 
+ABOUT_OPTIONS = ("calibration.md", "formats.md", "images.md", "microcontroller.md", "normalization.md", "runtimes.md")
+"""Documents that speak of options, not of figures: their exports say the same of a model that is made sooner."""
+
+
 def exports(document: Path) -> bool:
     """Whether a document's commands make files, which takes longest."""
     return any(command == "export-tflite" for command, *_ in console_commands(document.read_text()))
 
 
-def run_console_blocks(document: Path, digits: Digits, run: Run, tmp_path: Path) -> None:
-    """In a folder with what the documents speak of: a model, its files, photos to calibrate and others to test."""
+def run_console_blocks(document: Path, models: Path, digits: Digits, run: Run, tmp_path: Path) -> None:
+    """In a folder with what the documents speak of: a model, its files, photos to calibrate and others to test.
+
+    Args:
+        document: whose commands are run.
+        models: the folder of ``model.keras`` and its files.
+        digits: whose images are used.
+        run: runs the commands.
+        tmp_path: where.
+    """
     # As many as suffice: of those that export, most of the time is spent on images.
     few = exports(document) and document.name != "README.md"
     for images, name, count in ((digits.calibration, "photos", 100), (digits.test_images, "held-out", 150)):
@@ -25,9 +37,9 @@ def run_console_blocks(document: Path, digits: Digits, run: Run, tmp_path: Path)
     held_out = sorted(path.name for path in (tmp_path / "held-out").iterdir())
     # The digit follows the number of the image: 0001_3.png.
     (tmp_path / "labels.csv").write_text("".join(f"{name},{name[5]}\n" for name in held_out))
-    shutil.copy(digits.model, tmp_path)
+    shutil.copy(models / "model.keras", tmp_path)
     if document.name != "README.md":
-        for path in digits.folder.glob("*.tflite"):
+        for path in models.glob("*.tflite"):
             shutil.copy(path, tmp_path)
     if document.name == "monitor.md":
         # The states that it joins are what its own program leaves on two devices.

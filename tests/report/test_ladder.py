@@ -143,21 +143,26 @@ def test_without_tensorflow_the_other_steps_are_run(shipped: Path, photos: Path,
     assert step_of(report, "→ nearest")["sqnr_db"] < 40
 
 
-def test_arrays_are_never_resized_and_a_frozen_normalization_is_named(shipped: Path, photos: Path, run: Run) -> None:
-    images = (255 * prepared(photos, Image.Resampling.BILINEAR)[:12]).round().astype(np.uint8)
-    np.save(shipped / "images.npy", images)
-    frozen = export_asked(
+def frozen(shipped: Path, photos: Path, mode: str) -> Path:
+    """A file of the shipped model in which constants have taken the place of its normalization."""
+    made = export_asked(
         shipped / "model.keras",
         Asked(
-            output_dir=shipped / "frozen",
-            quantize=["float16"],
+            output_dir=shipped / "frozen" / mode,
+            quantize=[mode],
             calibration_data=photos,
             normalization="frozen",
             measure=False,
         ),
     )
+    return made.files[0].path
+
+
+def test_arrays_are_never_resized_and_a_frozen_normalization_is_named(shipped: Path, photos: Path, run: Run) -> None:
+    images = (255 * prepared(photos, Image.Resampling.BILINEAR)[:12]).round().astype(np.uint8)
+    np.save(shipped / "images.npy", images)
     done = run(
-        *("drift-report", frozen.files[0].path, "--reference", shipped / "model.float32.tflite"),
+        *("drift-report", frozen(shipped, photos, "float16"), "--reference", shipped / "model.float32.tflite"),
         *("--data", shipped / "images.npy", "--ladder", "--k", "3", "--json", shipped / "frozen.json"),
     )
     # A frozen normalization is another function; whether it passes is not the question here.
@@ -170,17 +175,7 @@ def test_arrays_are_never_resized_and_a_frozen_normalization_is_named(shipped: P
 
 
 def test_layers_of_a_frozen_file_are_not_compared_with_the_original(shipped: Path, photos: Path, run: Run) -> None:
-    export_asked(
-        shipped / "model.keras",
-        Asked(
-            output_dir=shipped / "frozen8",
-            quantize=["int8"],
-            calibration_data=photos,
-            normalization="frozen",
-            measure=False,
-        ),
-    )
-    candidate = shipped / "frozen8" / "model.int8.tflite"
+    candidate = frozen(shipped, photos, "int8")
     done = run("drift-report", candidate, "--reference", shipped / "model.keras", "--data", photos, "--layers")
     assert "frozen normalization, which the original has not" in error_line(done)
 

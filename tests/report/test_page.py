@@ -27,7 +27,7 @@ from embedlite.runtime.images.open import open_source
 from embedlite.runtime.images.source import Source
 from embedlite.runtime.model.contract import InputContract
 
-from browser import Page, open_browser
+from browser import Page, assert_text_stands_out, luminance, open_browser
 from conftest import Digits, Run
 from tools import require
 
@@ -210,28 +210,12 @@ def test_it_asks_nothing_of_the_network_and_runs_no_script(made: tuple[Path, Dri
     assert not re.search(r"""(src|href|url)\s*[=(]\s*(?!"data:)""", text)
 
 
-def luminance(color: str) -> float:
-    """Relative luminance of a CSS rgb() colour, https://www.w3.org/TR/WCAG21/#dfn-relative-luminance."""
-    parts = np.array([int(part) for part in re.findall(r"\d+", color)[:3]]) / 255
-    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
-    return float(linear @ [0.2126, 0.7152, 0.0722])
-
-
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_text_stands_out_in_both_modes(made: tuple[Path, DriftReport], browser: Page, dark: bool) -> None:
     browser.open(made[0], 1200, dark=dark)
     paper = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (luminance(paper) < 0.1) is dark
-    pairs = browser.evaluate(
-        """[...document.querySelectorAll('h1, h2, p, th, td, small, figcaption, svg text, .verdict')].map(e => {
-            let under = e;
-            while (under && getComputedStyle(under).backgroundColor === 'rgba(0, 0, 0, 0)') under = under.parentElement;
-            const style = getComputedStyle(e);
-            return [e.closest('svg') ? style.fill : style.color, getComputedStyle(under).backgroundColor]})"""
-    )
-    for text, under in {tuple(pair) for pair in pairs}:
-        bright, dim = sorted((luminance(text), luminance(under)), reverse=True)
-        assert (bright + 0.05) / (dim + 0.05) >= 4.5, (text, under)
+    assert_text_stands_out(browser, "h1, h2, p, th, td, small, figcaption, svg text, .verdict")
 
 
 def test_it_prints_in_dark_ink_on_several_pages(made: tuple[Path, DriftReport], browser: Page) -> None:

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_page import luminance
 
-from browser import Page, open_browser
+from browser import Page, assert_text_stands_out, open_browser
 from conftest import Digits, Run
 from tools import require
 
@@ -180,16 +179,7 @@ def test_hostile_names_stay_text_and_nothing_is_asked_of_the_network(
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_text_stands_out(made: tuple[Path, dict[str, Any]], browser: Page, dark: bool) -> None:
     browser.open(made[0], 1200, dark=dark)
-    pairs = browser.evaluate(
-        """[...document.querySelectorAll('#export :is(h2, h3, p, th, td, b, small, svg text)')].map(e => {
-            let under = e;
-            while (under && getComputedStyle(under).backgroundColor === 'rgba(0, 0, 0, 0)') under = under.parentElement;
-            const style = getComputedStyle(e);
-            return [e.closest('svg') ? style.fill : style.color, getComputedStyle(under).backgroundColor]})"""
-    )
-    for text, under in {tuple(pair) for pair in pairs}:
-        bright, dim = sorted((luminance(text), luminance(under)), reverse=True)
-        assert (bright + 0.05) / (dim + 0.05) >= 4.5, (text, under)
+    assert_text_stands_out(browser, "#export :is(h2, h3, p, th, td, b, small, svg text)")
 
 
 def test_an_export_without_the_newer_keys_is_shown(digits: Digits, run: Run, saved: Path, tmp_path: Path) -> None:

@@ -11,10 +11,13 @@ import fcntl
 import itertools
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 class Page:
@@ -113,3 +116,25 @@ def open_browser(program: Path, profile: Path) -> Iterator[Page]:
         os.close(from_read)
         process.kill()
         process.wait()
+
+
+def luminance(color: str) -> float:
+    """Relative luminance of a CSS rgb() colour, https://www.w3.org/TR/WCAG21/#dfn-relative-luminance."""
+    parts = np.array([int(part) for part in re.findall(r"\d+", color)[:3]]) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def assert_text_stands_out(page: Page, selector: str) -> None:
+    """Whether the text of the page's elements has a contrast of 4.5 to what is under it."""
+    pairs = page.evaluate(
+        f"""[...document.querySelectorAll({json.dumps(selector)})].map(e => {{
+            let under = e;
+            while (under && getComputedStyle(under).backgroundColor === 'rgba(0, 0, 0, 0)') under = under.parentElement;
+            const style = getComputedStyle(e);
+            return [e.closest('svg') ? style.fill : style.color, getComputedStyle(under).backgroundColor]}})"""
+    )
+    assert pairs
+    for text, under in {tuple(pair) for pair in pairs}:
+        bright, dim = sorted((luminance(text), luminance(under)), reverse=True)
+        assert (bright + 0.05) / (dim + 0.05) >= 4.5, (text, under)

@@ -304,35 +304,27 @@ def cases(draw: st.DrawFn, kind: str) -> tuple[NormalizationSpec, tuple[int, ...
     return spec, shape, dtype, draw(SCALES), draw(zero_points(dtype))
 
 
+def assert_same_to_the_last_place(got: np.ndarray, wanted: np.ndarray) -> None:
+    np.testing.assert_array_max_ulp(got, wanted, maxulp=1)
+
+
 @compiled
-@settings(max_examples=60, deadline=None)
-@given(case=cases("minmax"), seed=st.integers(0, 2**32 - 1))
-def test_min_max_is_the_runtimes_bit_for_bit(
-    case: tuple[NormalizationSpec, tuple[int, ...], str, float, int],
+@pytest.mark.parametrize(("kind", "assert_same"), [("minmax", assert_same_bits), ("l2", assert_same_to_the_last_place)])
+@settings(max_examples=45, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 2**32 - 1))
+def test_normalizations_are_the_runtimes_bit_for_bit_or_to_the_last_place(
+    kind: str,
+    assert_same: Callable[[np.ndarray, np.ndarray], None],
+    data: st.DataObject,
     seed: int,
     exported: Callable[..., Artifact],
     library: Library,
 ) -> None:
+    case = data.draw(cases(kind))
     spec, shape, dtype, scale, zero_point = case
     loaded = library(ending_in(exported(), *case))
     for raw in vectors(shape, dtype, seed):
-        assert_same_bits(normalized(loaded, raw), normalize_quantized(raw, scale, zero_point, spec))
-
-
-@compiled
-@settings(max_examples=30, deadline=None)
-@given(case=cases("l2"), seed=st.integers(0, 2**32 - 1))
-def test_l2_is_the_runtimes_to_the_last_place(
-    case: tuple[NormalizationSpec, tuple[int, ...], str, float, int],
-    seed: int,
-    exported: Callable[..., Artifact],
-    library: Library,
-) -> None:
-    spec, shape, dtype, scale, zero_point = case
-    loaded = library(ending_in(exported(), *case))
-    for raw in vectors(shape, dtype, seed):
-        wanted = normalize_quantized(raw, scale, zero_point, spec)
-        np.testing.assert_array_max_ulp(normalized(loaded, raw), wanted, maxulp=1)
+        assert_same(normalized(loaded, raw), normalize_quantized(raw, scale, zero_point, spec))
 
 
 @compiled

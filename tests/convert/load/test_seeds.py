@@ -19,6 +19,7 @@ from embedlite.convert.errors import CustomCodeError, ModelLoadError, ModelShape
 from embedlite.runtime import Encoder
 
 from conftest import ROOT, Run, error_line
+from encoders import PLAIN
 
 MODES = ("float32", "dynamic", "int8")
 FLOOR = 24.0
@@ -180,9 +181,7 @@ def test_other_spellings_and_placements(
     monkeypatch.chdir(seed.folder)
     # With test data, all calibration images set ranges and the constants of a frozen normalization.
     data = {"calibration_data": seed.calibration, "test_data": seed.test}
-    result = export_asked(
-        model, Asked(output_dir=tmp_path, quantize=MODES, correct=["none"], measure=False, **data, **options)
-    )
+    result = export_asked(model, Asked(output_dir=tmp_path, quantize=MODES, measure=False, **PLAIN, **data, **options))
     images = np.load(seed.test)
     for file in result.files:
         spec = file.contract["normalization"]

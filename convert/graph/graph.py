@@ -97,7 +97,7 @@ class Graph:
 
     def inputs(self, operator: Any) -> list[int]:
         """An operator's input tensors that are neither constant nor absent."""
-        return [int(i) for i in operator.inputs if i >= 0 and self.constant(int(i)) is None]
+        return [int(i) for i in operator.inputs if i >= 0 and not self.is_constant(int(i))]
 
     def add_tensor(self, name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> int:
         """Add an activation tensor and return its index."""

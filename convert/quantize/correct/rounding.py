@@ -50,7 +50,7 @@ def round_weights(graph: PairedGraph) -> None:
         matrices = weight_matrices(layer, weights)
         groups, outputs, _ = matrices.shape
         scales = graph.scales(layer.tensors[1], groups * outputs).reshape(groups, outputs)
-        rounded = np.stack([round_with_feedback(*group) for group in zip(matrices, moments, scales, strict=True)])
+        rounded = round_groups(matrices, moments, scales)
         graph.replace(layer.tensors[1], stored_weights(layer, rounded, weights.shape))
 
 
@@ -76,6 +76,36 @@ def input_moments(graph: PairedGraph, layer: LinearLayer, shape: tuple[int, ...]
         part = np.ascontiguousarray(rows[:, first : first + _ROWS], np.float32)
         moments += part.transpose(0, 2, 1) @ part
     return moments
+
+
+def round_groups(matrices: _Array, moments: _Array, scales: _Array) -> _Array:
+    """:func:`round_with_feedback` of each group; the channels of a depthwise convolution at once, not one by one."""
+    groups, _, inputs = matrices.shape
+    used = (np.einsum("gii->gi", moments) > 0).all(axis=1)
+    result = np.empty_like(matrices)
+    together = used if groups > 1 and inputs <= _BLOCK else np.zeros(groups, bool)
+    for group in np.flatnonzero(~together):
+        result[group] = round_with_feedback(matrices[group], moments[group], scales[group])
+    if together.any():
+        result[together] = _round_alike(matrices[together], moments[together], scales[together])
+    return result
+
+
+def _round_alike(weights: _Array, moments: _Array, scales: _Array) -> _Array:
+    """:func:`round_with_feedback` of groups that use all their inputs, few of them: (groups, outputs, inputs)."""
+    order = np.argsort(-np.einsum("gii->gi", moments), axis=1, kind="stable")
+    rest = np.take_along_axis(weights, order[:, None, :], axis=2)
+    hessian = np.take_along_axis(np.take_along_axis(moments, order[:, :, None], axis=1), order[:, None, :], axis=2)
+    diagonal = np.einsum("gii->gi", hessian)
+    diagonal += _DAMPING * diagonal.mean(axis=1, keepdims=True)
+    factor = np.linalg.cholesky(np.linalg.inv(hessian)).swapaxes(1, 2)
+    result = np.empty_like(weights)
+    for place in range(weights.shape[2]):
+        rounded = np.clip(np.rint(rest[:, :, place] / scales), -LARGEST, LARGEST)
+        errors = (rest[:, :, place] - rounded * scales) / factor[:, None, place, place]
+        rest[:, :, place:] -= errors[:, :, None] * factor[:, None, place, place:]
+        np.put_along_axis(result, order[:, None, place, None].repeat(result.shape[1], 1), rounded[:, :, None], axis=2)
+    return result
 
 
 def round_with_feedback(weights: _Array, moments: _Array, scales: _Array) -> _Array:

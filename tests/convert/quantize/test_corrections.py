@@ -32,7 +32,12 @@ from embedlite.convert.quantize.correct.paired_graph import (
     weight_matrices,
 )
 from embedlite.convert.quantize.correct.refit import choose_ridge, fit_near, refit_last_layer
-from embedlite.convert.quantize.correct.rounding import input_moments, round_weights, round_with_feedback
+from embedlite.convert.quantize.correct.rounding import (
+    input_moments,
+    round_groups,
+    round_weights,
+    round_with_feedback,
+)
 from embedlite.convert.quantize.litert import quantize
 from embedlite.convert.quantize.trial import Trial
 from embedlite.runtime import Encoder, InputContract
@@ -167,6 +172,18 @@ def test_rounding_brings_every_layer_closer_on_its_inputs() -> None:
     before = error()
     round_weights(graph)
     assert error() < before / 2
+
+
+@pytest.mark.parametrize("inputs", [1, 9, 25])
+def test_the_channels_of_a_depthwise_convolution_at_once_are_rounded_as_one_by_one(inputs: int) -> None:
+    rng = np.random.default_rng(inputs)
+    rows = rng.normal(size=(40, 200, inputs)) @ rng.normal(size=(40, inputs, inputs))
+    rows[3, :, -1] = 0  # an input that is never used
+    rows[7] = 0
+    weights, scales = rng.normal(size=(40, 1, inputs)), rng.uniform(0.005, 0.05, (40, 1))
+    moments = rows.transpose(0, 2, 1) @ rows
+    alone = [round_with_feedback(*group) for group in zip(weights, moments, scales, strict=True)]
+    np.testing.assert_array_equal(round_groups(weights, moments, scales), np.stack(alone))
 
 
 def test_with_16_bit_activations_rounding_takes_most_of_the_error_away() -> None:

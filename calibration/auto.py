@@ -93,7 +93,8 @@ def choose_methods(
             break
         search.consider(method, {})
     in_vain = 0
-    for group, method in search.by_group():
+    # Which groups would differ takes a while to find out, and is not asked where no trial is left.
+    for group, method in search.by_group() if search.trials < most else ():
         if in_vain == _MOST_IN_VAIN or next(numbers, None) is None:
             break
         gained = search.consider(search.method, {**search.only, group.name: method})

@@ -89,11 +89,11 @@ class Graph:
 
     def producer(self, index: int) -> Any | None:
         """The operator that writes a tensor, None for inputs and constants."""
-        return next((op for op in self.operators if index in list(op.outputs)), None)
+        return next((op for op in self.operators if index in _listed(op.outputs)), None)
 
     def consumers(self, index: int) -> list[Any]:
         """The operators that read a tensor."""
-        return [op for op in self.operators if index in list(op.inputs)]
+        return [op for op in self.operators if index in _listed(op.inputs)]
 
     def inputs(self, operator: Any) -> list[int]:
         """An operator's input tensors that are neither constant nor absent."""
@@ -203,3 +203,9 @@ class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]  # generated code ha
 
 
 HEAVY = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL"})
+
+
+def _listed(indices: Any) -> list[int]:
+    """An operator's inputs or outputs, which the schema reads as an array: ``list`` of one is slow."""
+    numbers: list[int] = indices.tolist() if isinstance(indices, np.ndarray) else list(indices)
+    return numbers

@@ -65,8 +65,7 @@ def try_float_end(
     end = averaging_end(graph)
     if not end:
         return (), None
-    candidates = [(flatbuffer, ranges)] * len(trial.folds)
-    plain, in_float = trial.errors(candidates), trial.errors(candidates, keep_float=end)
+    plain, in_float = trial.errors_of_one(flatbuffer, ranges), trial.errors_of_one(flatbuffer, ranges, end)
     if not better(in_float, plain, _STANDARD_ERRORS):
         return (), None
     return end, (

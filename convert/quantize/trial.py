@@ -54,8 +54,12 @@ class Trial:
             ranges: of its activations.
             keep_float: operators that stay float besides those that do anyway, by the name of what they write.
         """
+        return self.errors_of(self.quantized(flatbuffer, ranges, keep_float))
+
+    def quantized(self, flatbuffer: bytes, ranges: Ranges, keep_float: Sequence[str] = ()) -> bytes:
+        """The int8 graph with these ranges; see :meth:`errors`."""
         # As litert-quantizer leaves it: the repairs are for other runtimes and change no value here.
-        return self.errors_of(quantize(flatbuffer, "int8", ranges, (*self._keep_float, *keep_float)))
+        return quantize(flatbuffer, "int8", ranges, (*self._keep_float, *keep_float))
 
     def errors_of(self, quantized: bytes) -> NDArray[np.float64]:
         """The same of a quantized graph with float input and output."""
@@ -106,15 +110,19 @@ class CrossTrial:
     def __len__(self) -> int:
         return sum(map(len, self.folds))
 
-    def errors(self, candidates: Iterable[tuple[bytes, Ranges]], keep_float: Sequence[str] = ()) -> NDArray[np.float64]:
+    def errors_of_one(self, flatbuffer: bytes, ranges: Ranges, keep_float: Sequence[str] = ()) -> NDArray[np.float64]:
+        """Errors of all images with one graph and its ranges, quantized once; see :meth:`Trial.errors`."""
+        quantized = self.folds[0].quantized(flatbuffer, ranges, keep_float)
+        return np.concatenate([trial.errors_of(quantized) for trial in self.folds])
+
+    def errors(self, candidates: Iterable[tuple[bytes, Ranges]]) -> NDArray[np.float64]:
         """Errors of all images, fold by fold; see :meth:`Trial.errors`.
 
         Args:
             candidates: for each fold the float graph and its ranges.
-            keep_float: see :meth:`Trial.errors`.
         """
         return np.concatenate(
-            [trial.errors(*candidate, keep_float) for trial, candidate in zip(self.folds, candidates, strict=True)]
+            [trial.errors(*candidate) for trial, candidate in zip(self.folds, candidates, strict=True)]
         )
 
     def sqnr(self, errors: NDArray[np.float64]) -> float | None:

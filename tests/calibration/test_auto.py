@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from embedlite.calibration import Ranges, Statistics
+from embedlite.calibration import Ranges, Statistics, auto
 from embedlite.calibration.auto import MOST_TRIALS, better, choose_methods
 from embedlite.calibration.bins import count
-from embedlite.calibration.methods import choose_range
+from embedlite.calibration.methods import Method, choose_range
 from embedlite.calibration.statistics import TensorStatistics
 from embedlite.calibration.tensors import TensorGroup
 from embedlite.convert import ExportOptions, export
@@ -62,6 +62,19 @@ def test_nothing_changes_where_nothing_is_gained() -> None:
     choice = choose_methods([statistics()] * 4, GROUPS, errors_of(lambda ranges: 1.0))
     assert (str(choice.method), choice.only) == ("minmax", {})
     assert choice.before == choice.after
+
+
+def test_ranges_are_not_looked_for_that_no_trial_is_left_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = set()
+
+    def counted(tensor: TensorStatistics, method: Method) -> tuple[float, float]:
+        asked.add(str(method))
+        return choose_range(tensor, method)
+
+    monkeypatch.setattr(auto, "choose_range", counted)
+    choice = choose_methods([statistics()] * 4, GROUPS, errors_of(lambda ranges: 1.0), most=2)
+    assert choice.trials == 2
+    assert asked == {str(method) for method in auto.CANDIDATES[:2]}
 
 
 def test_ranges_that_give_no_embedding_are_never_chosen() -> None:

@@ -17,17 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.errors import RequestError
+from ...runtime.model.normalizations import replacements
 from ..errors import CustomCodeError
-
-_MINMAX = {f"minmax-{axis}": {"axes": axis} for axis in ("batch", "channel", "sample")}
 
 PREPROCESSING = "preprocess-"
 """How the kinds begin that take pixels 0-255 and scale them."""
 
-REPLACEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{kind: ("MinMaxNormalization", settings) for kind, settings in _MINMAX.items()},
-    **{f"{kind}:input": ("MinMaxNormalization", {**axis, "divisor": "input"}) for kind, axis in _MINMAX.items()},
-    "l2": ("L2Normalization", {}),
+REPLACEMENTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    **replacements(),
     **{f"{PREPROCESSING}{mode}": ("PixelPreprocessing", {"mode": mode}) for mode in ("caffe", "tf", "torch")},
 }
 """The layers that ``--replace-lambda LAYER=KIND`` can put in a Lambda's place: class name and arguments."""

@@ -2,14 +2,14 @@
 
 It computes what :mod:`embedlite.runtime.input.normalize` computes, for every specification:
 
-- Min-max of integers, no epsilon in the divisor: one float division of two integers below 2^9, bit for bit the same.
-  It stays the same where floats are evaluated in a wider format: such a quotient is no closer than 2^-35 of itself to
-  the middle between two float32, so that rounding it twice is rounding it once.
-- Min-max of integers, epsilon in the divisor: with epsilon / scale = B / A in lowest terms, the result is the fraction
+- A quotient by the maximum, of integers, no epsilon in the divisor: one float division of two integers below 2^9, bit
+  for bit the same. It stays the same where floats are evaluated in a wider format: such a quotient is no closer than
+  2^-35 of itself to the middle between two float32, so that rounding it twice is rounding it once.
+- The same with an epsilon in the divisor: with epsilon / scale = B / A in lowest terms, the result is the fraction
   top A / (bottom A + B). A and B are known when the code is written; it divides them digit by digit, in as many 32-bit
   words as they need, and rounds once, to even. Bit for bit the same, too; no floating point but for the result.
-- L2, and normalizations of a float output: the same operations in double. Within one unit in the last place, because
-  numpy adds up squares in another order; a compiler whose double has 32 bits (AVR) is further off.
+- A quotient by the norm, and normalizations of a float output: the same operations in double. Within one unit in the
+  last place, because numpy adds up squares in another order; a compiler whose double has 32 bits (AVR) is further off.
 
 None of it holds under ``-ffast-math``.
 """
@@ -23,6 +23,7 @@ from string import Template
 
 from ...runtime.model.contract import NormalizationSpec
 from ...runtime.model.flatbuffer import TensorInfo
+from ...runtime.model.normalizations import KINDS
 from ..errors import ConversionError
 
 _LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
@@ -51,7 +52,7 @@ def normalize_function(name: str, spec: NormalizationSpec, raw: TensorInfo, c_ty
 
     Args:
         name: prefix of everything that is defined.
-        spec: ``minmax`` or ``l2``; its axes are those of ``raw``.
+        spec: of any kind but ``none``; its axes are those of ``raw``.
         raw: the file's output tensor, int8, uint8 or float32.
         c_type: the type of its values in C.
 
@@ -65,7 +66,8 @@ def normalize_function(name: str, spec: NormalizationSpec, raw: TensorInfo, c_ty
             f"{list(raw.shape)}. Export the model again."
         )
     kept, reduced = _strides(raw.shape, {axis % rank for axis in spec.axes})
-    steps = _l2(spec, raw) if spec.kind == "l2" else _minmax(name, spec, raw)
+    norm = KINDS[spec.kind].measure == "norm"
+    steps = _by_norm(spec, raw) if norm else _by_max(name, spec, raw)
     at = f"const int32_t at = first + {_index('j', reduced)};"
     group = [
         f"const int32_t first = {_index('i', kept)};",
@@ -78,7 +80,7 @@ def normalize_function(name: str, spec: NormalizationSpec, raw: TensorInfo, c_ty
     body = "".join(f"    {line}\n" for line in _nest("i", kept, group))
     comment = "/* The output tensor to the embedding: the normalization that the file itself leaves out. */"
     definition = f"{steps.support}{prototype}\n{{\n{body}}}\n"
-    return CFunction(prototype, definition, comment, needs_math=spec.kind == "l2")
+    return CFunction(prototype, definition, comment, needs_math=norm)
 
 
 def _strides(shape: tuple[int, ...], axes: set[int]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
@@ -130,31 +132,35 @@ class _Steps:
     support: str = ""
 
 
-def _minmax(name: str, spec: NormalizationSpec, raw: TensorInfo) -> _Steps:
+def _by_max(name: str, spec: NormalizationSpec, raw: TensorInfo) -> _Steps:
     integers = raw.dtype in _LIMITS
     number = "int32_t" if integers else "double"
     zero = f" - ({raw.zero_point[0]})" if integers else ""
     quotient = "(float)top / (float)divisor" if integers else "(float)(top / divisor)"
+    kind = KINDS[spec.kind]
     steps = _Steps(
-        begin=(f"{number} lowest = raw[first], highest = raw[first];",),
+        begin=(f"{number} {'lowest = raw[first], ' if kind.shifts else ''}highest = raw[first];",),
         each=(
             f"const {number} value = raw[at];",
-            "lowest = value < lowest ? value : lowest;",
+            *(("lowest = value < lowest ? value : lowest;",) if kind.shifts else ()),
             "highest = value > highest ? value : highest;",
         ),
-        end=(f"{number} divisor = highest{' - lowest' if spec.divisor == 'shifted' else zero};",),
-        result=(f"const {number} top = raw[at] - lowest;", f"embedding[at] = divisor == 0 ? 0.0f : {quotient};"),
+        end=(f"{number} divisor = highest{zero if kind.signed(spec.divisor) else ' - lowest'};",),
+        result=(
+            f"const {number} top = raw[at]{' - lowest' if kind.shifts else zero};",
+            f"embedding[at] = divisor == 0 ? 0.0f : {quotient};",
+        ),
     )
     if not integers:
         return replace(steps, end=(*steps.end, *_guard(spec)))
     epsilon = Fraction(spec.epsilon) / Fraction(raw.scale[0]) if spec.epsilon_mode != "none" else Fraction(0)
     # Shifted values are integers from 0 to the divisor: where that is 0, so is the result, whatever the epsilon.
-    if epsilon == 0 or (spec.epsilon_mode == "max" and spec.divisor == "shifted" and epsilon <= 1):
+    if epsilon == 0 or (spec.epsilon_mode == "max" and not kind.signed(spec.divisor) and epsilon <= 1):
         return steps
     return _exactly(name, steps, epsilon, spec, raw)
 
 
-def _l2(spec: NormalizationSpec, raw: TensorInfo) -> _Steps:
+def _by_norm(spec: NormalizationSpec, raw: TensorInfo) -> _Steps:
     integers = raw.dtype in _LIMITS
     value, scale = (f"raw[at] - ({raw.zero_point[0]})", f" * {raw.scale[0]!r}") if integers else ("raw[at]", "")
     number, total = ("int32_t", "int64_t") if integers else ("double", "double")
@@ -179,13 +185,17 @@ def _exactly(name: str, steps: _Steps, epsilon: Fraction, spec: NormalizationSpe
     """The same steps with a rational epsilon, in units of the scale, in the divisor."""
     one, numerator = epsilon.denominator, epsilon.numerator
     furthest = _STEPS
-    if spec.divisor == "input":
+    kind = KINDS[spec.kind]
+    if kind.signed(spec.divisor):
         furthest = max(abs(limit - raw.zero_point[0]) for limit in _LIMITS[raw.dtype])
     largest = max(_STEPS * one, furthest * one + numerator)
     # The division doubles one number until it is larger than the other, and then the remainder.
     words = -(-(largest.bit_length() + 2) // 32)
     constants = {"one": _words(one, words), "epsilon": _words(numerator, words)}
     support = Template(_DIVIDE).substitute(name=name, words=words, **constants)
+    # What was not shifted may be negative itself.
+    top, turned = ("top", "{0}") if kind.shifts else ("(top < 0 ? -top : top)", "top < 0 ? -{0} : {0}")
+    divide = f"{name}_divide((uint32_t){top}"
     if spec.epsilon_mode == "add":
         return replace(
             steps,
@@ -194,12 +204,12 @@ def _exactly(name: str, steps: _Steps, epsilon: Fraction, spec: NormalizationSpe
                 f"uint32_t guarded[{words}];",
                 f"const int sign = {name}_guard(divisor, guarded);",
             ),
-            result=(steps.result[0], f"embedding[at] = {name}_divide((uint32_t)top, guarded, sign);"),
+            result=(steps.result[0], f"embedding[at] = {divide}, guarded, {turned.format('sign')});"),
             support=support + Template(_GUARD).substitute(name=name, words=words),
         )
     # From here on the divisor is the larger one. No 8-bit divisor reaches the cap.
     least = min(math.ceil(epsilon), 1000)
-    divided = f"{name}_divide((uint32_t)top, {name}_epsilon, 1)"
+    divided = f"{divide}, {name}_epsilon, {turned.format(1)})"
     result = f"embedding[at] = divisor >= {least} ? (float)top / (float)divisor : {divided};"
     return replace(steps, result=(steps.result[0], result), support=support)
 

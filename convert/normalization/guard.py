@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from ...runtime.model.contract import NormalizationSpec
+from ...runtime.model.normalizations import KINDS
 from ..graph.graph import Graph
 from .recognise import L2_OPERATOR_EPSILON, Normalization
 
@@ -15,20 +15,21 @@ from .recognise import L2_OPERATOR_EPSILON, Normalization
 def guard_normalization(graph: Graph, found: Normalization) -> Normalization:
     """Make sure that a zero divisor gives zeros on every runtime, editing the graph where it does not.
 
-    Min-max over the shifted values gets ``MAXIMUM(max, epsilon)``; over the input, whose maximum may be negative,
-    ``SELECT_V2(EQUAL(max, 0), infinity, max)``. L2 becomes the float L2_NORMALIZATION operator where that computes the
-    same, because XNNPACK answers NaN for the spelled-out reciprocal root of zero; where it does not, over other axes
-    than the last, and without an epsilon, the sum of squares gets ``MAXIMUM(sum, 1e-12)``, which is the same bound.
+    A maximum that cannot be negative gets ``MAXIMUM(max, epsilon)``; one that may be, such as that of the input,
+    ``SELECT_V2(EQUAL(max, 0), infinity, max)``. A norm becomes the float L2_NORMALIZATION operator where that computes
+    the same, because XNNPACK answers NaN for the spelled-out reciprocal root of zero; where it does not, over other
+    axes than the last, and without an epsilon, the sum of squares gets ``MAXIMUM(sum, 1e-12)``: the same bound.
     """
-    if found.spec.kind == "l2":
-        return found if graph.operator_name(found.operators[-1]) == "L2_NORMALIZATION" else _guard_l2(graph, found)
+    kind = KINDS[found.spec.kind]
+    if kind.measure == "norm":
+        return found if graph.operator_name(found.operators[-1]) == "L2_NORMALIZATION" else _guard_norm(graph, found)
     if found.guarded:
         return found
     last = found.operators[-1]
     divisor = int(last.inputs[1])
     shape, name = graph.shape(divisor), graph.tensor_name(found.result)
     guarded = graph.add_tensor(f"{name}/guarded", shape)
-    if found.spec.divisor == "shifted":
+    if not kind.signed(found.spec.divisor):
         floor = graph.add_constant(f"{name}/floor", np.array(np.finfo(np.float32).tiny, np.float32))
         added = [graph.make_operator("MAXIMUM", [divisor, floor], [guarded], schema.MaximumMinimumOptionsT())]
     else:
@@ -46,11 +47,11 @@ def guard_normalization(graph: Graph, found: Normalization) -> Normalization:
     return Normalization(found.spec, found.source, found.result, operators, True)
 
 
-def _guard_l2(graph: Graph, found: Normalization) -> Normalization:
+def _guard_norm(graph: Graph, found: Normalization) -> Normalization:
     shape, spec = graph.shape(found.source), found.spec
     last_axis = all(shape[axis] == 1 for axis in spec.axes if axis != len(shape) - 1) and len(shape) - 1 in spec.axes
     if last_axis and spec.epsilon <= L2_OPERATOR_EPSILON:
-        return _fuse_l2(graph, found)
+        return _fuse_norm(graph, found)
     if spec.epsilon_mode != "none" or found.guarded:
         return found
     root = next(op for op in found.operators if graph.operator_name(op) in ("SQRT", "RSQRT"))
@@ -65,7 +66,7 @@ def _guard_l2(graph: Graph, found: Normalization) -> Normalization:
     return Normalization(spec, found.source, found.result, operators, True)
 
 
-def _fuse_l2(graph: Graph, found: Normalization) -> Normalization:
+def _fuse_norm(graph: Graph, found: Normalization) -> Normalization:
     operator = graph.make_operator("L2_NORMALIZATION", [found.source], [found.result], schema.L2NormOptionsT())
     last = found.operators[-1]
     graph.operators[graph.position(last)] = operator
@@ -73,5 +74,5 @@ def _fuse_l2(graph: Graph, found: Normalization) -> Normalization:
     for dead in reversed(found.operators[:-1]):
         if not graph.consumers(int(dead.outputs[0])):
             del graph.operators[graph.position(dead)]
-    spec = NormalizationSpec("l2", found.spec.axes, "shifted", L2_OPERATOR_EPSILON, "max")
+    spec = replace(found.spec, epsilon=L2_OPERATOR_EPSILON, epsilon_mode="max")
     return Normalization(spec, found.source, found.result, (operator,), True)

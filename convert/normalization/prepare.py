@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ...runtime.errors import RequestError
 from ...runtime.model.contract import NormalizationSpec
+from ...runtime.model.normalizations import KINDS
 from ..graph.activations import fuse_activations
 from ..graph.graph import HEAVY, Graph
 from ..graph.repair import drop_unused_tensors
@@ -101,7 +102,7 @@ def _guarded(graph: Graph, found: list[Normalization]) -> FloatGraph:
 
 
 def _frozen(graph: Graph, found: list[Normalization], images: Iterable[NDArray[np.float32]]) -> FloatGraph:
-    reducing = [item for item in found if item.spec.kind == "minmax"]
+    reducing = [item for item in found if KINDS[item.spec.kind].freezes]
     if not reducing:
         raise RequestError(
             "--normalization frozen: there is no min-max normalization in this model whose extremes could be frozen. "

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.input.normalize import guard_divisor, normalize
+from ...runtime.input.normalize import bare_divisor, guard_divisor, normalize
 from ...runtime.model.contract import NormalizationSpec
+from ...runtime.model.normalizations import KINDS, Kind
 from ..graph.graph import Graph
 from ..graph.run import island_runner, tensor_values
 
@@ -47,13 +48,13 @@ class Normalization:
 
 
 def find_normalizations(graph: Graph, samples: Iterable[NDArray[np.float32]] = ()) -> list[Normalization]:
-    """Every min-max and L2 normalization of a float graph, in execution order, each proved.
+    """Every normalization of the table in a float graph, in execution order, each proved.
 
     Args:
         graph: a float graph.
         samples: a few model-ready (H, W, C) images, on whose raw embeddings the matches are proved, too.
     """
-    matches = [_match_minmax(graph, operator) or _match_l2(graph, operator) for operator in graph.operators]
+    matches = [_match(graph, operator) for operator in graph.operators]
     guesses = [_with_chosen_zeros(graph, match) for match in matches if match is not None]
     names = list(dict.fromkeys(graph.tensor_name(match.source) for match in guesses))
     seen = list(tensor_values(graph.to_bytes(), names, samples)) if guesses else []
@@ -175,44 +176,57 @@ def _reduces_all(graph: Graph, match: Normalization) -> bool:
     return _alike(graph, match.source, match.spec.axes, tuple(range(len(graph.shape(match.source)))))
 
 
-def _match_minmax(graph: Graph, last: Any) -> Normalization | None:
+def _match(graph: Graph, last: Any) -> Normalization | None:
+    """The first kind of the table that an operator ends; a guess."""
+    if graph.operator_name(last) == "L2_NORMALIZATION":
+        source = int(last.inputs[0])
+        axes = (len(graph.shape(source)) - 1,)
+        spec = NormalizationSpec("l2", axes, "shifted", L2_OPERATOR_EPSILON, "max")
+        return Normalization(spec, source, int(last.outputs[0]), (last,), True)
+    for kind in KINDS.values():
+        match = _match_norm(graph, last, kind) if kind.measure == "norm" else _match_max(graph, last, kind)
+        if match is not None:
+            return match
+    return None
+
+
+def _match_max(graph: Graph, last: Any, kind: Kind) -> Normalization | None:
+    """``values / guard(max)``."""
     if graph.operator_name(last) != "DIV":
         return None
     trail = _Trail(graph, last)
     numerator, divisor = (int(i) for i in last.inputs)
-    shift = trail.step(numerator, "SUB")
-    if shift is None:
-        return None
-    source, shifted = int(shift.inputs[0]), int(shift.outputs[0])
-    lowest = trail.step(int(shift.inputs[1]), "REDUCE_MIN")
+    source, shifted, axes = numerator, numerator, None
+    if kind.shifts:
+        shift = trail.step(numerator, "SUB")
+        if shift is None:
+            return None
+        source, shifted = int(shift.inputs[0]), int(shift.outputs[0])
+        axes = _reduction(graph, trail.step(int(shift.inputs[1]), "REDUCE_MIN"), source)
     divisor, epsilon, mode, guarded = trail.guard(divisor)
-    axes = _reduction(graph, lowest, source)
-    if (width := trail.step(divisor, "SUB")) is not None:
+    if kind.shifts and (width := trail.step(divisor, "SUB")) is not None:
         # max x - min x is max(x - min x), rounding included: the largest x gives the largest difference.
         highest = trail.step(int(width.inputs[0]), "REDUCE_MAX")
         again = _reduction(graph, trail.step(int(width.inputs[1]), "REDUCE_MIN"), source)
-        kinds = [("shifted", source)] if _alike(graph, source, axes, again) else []
+        measured = [("shifted", source)] if _alike(graph, source, axes, again) else []
     else:
         highest = trail.step(divisor, "REDUCE_MAX")
-        kinds = [("shifted", shifted), ("input", source)]
-    for kind, reduced in kinds:
-        if axes is not None and _alike(graph, source, axes, _reduction(graph, highest, reduced)):
-            spec = NormalizationSpec("minmax", axes, kind, epsilon, mode)
-            guarded = guarded if kind == "shifted" or mode == "none" else False
+        measured = [("shifted", shifted), ("input", source)]
+    for of, tensor in measured:
+        reduced = _reduction(graph, highest, tensor)
+        if of in kind.divisors and (_alike(graph, source, axes, reduced) if kind.shifts else reduced is not None):
+            spec = NormalizationSpec(kind.name, (axes if kind.shifts else reduced) or (), of, epsilon, mode)
+            guarded = guarded and (mode == "none" or not kind.signed(of))
             return Normalization(spec, source, int(last.outputs[0]), trail.in_order(), guarded)
     return None
 
 
-def _match_l2(graph: Graph, last: Any) -> Normalization | None:
+def _match_norm(graph: Graph, last: Any, kind: Kind) -> Normalization | None:
+    """``x / guard(sqrt(sum x^2))``, or times the reciprocal root."""
     name, trail = graph.operator_name(last), _Trail(graph, last)
-    source = int(last.inputs[0])
-    if name == "L2_NORMALIZATION":
-        axes = (len(graph.shape(source)) - 1,)
-        spec = NormalizationSpec("l2", axes, "shifted", L2_OPERATOR_EPSILON, "max")
-        return Normalization(spec, source, int(last.outputs[0]), (last,), True)
     if name not in ("DIV", "MUL") or len(last.inputs) != 2:
         return None
-    index, epsilon, mode = int(last.inputs[1]), 0.0, "none"
+    source, index, epsilon, mode = int(last.inputs[0]), int(last.inputs[1]), 0.0, "none"
     if name == "DIV":
         index, epsilon, mode, _ = trail.guard(index)
         root = trail.step(index, "SQRT")
@@ -240,7 +254,7 @@ def _match_l2(graph: Graph, last: Any) -> Normalization | None:
     reduced = _reduction(graph, total, int(square.outputs[0]))
     if reduced is None:
         return None
-    spec = NormalizationSpec("l2", reduced, "shifted", epsilon, mode)
+    spec = NormalizationSpec(kind.name, reduced, next(iter(kind.divisors)), epsilon, mode)
     return Normalization(spec, source, int(last.outputs[0]), trail.in_order(), name == "DIV" and mode == "max")
 
 
@@ -299,11 +313,10 @@ def _trial_vectors(shape: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
 
 def _divided_by_zero(raw: NDArray[np.float32], spec: NormalizationSpec) -> NDArray[np.bool_]:
     """Where the divisor is exactly zero but for its guard: zeros by specification, and a graph may answer NaN."""
-    if spec.kind == "l2":
-        return np.broadcast_to(np.abs(raw).max(axis=spec.axes, keepdims=True) == 0, raw.shape)
-    low, high = raw.min(axis=spec.axes, keepdims=True), raw.max(axis=spec.axes, keepdims=True)
-    divisor = high.astype(np.float64) - low if spec.divisor == "shifted" else high.astype(np.float64)
-    return np.broadcast_to(guard_divisor(divisor, spec) == 0, raw.shape)
+    divisor = bare_divisor(raw.astype(np.float64), spec)
+    # A norm is guarded by what may vanish in float32, such as the square of epsilon.
+    divisor = divisor if KINDS[spec.kind].measure == "norm" else guard_divisor(divisor, spec)
+    return np.broadcast_to(divisor == 0, raw.shape)
 
 
 def _reading_behind(graph: Graph, match: Normalization, before: set[int]) -> Graph:

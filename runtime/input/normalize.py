@@ -1,16 +1,10 @@
 """The normalizations as plain numpy, per image: the definition that graphs and tests are held against.
 
-Formulas, with x the raw embedding and both extremes over ``axes``::
+Formulas and kinds are those of :mod:`embedlite.runtime.model.normalizations`.
 
-    minmax, divisor "shifted":  (x - min x) / guard(max(x - min x))
-    minmax, divisor "input":    (x - min x) / guard(max x)
-    l2:                         x / guard(sqrt(sum x^2))
-
-``guard(d)`` is ``max(d, epsilon)``, ``d + epsilon`` or ``d``; a divisor that is still zero gives zeros.
-
-With placement ``runtime`` the file ends at the quantized raw embedding, x = scale (q - zero_point). Min-max then does
-not depend on the scale but through epsilon, so it is computed on the integers and rounded once, to the same float32 on
-every machine.
+With placement ``runtime`` the file ends at the quantized raw embedding, x = scale (q - zero_point). A quotient by a
+maximum then does not depend on the scale but through epsilon, so it is computed on the integers and rounded once, to
+the same float32 on every machine.
 """
 
 from __future__ import annotations
@@ -22,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model.contract import NormalizationSpec
+from ..model.normalizations import KINDS, NONE
 
 _OVERFLOW = Fraction(2**128 - 2**103)
 """From here on float32 rounds to infinity: the largest is 2^128 - 2^104, and half its step 2^103."""
@@ -37,7 +32,7 @@ def normalize(values: NDArray[Any], spec: NormalizationSpec) -> NDArray[np.float
     Returns:
         An array of the same shape, float32; all zeros where the divisor is zero.
     """
-    if spec.kind == "none":
+    if spec.kind == NONE:
         return values.astype(np.float32)
     numerator, divisor = fraction(values, spec)
     # Where the divisor is zero the answer is zero, whatever stands above it.
@@ -58,11 +53,19 @@ def fraction(values: NDArray[Any], spec: NormalizationSpec) -> tuple[NDArray[np.
     """
     # In double, where neither a difference nor a square of float32 leaves the range.
     x = values.astype(np.float64)
-    if spec.kind == "l2":
-        return x, guard_divisor(np.sqrt((x * x).sum(axis=spec.axes, keepdims=True)), spec)
-    numerator = x - x.min(axis=spec.axes, keepdims=True)
-    divisor = (numerator if spec.divisor == "shifted" else x).max(axis=spec.axes, keepdims=True)
-    return numerator, guard_divisor(divisor, spec)
+    numerator = x - x.min(axis=spec.axes, keepdims=True) if KINDS[spec.kind].shifts else x
+    return numerator, guard_divisor(bare_divisor(x, spec), spec)
+
+
+def bare_divisor(x: NDArray[np.float64], spec: NormalizationSpec) -> NDArray[np.float64]:
+    """What a normalization other than ``none`` divides by, before its guard; with the axes kept, of length one."""
+    kind, axes = KINDS[spec.kind], spec.axes
+    if kind.measure == "norm":
+        norm: NDArray[np.float64] = np.sqrt((x * x).sum(axis=axes, keepdims=True))
+        return norm
+    # The largest x less the smallest is the largest difference, rounding included.
+    largest: NDArray[np.float64] = x.max(axis=axes, keepdims=True)
+    return largest - x.min(axis=axes, keepdims=True) if kind.shifts and spec.divisor == "shifted" else largest
 
 
 def guard_divisor(divisor: NDArray[np.float64], spec: NormalizationSpec) -> NDArray[np.float64]:
@@ -77,7 +80,7 @@ def normalize_quantized(
 ) -> NDArray[np.float32]:
     """The normalization of ``scale * (values - zero_point)``.
 
-    Min-max is the exact rational result rounded once to float32; L2 takes one square root in double precision.
+    By a maximum it is the exact rational result rounded once to float32; a norm takes one square root in double.
 
     Args:
         values: the quantized tensor that ``spec.axes`` speak of, int8 or uint8, batch axis included.
@@ -89,13 +92,14 @@ def normalize_quantized(
         An array of the same shape, float32; all zeros where the divisor is zero.
     """
     q = values.astype(np.int64) - zero_point
-    if spec.kind == "l2":
+    kind = KINDS[spec.kind]
+    if kind.measure == "norm":
         norm = np.sqrt((q * q).sum(axis=spec.axes, keepdims=True).astype(np.float64)) * np.float64(np.float32(scale))
         guarded = guard_divisor(norm, spec)
         quotient = np.divide(q * np.float64(np.float32(scale)), guarded, out=np.zeros(q.shape), where=guarded != 0)
         rounded: NDArray[np.float32] = quotient.astype(np.float32)
         return rounded
-    numerator = q - q.min(axis=spec.axes, keepdims=True)
+    numerator = q - q.min(axis=spec.axes, keepdims=True) if kind.shifts else q
     divisor = (numerator if spec.divisor == "shifted" else q).max(axis=spec.axes, keepdims=True)
     epsilon = (
         Fraction(0) if spec.epsilon_mode == "none" else Fraction(spec.epsilon) / Fraction(float(np.float32(scale)))

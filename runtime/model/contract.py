@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from ..errors import DamagedModelError, NewerContractError, RequestError
 from ..options import described, numbers, option
 from ..version import __version__
+from .normalizations import KINDS, NONE
 
 SCHEMA = 1
 """The newest contract schema that this version reads, and the one it writes."""
@@ -204,9 +205,10 @@ class NormalizationSpec:
     """The normalization that ends the encoder.
 
     Attributes:
-        kind: ``minmax``, ``l2`` or ``none``.
+        kind: one of :data:`embedlite.runtime.model.normalizations.KINDS`, or ``none``.
         axes: axes reduced over, of the tensor that is normalized (axis 0 is the batch, 1 in the file).
-        divisor: for ``minmax``, ``shifted`` (maximum of x - min x) or ``input`` (maximum of x).
+        divisor: what the divisor is taken of: for ``minmax``, ``shifted`` (maximum of x - min x) or ``input``
+            (maximum of x).
         epsilon: the guard against division by zero; 0 where the model has none.
         epsilon_mode: ``none``, ``add`` (divisor + epsilon) or ``max`` (never below epsilon).
         placement: ``graph`` (float operators in the file), ``runtime`` (the file ends at the raw embedding and
@@ -215,7 +217,7 @@ class NormalizationSpec:
         maximum: likewise.
     """
 
-    kind: str = "none"
+    kind: str = NONE
     axes: tuple[int, ...] = ()
     divisor: str = "shifted"
     epsilon: float = 0.0
@@ -226,7 +228,7 @@ class NormalizationSpec:
 
     def __post_init__(self) -> None:
         for value, known in (
-            (self.kind, ("none", "minmax", "l2")),
+            (self.kind, (NONE, *KINDS)),
             (self.divisor, ("shifted", "input")),
             (self.epsilon_mode, ("none", "add", "max")),
             (self.placement, PLACEMENTS),

@@ -13,6 +13,7 @@ from ..encoder import Encoder
 from ..errors import EmbedliteWarning, InterpreterFailedError, RequestError
 from ..input.preprocess import model_ready
 from ..model.artifact import read_artifact
+from ..model.normalizations import KINDS
 from .distribution import ReferenceDistribution
 from .paired import add_pair, paired_layout
 from .statistics import Layout, Statistics
@@ -167,6 +168,7 @@ def _check_alike(encoder: Encoder, reference: Encoder) -> None:
 def _normalization(encoder: Encoder) -> tuple[Any, ...]:
     """What makes two normalizations one function; where it is placed does not, but frozen constants do."""
     spec = encoder.contract.normalization
-    rules = (spec.axes, spec.divisor) if spec.kind == "minmax" else ()
+    kind = KINDS.get(spec.kind)
+    rules = (spec.axes, spec.divisor) if kind is not None and kind.measure == "max" else ()
     frozen = ("frozen", spec.minimum, spec.maximum) if spec.placement == "frozen" else ()
     return (spec.kind, *rules, *frozen)

@@ -25,11 +25,11 @@ from ..runtime.limits import bounded, note_made
 from ..runtime.model.contract import InputOptions
 from ..runtime.options import part
 from ..runtime.progress import stage
+from .decide import stated_contract
 from .load import load_original
 from .load.keras_model import from_keras
 from .load.options import LoadOptions
 from .load.preprocess import prove
-from .load.scaling import stated_contract
 from .make.outputs import check_outputs, check_written
 from .make.recipe import read_recipe
 from .options import Asked, ExportOptions
@@ -105,7 +105,7 @@ def export_asked(model: Any, asked: Asked, *, json_path: str | None = None) -> E
         original = from_keras(model, model.name, opening) if in_memory else load_original(path, opening)
     # Sizes, orders and names that do not fit should say so before the model is converted.
     given = part(request, InputOptions)
-    contract = stated_contract(original.input_shape, given, original.inputs)
+    contract, _ = stated_contract(original.input_shape, given, original.inputs)
     proof = None
     if request.preprocess is not None:
         with stage("looking for the contract that preprocesses alike"):

@@ -20,7 +20,7 @@ from ..runtime.errors import RequestError
 from ..runtime.images.open import Data
 from ..runtime.images.remote import data_location
 from ..runtime.model.contract import INPUT_DTYPES, PLACEMENTS, InputOptions
-from ..runtime.options import ENGINE, FEATURE, THREADS, declare, described, option
+from ..runtime.options import ACCEPT, ENGINE, FEATURE, THREADS, declare, described, option
 from .load.options import LoadOptions
 from .modes import AUTO, CORRECTIONS, MODES
 
@@ -51,7 +51,7 @@ class ContractOptions:
         "contract that does the same is found and proved on the images. It is executed.",
         metavar="FILE.py:FUNCTION",
     )
-    accept_contract: bool = option(False, "Export with a contract that is in doubt, too.")
+    accept_contract: bool = declare(False, ACCEPT)
 
 
 @described

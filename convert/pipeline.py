@@ -28,6 +28,7 @@ from ..runtime.model.contract import InputContract, InputOptions
 from ..runtime.options import given, part
 from ..runtime.progress import Stages, stage
 from .data import ExportData, calibration_fingerprint, check_searchable, open_data, select_images
+from .decide import decide_contract
 from .errors import ConversionError
 from .graph.graph import Graph
 from .graph.loops import has_loops
@@ -35,7 +36,6 @@ from .graph.run import float_rows, float_runner
 from .load.lower import LoweredModel, lower
 from .load.original import Original
 from .load.preprocess import Proof
-from .load.scaling import decide_contract
 from .make.c_header import c_headers
 from .make.c_source import c_source
 from .make.ends import choose_ends
@@ -54,6 +54,7 @@ from .outcome.explain import (
     explain_coupling,
     explain_frozen,
     explain_placement,
+    explain_silent,
 )
 from .outcome.reading import explain_reading
 from .outcome.recommend import recommend
@@ -75,6 +76,7 @@ from .search.cache import SearchCache
 from .search.choose import choose_files, mark_dominated, reject_failing
 from .search.mixed import MixedFiles
 from .verify.coupling import measure_coupling
+from .verify.doubt import doubt_contract
 from .verify.judge import Frames
 from .verify.latency import Stopwatch
 from .verify.measure import Measured, collect_frames, describe, measure_files
@@ -113,7 +115,7 @@ class Pipeline:
             lowered = self._lower(original)
         self.contract = self._decide_contract(original, lowered)
         data = open_data(request, self.contract)
-        self.decisions += [*data.decisions, *lowered.decisions]
+        self.decisions += [*self._doubts(original.name, lowered, data), *data.decisions, *lowered.decisions]
         if request.select == "coverage":
             data, chosen = select_images(lowered, data, request, engine)
             self.decisions += chosen
@@ -125,7 +127,7 @@ class Pipeline:
             self.decisions += self.recipe.explain_tools(tool_versions())
         with self.stages.time("calibrating"):
             plan = self._plan(graph, data, engine)
-        maker = Maker(request, self.contract, graph, plan, self.recipe)
+        maker = Maker(request, self.contract, self.origins, graph, plan, self.recipe)
         precisions = {} if self.recipe is None else {mode: file.precision for mode, file in self.recipe.files.items()}
         with self.stages.time("quantizing"):
             made, not_made = self._make(maker, precisions)
@@ -149,6 +151,7 @@ class Pipeline:
                     request, made, frames, inputs, stopwatch, drift=data.test is not None, folder=Path(folder)
                 )
         said, cause = explain_conditioning(self.conditioning, measured.files)
+        said += explain_silent(measured.files)
         self.decisions += [*explain_contradiction(request, graph, plan, maker, measured.files, data.test), *said]
         files, measured_on = self._on_device(measured.files, stopwatch)
         files = mark_dominated(files) if request.pareto else files
@@ -208,9 +211,9 @@ class Pipeline:
         """What the file will say of its input, held against what the model itself does to it."""
         request = self.request
         if self.proof is not None:
-            contract = self.proof.contract
+            contract, self.origins = self.proof.contract, self.proof.origins
         else:
-            contract, said = decide_contract(
+            decided = decide_contract(
                 original.name,
                 original.input_shape,
                 part(request, InputOptions),
@@ -218,12 +221,17 @@ class Pipeline:
                 lowered.scaling,
                 accept=request.accept_contract,
             )
-            self.decisions += said
+            contract, self.origins = decided.contract, decided.origins
+            self.decisions += decided.decisions
         if request.input_type == "uint8":
             check_raw_pixels(contract)
         if self.recipe is not None and request.recipe is not None:
             self.recipe.check_options(deciding_options(request, contract), request.recipe)
         return contract
+
+    def _doubts(self, name: str, lowered: LoweredModel, data: ExportData) -> list[str]:
+        images = None if self.proof is not None and self.proof.holds else data.test or data.calibration
+        return doubt_contract(name, lowered, images, self.contract, accept=self.request.accept_contract)
 
     def _prepare(self, lowered: LoweredModel, data: ExportData) -> FloatGraph:
         if self.proof is not None:

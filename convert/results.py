@@ -10,6 +10,7 @@ from typing import Any
 from ..calibration import Assessment
 from ..runtime.drift import Drift
 from ..runtime.drift.intervals import Interval
+from ..runtime.drift.silent import Silent
 from ..runtime.drift.wording import decibels
 from ..runtime.images.source import Skipped
 
@@ -65,6 +66,7 @@ class ExportedFile:
         dominated: whether another file that runs wherever this one does is as good in drift, latency and size and
             better in one; None if that was not asked.
         verified: one verdict per interpreter that was tried.
+        silent: which embeddings of the images that drift is measured on say nothing; None without such images.
     """
 
     mode: str
@@ -80,6 +82,7 @@ class ExportedFile:
     latency_high_us: float | None
     dominated: bool | None
     verified: tuple[Verdict, ...]
+    silent: Silent | None = None
 
     @property
     def sqnr_text(self) -> str:

@@ -12,7 +12,6 @@ from ..runtime.check.figures import DeviceFigures, read_device_figures
 from ..runtime.drift.compare import Measurement
 from ..runtime.drift.report import DriftReport
 from ..runtime.errors import DataError, RequestError
-from ..runtime.model.contract import InputOptions
 from .outputs import Outputs, Pictured
 from .page.export_files import ExportSummary, FileSummary
 from .several.choose import Latency
@@ -39,7 +38,6 @@ def check_asked(**asked: Any) -> None:
 def compare_candidates(
     request: Request,
     paths: Sequence[Path],
-    inputs: InputOptions,
     judging: Judging,
     outputs: Outputs,
     *,
@@ -61,7 +59,6 @@ def compare_candidates(
         comparison, pictures = run_several(
             replace(request, engine=None if opened.workers == () else opened),
             paths,
-            inputs,
             judging,
             _latencies(export, device, measured),
             look,

@@ -244,6 +244,8 @@ def drift_report(
         num_samples=num_samples,
         seed=seed,
         threads=threads,
+        contract=inputs,
+        accept_contract=trust.accept_contract,
         opening=opening,
         labels=labels,
         clusters=clusters,
@@ -255,7 +257,7 @@ def drift_report(
         about_one = {"ladder": ladder, "layers": layers, "float": float_file, "workers_apart": workers_apart}
         check_asked(**about_one, candidate_model=candidate_model, preprocess=trust.preprocess)
         passed = compare_candidates(
-            request, candidates, inputs, judging, outputs, engine=engine, export=exported, measured=measured
+            request, candidates, judging, outputs, engine=engine, export=exported, measured=measured
         )
         return 0 if passed else EXIT_BAD_ANSWER
     wanted = Wanted(
@@ -268,7 +270,7 @@ def drift_report(
         pictures=html is not None,
         export=exported,
     )
-    found = compare_one(request, inputs, judging, wanted)
+    found = compare_one(request, judging, wanted)
     outputs.write(found)
     return 0 if found.report.passed else EXIT_BAD_ANSWER
 

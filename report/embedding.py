@@ -73,7 +73,7 @@ class _EmbedWork:
             path.write_bytes(model)
             if task.sidecar is not None:
                 path.with_name(path.name + SIDECAR_SUFFIX).write_bytes(task.sidecar)
-            self._encoder = Encoder(path, 1, input_contract=task.contract)
+            self._encoder = Encoder(path, 1, input_contract=task.contract, accept_contract=True)
 
     def add(self, source: Source, index: int) -> None:
         image = source.ready(index) if self._ready else source.load(index)

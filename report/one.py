@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..calibration.engine import open_engine
-from ..convert.load.preprocess import prove
+from ..convert.load.preprocess import Proof, prove
 from ..convert.options import ContractOptions
 from ..runtime.drift import measure
-from ..runtime.drift.report import build_report
+from ..runtime.drift.compare import Measurement
+from ..runtime.drift.report import Description, DriftReport, build_report
+from ..runtime.drift.silent import count_silent
 from ..runtime.drift.stored import is_stored
 from ..runtime.encoder import Encoder
 from ..runtime.errors import RequestError
-from ..runtime.model.contract import InputOptions
-from ..runtime.model.plain import input_contract_from_options
+from ..runtime.model.artifact import read_artifact
+from ..runtime.model.contract import InputContract, InputOptions
 from .causes.causes import SourcesRequest, check_sources, find_sources
 from .causes.preprocessing import tell_apart, with_preprocessing
 from .outputs import Found, Pictured
@@ -41,7 +43,7 @@ class Wanted:
     export: ExportSummary | None
 
 
-def compare_one(request: Request, inputs: InputOptions, judging: Judging, wanted: Wanted) -> Found:
+def compare_one(request: Request, judging: Judging, wanted: Wanted) -> Found:
     """Compare a candidate with the reference and judge the difference.
 
     Raises:
@@ -51,17 +53,16 @@ def compare_one(request: Request, inputs: InputOptions, judging: Judging, wanted
     _check_float(candidate, reference, wanted.float_file)
     if wanted.ladder or wanted.layers:
         check_sources(candidate, reference, ladder=wanted.ladder, layers=wanted.layers)
-    contract = None if is_stored(candidate) else input_contract_from_options(candidate, inputs)
-    if wanted.export is not None and contract is not None:
+    if wanted.export is not None and not is_stored(candidate) and request.contract != InputOptions():
         wanted.export.check_candidate(sha256_of(candidate), str(candidate))
-    request = replace(request, contract=contract)
-    proved = _proved(request, wanted.trust)
+    proof, proved = _proved(request, wanted.trust)
     with open_engine(wanted.engine, request.threads, apart=wanted.workers_apart) as opened:
         sides = open_sides(replace(request, engine=None if opened.workers == () else opened))
         judging.check_labelled(labelled=sides.description.labels is not None)
         measurement = measure(sides.candidate, sides.reference, judging.k, queries=judging.queries, seed=request.seed)
+        contract = _of_plain(candidate, sides)
         others = measure_others(opened, candidate, contract, sides, measurement) if wanted.workers_apart else None
-    found = Found(build_report(measurement, sides.description, judging.gates, far=judging.far))
+    found = Found(_proved_report(measurement, sides, judging, proof))
     if others is not None:
         found = found.with_more(render_others(others), other_workers=[other.to_json() for other in others])
     if wanted.pictures:
@@ -84,7 +85,7 @@ def _with_sources(found: Found, request: Request, sides: Sides, judging: Judging
             top=sides.top,
             ladder=wanted.ladder,
             layers=wanted.layers,
-            input_contract=request.contract,
+            input_contract=_of_plain(request.candidate, sides),
             opening=request.opening,
             feature=request.feature,
             k=judging.k,
@@ -102,24 +103,54 @@ def _check_float(candidate: Path, reference: Path, float_file: Path | None) -> N
         )
 
 
-def _proved(request: Request, trust: ContractOptions) -> list[str]:
-    """What the user's own preprocessing says of the candidate's contract.
+def _of_plain(candidate: Path, sides: Sides) -> InputContract | None:
+    """The contract that was made up for a candidate that carries none."""
+    if sides.contract is None or read_artifact(candidate).contract is not None:
+        return None
+    return sides.contract.input
+
+
+def _proved_report(measurement: Measurement, sides: Sides, judging: Judging, proof: Proof | None) -> DriftReport:
+    description = _with_proof(sides.description, proof)
+    report = build_report(measurement, description, judging.gates, far=judging.far)
+    silent = {"candidate": asdict(count_silent(sides.candidate)), "reference": asdict(count_silent(sides.reference))}
+    return replace(report, silent=silent, preprocess=None if proof is None else proof.to_json())
+
+
+def _with_proof(description: Description, proof: Proof | None) -> Description:
+    """What is known of the candidate, with the origins that a proof gives the parts of its contract."""
+    contract = description.candidate.get("contract")
+    if proof is None or contract is None or not proof.holds:
+        return description
+    known = {name: origin for name, origin in proof.origins.items() if origin == "proved"}
+    proved = {**contract, "origins": {**contract["origins"], **known}}
+    return replace(description, candidate={**description.candidate, "contract": proved})
+
+
+def _proved(request: Request, trust: ContractOptions) -> tuple[Proof | None, list[str]]:
+    """What the user's own preprocessing says of the candidate's contract, and that in words.
 
     Raises:
         RequestError: the contract does something else, and that was not accepted.
     """
     if trust.preprocess is None:
-        return []
+        return None, []
     if is_stored(request.candidate):
         raise RequestError("--preprocess is held against a file's contract, and CANDIDATE is vectors. Leave it out.")
-    with Encoder(request.candidate, request.threads, input_contract=request.contract) as encoder:
+    opened = Encoder(
+        request.candidate,
+        request.threads,
+        input_contract=request.contract,
+        accept_contract=request.accept_contract,
+    )
+    with opened as encoder:
         contract = replace(encoder.contract.input, dtype="float32")
         proof = prove(trust.preprocess, [request.data], contract, InputOptions(), fixed=True)
 
         def embed(images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
             return encoder.embed(np.stack(images)).reshape(len(images), -1)
 
-        return proof.judge(embed, accept=trust.accept_contract)
+        return proof, proof.judge(embed, accept=trust.accept_contract)
 
 
 def _told_apart(found: Found, request: Request, sides: Sides, float_file: Path | None, *, far: bool) -> Found:
@@ -132,7 +163,7 @@ def _told_apart(found: Found, request: Request, sides: Sides, float_file: Path |
         [str(name) for name in sides.description.ids],
         (sides.candidate, sides.reference),
         float_file=float_file,
-        contract=request.contract,
+        contract=_of_plain(request.candidate, sides),
         feature=request.feature,
         threads=request.threads,
     )

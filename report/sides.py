@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from ..runtime.images.open import open_source
 from ..runtime.images.source import Source
 from ..runtime.machine import describe_environment
 from ..runtime.model.artifact import read_artifact
-from ..runtime.model.contract import InputContract
+from ..runtime.model.contract import Contract, InputContract, InputOptions
 from ..runtime.progress import progress
 from .embedding import check_same, embed_far
 from .labels import codes, read_texts
@@ -44,7 +44,8 @@ class Request:
         reference: that, or whatever TensorFlow can run.
         data: the images; None if both sides are stored.
         feature, num_samples, seed, threads: see the command.
-        contract: input contract for a plain ``.tflite`` candidate.
+        contract: what is said of the input of a plain ``.tflite`` candidate, or all of it.
+        accept_contract: take that although the file contradicts it.
         opening: what the user says of a Keras reference.
         labels: file or folder of labels.
         clusters: the same, of which images belong together.
@@ -60,7 +61,8 @@ class Request:
     num_samples: int | None = None
     seed: int = 0
     threads: int | None = None
-    contract: InputContract | None = None
+    contract: InputContract | InputOptions | None = None
+    accept_contract: bool = False
     opening: LoadOptions = field(default_factory=LoadOptions)
     labels: Path | None = None
     clusters: Path | None = None
@@ -108,6 +110,7 @@ class Sides:
         description: what they are.
         top: what a model made of the images for the reference; None for a stored one.
         source: the images; None if both sides are stored.
+        contract: the candidate's, if it is a model; for a plain ``.tflite`` as it was made up.
     """
 
     candidate: Rows
@@ -115,6 +118,7 @@ class Sides:
     description: Description
     top: NDArray[np.float32] | None
     source: Source | None
+    contract: Contract | None = None
 
 
 class ReferencePasses:
@@ -162,20 +166,28 @@ def open_sides(request: Request, passes: ReferencePasses | None = None) -> Sides
         check_made_by(request.candidate, mine, request.candidate_model)
         return _paired(request, mine, facts, None)
     assert request.data is not None
-    with Encoder(request.candidate, request.threads, input_contract=request.contract) as encoder:
+    opened = Encoder(
+        request.candidate,
+        request.threads,
+        input_contract=request.contract,
+        accept_contract=request.accept_contract,
+    )
+    with opened as encoder:
+        contract = encoder.contract
         inputs = encoder.contract.input
         source = open_source(request.data, inputs, request.feature).sample(request.num_samples, request.seed)
         rows = empty_rows(len(source), encoder.embedding_shape)
         facts = _describe(request.candidate, encoder)
         if is_stored(request.reference):
             mine = StoredEmbeddings(rows, np.asarray(source.ids, str), encoder.artifact.sha256)
-            return _paired(
+            sides = _paired(
                 request,
                 mine,
                 facts,
                 source,
                 lambda: _fill(rows, encoder, source, request, request.candidate, ready=False),
             )
+            return replace(sides, contract=contract)
         # Before the work: they may not fit.
         known = _known_of(request, source.ids)
         listing = _fill(rows, encoder, source, request, request.candidate, ready=False)
@@ -187,7 +199,7 @@ def open_sides(request: Request, passes: ReferencePasses | None = None) -> Sides
         "matched_by": "id",
     }
     description = Description(facts, other, data, source.ids, describe_environment(), **known)
-    return Sides(Rows(rows), Rows(theirs), description, theirs, source)
+    return Sides(Rows(rows), Rows(theirs), description, theirs, source, contract)
 
 
 def _run_reference(
@@ -200,7 +212,13 @@ def _run_reference(
         return theirs, {"path": str(request.reference), "kind": "keras", "sha256": sha256_of(request.reference)}
     # The reference sees what the candidate sees: the same contract makes the same floats.
     own = read_artifact(request.reference).contract
-    with Encoder(request.reference, request.threads, input_contract=None if own else inputs) as encoder:
+    opened = Encoder(
+        request.reference,
+        request.threads,
+        input_contract=None if own else inputs,
+        accept_contract=request.accept_contract,
+    )
+    with opened as encoder:
         theirs = empty_rows(len(source), encoder.embedding_shape)
         again = _fill(theirs, encoder, source, request, request.reference, ready=True)
         if listing is not None and again is not None:
@@ -363,6 +381,7 @@ def _describe(path: Path, encoder: Encoder) -> dict[str, Any]:
         "mode": encoder.contract.mode,
         "sha256": encoder.artifact.sha256,
         "runtime": f"{encoder.runtime.name} {encoder.runtime.version}",
+        "contract": {"input": asdict(encoder.contract.input), "origins": dict(encoder.contract.origins)},
     }
 
 

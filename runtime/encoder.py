@@ -21,7 +21,7 @@ from .input.values import InputValues
 from .machine import available_threads
 from .mapping import GalleryMap, read_map
 from .model.artifact import Artifact, read_artifact
-from .model.contract import Contract, InputContract
+from .model.contract import Contract, InputContract, InputOptions
 from .model.plain import resolve_contract
 from .session import Session
 
@@ -45,7 +45,9 @@ class Encoder:
         threads: processors to use; default all that this process may use.
         delegate: path of a TFLite delegate's shared library, such as ``libedgetpu.so.1``.
         delegate_options: what the delegate's own documentation says, as text.
-        input_contract: replaces mean, std, colour order and resampler of a plain ``.tflite`` that carries none.
+        input_contract: for a plain ``.tflite`` that carries none: all of it, or what is said of it; the rest is taken
+            from the file's TFLite Metadata or integers where these tell.
+        accept_contract: take ``input_contract`` although the file contradicts it.
         runtime: ``ai-edge-litert``, ``tflite-runtime`` or ``tflite-micro``; default the first of the first two that
             works.
         map: a file that ``drift-report --gallery OLD.npz --map FILE.npz`` wrote: every embedding is mapped into the
@@ -57,7 +59,8 @@ class Encoder:
             or answered NaN when it was first run in a process of its own.
         NoInterpreterError: no interpreter is installed.
         DelegateError: the delegate cannot be loaded, refuses the model or leaves all of it to the processor.
-        RequestError: ``input_contract`` for a file that brings its own, or a delegate for ``tflite-micro``.
+        RequestError: ``input_contract`` for a file that brings its own or contradicts it, or a delegate for
+            ``tflite-micro``.
         DataError: ``map`` cannot be read, or is of another model.
     """
 
@@ -68,7 +71,8 @@ class Encoder:
         delegate: str | None = None,
         *,
         delegate_options: Mapping[str, str] | None = None,
-        input_contract: InputContract | None = None,
+        input_contract: InputContract | InputOptions | None = None,
+        accept_contract: bool = False,
         runtime: str | None = None,
         map: str | Path | None = None,
     ) -> None:
@@ -77,7 +81,7 @@ class Encoder:
         self._artifact = read_artifact(path)
         self._map_path = None if map is None else Path(map).absolute()
         self._mapping = None if map is None else self._read_map(map, path)
-        self._contract = resolve_contract(path, self._artifact, input_contract)
+        self._contract = resolve_contract(path, self._artifact, input_contract, accept=accept_contract)
         self._runtime = find_runtime(runtime)
         if self._artifact.contract is None:
             # Not above: a file with a contract, as it is on a device, has no need of it.
@@ -86,7 +90,7 @@ class Encoder:
             try_foreign(path, self._artifact, self._runtime)
         self._threads = threads or available_threads()
         self._delegate, self._delegate_options = delegate, delegate_options
-        self._path, self._given = Path(path).absolute(), input_contract
+        self._path, self._given, self._accept = Path(path).absolute(), input_contract, accept_contract
         self._values = self._look_at_values()
         self._lock = threading.Lock()
         self._forked = False
@@ -101,7 +105,7 @@ class Encoder:
             self._check_open()
         options = dict(self._delegate_options or {})
         return _open_again, (
-            *(str(self._path), self._threads, self._delegate, options, self._given, self._runtime.name),
+            *(str(self._path), self._threads, self._delegate, options, self._given, self._accept, self._runtime.name),
             self._artifact.sha256,
             None if self._map_path is None else str(self._map_path),
         )
@@ -358,7 +362,8 @@ def _open_again(
     threads: int,
     delegate: str | None,
     delegate_options: dict[str, str],
-    input_contract: InputContract | None,
+    input_contract: InputContract | InputOptions | None,
+    accept_contract: bool,
     runtime: str,
     sha256: str,
     map: str | None,
@@ -370,6 +375,7 @@ def _open_again(
         delegate,
         delegate_options=delegate_options or None,
         input_contract=input_contract,
+        accept_contract=accept_contract,
         runtime=runtime,
         map=map,
     )

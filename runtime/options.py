@@ -186,6 +186,7 @@ def shape(text: str) -> tuple[int, int, int]:
 
 THREADS = Option("Processors to use; all by default.", least=1, metavar="N")
 FEATURE = Option("What holds the images: a feature of a .tfrecord, or an array of a .npz.", metavar="NAME")
+ACCEPT = Option("Go on with an input contract that is in doubt or contradicted, too.")
 ENGINE = Option(
     "What runs the images: local, dask (a cluster of processes here), tcp://host:8786 (a Dask scheduler); in Python a "
     "distributed.Client, too.",

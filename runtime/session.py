@@ -48,8 +48,11 @@ class Session:
         source, target = self._interpreter.get_input_details()[0], self._interpreter.get_output_details()[0]
         self._input_index, self._output_index = source["index"], target["index"]
         self._dtype = np.dtype(source["dtype"])
-        self._takes_floats, self._takes_bytes = self._dtype == np.float32, self._dtype == np.uint8
+        self._takes_floats = self._dtype == np.float32
         self._input_scale, self._input_zero_point = source["quantization"]
+        if not self._input_scale > 0:
+            # Integers that stand for themselves.
+            self._input_scale, self._input_zero_point = 1.0, 0
         self._output_scale, self._output_zero_point = target["quantization"]
         shape = contract.input.shape
         self._scale_pixels = PixelScaler(contract.input, shape[1])
@@ -59,7 +62,9 @@ class Session:
         self._output_shape = contract.output_shape
         self._answers_floats = np.dtype(target["dtype"]) == np.float32
         self._finished = contract.normalization.placement != "runtime" and self._answers_floats
-        self._shifted = self._dtype == np.int8 and self._is_pixels_less_128()
+        # What five operations on floats do to a pixel, one on bytes may do, or none.
+        self._as_it_is = self._dtype == np.uint8 and self._quantizes_to(0)
+        self._shifted = self._dtype == np.int8 and self._quantizes_to(128)
 
     @property
     def arena_bytes(self) -> int | None:
@@ -117,8 +122,8 @@ class Session:
             return self._quantize(ready[None])
         pixels = to_pixels(image)
         self._values.check_pixels(pixels)
-        if self._takes_bytes:
-            # A uint8 input holds raw pixels: its scale and zero point say the same as mean and std.
+        if self._as_it_is:
+            # Its scale and zero point say the same as mean and std.
             return pixels[None]
         if self._shifted:
             return np.bitwise_xor(pixels, np.uint8(128), out=self._integers[0])[None].view(np.int8)
@@ -128,10 +133,10 @@ class Session:
     def _quantize(self, values: NDArray[np.float32]) -> NDArray[Any]:
         return quantize(values, self._input_scale, self._input_zero_point, self._dtype, out=self._floats)
 
-    def _is_pixels_less_128(self) -> bool:
-        """Whether every pixel becomes itself less 128: one operation on bytes then does what five on floats do."""
+    def _quantizes_to(self, less: int) -> bool:
+        """Whether every pixel becomes itself less so much."""
         channels = self._contract.input.shape[2]
         levels = np.arange(256, dtype=np.uint8).repeat(channels).reshape(256, 1, channels)
         ready = PixelScaler(self._contract.input, 1)(levels, np.empty(levels.shape, np.float32))
         quantized = quantize(ready, self._input_scale, self._input_zero_point, self._dtype)
-        return bool((quantized == (levels ^ np.uint8(128)).view(np.int8)).all())
+        return bool((quantized.astype(np.int16) == levels.astype(np.int16) - less).all())

@@ -43,6 +43,7 @@ class LoweredModel:
         scaling: what the model does to its pixels before its first layer; None for nothing.
         decisions: what was decided on the user's behalf while lowering.
         precisions: the floating-point types besides float32 in which the original computes, by TensorFlow's names.
+        frozen: the original as a concrete function without variables; None for a ``.tflite``.
     """
 
     flatbuffer: bytes
@@ -51,6 +52,7 @@ class LoweredModel:
     scaling: Scaling | None = None
     decisions: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ()
+    frozen: Any = None
 
 
 def lower(original: Original) -> LoweredModel:
@@ -65,13 +67,13 @@ def lower(original: Original) -> LoweredModel:
         _check_constants(original.name, Graph(original.flatbuffer))
         return _already_lowered(original.flatbuffer)
     traced, spec, taken_out = _trace_still(original)
-    flatbuffer, scaling, precisions = _convert(traced, spec)
+    flatbuffer, scaling, precisions, frozen = _convert(traced, spec)
     _check_graph(original.name, Graph(flatbuffer))
     _check_constants(original.name, Graph(flatbuffer))
     single = keras_reference(traced)
     batches = None if original.batch is not None else (lambda size: _in_batches(original, size))
     decisions = (*taken_out, *((_explain_precisions(precisions),) if precisions else ()))
-    return LoweredModel(flatbuffer, single, batches, scaling, decisions, precisions)
+    return LoweredModel(flatbuffer, single, batches, scaling, decisions, precisions, frozen)
 
 
 def _trace_still(original: Original) -> tuple[Any, Any, tuple[str, ...]]:
@@ -100,8 +102,9 @@ def _trace_still(original: Original) -> tuple[Any, Any, tuple[str, ...]]:
     )
 
 
-def _convert(traced: Any, spec: Any) -> tuple[bytes, Scaling | None, tuple[str, ...]]:
-    """The float graph of a traced model, what it does to its pixels, and in which types besides float32 it computes."""
+def _convert(traced: Any, spec: Any) -> tuple[bytes, Scaling | None, tuple[str, ...], Any]:
+    """The float graph of a traced model, what it does to its pixels, in which types besides float32 it computes, and it
+    without variables."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -125,7 +128,7 @@ def _convert(traced: Any, spec: Any) -> tuple[bytes, Scaling | None, tuple[str, 
             tf.saved_model.save(module, folder, {"serving_default": signature}, options)
             converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-            return bytes(converter.convert()), scaling, precisions
+            return bytes(converter.convert()), scaling, precisions, frozen
         except Exception as error:
             # ConverterError derives from Exception directly, and its first line is the useful one.
             raise ConversionError(

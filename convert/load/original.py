@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ...runtime.model.contract import InputOptions
+from ...runtime.model.origin import Statement
 from ..errors import ModelShapeError
 
 
@@ -22,7 +22,7 @@ class Original:
         flatbuffer: the float ``.tflite``; None for what TensorFlow runs.
         batch: the batch size that the model declares; None if it takes any, or may.
         rows: whether a 4-D result is to be read as rows of its channels.
-        inputs: what the file itself says of its preprocessing; only our own ``.tflite`` files do.
+        inputs: what the file itself says of its preprocessing; only ``.tflite`` files do, by a contract or metadata.
         decisions: what was decided on the user's behalf while loading.
         quieten: makes layers that are random do what they do at inference, whatever the model says, and returns their
             names; None where that cannot be done.
@@ -34,7 +34,7 @@ class Original:
     flatbuffer: bytes | None = None
     batch: int | None = None
     rows: bool = False
-    inputs: InputOptions | None = None
+    inputs: Statement | None = None
     decisions: tuple[str, ...] = ()
     quieten: Callable[[], tuple[str, ...]] | None = None
 

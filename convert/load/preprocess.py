@@ -26,6 +26,7 @@ from ...runtime.images.walk import walk
 from ...runtime.input.preprocess import model_ready
 from ...runtime.input.shapes import check_one
 from ...runtime.model.contract import InputContract, InputOptions
+from ...runtime.model.origin import PARTS
 from ..contracts import PLAIN, SCALINGS, as_options, explain
 
 Values = NDArray[np.float32]
@@ -55,6 +56,7 @@ class Proof:
         samples: what the function and the contract make of some of them.
         notes: what else the function did, and what the images do not show.
         fixed: whether the contract is that of a file, and ``options`` what would change it to the nearest.
+        not_shown: parts of a contract that these images cannot prove.
     """
 
     name: str
@@ -67,6 +69,27 @@ class Proof:
     samples: tuple[list[Values], list[Values]] = field(repr=False)
     notes: tuple[str, ...] = ()
     fixed: bool = False
+    not_shown: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The key ``preprocess`` of the drift report."""
+        return {
+            "function": self.name,
+            "holds": self.holds,
+            "nearest": self.options,
+            "apart": self.worst,
+            "allowed": self.most,
+            "unit": self.unit,
+            "images": self.images,
+            "not_shown": list(self.not_shown),
+            "notes": list(self.notes),
+        }
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """Where each part of the contract comes from, see :class:`embedlite.runtime.model.contract.Contract`."""
+        origin = "proved" if self.holds else "inferred"
+        return {name: "assumed" if name in self.not_shown else origin for name in PARTS}
 
     @property
     def holds(self) -> bool:
@@ -156,6 +179,7 @@ def prove(
     nearest, start = scaled, InputContract(contract.shape)
     if fixed:
         scaled = start = replace(contract, dtype="float32")
+    missing = _not_shown(list(kinds.values()), contract)
     most = _LEVEL if call.integers else _SAME
     # An integer pipeline counts in levels of its own; the model takes them as they are.
     worst = 0.0
@@ -176,8 +200,12 @@ def prove(
         "levels" if call.integers else "of the model's units",
         len(proved),
         samples,
-        (*call.notes, *_not_shown(list(kinds.values()), contract)),
+        (
+            *call.notes,
+            *([f"not shown by these images: {', '.join(dict.fromkeys(missing.values()))}."] if missing else []),
+        ),
         fixed,
+        tuple(missing),
     )
 
 
@@ -380,13 +408,14 @@ def _one_of_each(kinds: dict[Path, _Kind]) -> list[Path]:
     return [path for one in rounds for path in one if path is not None]
 
 
-def _not_shown(kinds: Sequence[_Kind], contract: InputContract) -> list[str]:
-    """What these images cannot prove."""
-    missing = []
+def _not_shown(kinds: Sequence[_Kind], contract: InputContract) -> dict[str, str]:
+    """What these images cannot prove: parts of a contract, each with why."""
+    missing = dict[str, str]()
     if {kind.size for kind in kinds} == {contract.shape[:2]}:
-        missing.append("the resampler and --fit (every image has the model's size)")
+        why = "the resampler and --fit (every image has the model's size)"
+        missing |= {"resampler": why, "fit": why}
     if not any(kind.turned for kind in kinds):
-        missing.append("--exif (no image is turned by it)")
+        missing["exif"] = "--exif (no image is turned by it)"
     if not any(kind.jpeg for kind in kinds):
-        missing.append("--jpeg-decoder (no image is a JPEG)")
-    return [f"not shown by these images: {', '.join(missing)}."] if missing else []
+        missing["jpeg_decoder"] = "--jpeg-decoder (no image is a JPEG)"
+    return missing

@@ -12,8 +12,7 @@ first convolution, where nothing tells it any more.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import Any
@@ -21,8 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.errors import RequestError
-from ...runtime.model.contract import InputContract, InputOptions
+from ...runtime.model.origin import numbers_text
 from ..graph.graph import Graph
 from ..graph.run import float_runner
 
@@ -79,7 +77,7 @@ class Scaling:
 
     def __str__(self) -> str:
         order = " with channels reversed" if self.reversed else ""
-        return f"x * {_numbers(self.factor)} + {_numbers(self.offset)}{order}"
+        return f"x * {numbers_text(self.factor)} + {numbers_text(self.offset)}{order}"
 
 
 Run = Callable[[NDArray[np.float32]], NDArray[Any]]
@@ -256,7 +254,7 @@ def _probe(view: _View, tensor: Any) -> Scaling | None:
 
 
 @dataclass(frozen=True)
-class _Range:
+class PixelRange:
     """One way to hand over pixels: the values that 0 and 255 have then, and the mean and std that make them."""
 
     name: str
@@ -267,13 +265,13 @@ class _Range:
 
 
 _RANGES = (
-    _Range("0-255", 0.0, 255.0, 0.0, 1.0),
-    _Range("0-1", 0.0, 1.0, 0.0, 255.0),
-    _Range("-1 to 1", -1.0, 1.0, 127.5, 127.5),
+    PixelRange("0-255", 0.0, 255.0, 0.0, 1.0),
+    PixelRange("0-1", 0.0, 1.0, 0.0, 255.0),
+    PixelRange("-1 to 1", -1.0, 1.0, 127.5, 127.5),
 )
 
 
-def _lands(scaling: Scaling, given: _Range) -> bool:
+def _lands(scaling: Scaling, given: PixelRange) -> bool:
     """Whether pixels of that range come out in about [0, 1], [-1, 1], with unit variance, or as caffe's."""
     factor, offset = np.abs(scaling.factor), np.asarray(scaling.offset)
     ends = np.sort(np.stack([np.multiply(scaling.factor, given.low), np.multiply(scaling.factor, given.high)]), axis=0)
@@ -289,110 +287,6 @@ def _lands(scaling: Scaling, given: _Range) -> bool:
     return bool(caffe and given.high == 255)
 
 
-def stated_contract(shape: tuple[int, int, int], given: InputOptions, known: InputOptions | None) -> InputContract:
-    """What the caller says of the input, filled up with what the file says of itself, and that with defaults."""
-    return InputOptions(**{**_stated(known), **_stated(given)}).for_shape(shape)
-
-
-def _stated(options: InputOptions | None) -> dict[str, Any]:
-    return {} if options is None else {key: value for key, value in vars(options).items() if value is not None}
-
-
-def decide_contract(
-    name: str,
-    shape: tuple[int, int, int],
-    given: InputOptions,
-    known: InputOptions | None,
-    scaling: Scaling | None,
-    *,
-    accept: bool = False,
-) -> tuple[InputContract, tuple[str, ...]]:
-    """The contract, from what the caller says, what the file says of itself, and what the graph does.
-
-    Args:
-        name: the model, for messages.
-        shape: (height, width, channels).
-        given: what the caller says.
-        known: what the file says of itself; None if it says nothing.
-        scaling: what the graph does to its input; None for nothing.
-        accept: take what the caller says although the graph contradicts it (``--accept-contract``).
-
-    Returns:
-        The contract, and what was decided.
-
-    Raises:
-        RequestError: the options contradict the graph, or the graph's scaling fits no pixel range, or several.
-    """
-    said, stated = _stated(given), _stated(known)
-    contract = stated_contract(shape, given, known)
-    # What has no colours is not a picture: its values have no range to guess.
-    if scaling is None or scaling.identity or "mean" in stated or contract.color_order == "none":
-        return contract, _assumed(contract, said, stated)
-    asked = "mean" in said and "std" in said
-    if scaling.bent:
-        what = f"the model computes {', '.join(scaling.bent)} on its input, which is not a factor and an offset"
-        if asked:
-            return contract, (f"{what}; that it takes what --mean and --std make of pixels is not checked.",)
-        raise RequestError(
-            f"{name}: {what}, so the graph does not tell which pixels it takes. Say so: --mean 0 --std 1 for 0-255, "
-            "--mean 0 --std 255 for 0-1, --mean 127.5 --std 127.5 for -1 to 1."
-        )
-    fitting = [pixels for pixels in _RANGES if _lands(scaling, pixels)]
-    if len(fitting) != 1:
-        if asked:
-            return contract, (f"the model scales its input itself ({scaling}); --mean and --std are taken as given.",)
-        which = "no usual pixel range" if not fitting else " and ".join(pixels.name for pixels in fitting)
-        raise RequestError(
-            f"{name} scales its input itself ({scaling}), and {which} would suit that. Say what it takes: --mean 0 "
-            "--std 1 for 0-255, --mean 0 --std 255 for 0-1, --mean 127.5 --std 127.5 for -1 to 1."
-        )
-    (pixels,) = fitting
-    contradiction = _contradiction(name, contract, said, scaling, pixels)
-    if contradiction and not accept:
-        raise RequestError(
-            f"{contradiction} Leave --mean, --std and --color-order out, take the scaling out of the model, or insist "
-            "with --accept-contract."
-        )
-    if contradiction:
-        return contract, (f"{contradiction} --accept-contract takes it all the same.",)
-    found = {"mean": (pixels.mean,), "std": (pixels.std,)}
-    told = (
-        f"the model scales pixels of {pixels.name} itself ({scaling}), so the contract is mean {pixels.mean:g}, std "
-        f"{pixels.std:g}."
-    )
-    return InputOptions(**{**stated, **found, **said}).for_shape(shape), (told,)
-
-
-def _assumed(contract: InputContract, said: dict[str, object], stated: dict[str, object]) -> tuple[str, ...]:
-    """What the contract says of pixels that neither the caller, nor the file, nor the graph told."""
-    told = {**stated, **said}
-    parts = [f"{name} {_numbers(getattr(contract, name))}" for name in ("mean", "std") if name not in told]
-    parts += [] if "color_order" in told else [f"colour order {contract.color_order}"]
-    if "mean" in told and "std" in told:
-        return ()
-    return (
-        f"{', '.join(parts)} are assumed, because nothing in the model tells how it was trained: --preprocess "
-        "FILE.py:FUNCTION proves them, drift-report FILE --reference VECTORS --data PHOTOS checks them.",
-    )
-
-
-def _contradiction(
-    name: str, contract: InputContract, said: dict[str, object], scaling: Scaling, pixels: _Range
-) -> str:
-    """What of a mean, std or colour order that the caller gives the graph denies; empty for nothing."""
-    for option, value, right in (("mean", contract.mean, pixels.mean), ("std", contract.std, pixels.std)):
-        if option in said and not np.allclose(value, right, rtol=1e-3, atol=1e-3):
-            return (
-                f"--{option} {_numbers(value)} contradicts {name}: it scales its input itself ({scaling}), which suits "
-                f"pixels of {pixels.name}, that is --mean {pixels.mean:g} --std {pixels.std:g}."
-            )
-    caffe = scaling.reversed and math.isclose(abs(scaling.factor[0]), 1, abs_tol=0.02)
-    if caffe and contract.color_order == "bgr":
-        return f"--color-order bgr contradicts {name}: it turns RGB into BGR itself ({scaling})."
-    return ""
-
-
-def _numbers(values: Sequence[float]) -> str:
-    """One number where they are all the same, or all of them."""
-    few = values[:1] if np.allclose(values, values[0], rtol=1e-4) else values
-    return "[" * (len(few) > 1) + ", ".join(f"{value:.4g}" for value in few) + "]" * (len(few) > 1)
+def fitting_ranges(scaling: Scaling) -> list[PixelRange]:
+    """The pixel ranges that come out as networks are trained."""
+    return [pixels for pixels in _RANGES if _lands(scaling, pixels)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ai_edge_litert import interpreter as litert
@@ -12,9 +12,10 @@ from ai_edge_litert import interpreter as litert
 from ...runtime.backends.interpreters import find_runtime, open_interpreter
 from ...runtime.backends.trial import try_foreign
 from ...runtime.model.artifact import read_artifact
-from ...runtime.model.contract import InputOptions
+from ...runtime.model.contract import Contract
 from ...runtime.model.flatbuffer import ModelInfo, read_flatbuffer
-from ...runtime.options import rows
+from ...runtime.model.origin import PARTS, Statement, statement
+from ...runtime.model.plain import metadata_statement
 from ..errors import ModelLoadError, ModelShapeError
 from ..graph.graph import Graph
 from ..graph.repair import drop_unused_tensors
@@ -68,13 +69,16 @@ def load_tflite(path: Path, options: LoadOptions) -> Original:
         input_shape=shape,
         flatbuffer=graph.to_bytes(),
         batch=1,
-        inputs=None if contract is None else _said(contract.input),
+        inputs=metadata_statement(path, artifact.info, shape[2]) if contract is None else _said(contract),
         decisions=decisions,
     )
 
 
-def _said(given: Any) -> InputOptions:
-    return InputOptions(**{row.name: getattr(given, row.name) for row in rows(InputOptions)})
+def _said(contract: Contract) -> Statement:
+    """A contract that was decided at an earlier export, with its origins."""
+    parts = {name: getattr(contract.input, name) for name in PARTS}
+    said = statement("the file's own contract", "inferred", **parts)
+    return replace(said, origins={name: contract.origins.get(name, "assumed") for name in PARTS}, settled=True)
 
 
 _UNPACKING = ("DEQUANTIZE", "DENSIFY")

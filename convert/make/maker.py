@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,6 +39,7 @@ class Maker:
         self,
         request: Request,
         contract: InputContract,
+        origins: Mapping[str, str],
         graph: FloatGraph,
         plan: Int8Plan | None,
         recipe: Recipe | None,
@@ -47,6 +49,7 @@ class Maker:
         Args:
             request: types, placement, corrections.
             contract: of the input.
+            origins: where each part of it comes from.
             graph: the float graph.
             plan: what int8 is made from; None where no file needs ranges.
             recipe: corrections to make without a trial; None tries.
@@ -55,6 +58,7 @@ class Maker:
         self.recipes: dict[str, FileRecipe] = {}
         self.graphs: dict[str, bytes] = {}
         self._request, self._contract, self._graph, self._plan, self._recipe = request, contract, graph, plan, recipe
+        self._origins = origins
         self.dense_per_tensor = "tflite-runtime" in request.targets
         self._corrector = self._wide_corrector = None
         if plan is not None:
@@ -174,6 +178,7 @@ class Maker:
             mode=MIXED if is_mixed(mode) else mode,
             calibration=facts,
             tools=tool_versions(),
+            origins=self._origins,
         )
 
     def _packaged(self, mode: str, quantized: bytes) -> Made:

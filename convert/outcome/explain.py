@@ -149,3 +149,13 @@ def explain_frozen(outside: float, moved: Drift, lowering: Drift) -> str:
         f"held-out raw values lie outside them, and freezing alone moves the embeddings from the original's to "
         f"{decibels(moved.sqnr_db)} (the float graph before freezing: {decibels(lowering.sqnr_db)})."
     )
+
+
+def explain_silent(files: Sequence[ExportedFile]) -> list[str]:
+    """Which files make embeddings that say nothing, and whether they are left out of what is recommended."""
+    return [
+        f"WARNING: of the {file.mode} file's embeddings some say nothing: {file.silent}."
+        + (" It is not recommended." if file.silent.mostly else "")
+        for file in files
+        if file.silent is not None and file.silent.any
+    ]

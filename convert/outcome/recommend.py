@@ -40,6 +40,10 @@ def recommend(
     """
     if not files:
         return (f"nothing to ship: {'no file keeps the limits' if missed else _NONE_RUNS}.",)
+    telling = [file for file in files if file.silent is None or not file.silent.mostly]
+    if not telling:
+        return (f"nothing to ship: the embeddings say nothing of the images ({files[0].mode}: {files[0].silent}).",)
+    files = telling
     shelf = _Shelf(tuple(files), required_of_shipped(budget), cause)
     said = (_for_cpu(shelf, timed_on), _for_npu(shelf), _for_microcontroller(shelf))
     if not chosen:

@@ -15,6 +15,8 @@ from ...calibration import Assessment
 from ...calibration.assess import MOST_GROWTH, MOST_MISSED
 from ...calibration.tensors import short_name
 from ...runtime.drift.wording import UNMEASURED, decibels
+from ...runtime.model.contract import InputContract
+from ...runtime.model.origin import describe_input, explain_assumed
 from ...runtime.printable import one_line, styled
 from ..budget import Budget, missed_text, required_of_shipped
 from ..results import ExportedFile, ExportResult, NotMade, SearchReport, Verdict
@@ -45,7 +47,7 @@ def render_result(result: ExportResult) -> str:
     lines += _slow(result)
     if result.not_checked and any(file.verified for file in result.files):
         lines.append(f"not checked on {', '.join(result.not_checked)}: pip install 'embedlite[verify]'")
-    lines += ["", *result.ship, "", "Decided for you:"]
+    lines += ["", *result.ship, *_under_contract(result), "", "Decided for you:"]
     lines += [f"  - {decision}" for decision in result.decisions]
     if result.missed:
         lines += ["", *(f"FAILED: {reason}" for reason in result.missed)]
@@ -62,6 +64,17 @@ def _failing(result: ExportResult) -> list[str]:
         for file in result.files
         if file.drift is not None and (missed := required.missed(file.drift))
     ]
+
+
+def _under_contract(result: ExportResult) -> list[str]:
+    """The contract of the files, with the origin of each part, and what of it nothing proves."""
+    if not result.files:
+        return []
+    contract, origins = InputContract.from_json(result.files[0].contract["input"]), result.files[0].contract["origins"]
+    assumed = explain_assumed(contract, origins)
+    drift = "; drift is measured under it" if assumed and result.files[0].drift is not None else ""
+    lines = [f"contract: pixels become {describe_input(contract, origins)}{drift}"]
+    return [*lines, f"  {assumed}"] if assumed else lines
 
 
 def _busy(files: Sequence[ExportedFile]) -> list[str]:

@@ -17,6 +17,7 @@ from ...runtime.check.probe import ProbeResult, probe
 from ...runtime.check.timing import Timing
 from ...runtime.drift import Drift
 from ...runtime.drift.intervals import Interval, drift_and_intervals
+from ...runtime.drift.silent import count_silent
 from ...runtime.files import sha256
 from ...runtime.images.source import Source
 from ...runtime.input.preprocess import model_ready
@@ -184,11 +185,13 @@ def measure_files(
                 verdicts.append(npu_verdict(answer))
             elif other is item and isinstance(answer, ProbeResult):
                 verdicts.append(judge(answer, item.mode, frames.part(order.few), first.embeddings))
-        moved, sure = None, dict[str, Interval]()
+        moved, sure, silent = None, dict[str, Interval](), None
         if drift and first.embeddings is not None:
             place, images = order.images(len(first.embeddings))
             moved, sure = drift_and_intervals(first.embeddings[place], frames.reference[images])
-        files.append(describe(request, complete, moved, sure, timings[item.mode], tuple(verdicts)))
+            silent = count_silent(first.embeddings[place])
+        entry = describe(request, complete, moved, sure, timings[item.mode], tuple(verdicts))
+        files.append(replace(entry, silent=silent))
     return Measured(replayable, tuple(files), compiled)
 
 

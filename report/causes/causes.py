@@ -170,5 +170,6 @@ def _contract(request: SourcesRequest) -> Contract:
     with warnings.catch_warnings():
         # What is assumed of a plain file was said when it was embedded.
         warnings.simplefilter("ignore", EmbedliteWarning)
-        with Encoder(request.candidate, threads=1, input_contract=request.input_contract) as encoder:
+        opened = Encoder(request.candidate, 1, input_contract=request.input_contract, accept_contract=True)
+        with opened as encoder:
             return encoder.contract

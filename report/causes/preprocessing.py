@@ -125,11 +125,13 @@ def tell_apart(
     with warnings.catch_warnings(), stage("telling preprocessing from quantization"):
         # Other scalings are tried on purpose, and the folder was told of before.
         warnings.simplefilter("ignore", EmbedliteWarning)
-        with Encoder(candidate, threads, input_contract=contract) as encoder:
+        with Encoder(candidate, threads, input_contract=contract, accept_contract=True) as encoder:
             base, mode = replace(encoder.contract.input, dtype="float32"), encoder.contract.mode
             shape = encoder.embedding_shape
         chosen = float_file or _beside(candidate, mode)
-        with Encoder(chosen or candidate, threads, input_contract=_of_plain(chosen or candidate, base)) as encoder:
+        path = chosen or candidate
+        # Every scaling is tried by floats, so that what a plain file takes of pixels does not matter.
+        with Encoder(path, threads, input_contract=_of_plain(path, base), accept_contract=True) as encoder:
             fits = (encoder.contract.input.shape, encoder.embedding_shape) == (base.shape, shape)
             if float_file is not None and not (fits and encoder.contract.mode in ("float32", "unknown")):
                 raise RequestError(

@@ -11,6 +11,8 @@ from ...runtime.drift import wording
 from ...runtime.drift.metrics import METRICS
 from ...runtime.drift.report import DriftReport
 from ...runtime.errors import MissingPackageError
+from ...runtime.model.contract import InputContract
+from ...runtime.model.origin import describe_input
 from ...runtime.version import __version__
 from ..causes.layers import layer_name
 from ..several.comparison import Comparison
@@ -130,7 +132,11 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        cosine=wording.cosine, decibels=wording.decibels, figure=wording.figure, fixed=wording.fixed
+        cosine=wording.cosine,
+        decibels=wording.decibels,
+        figure=wording.figure,
+        fixed=wording.fixed,
+        contract=lambda value: describe_input(InputContract.from_json(value["input"]), value["origins"]),
     )
     environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
     return environment

@@ -15,8 +15,6 @@ from ...runtime.drift.stored import is_stored, load_embeddings
 from ...runtime.encoder import Encoder
 from ...runtime.errors import DataError, EmbedliteError, RequestError
 from ...runtime.model.artifact import read_artifact
-from ...runtime.model.contract import InputContract, InputOptions
-from ...runtime.model.plain import input_contract_from_options
 from ..sides import Judging, ReferencePasses, Request, Sides, open_sides
 from .choose import Candidate, Latency
 from .comparison import Comparison, short_names
@@ -32,20 +30,17 @@ class _Opened:
     Attributes:
         size: values in one embedding.
         sha256: of the model.
-        contract: input contract of a plain file.
         bytes: of the file.
     """
 
     size: int
     sha256: str | None
-    contract: InputContract | None
     bytes: int | None
 
 
 def run_several(
     request: Request,
     paths: Sequence[Path],
-    inputs: InputOptions,
     judging: Judging,
     latency: Callable[[str | None], Latency | None],
     look: Callable[[Sides, Measurement, DriftReport], _T],
@@ -55,7 +50,6 @@ def run_several(
     Args:
         request: what is compared; its candidate is replaced by each of ``paths``.
         paths: of the candidates.
-        inputs: what the user says of plain files.
         judging: gates and the rest.
         latency: of the model with that SHA-256.
         look: called for every candidate that did not fail, while its embeddings are there.
@@ -69,7 +63,7 @@ def run_several(
         EmbedliteError: the reference failed, or every candidate did: what the first failed with.
     """
     _check(paths)
-    opened = {path: _open(path, inputs, request) for path in paths}
+    opened = {path: _open(path, request) for path in paths}
     _check_sizes(request, opened)
     passes = ReferencePasses()
     names = short_names([str(path) for path in paths])
@@ -83,7 +77,7 @@ def run_several(
         try:
             if isinstance(facts, EmbedliteError):
                 raise facts
-            sides = open_sides(replace(request, candidate=path, contract=facts.contract), passes)
+            sides = open_sides(replace(request, candidate=path), passes)
             judging.check_labelled(labelled=sides.description.labels is not None)
             measurement = measure(
                 sides.candidate, sides.reference, judging.k, queries=judging.queries, seed=request.seed
@@ -119,14 +113,16 @@ def _check(paths: Sequence[Path]) -> None:
         )
 
 
-def _open(path: Path, inputs: InputOptions, request: Request) -> _Opened | EmbedliteError:
+def _open(path: Path, request: Request) -> _Opened | EmbedliteError:
     try:
         if is_stored(path):
             stored = load_embeddings(path)
-            return _Opened(stored.embeddings[0].size, stored.model_sha256 or None, None, None)
-        contract = input_contract_from_options(path, inputs)
-        with Encoder(path, request.threads, input_contract=contract) as encoder:
-            return _Opened(encoder.embedding_size, encoder.artifact.sha256, contract, path.stat().st_size)
+            return _Opened(stored.embeddings[0].size, stored.model_sha256 or None, None)
+        opened = Encoder(
+            path, request.threads, input_contract=request.contract, accept_contract=request.accept_contract
+        )
+        with opened as encoder:
+            return _Opened(encoder.embedding_size, encoder.artifact.sha256, path.stat().st_size)
     except EmbedliteError as error:
         return error
 

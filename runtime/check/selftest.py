@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from ..child import ask, serve
 from ..drift import Drift, measure_drift
+from ..drift.silent import Silent, count_silent
 from ..drift.wording import IDENTICAL, UNMEASURED, decibels
 from ..encoder import Encoder
 from ..errors import DelegateLoadError, EmbedliteError, NoInterpreterError, RequestError
@@ -78,6 +79,7 @@ class Selftest:
         own: drift from the file's own golden vectors.
         reference: drift from the float encoder's embeddings.
         exported: the drift from the float encoder that the file had at the export.
+        silent: which golden vectors say nothing, so that replaying them proves nothing.
     """
 
     count: int
@@ -86,11 +88,12 @@ class Selftest:
     own: Drift
     reference: Drift
     exported: Drift
+    silent: Silent
 
     @property
     def passed(self) -> bool:
         """Whether every check passed and every embedding is sound."""
-        return self.own.invalid == 0 and all(check.passed for check in self.checks)
+        return self.own.invalid == 0 and not self.silent.any and all(check.passed for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
         """The result as a JSON object."""
@@ -129,7 +132,8 @@ def selftest(encoder: Encoder) -> Selftest:
         checks.append(Check("embeddings_relative", float(distance), FLOAT_TOLERANCE, passed))
     else:
         checks.append(_check_quantized(embeddings, golden))
-    return Selftest(len(embeddings), golden.runtime, tuple(checks), own, reference, exported)
+    silent = count_silent(golden.embeddings)
+    return Selftest(len(embeddings), golden.runtime, tuple(checks), own, reference, exported, silent)
 
 
 def _check_quantized(embeddings: NDArray[np.float32], golden: Golden) -> Check:
@@ -174,6 +178,8 @@ def render_selftest(result: Selftest, model: str, runs_on: str) -> str:
         found = IDENTICAL if not check.value else f"{check.value:.3g}"
         verdict = "ok" if check.passed else "FAILED"
         lines.append(f"  {what:<14} {found:<14} {sign} {check.limit:.3g} {unit}  {verdict}")
+    if result.silent.any:
+        lines.append(f"  golden vectors that say nothing: {result.silent}  FAILED")
     if result.own.invalid:
         lines.append(f"  {result.own.invalid} embedding(s) are not finite, or zero or constant where they were not")
     if result.own.cosine_min is not None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..check.measure import find_models, measure_device, render_figures
 from ..check.selftest import render_selftest, selftest
+from ..drift.silent import count_silent
 from ..drift.stored import pack_embeddings
 from ..encoder import Encoder
 from ..errors import EXIT_BAD_ANSWER, EmptyDataError
@@ -17,11 +18,12 @@ from ..files import check_writable, json_bytes, write_file
 from ..images.open import open_source
 from ..images.source import Readable
 from ..model.contract import InputOptions
-from ..model.plain import input_contract_from_options
+from ..model.origin import describe_input
 from ..progress import progress
 from .options import (
     Command,
     GroupedOption,
+    accept_option,
     check_outputs,
     common_options,
     emit_result,
@@ -77,6 +79,7 @@ _output, _instead, _run = in_group("Output"), in_group("Instead of embedding"), 
     help="Leave out images that cannot be used, instead of stopping at the first.",
 )
 @options_of(InputOptions, "inputs")
+@accept_option
 @threads_option
 @common_options
 def embed(
@@ -91,6 +94,7 @@ def embed(
     feature: str | None,
     skip_unreadable: bool,
     inputs: InputOptions,
+    accept_contract: bool,
     threads: int | None,
     json_path: str | None,
 ) -> int:
@@ -105,7 +109,8 @@ def embed(
     vectors, and write what was found to FILE.json. Exit code 1 says that a file failed.
     """
     if replay or measure is not None:
-        if data is not None or output is not None or feature is not None or skip_unreadable or inputs != InputOptions():
+        images = data is not None or output is not None or feature is not None or skip_unreadable
+        if images or accept_contract or inputs != InputOptions():
             raise click.UsageError(
                 f"{'--selftest' if replay else '--measure'} needs nothing but MODEL: leave out DATA, -o and what "
                 "describes the input"
@@ -121,17 +126,25 @@ def embed(
         raise click.UsageError(f"-o {output}: the output holds vectors with ids, so its name ends in .npz")
     check_writable([output], force=force)
     check_outputs([model, data], json=json_path, output_file=output)
-    contract = input_contract_from_options(model, inputs)
-    with Encoder(model, threads, delegate, delegate_options=delegate_options, input_contract=contract) as encoder:
+    opened = Encoder(
+        model,
+        threads,
+        delegate,
+        delegate_options=delegate_options,
+        input_contract=inputs,
+        accept_contract=accept_contract,
+    )
+    with opened as encoder:
         source = open_source(data, encoder.contract.input, feature)
-        images = Readable(source) if skip_unreadable else source
-        rows = list(progress(encoder.embed_iter(images), len(source), "embedding"))
-        ids, skipped = (images.ids, images.skipped) if isinstance(images, Readable) else (source.ids, [])
+        readable = Readable(source) if skip_unreadable else source
+        rows = list(progress(encoder.embed_iter(readable), len(source), "embedding"))
+        ids, skipped = (readable.ids, readable.skipped) if isinstance(readable, Readable) else (source.ids, [])
         if not rows:
             raise EmptyDataError(
                 f"{data} has no image that can be used. The first of {len(skipped)}: {skipped[0].reason}"
             )
         embeddings = np.stack(rows)
+        silent = count_silent(embeddings)
         write_file(output, pack_embeddings(embeddings, ids, encoder.artifact.sha256, encoder.contract.input))
         result = {
             "schema": 1,
@@ -140,10 +153,16 @@ def embed(
             "output": str(output),
             "count": len(embeddings),
             "embedding_shape": list(encoder.embedding_shape),
+            "contract": {"input": asdict(encoder.contract.input), "origins": dict(encoder.contract.origins)},
+            "silent": asdict(silent),
             "skipped": [asdict(image) for image in skipped],
         }
         shape = "x".join(str(size) for size in embeddings.shape)
         text = f"{output}: {shape} float32, by {encoder.runtime.name} {encoder.runtime.version}"
+        text += f"\ncontract: pixels become {describe_input(encoder.contract.input, encoder.contract.origins)}"
+        if silent.any:
+            place = "" if silent.first is None else f", the first for {ids[silent.first]}"
+            text += f"\nvectors that say nothing: {silent}{place}"
         if skipped:
             named = ", ".join(image.id for image in skipped[:3]) + (", …" if len(skipped) > 3 else "")
             text += f"\n{len(skipped)} of {len(source)} images cannot be used and were left out: {named}"

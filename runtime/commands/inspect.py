@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -13,8 +14,12 @@ import click
 from ..check.golden import parse_golden
 from ..drift import measure_drift
 from ..drift.wording import decibels
+from ..errors import EmbedliteWarning, RequestError, UnsupportedModelError
 from ..model.artifact import Artifact, read_artifact
+from ..model.contract import InputContract
 from ..model.flatbuffer import NPU_OPERATOR, ModelInfo, TensorInfo
+from ..model.origin import describe_input
+from ..model.plain import resolve_contract
 from ..model.tflite_metadata import METADATA_NAME, read_metadata
 from .options import Command, check_outputs, common_options, emit_result, run_command
 
@@ -39,6 +44,7 @@ def _describe(path: Path, artifact: Artifact) -> dict[str, Any]:
         "bytes": artifact.size,
         "sha256": artifact.sha256,
         "contract": artifact.contract.to_json() if artifact.contract else None,
+        "assumed": _assumed(path, artifact),
         "golden": _golden(artifact),
         "tflite_metadata": _metadata(info),
         "min_runtime_version": runtime or None,
@@ -49,6 +55,22 @@ def _describe(path: Path, artifact: Artifact) -> dict[str, Any]:
             {"name": name, "version": version, "count": count} for (name, version), count in sorted(operators.items())
         ],
     }
+
+
+def _assumed(path: Path, artifact: Artifact) -> dict[str, Any] | None:
+    """What a plain file's pixels are taken for where nothing is said of them; None where that cannot be said."""
+    if artifact.contract is not None:
+        return None
+    with warnings.catch_warnings():
+        # It is the answer here, and no aside.
+        warnings.simplefilter("ignore", EmbedliteWarning)
+        try:
+            contract = resolve_contract(path, artifact, None)
+        except UnsupportedModelError:
+            return None
+        except RequestError as error:
+            return {"contradiction": str(error)}
+    return {"input": asdict(contract.input), "origins": dict(contract.origins)}
 
 
 def _golden(artifact: Artifact) -> dict[str, Any] | None:
@@ -89,10 +111,10 @@ def _render(result: dict[str, Any]) -> str:
     lines.append(f"runtime  at least TensorFlow Lite {result['min_runtime_version'] or 'unknown'}")
     contract = result["contract"]
     if contract is None:
-        lines.append("contract none: mean, std, colour order and resampler are unknown")
+        lines.append(_render_assumed(result["assumed"]))
     else:
         lines.append("contract schema {schema}, mode {mode}".format(**contract))
-        for name in ("input", "normalization", "calibration", "tools"):
+        for name in ("input", "origins", "normalization", "calibration", "tools"):
             lines.append(f"  {name}: {json.dumps(contract[name], sort_keys=True)}")
     lines.append(_render_golden(result["golden"]))
     if (metadata := result["tflite_metadata"]) is not None:
@@ -102,6 +124,15 @@ def _render(result: dict[str, Any]) -> str:
         note = " (compiled for an Arm Ethos-U NPU)" if operator["name"] == NPU_OPERATOR else ""
         lines.append(f"  {operator['count']:>4} x {operator['name']} version {operator['version']}{note}")
     return "\n".join(lines)
+
+
+def _render_assumed(assumed: dict[str, Any] | None) -> str:
+    if assumed is None:
+        return "contract none: mean, std, colour order and resampler are unknown"
+    if "contradiction" in assumed:
+        return f"contract none: {assumed['contradiction']}"
+    said = describe_input(InputContract.from_json(assumed["input"]), assumed["origins"])
+    return f"contract none: without options, pixels are taken as {said}"
 
 
 def _render_golden(golden: dict[str, Any] | None) -> str:

@@ -24,7 +24,7 @@ import click
 from ..errors import EXIT_INTERRUPTED, EmbedliteError, EmbedliteWarning
 from ..files import check_names, check_writable, has_written, json_bytes, write_file
 from ..limits import chatter_of, is_first_to_say, own_folder
-from ..options import ENGINE, FEATURE, THREADS, Row, rows
+from ..options import ACCEPT, ENGINE, FEATURE, THREADS, Row, rows
 from ..printable import printable
 from ..version import __version__
 from .signals import Terminated, ended_by_signals
@@ -159,6 +159,7 @@ def common_options(function: _F) -> _F:
 
 threads_option = row_option(Row("threads", int, None, "Run", THREADS))
 feature_option = row_option(Row("feature", str, None, "Images", FEATURE))
+accept_option = row_option(Row("accept_contract", bool, False, "Input", ACCEPT))
 engine_option = row_option(Row("engine", str, "local", "Run", ENGINE))
 
 

@@ -5,10 +5,12 @@ Every clause of the headline names the figure that it rests on; a clause that th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from ..model.contract import InputContract
+from ..model.origin import explain_assumed
 from .compare import Measurement
 from .decisions import Comparison, Decisions
 from .gates import Gate, Metrics
@@ -110,6 +112,26 @@ def advise(gates: Sequence[Gate], metrics: Metrics, decisions: Decisions | None,
     if finds and (decisions is None or _decides_well(decisions.own, decisions, limits)):
         return _again(own, metrics.get("knn_overlap_cross"), decisions, reasons)
     return refused
+
+
+def under_contract(advice: Advice, candidate: Mapping[str, Any], reference: Mapping[str, Any]) -> Advice:
+    """The advice, with what a good answer does not say: that both sides were fed through one contract.
+
+    Vectors that somebody stored were fed otherwise, so that comparing with them checks the contract.
+
+    Args:
+        advice: what to do.
+        candidate: what the report says of it; its ``contract`` with ``input`` and ``origins`` where it is a model.
+        reference: likewise, with its ``kind``.
+    """
+    contract = candidate.get("contract")
+    if contract is None or reference.get("kind") == "stored" or advice.action in ("do-not-ship", "cannot-tell"):
+        return advice
+    assumed = explain_assumed(InputContract.from_json(contract["input"]), contract["origins"])
+    if not assumed:
+        return advice
+    said = f"{advice.headline}; candidate and reference are compared under one contract, of which {assumed}"
+    return replace(advice, headline=said)
 
 
 def _ship(metrics: Metrics, decisions: Decisions | None, reasons: tuple[str, ...]) -> Advice:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..files import finite_json
-from .advice import Advice, advise, find_doubt
+from .advice import Advice, advise, find_doubt, under_contract
 from .compare import Measurement
 from .decisions import (
     DEFAULT_FAR,
@@ -73,6 +73,8 @@ class DriftReport:
         worst: the rows that moved most, invalid ones first.
         ladder, layers: where the drift comes from, if that was asked for.
         preprocessing: which part of the drift it is, where the reference is stored vectors of the same images.
+        silent: which vectors of both sides say nothing, see :class:`embedlite.runtime.drift.silent.Silent`.
+        preprocess: whether the contract does what the user's own preprocessing does, if that was asked for.
         other_workers: the drift of workers that differ from the machine, if that was asked for.
     """
 
@@ -95,6 +97,8 @@ class DriftReport:
     ladder: Sequence[Mapping[str, Any]] | None = None
     layers: Sequence[Mapping[str, Any]] | None = None
     preprocessing: Mapping[str, Any] | None = None
+    silent: Mapping[str, Any] | None = None
+    preprocess: Mapping[str, Any] | None = None
     other_workers: Sequence[Mapping[str, Any]] | None = None
 
     @property
@@ -118,7 +122,8 @@ class DriftReport:
         """The same figures under the default gates with others on top."""
         labelled = self.decisions is not None and self.decisions.truth == "labels"
         applied = apply_gates(self.metrics, all_gates(gates, labelled=labelled), self.intervals)
-        return replace(self, gates=applied, advice=advise(applied, self.metrics, self.decisions, self.doubt))
+        advice = advise(applied, self.metrics, self.decisions, self.doubt)
+        return replace(self, gates=applied, advice=under_contract(advice, self.candidate, self.reference))
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object."""
@@ -144,6 +149,8 @@ class DriftReport:
             "ladder": self.ladder,
             "layers": self.layers,
             "preprocessing": self.preprocessing,
+            "silent": self.silent,
+            "preprocess": self.preprocess,
             "other_workers": self.other_workers,
         }
         finite: dict[str, Any] = finite_json(value)
@@ -188,6 +195,8 @@ class DriftReport:
                 ladder=value["ladder"],
                 layers=value["layers"],
                 preprocessing=value["preprocessing"],
+                silent=value["silent"],
+                preprocess=value["preprocess"],
                 other_workers=value["other_workers"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -297,7 +306,7 @@ def build_report(
         intervals=intervals,
         gates=applied,
         doubt=doubt,
-        advice=advise(applied, metrics, decisions, doubt),
+        advice=under_contract(advise(applied, metrics, decisions, doubt), description.candidate, description.reference),
         decisions=decisions,
         retrieval=retrieval,
         parts=tuple(

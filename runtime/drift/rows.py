@@ -160,6 +160,15 @@ class RepeatFinder:
         mixed = bits ^ (bits >> np.uint64(29))
         self._hashes.append((mixed * self._multipliers).sum(axis=1, dtype=np.uint64))
 
+    def repeats(self) -> list[int]:
+        """Places of rows that repeat an earlier one, whatever a reference says, ascending."""
+        hashes = np.concatenate([*self._hashes, np.empty(0, np.uint64)])
+        _, first = np.unique(hashes, return_index=True)
+        again = np.ones(len(hashes), np.bool_)
+        again[first] = False
+        places: list[int] = np.flatnonzero(again).tolist()
+        return places
+
     def find(self, candidate: Rows, reference: Rows, variance: float) -> NDArray[np.intp]:
         """Rows that repeat an earlier one, ascending.
 

@@ -10,6 +10,7 @@ from .labelled.parts import Breakdown
 from .labelled.retrieval import Retrieval
 from .metrics import METRICS
 from .report import DriftReport
+from .silent import Silent
 from .wording import PARTS, RETRIEVAL, cosine, metric_text, part_figure
 
 SHOWN_PARTS = 5
@@ -42,6 +43,9 @@ def render_text(report: DriftReport) -> str:
         lines += ["", *_retrieval(report.retrieval)]
     for breakdown in report.parts:
         lines += ["", *_parts(breakdown)]
+    for side, counts in (report.silent or {}).items():
+        if (silent := Silent(**counts)).any:
+            lines += ["", f"{side}: vectors that say nothing: {silent}"]
     lines += ["", "worst inputs by cosine"]
     lines += [f"  {cosine(row.cosine):>9}  {one_line(row.id)}" for row in report.worst]
     return "\n".join(lines)

@@ -47,6 +47,10 @@ INPUT_DTYPES = ("float32", "uint8", "int8")
 PLACEMENTS = ("graph", "runtime", "frozen")
 """Where a normalization is computed; see :class:`NormalizationSpec`."""
 
+ORIGINS = ("given", "proved", "graph", "metadata", "inferred", "assumed")
+"""Where a part of an input contract comes from: the caller, a preprocessing that it reproduces, what the model does to
+its input, TFLite Metadata, the shape or the integers of the input, or nothing but what is usual."""
+
 _BOUND = ("input", "output_shape", "output_dtype", "normalization", "mode")
 """The keys of a contract that decide what vectors a file gives."""
 
@@ -195,9 +199,13 @@ class InputOptions:
         metavar="HOW",
     )
 
+    def stated(self) -> dict[str, Any]:
+        """What is said, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
     def for_shape(self, shape: tuple[int, int, int]) -> InputContract:
         """The contract of a float32 input of this (height, width, channels)."""
-        return InputContract(shape, **{name: value for name, value in vars(self).items() if value is not None})
+        return InputContract(shape, **self.stated())
 
 
 @dataclass(frozen=True)
@@ -255,6 +263,7 @@ class Contract:
         flatbuffer_bytes: length of the flatbuffer in front of the contract.
         flatbuffer_sha256: its SHA-256.
         golden_sha256: SHA-256 of the golden vectors beside the contract; empty where there are none.
+        origins: where each part of ``input`` comes from, one of :data:`ORIGINS`, by the part's name.
         schema: the contract's own format.
     """
 
@@ -268,6 +277,7 @@ class Contract:
     flatbuffer_bytes: int = 0
     flatbuffer_sha256: str = ""
     golden_sha256: str = ""
+    origins: Mapping[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def to_json(self) -> dict[str, Any]:
@@ -299,6 +309,9 @@ class Contract:
             fields["output_shape"] = tuple(value["output_shape"])
             if not all(type(size) is int and size > 0 for size in fields["output_shape"]):
                 raise TypeError(f"output_shape {value['output_shape']}")
+            origins = value.get("origins", {})
+            if not set(origins) <= set(vars(fields["input"])) or not set(origins.values()) <= set(ORIGINS):
+                raise TypeError(f"origins {origins}")
             if not isinstance(value["calibration"], dict | None):
                 raise TypeError(f"calibration {value['calibration']}")
             return cls(**fields)

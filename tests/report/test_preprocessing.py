@@ -159,9 +159,21 @@ def test_the_users_function_is_held_against_the_files_contract(made: Made) -> No
     )
     arguments = [str(made.root / "small.int8.tflite"), "--reference", str(made.root / "small.float32.tflite")]
     arguments += ["--data", str(made.root / "png"), "--threads", "1", "--preprocess"]
-    done = CliRunner().invoke(drift_report, [*arguments, f"{code}:right"], standalone_mode=False)
+    assumed = (
+        "of which mean 0, std 255, colour order rgb are assumed, not proved: drift-report FILE --reference VECTORS"
+    )
+    done = CliRunner().invoke(drift_report, arguments[:-1], standalone_mode=False)
+    assert assumed in done.output.splitlines()[1]
+    saved = made.root / "proved.json"
+    done = CliRunner().invoke(drift_report, [*arguments, f"{code}:right", "--json", str(saved)], standalone_mode=False)
     assert done.exception is None, done.output
     assert "the contract does what right() does, proved; at most" in done.output
+    assert "assumed, not proved" not in done.output
+    found = json.loads(saved.read_text())
+    assert found["candidate"]["contract"]["origins"]["mean"] == "proved"
+    # No image is turned, so nothing is known of that.
+    assert found["candidate"]["contract"]["origins"]["exif"] == "assumed"
+    assert (found["preprocess"]["function"], found["preprocess"]["holds"]) == ("right()", True)
     done = CliRunner().invoke(drift_report, [*arguments, f"{code}:wrong"], standalone_mode=False)
     assert isinstance(done.exception, RequestError)
     assert "the file's contract does not do what wrong() does" in str(done.exception)

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from keras import layers
 from PIL import Image
 
 from embedlite.convert import Asked, export_asked
+from embedlite.convert.graph.graph import Graph
 from embedlite.convert.layers import MinMaxNormalization
 from embedlite.convert.make.package import tflite_metadata
 from embedlite.runtime import Encoder, InputContract
 from embedlite.runtime.drift import measure_drift
-from embedlite.runtime.errors import DamagedModelError
+from embedlite.runtime.errors import DamagedModelError, EmbedliteWarning
 from embedlite.runtime.images.open import open_source
 from embedlite.runtime.model.artifact import read_artifact
 from embedlite.runtime.model.flatbuffer import read_flatbuffer
@@ -100,6 +102,8 @@ def opened(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Opened:
     add("bgr", model, ("float32",), color_order="bgr")
     add("bgr pixels", model, ("int8",), color_order="bgr", input_type="uint8")
     add("integers", model, ("int8",), input_type="int8")
+    for name in ("centred float32", "default float32", "centred pixels int8"):
+        paths[f"bare {name}"] = bare(paths[name], folder)
     gray = small_encoder([layers.Flatten()], (24, 24, 1))
     add("gray", gray, ("float32",))
 
@@ -115,16 +119,30 @@ def opened(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Opened:
     own = {}
     for name, path in paths.items():
         if name.split()[0] != "gray":
-            with Encoder(path) as encoder:
-                own[name] = encoder.embed(images)
+            with warnings.catch_warnings():
+                # What plain files say of themselves.
+                warnings.simplefilter("ignore", EmbedliteWarning)
+                with Encoder(path) as encoder:
+                    own[name] = encoder.embed(images)
     return Opened(found, json.loads(done.stdout.splitlines()[-1]), own, paths)
+
+
+def bare(path: Path, folder: Path) -> Path:
+    """The same network as a file from elsewhere has it: no contract of ours, only what MediaPipe reads."""
+    graph = Graph(read_artifact(path).flatbuffer)
+    kept = [item for item in graph.model.metadata if item.name.decode() == METADATA_NAME]
+    graph.model.metadata, graph.model.description = kept, "MLIR Converted."
+    plain = folder / f"bare-{path.parent.name}-{path.name}"
+    plain.write_bytes(graph.to_bytes())
+    return plain
 
 
 FLOAT = ("default float32", "default float16", "centred float32", "centred float16", "equal float32", "inside float32")
 PIXELS = ("pixels int8", "centred pixels int8")
+BARE = ("bare centred float32", "bare default float32", "bare centred pixels int8")
 
 
-@pytest.mark.parametrize("name", [*FLOAT, *PIXELS])
+@pytest.mark.parametrize("name", [*FLOAT, *PIXELS, *BARE])
 def test_the_same_embedding(name: str, opened: Opened) -> None:
     assert opened.errors.get(name) is None
     np.testing.assert_allclose(opened.answers[name], opened.own[name], rtol=0, atol=1e-5)

@@ -8,13 +8,13 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from embedlite.convert.decide import decide_contract
 from embedlite.convert.errors import CustomCodeError, ModelLoadError
 from embedlite.convert.graph.run import float_runner
 from embedlite.convert.layers import L2Normalization, MinMaxNormalization
 from embedlite.convert.load import load_original
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
-from embedlite.convert.load.scaling import decide_contract
 from embedlite.runtime.model.contract import InputOptions
 
 from seeds.user_functions import norm
@@ -98,7 +98,8 @@ def test_preprocess_input_is_offered_as_what_it_is(mode: str, tmp_path: Path) ->
     lowered = lower(original)
     run = float_runner(lowered.flatbuffer)
     # It scales for itself, so pixels come as they are.
-    contract, said = decide_contract("model", SHAPE, InputOptions(), original.inputs, lowered.scaling)
+    decided = decide_contract("model", SHAPE, InputOptions(), original.inputs, lowered.scaling)
+    contract, said = decided.contract, decided.decisions
     assert (contract.mean, contract.std) == ((0.0,), (1.0,))
     assert "mean 0, std 1" in said[0]
     pixels = IMAGES * 255

@@ -14,11 +14,12 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from embedlite.convert import Asked, export_asked
 from embedlite.convert.data import explain_values
+from embedlite.convert.decide import decide_contract
 from embedlite.convert.load import load_original
 from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower, trace
 from embedlite.convert.load.options import LoadOptions
-from embedlite.convert.load.scaling import decide_contract, scaling_of_tensorflow
+from embedlite.convert.load.scaling import scaling_of_tensorflow
 from embedlite.runtime import Encoder
 from embedlite.runtime.errors import RequestError
 from embedlite.runtime.images.open import open_source
@@ -88,9 +89,10 @@ def decided(path_or_model: Any, *, accept: bool = False, **given: Any) -> tuple[
     options = LoadOptions()
     keras_model = isinstance(path_or_model, keras.Model)
     original = from_keras(path_or_model, "scaled", options) if keras_model else load_original(path_or_model, options)
-    return decide_contract(
+    found = decide_contract(
         "scaled", original.input_shape, InputOptions(**given), original.inputs, lower(original).scaling, accept=accept
     )
+    return found.contract, found.decisions
 
 
 @pytest.mark.parametrize("name", FRONTS)

@@ -50,6 +50,8 @@ KEYS = [
     "ladder",
     "layers",
     "preprocessing",
+    "silent",
+    "preprocess",
     "other_workers",
 ]
 DECIDED = ["far_ratio", "tar_loss", "false_reject_flips", "false_accept_flips"]

@@ -41,7 +41,7 @@ class _Normalization(keras.layers.Layer):  # type: ignore[misc]  # keras has no 
         super().__init__(**kwargs)
         axis = self.kind.axis if axis is None else axis
         if isinstance(axis, str) and axis not in REACHES:
-            raise ValueError(f"axis is {axis!r}. Use one of {', '.join(REACHES)}, or integers.")
+            raise ValueError(f"axis is {axis!r}. Use one of {', '.join(reversed([*REACHES]))}, or integers.")
         if divisor not in self.kind.divisors:
             raise ValueError(f"divisor is {divisor!r}. Use {' or '.join(map(repr, self.kind.divisors))}.")
         if epsilon is None:

@@ -60,9 +60,8 @@ def test_a_divisor_near_zero_is_named_with_its_ways_out_and_nothing_that_fails_i
     (told,) = [text for text in ill.decisions if text.startswith("WARNING: the normalization of")]
     assert "divides by the maximum of its input" in told
     assert ill.conditioning[0].decides
-    cpu, *others = ill.ship
-    assert cpu.startswith("CPU: ship small.float32.tflite")
-    assert all("nothing to ship: int8" in text and "its ways out are below" in text for text in others)
+    # Why each place gets none depends on the runtimes that are there; tests/convert/test_ship.py has the sentences.
+    assert not any("ship small.int8" in text for text in ill.ship)
 
 
 @pytest.mark.parametrize("way", ["shifted", "epsilon"])

@@ -31,8 +31,8 @@ def test_the_table_names_every_file_and_the_ones_to_ship(small: Path, photos: Pa
     assert [row[0] for row in rows[:5]] == modes
     assert [row[1] for row in rows[:5]] == [f"small.{mode}.tflite" for mode in modes]
     text = {row[0]: " ".join(row) for row in rows[:5]}
-    assert all(text[mode].endswith(" ok ok - -") for mode in ("float16", "dynamic"))
-    assert re.search(r" ok ok ok, \d+ KiB -$", text["float32"])
+    assert all(text[mode].endswith(" ok ok – –") for mode in ("float16", "dynamic"))
+    assert re.search(r" ok ok ok, \d+ KiB –$", text["float32"])
     assert all(re.search(r" ok ok ok, \d+ KiB \d+/\d+ on NPU$", text[mode]) for mode in ("int8", "int16x8"))
     assert re.search(r"^int16x8 is for NPUs and microcontrollers: .* \d+ times slower$", done.stdout, re.MULTILINE)
     assert re.search(r"^CPU: ship small\.\w+\.tflite \(.*µs.*dB", done.stdout, re.MULTILINE)

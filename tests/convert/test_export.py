@@ -10,7 +10,6 @@ import tensorflow as tf
 from keras import layers
 
 from embedlite.convert import Asked, ExportOptions, export, export_asked
-from embedlite.convert.errors import ConversionError
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.layers import L2Normalization, MinMaxNormalization
 from embedlite.convert.modes import MODES
@@ -275,14 +274,6 @@ def test_images_that_are_alike_are_not_the_files_fault(tmp_path: Path) -> None:
     alike = np.full((12, 24, 24, 3), 90, np.uint8)
     result = export(small_encoder(ENDINGS["L2"]()), tmp_path, calibration_data=images, test_data=alike)
     assert all(verdict.ok for file in result.files for verdict in file.verified)
-
-
-def test_a_recurrent_model_is_refused_in_plain_words(tmp_path: Path) -> None:
-    rows = [layers.Reshape((24, 72)), layers.LSTM(8)]
-    model = keras.Sequential([keras.Input((24, 24, 3)), *rows], name="recurrent")
-    with pytest.raises(ConversionError, match="recurrent layer"):
-        export(model, tmp_path / "new")
-    assert not (tmp_path / "new").exists()
 
 
 def test_export_json_says_what_the_result_says(exported: Path) -> None:

@@ -81,7 +81,8 @@ def test_another_interpreter_is_refused_unless_set_apart(
     assert other["drift"]["max_abs"] == pytest.approx(np.abs(mine - theirs).max())
     assert "workers that differ from this machine: their embeddings by the candidate" in text
     assert f"  {OTHER} 2.14" in text
-    (section,) = re.findall(r'<section id="workers">.*?</section>', (tmp_path / "apart.html").read_text(), re.DOTALL)
+    page = (tmp_path / "apart.html").read_text()
+    (section,) = re.findall(r'<section class="workers" id="workers">.*?</section>', page, re.DOTALL)
     drift = other["drift"]
     for words in (f"{OTHER} 2.14", f"{drift['sqnr_db']:.2f}", f"{drift['cosine_min']:.6f}", f"{drift['max_abs']:.5g}"):
         assert words in section

@@ -253,7 +253,7 @@ def test_an_export_from_shards_has_the_ranges_of_the_images(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"mean": (127.5,)}, "other preprocessing: mean was"),
+        ({"mean": (127.5,), "accept_contract": True}, "other preprocessing: mean was"),
         ({"num_samples": 5}, "--num-samples needs calibration images"),
         ({"normalization": "frozen"}, "--normalization frozen needs calibration images"),
         ({"calibration_cache": "c.npz"}, "--calibration-cache needs calibration images"),

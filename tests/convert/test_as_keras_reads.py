@@ -85,7 +85,7 @@ def test_a_file_that_is_exported_again_is_read_as_before(tmp_path: Path) -> None
     path = Path(export(model, tmp_path, quantize=["float32"], options=options).files[0].path)
     said = load_tflite(path, LoadOptions()).inputs
     assert said is not None
-    assert {**AS_KERAS, "fit": "crop", "gray": "tf-image"}.items() <= vars(said).items()
+    assert {**AS_KERAS, "fit": "crop", "gray": "tf-image"}.items() <= vars(said.options).items()
 
 
 def test_what_rounding_to_a_uint8_input_costs_is_said(folders: Path, tmp_path: Path) -> None:

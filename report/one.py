@@ -17,7 +17,6 @@ from ..runtime.drift.compare import Measurement
 from ..runtime.drift.report import Description, DriftReport, build_report
 from ..runtime.drift.silent import count_silent
 from ..runtime.drift.stored import is_stored
-from ..runtime.encoder import Encoder
 from ..runtime.errors import RequestError
 from ..runtime.model.artifact import read_artifact
 from ..runtime.model.contract import InputContract, InputOptions
@@ -137,13 +136,7 @@ def _proved(request: Request, trust: ContractOptions) -> tuple[Proof | None, lis
         return None, []
     if is_stored(request.candidate):
         raise RequestError("--preprocess is held against a file's contract, and CANDIDATE is vectors. Leave it out.")
-    opened = Encoder(
-        request.candidate,
-        request.threads,
-        input_contract=request.contract,
-        accept_contract=request.accept_contract,
-    )
-    with opened as encoder:
+    with request.open(request.candidate) as encoder:
         contract = replace(encoder.contract.input, dtype="float32")
         proof = prove(trust.preprocess, [request.data], contract, InputOptions(), fixed=True)
 

@@ -71,6 +71,14 @@ class Request:
     reference_model: Path | None = None
     engine: Engine | None = None
 
+    def open(self, candidate: Path) -> Encoder:
+        """Open a candidate, with what is said of the input of a plain ``.tflite``.
+
+        Raises:
+            EmbedliteError: what opening it raises.
+        """
+        return Encoder(candidate, self.threads, input_contract=self.contract, accept_contract=self.accept_contract)
+
 
 @dataclass(frozen=True)
 class Judging:
@@ -166,13 +174,7 @@ def open_sides(request: Request, passes: ReferencePasses | None = None) -> Sides
         check_made_by(request.candidate, mine, request.candidate_model)
         return _paired(request, mine, facts, None)
     assert request.data is not None
-    opened = Encoder(
-        request.candidate,
-        request.threads,
-        input_contract=request.contract,
-        accept_contract=request.accept_contract,
-    )
-    with opened as encoder:
+    with request.open(request.candidate) as encoder:
         contract = encoder.contract
         inputs = encoder.contract.input
         source = open_source(request.data, inputs, request.feature).sample(request.num_samples, request.seed)

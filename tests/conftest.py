@@ -181,20 +181,31 @@ def run(ready: ReadyPython) -> Run:
     return Run(ready)
 
 
+def save_small_encoder(run: Run, path: Path, sizes: str = "") -> None:
+    """Save a small encoder with a min-max at its end, in a process of its own: this one stays free of TensorFlow.
+
+    Args:
+        run: the fixture.
+        path: of the ``.keras``.
+        sizes: what else :func:`encoders.small_encoder` is given, as Python writes it.
+    """
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tests' / 'support')!r})\n"
+        "from encoders import small_encoder\n"
+        "from keras import layers\n"
+        "from embedlite.convert.layers import MinMaxNormalization\n"
+        f"small_encoder([layers.Flatten(), MinMaxNormalization()], {sizes}).save({str(path)!r})\n"
+    )
+    done = run("python", "-c", code, world="tensorflow")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
-    """A small saved encoder; made in a process of its own, so that this one stays free of TensorFlow."""
+    """A small saved encoder."""
 
     def make(folder: Path) -> None:
-        code = (
-            f"import sys; sys.path.insert(0, {str(ROOT / 'tests' / 'support')!r})\n"
-            "from encoders import small_encoder\n"
-            "from keras import layers\n"
-            "from embedlite.convert.layers import MinMaxNormalization\n"
-            f"small_encoder([layers.Flatten(), MinMaxNormalization()]).save({str(folder / 'small.keras')!r})\n"
-        )
-        done = run("python", "-c", code, world="tensorflow")
-        assert done.returncode == 0, done.stderr
+        save_small_encoder(run, folder / "small.keras")
 
     return made_once(tmp_path_factory, "small", make) / "small.keras"
 

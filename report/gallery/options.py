@@ -28,8 +28,9 @@ from ...runtime.drift.decisions import (
     threshold_at,
 )
 from ...runtime.drift.gates import DECISION_GATES, DEFAULT_GATES
-from ...runtime.drift.intervals import Interval, draw, interval_around, wilson_interval
+from ...runtime.drift.intervals import Interval, draw, drawn_means, interval_around, wilson_interval
 from ...runtime.drift.labelled.retrieval import measure_retrieval
+from ...runtime.drift.moments import GROUPS
 from ...runtime.drift.neighbours import LEAST_FOUND, TIE, NeighbourOverlap, kept_shares, nearest_rows, similarities
 from ...runtime.drift.rows import Rows, UnitRows
 from ...runtime.machine import available_threads
@@ -41,7 +42,6 @@ MOST_LOST = 0.01
 """A gallery serves while that share of neighbours is found or, with labels, recall@1 and mAP lose at most one point."""
 
 _BLOCK = 256
-_GROUPS = 1024
 
 
 @dataclass(frozen=True)
@@ -218,11 +218,8 @@ def _mean(values: NDArray[np.float64]) -> tuple[float, Interval]:
     if (values == values[0]).all():
         low, high = wilson_interval(round(mean * len(values)), len(values))
         return mean, (min(low, mean), max(high, mean))
-    groups = min(len(values), _GROUPS)
-    weights = draw(groups)
-    sums = [np.bincount(np.arange(len(values)) % groups, part, groups) for part in (values, np.ones(len(values)))]
-    top, bottom = (weights @ total for total in sums)
-    return mean, interval_around(top / bottom, mean) or (mean, mean)
+    drawn = drawn_means(values, draw(min(len(values), GROUPS)))
+    return mean, interval_around(drawn, mean) or (mean, mean)
 
 
 def _with_retrieval(

@@ -19,11 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.drift.compare import Measurement
-from ...runtime.drift.intervals import Interval, draw, wilson_interval
+from ...runtime.drift.intervals import COVERAGE, Interval, draw, drawn_means, wilson_interval
+from ...runtime.drift.moments import GROUPS
 from ...runtime.drift.report import DriftReport
-
-COVERAGE = 0.95
-_GROUPS = 1024
 
 UNLABELLED = ("knn_overlap_cross",)
 LABELLED = ("recall_at_1_drop", "map_drop", "eer_rise")
@@ -88,7 +86,7 @@ def draw_figures(measurement: Measurement, report: DriftReport) -> Draws:
         report: made of it.
     """
     kept = np.flatnonzero(measurement.valid)
-    weights = draw(min(len(measurement.valid), _GROUPS))
+    weights = draw(min(len(measurement.valid), GROUPS))
     values: dict[str, float] = {}
     replicates: dict[str, NDArray[np.float64]] = {}
 
@@ -99,15 +97,15 @@ def draw_figures(measurement: Measurement, report: DriftReport) -> Draws:
             values[name], replicates[name] = float(value), drawn
 
     if len(kept):
-        add("cosine_mean", _means(measurement.cosines[kept], kept, weights))
-        signal = _means(measurement.signal[kept], kept, weights)
-        noise = _means(measurement.noise[kept], kept, weights)
+        add("cosine_mean", drawn_means(measurement.cosines[kept], weights, kept))
+        signal = drawn_means(measurement.signal[kept], weights, kept)
+        noise = drawn_means(measurement.noise[kept], weights, kept)
         with np.errstate(divide="ignore", invalid="ignore"):
             add("sqnr_db", 10 * np.log10(signal / noise))
     trials = len(kept)
     if measurement.neighbours is not None:
         searched = kept[measurement.neighbours.queries]
-        add("knn_overlap_cross", _means(measurement.neighbours.kept_cross[:, -1], searched, weights))
+        add("knn_overlap_cross", drawn_means(measurement.neighbours.kept_cross[:, -1], weights, searched))
         trials = len(searched)
     if report.retrieval is not None:
         for name, figure in zip(
@@ -116,16 +114,6 @@ def draw_figures(measurement: Measurement, report: DriftReport) -> Draws:
             add(name, None if figure is None else figure.cross_drawn)
         trials = report.retrieval.drawn
     return Draws(values, replicates, max(1, trials))
-
-
-def _means(values: NDArray[np.float64], rows: NDArray[np.intp], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean of the rows' values in every replicate; a row belongs to the group of its place among all images."""
-    groups = weights.shape[1]
-    totals = [np.bincount(rows % groups, part, groups) for part in (values, np.ones(len(values)))]
-    top, bottom = (weights @ total for total in totals)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means: NDArray[np.float64] = top / bottom
-    return means
 
 
 def differences(drawn: Sequence[Draws | None]) -> tuple[Difference, ...]:

@@ -118,10 +118,7 @@ def _open(path: Path, request: Request) -> _Opened | EmbedliteError:
         if is_stored(path):
             stored = load_embeddings(path)
             return _Opened(stored.embeddings[0].size, stored.model_sha256 or None, None)
-        opened = Encoder(
-            path, request.threads, input_contract=request.contract, accept_contract=request.accept_contract
-        )
-        with opened as encoder:
+        with request.open(path) as encoder:
             return _Opened(encoder.embedding_size, encoder.artifact.sha256, path.stat().st_size)
     except EmbedliteError as error:
         return error

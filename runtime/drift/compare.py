@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 from ..errors import DataError, RequestError
 from ..progress import progress
 from .metrics import OF_ROWS, Drift, PairedRows, compute
-from .moments import PairedMoments
+from .moments import GROUPS, PairedMoments
 from .neighbours import NeighbourOverlap, neighbour_overlap, sample_queries
 from .rows import RepeatFinder, Rows, broken_rows
 
 DEFAULT_K = 10
 """Neighbours that are compared."""
 
-_GROUPS = 1024
 _GROUP_VALUES = 1 << 20
 
 
@@ -109,7 +108,7 @@ def measure(
             f"k is {k}, but {count} row(s) have at most {count - 1} neighbours each. "
             "Pass a smaller --k, or more images."
         )
-    moments = PairedMoments(reference.size, max(1, min(count, _GROUPS, _GROUP_VALUES // reference.size)))
+    moments = PairedMoments(reference.size, max(1, min(count, GROUPS, _GROUP_VALUES // reference.size)))
     repeats = RepeatFinder(reference.size)
     valid = np.zeros(count, np.bool_)
     cosines, signal, noise, ratios = (np.full(count, np.nan) for _ in range(4))

@@ -22,6 +22,7 @@ from ..machine import available_threads
 from ..progress import progress
 from .intervals import Interval, draw, interval_around, wilson_upper
 from .metrics import METRICS, compute
+from .moments import GROUPS
 from .neighbours import NeighbourOverlap
 from .rows import Rows, UnitRows
 
@@ -35,7 +36,6 @@ _SAME = 1e-9
 """Cosines that are nearer than this differ by rounding alone."""
 
 _REPLICATES = 200
-_GROUPS = 1024
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class Drawn:
 
     def __init__(self, pairs: Pairs) -> None:
         rows = int(max(pairs.first.max(), pairs.second.max())) + 1
-        self._groups = min(rows, _GROUPS)
+        self._groups = min(rows, GROUPS)
         self._weights = draw(self._groups, _REPLICATES)
         self._cells = pairs.first % self._groups * self._groups + pairs.second % self._groups
 

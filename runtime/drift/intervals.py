@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from . import DEFAULT_K, Drift, measure
 from .compare import Measurement
 from .metrics import sqnr_db
-from .moments import PairedMoments
+from .moments import GROUPS, PairedMoments
 from .rows import Rows
 
 Interval = tuple[float, float]
@@ -27,7 +27,6 @@ REPLICATES = 1000
 COVERAGE = 0.95
 _Z = 1.959963984540054
 _Z_ONE_SIDED = 1.6448536269514722
-_GROUPS = 1024
 _CHUNK_VALUES = 1 << 18
 
 
@@ -44,12 +43,12 @@ def bootstrap_intervals(measurement: Measurement) -> dict[str, Interval]:
     if measurement.moments is None:
         return found
     rows = np.flatnonzero(measurement.valid)
-    weights = draw(min(len(rows), _GROUPS))
+    weights = draw(min(len(rows), GROUPS))
     found["cosine_p1"] = _quantile_interval(measurement.cosines[rows], 0.01, drift.cosine_p1)
-    _add(found, "cosine_mean", _means(measurement.cosines[rows], weights), drift.cosine_mean)
+    _add(found, "cosine_mean", drawn_means(measurement.cosines[rows], weights), drift.cosine_mean)
     if np.isfinite(measurement.norm_ratios[rows]).all():
-        _add(found, "norm_ratio_mean", _means(measurement.norm_ratios[rows], weights), drift.norm_ratio_mean)
-    signal, noise = _means(measurement.signal[rows], weights), _means(measurement.noise[rows], weights)
+        _add(found, "norm_ratio_mean", drawn_means(measurement.norm_ratios[rows], weights), drift.norm_ratio_mean)
+    signal, noise = drawn_means(measurement.signal[rows], weights), drawn_means(measurement.noise[rows], weights)
     if (signal > 0).all() and (noise > 0).all():
         ratios = np.array([sqnr_db(s, n) for s, n in zip(signal, noise, strict=True)])
         _add(found, "sqnr_db", ratios, drift.sqnr_db)
@@ -59,8 +58,8 @@ def bootstrap_intervals(measurement: Measurement) -> dict[str, Interval]:
     if measurement.neighbours is not None:
         kept = measurement.neighbours
         weights = draw(min(len(kept.queries), weights.shape[1]))
-        _add(found, "knn_overlap_self", _means(kept.kept_self[:, -1], weights), drift.knn_overlap_self)
-        _add(found, "knn_overlap_cross", _means(kept.kept_cross[:, -1], weights), drift.knn_overlap_cross)
+        _add(found, "knn_overlap_self", drawn_means(kept.kept_self[:, -1], weights), drift.knn_overlap_self)
+        _add(found, "knn_overlap_cross", drawn_means(kept.kept_cross[:, -1], weights), drift.knn_overlap_cross)
     return found
 
 
@@ -68,6 +67,25 @@ def draw(groups: int, replicates: int = REPLICATES) -> NDArray[np.float64]:
     """How often each group was drawn, (replicates, groups) float64; every row sums to ``groups``."""
     shares = np.full(groups, 1 / groups)
     return np.random.default_rng(0).multinomial(groups, shares, replicates).astype(np.float64)
+
+
+def drawn_means(
+    values: NDArray[np.float64], weights: NDArray[np.float64], places: NDArray[np.intp] | None = None
+) -> NDArray[np.float64]:
+    """The mean of some rows' values in every replicate, (replicates,); NaN where none of them was drawn.
+
+    Args:
+        values: (n,) of the rows.
+        weights: (replicates, groups), of :func:`draw`.
+        places: (n,) the rows' places, which are dealt to the groups in turn; default 0 to n - 1.
+    """
+    groups = weights.shape[1]
+    dealt = (np.arange(len(values)) if places is None else places) % groups
+    sums = np.stack([np.bincount(dealt, part, groups) for part in (values, np.ones(len(values)))])
+    total, count = sums @ weights.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means: NDArray[np.float64] = total / count
+    return means
 
 
 def interval_around(replicates: NDArray[np.float64], value: float) -> Interval | None:
@@ -102,16 +120,6 @@ def _add(found: dict[str, Interval], name: str, replicates: NDArray[np.float64],
     interval = None if value is None else interval_around(replicates, value)
     if interval is not None:
         found[name] = interval
-
-
-def _means(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean of ``values`` in every replicate, rows dealt to the groups in turn."""
-    groups = weights.shape[1]
-    padded = np.pad(np.stack([values, np.ones(len(values))]), ((0, 0), (0, -len(values) % groups)))
-    sums = padded.reshape(2, -1, groups).sum(axis=1)
-    total, count = sums @ weights.T
-    means: NDArray[np.float64] = total / count
-    return means
 
 
 def _quantile_interval(values: NDArray[np.float64], share: float, value: float | None) -> Interval:

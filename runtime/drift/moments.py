@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+GROUPS = 1024
+"""Groups that rows are dealt to at most; a bootstrap draws groups where there are more rows than that."""
+
 LARGEST_MATRIX = 1024
 """Dimensions up to which all pairs of dimensions are summed, for CKA and Procrustes."""
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, Digits, Run
+from conftest import Digits, Run, save_small_encoder
 from documents import ABOUT_OPTIONS, WITH_COMMANDS, exports, run_console_blocks
 from shared import made_once
 
@@ -16,16 +16,7 @@ def soon(digits: Digits, run: Run, tmp_path_factory: pytest.TempPathFactory) -> 
     """A folder as the example leaves it, of a model whose layers have the same names and are few and small."""
 
     def make(folder: Path) -> None:
-        code = (
-            f"import sys; sys.path.insert(0, {str(ROOT / 'tests' / 'support')!r})\n"
-            "from encoders import small_encoder\n"
-            "from keras import layers\n"
-            "from embedlite.convert.layers import MinMaxNormalization\n"
-            "ending = [layers.Flatten(), MinMaxNormalization()]\n"
-            f"small_encoder(ending, (12, 12, 1), 32).save({str(folder / 'model.keras')!r})\n"
-        )
-        done = run("python", "-c", code, world="tensorflow")
-        assert done.returncode == 0, done.stderr
+        save_small_encoder(run, folder / "model.keras", "(12, 12, 1), 32")
         data = ("--calibration-data", digits.calibration, "--num-samples", "60")
         done = run("export-tflite", folder / "model.keras", "-q", "float32", "-q", "int8", *data)
         assert done.returncode == 0, done.stderr

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from ...machine import available_threads
 from ...progress import progress
 from ..decisions import Pairs, Scores
-from ..intervals import Interval, draw, interval_around, wilson_interval
+from ..intervals import Interval, draw, drawn_means, interval_around, wilson_interval
 from ..metrics import METRICS
+from ..moments import GROUPS
 from ..neighbours import NeighbourOverlap
 from ..rows import Rows, UnitRows
 
@@ -32,7 +33,6 @@ LEAST_RANKED = 100
 """The average precision ranks a whole gallery for a query. Of more pairs than the one it is told of a part of the
 queries, but of no fewer than the other."""
 
-_GROUPS = 1024
 _BINS = 2048
 _BLOCK_VALUES = 1 << 24
 
@@ -227,7 +227,7 @@ class _Clusters:
     def __init__(self, of: NDArray[np.intp]) -> None:
         known, places = np.unique(of, return_inverse=True)
         self.count = len(known)
-        self._groups = min(self.count, _GROUPS)
+        self._groups = min(self.count, GROUPS)
         self._group = places % self._groups
         self._weights = draw(self._groups)
 
@@ -260,10 +260,7 @@ class _Clusters:
 
     def _means(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """The mean of the rows' values in every replicate."""
-        totals = [np.bincount(self._group, weights, self._groups) for weights in (values, np.ones(len(values)))]
-        top, bottom = (self._weights @ total for total in totals)
-        means: NDArray[np.float64] = top / bottom
-        return means
+        return drawn_means(values, self._weights, self._group)
 
 
 def _vote(found: NDArray[np.intp]) -> NDArray[np.intp]:

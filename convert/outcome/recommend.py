@@ -40,10 +40,8 @@ def recommend(
     """
     if not files:
         return (f"nothing to ship: {'no file keeps the limits' if missed else _NONE_RUNS}.",)
-    telling = [file for file in files if file.silent is None or not file.silent.mostly]
-    if not telling:
+    if all(_says_nothing(file) for file in files):
         return (f"nothing to ship: the embeddings say nothing of the images ({files[0].mode}: {files[0].silent}).",)
-    files = telling
     shelf = _Shelf(tuple(files), required_of_shipped(budget), cause)
     said = (_for_cpu(shelf, timed_on), _for_npu(shelf), _for_microcontroller(shelf))
     if not chosen:
@@ -57,6 +55,10 @@ def of_a_cpu(timed_on: Mapping[str, Any]) -> bool:
     return backend is None or backend.cpu
 
 
+def _says_nothing(file: ExportedFile) -> bool:
+    return file.silent is not None and file.silent.mostly
+
+
 @dataclass(frozen=True)
 class _Shelf:
     """What there is to choose from."""
@@ -66,7 +68,8 @@ class _Shelf:
     cause: str
 
     def passes(self, file: ExportedFile) -> bool:
-        return file.runs and (file.drift is None or self.required.kept(file.drift))
+        kept = file.drift is None or self.required.kept(file.drift)
+        return file.runs and kept and not _says_nothing(file)
 
     def failing(self, files: Sequence[ExportedFile]) -> str:
         """What these files, none of which passes, fail."""
@@ -76,6 +79,8 @@ class _Shelf:
         broken = next((verdict for verdict in file.verified if not verdict.ok), None)
         if not file.runs and broken is not None:
             return f"{file.mode} fails on {broken.runtime}"
+        if _says_nothing(file):
+            return f"{file.mode}'s embeddings say nothing ({file.silent})"
         missed = () if file.drift is None else self.required.missed(file.drift)
         return f"{file.mode} has {missed_text(missed)}" if missed else f"{file.mode} was not timed"
 

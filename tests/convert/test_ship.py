@@ -11,6 +11,7 @@ from embedlite.convert.budget import Budget, missed_text, required_of_shipped
 from embedlite.convert.outcome.recommend import recommend
 from embedlite.convert.results import DEVICE, ExportedFile, Verdict
 from embedlite.runtime.drift.metrics import Drift
+from embedlite.runtime.drift.silent import Silent
 
 GOOD = Drift(100, 0, 0.9999, 0.999, 0.99, 40.0, 0.1, 0.01, 0.01, 0, 1.0, 0.95, 0.96, 0.99, 0.01, 10)
 LITERT = {"name": "ai-edge-litert"}
@@ -97,6 +98,17 @@ def test_float32_that_fails_is_not_told_to_be_float32() -> None:
     said = lines(exported("float32", BAD, npu=None), exported("int8", BAD))
     assert said["CPU"].startswith(f"nothing to ship: float32 has {FAILED}; int8 has {FAILED}.")
     assert "rounding is not the cause" in said["CPU"]
+
+
+def test_a_file_whose_embeddings_say_nothing_is_named_and_not_called_missing() -> None:
+    silent = replace(exported("int8"), silent=Silent(100, 0, 90, 0, False, 0))
+    said = lines(exported("float32"), silent)
+    assert said["CPU"].startswith("ship m.float32.tflite")
+    for target in ("NPU", "microcontroller"):
+        assert said[target].startswith("nothing to ship: int8's embeddings say nothing (")
+        assert "Instead: -q int16x8" in said[target]
+    (only,) = recommend((silent,), LITERT)
+    assert only.startswith("nothing to ship: the embeddings say nothing of the images (int8: ")
 
 
 def test_limits_that_were_asked_for_are_laid_over_the_default_ones() -> None:

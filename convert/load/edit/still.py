@@ -29,9 +29,9 @@ def changing_layers(traced: Any) -> tuple[str, ...]:
 
 
 def _layer(operation: str) -> str:
-    """The layer that an operation is of: the innermost scope that is not TensorFlow's own."""
+    """The layer that an operation is of: the innermost scope that is not TensorFlow's own, or itself."""
     scopes = [name for name in operation.split("/")[:-1] if not _SCOPES.fullmatch(name)]
-    return scopes[min(1, len(scopes) - 1)] if len(scopes) < 3 else scopes[-1] if scopes else operation
+    return scopes[-1] if scopes else operation
 
 
 def is_still(traced: Any, spec: Any) -> bool:
@@ -64,5 +64,6 @@ def not_still(name: str, layers: tuple[str, ...]) -> ConversionError:
     return ConversionError(
         f"{name} gives another embedding each time it is called: {', '.join(layers)} draw(s) random numbers or "
         "change(s) variables at inference, as in training. Save the Keras model itself, model.save('model.keras'), and "
-        "pass that file: such layers of Keras are taken out there. Layers of your own have to ask for training."
+        "pass that file: such layers of Keras are taken out there. Layers of your own have to ask for training, and "
+        "what is not a Keras model has to be saved without such operations."
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 from keras import layers
 
@@ -69,6 +70,30 @@ def test_a_saved_model_that_is_random_names_the_layers_and_the_file_that_is_not(
         lower(load_original(tmp_path / "folder"))
     model.save(tmp_path / "model.keras")
     lower(load_original(tmp_path / "model.keras"))
+
+
+class Module(tf.Module):
+    """A model without layers: its operations stand in no scope."""
+
+    def __init__(self, noise: float) -> None:
+        super().__init__()
+        self.weights, self.noise = tf.Variable(np.random.default_rng(1).random((3, 5), np.float32)), noise
+
+    @tf.function(input_signature=[tf.TensorSpec((1, *SHAPE), tf.float32)])
+    def __call__(self, image: tf.Tensor) -> tf.Tensor:
+        embedding = tf.matmul(tf.reduce_mean(image, (1, 2)), self.weights)
+        return embedding + tf.random.normal((1, 5)) * self.noise if self.noise else embedding
+
+
+def test_a_module_without_layers_names_the_operation(tmp_path: Path) -> None:
+    for name, noise in (("random", 1.0), ("still", 0.0)):
+        module = Module(noise)
+        tf.saved_model.save(module, tmp_path / name, signatures=module.__call__)
+    with pytest.raises(ConversionError, match=r"RandomStandardNormal draw.* saved without such operations"):
+        lower(load_original(tmp_path / "random"))
+    wanted = np.asarray(Module(0.0)(tf.constant(IMAGE[None])))[0]
+    lowered = lower(load_original(tmp_path / "still"))
+    np.testing.assert_allclose(float_runner(lowered.flatbuffer)(IMAGE), wanted, atol=1e-5)
 
 
 def test_a_model_with_random_layers_that_are_off_is_left_alone(tmp_path: Path) -> None:

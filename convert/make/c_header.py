@@ -77,6 +77,7 @@ def c_header(stem: str, data: bytes) -> bytes:
     golden = parse_golden(artifact.golden, contract)
     pixels = golden.pixels[0][..., ::-1] if contract.input.color_order == "bgr" else golden.pixels[0]
     channels = contract.input.shape[2]
+    check, limit = _limit(contract, golden)
     words = types | {
         "name": name,
         "NAME": name.upper(),
@@ -98,8 +99,9 @@ def c_header(stem: str, data: bytes) -> bytes:
         "pixels": _values([str(value) for value in pixels.ravel().tolist()]),
         "vector": _values([c_float(value) for value in golden.embeddings[0].ravel().tolist()]),
         "made_by": golden.runtime,
+        "limit": limit,
     }
-    return Template(_HEADER).substitute(words, check=Template(_limit(contract, golden)).substitute(words)).encode()
+    return Template(_HEADER).substitute(words, check=Template(check).substitute(words)).encode()
 
 
 def _preprocess(name: str, image: TensorInfo, contract: Contract) -> CFunction:
@@ -132,13 +134,13 @@ def _inline(function: CFunction) -> CFunction:
     return replace(function, definition=definition)
 
 
-def _limit(contract: Contract, golden: Golden) -> str:
-    """The lines of C that compare, by the limit of the self-test in Python."""
+def _limit(contract: Contract, golden: Golden) -> tuple[str, str]:
+    """The lines of C that compare, and the limit of the self-test in Python, as a literal."""
     if contract.mode in ("float32", "float16"):
         largest = float(np.abs(golden.embeddings[0]).max())
-        return _WITHIN.replace("$limit", c_float(FLOAT_TOLERANCE * max(largest, 1e-30)))
+        return _WITHIN, c_float(FLOAT_TOLERANCE * max(largest, 1e-30))
     exported = measure_drift(golden.embeddings[:1], golden.reference[:1], k=None)[0]
-    return _NOISE.replace("$limit", f"{10 ** (-quantized_limit(exported.sqnr_db) / 10):.9g}")
+    return _NOISE, f"{10 ** (-quantized_limit(exported.sqnr_db) / 10):.9g}"
 
 
 def _values(spelled: list[str]) -> str:

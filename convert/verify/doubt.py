@@ -95,8 +95,7 @@ def _by_statistics(
     own = divergence(contract)
     if own < _DOUBT:
         return []
-    best = min(_others(contract), key=divergence)
-    least = divergence(best)
+    least, _, best = min((divergence(tried), place, tried) for place, tried in enumerate(_others(contract)))
     if own < _DOUBT_GAIN * least:
         return []
     said = (
@@ -131,12 +130,12 @@ def _by_collapse(name: str, flatbuffer: bytes, images: list[NDArray[Any]], contr
     own = alike(contract)
     if own < _SAME_COSINE or all(np.array_equal(image, images[0]) for image in images):
         return []
-    best = min(_others(contract), key=alike)
-    if alike(best) > _OTHER_COSINE:
+    least, _, best = min((alike(tried), place, tried) for place, tried in enumerate(_others(contract)))
+    if least > _OTHER_COSINE:
         return []
     return [
         f"WARNING: under the contract {name} gives {len(images)} photos nearly the same embedding (mean cosine "
-        f"{own:.6f}); with {as_options(best, contract)} it tells them apart ({alike(best):.3f}). Check mean, std and "
+        f"{own:.6f}); with {as_options(best, contract)} it tells them apart ({least:.3f}). Check mean, std and "
         "colour order: --preprocess proves them."
     ]
 

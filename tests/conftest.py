@@ -17,6 +17,7 @@ from PIL import Image
 from project_wheel import ROOT, build_wheel
 from quick import is_quick, starts_a_world
 from servers import CONNECTION_LOST, ReadyPython, ready_python
+from servers.client import READ_BY_ALL
 from shared import made_once
 
 LONGEST_FIRST = (
@@ -108,6 +109,23 @@ def ready() -> Iterator[ReadyPython]:
     """Processes that have imported what the commands import; each command is a fork of one, see :mod:`servers`."""
     with ready_python() as servers:
         yield servers
+
+
+@pytest.fixture(autouse=True)
+def _imports_set_no_variables_of_commands() -> Iterator[None]:
+    """What a test imports may set such variables, as OpenCV does $LD_LIBRARY_PATH; no user's shell has them."""
+    before = _read_once()
+    yield
+    after = _read_once()
+    for name in {*before, *after}:
+        if name not in before:
+            del os.environ[name]
+        elif before[name] != after.get(name):
+            os.environ[name] = before[name]
+
+
+def _read_once() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(READ_BY_ALL)}
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,9 @@ SCRIPTS = {
     "drift-report": "device",
     "drift-fleet": "device",
 }
+READ_BY_ALL = ("PYTHON", "OMP_", "OPENBLAS_", "MKL_", "LD_", "LC_", "LANG")
+"""How environment variables begin that libraries or Python read once: a command with others is not served."""
+
 # Also in servers/__init__.py, which is not imported here.
 CONNECTION_LOST = 250
 

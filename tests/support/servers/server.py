@@ -26,7 +26,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
-from client import circumstances
+from client import READ_BY_ALL, circumstances
 
 PRELOADED = {
     "tensorflow": (
@@ -53,9 +53,6 @@ PRELOADED = {
     ),
     "vela": ("ethosu.vela.vela",),
 }
-
-READ_BY_ALL = ("PYTHON", "OMP_", "OPENBLAS_", "MKL_", "LD_", "LC_", "LANG")
-"""How environment variables begin that libraries or Python read once: a command with others is not served."""
 
 READ_BY_TENSORFLOW = ("TF_", "KERAS_", "ONEDNN_", "DNNL_")
 

@@ -9,8 +9,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..calibration import (
     Method,
@@ -30,12 +32,13 @@ from ..runtime.drift.wording import decibels
 from ..runtime.errors import RequestError
 from ..runtime.images.open import Data, open_source
 from ..runtime.images.source import Skipped, Source
-from ..runtime.input.preprocess import as_float32
+from ..runtime.input.preprocess import as_float32, to_pixels
 from ..runtime.input.values import FIRST_IMAGES, InputValues
 from ..runtime.model.contract import InputContract
 from ..runtime.progress import progress
 from .budget import check_enough_images
 from .load.lower import LoweredModel
+from .make.golden import MOST_IMAGES as GOLDEN_IMAGES
 from .normalization.prepare import prepare
 from .quantize.trial import Trial, only_float
 from .repeats import explain_repeats
@@ -45,6 +48,13 @@ MOST_TEST_IMAGES = 512
 """Drift is measured on no more; drift-report measures any number."""
 
 _MOST_NAMED = 3
+
+_PIXEL_IMAGES = 16
+"""So many are looked at for what their pixels say; to decode more would cost more than it tells."""
+
+_SIDE = 8
+_NOISE = 0.1
+"""Mean correlation of neighbours in noise, at most, and the least side of an image that tells; photos have 0.7."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,7 @@ def open_data(request: Request, contract: InputContract) -> ExportData:
     Raises:
         DataError: see :func:`embedlite.runtime.images.open.open_source`.
     """
-    test, decisions = None, []
+    test, decisions = None, _explain_golden(request, contract)
     skipped: tuple[Skipped, ...] = ()
     if request.test_data is not None:
         test, skipped, given = _open(request.test_data, MOST_TEST_IMAGES, request, contract)
@@ -108,20 +118,55 @@ def open_data(request: Request, contract: InputContract) -> ExportData:
 
 
 def explain_values(use: str, source: Source) -> list[str]:
-    """What the values of floats say against the contract, as ``Encoder`` says it of its inputs.
+    """What the values of images say against the contract, as ``Encoder`` says it of its inputs, and of noise.
 
-    Pixels need no look: the contract scales them. What is not finite is refused where it is read.
+    What is not finite is refused where it is read.
     """
-    if source.pixels or source.contract.color_order == "none":
+    if source.contract.color_order == "none":
         return []
     values = InputValues(source.name, source.contract)
+    count = min(len(source), _PIXEL_IMAGES if source.pixels else FIRST_IMAGES)
+    correlations = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for index in range(min(len(source), FIRST_IMAGES)):
-            image = source.load(index)
-            if np.isfinite(image).all():
+        for index in np.linspace(0, len(source) - 1, count).astype(int):
+            image = source.load(int(index))
+            if image.dtype.kind == "f":
+                if not np.isfinite(image).all():
+                    continue
                 values.check_floats(as_float32(image), every_value=True)
-    return [f"mind the {use} images: {warning.message}" for warning in caught]
+            else:
+                if image.dtype == np.uint16:
+                    values.check_wide(image)
+                values.check_pixels(to_pixels(image, source.name))
+            correlations += _neighbours(image)
+        values.conclude()
+    said = [str(warning.message) for warning in caught]
+    if correlations and float(np.mean(correlations)) < _NOISE:
+        said.append(
+            f"{source.name}: neighbouring pixels have nothing to do with each other (correlation "
+            f"{np.mean(correlations):.2f}, {count} images), as in noise. What noise says of ranges and drift does not "
+            "hold for photos: pass images such as the model will see."
+        )
+    return [f"mind the {use} images: {text}" for text in said]
+
+
+def _explain_golden(request: Request, contract: InputContract) -> list[str]:
+    """The same of the images that are to be shipped with the files; floats are refused where those are made."""
+    if request.golden_from is None:
+        return []
+    source = open_source(request.golden_from, contract, request.feature)
+    return explain_values("golden", source.sample(GOLDEN_IMAGES, request.seed)) if source.pixels else []
+
+
+def _neighbours(image: NDArray[Any]) -> list[float]:
+    """How a pixel and the one beside it correlate; nothing for a flat image, or one that has hardly any pixels."""
+    if min(image.shape[:2]) < _SIDE:
+        return []
+    values = image.astype(np.float64)
+    values -= values.mean(axis=(0, 1))
+    spread = float((values**2).mean())
+    return [float((values[:, 1:] * values[:, :-1]).mean()) / spread] if spread > 0 else []
 
 
 def _statistics(request: Request) -> Statistics | None:

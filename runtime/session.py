@@ -16,6 +16,8 @@ from .input.values import InputValues
 from .model.artifact import Artifact
 from .model.contract import Contract
 
+_UINT16 = np.dtype(np.uint16)
+
 
 class Session:
     """An open interpreter and its buffers; not safe to share between threads.
@@ -120,6 +122,8 @@ class Session:
             if self._takes_floats:
                 return ready[None]
             return self._quantize(ready[None])
+        if image.dtype == _UINT16:
+            self._values.check_wide(image)
         pixels = to_pixels(image)
         self._values.check_pixels(pixels)
         if self._as_it_is:

@@ -117,6 +117,11 @@ def _shape_advice(found: tuple[int, ...], contract: InputContract) -> str:
         return "That is a batch of one: call embed, or take the image out with images[0]."
     if found[1:] == wanted:
         return "That is a batch: call embed."
+    if len(found) > 4 and found[-3:] == wanted:
+        whole = f"images.reshape(-1, {height}, {width}, {channels})"
+        return "That is a batch in a batch: " + (
+            f"take it out with images[0], or {whole}." if found[0] == 1 else whole + "."
+        )
     if found[-3:] == (channels, height, width):
         return "The channels come first: move them with np.moveaxis(images, -3, -1)."
     if found[-3:] == (width, height, channels):

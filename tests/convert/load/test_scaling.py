@@ -216,6 +216,9 @@ def test_the_exported_file_gives_the_models_vectors_on_raw_photos(name: str, tmp
     np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
+CAFFE_CONTRACT = {"mean": CAFFE, "std": (1.0,)}
+
+
 @pytest.mark.parametrize(
     ("contract", "make", "message"),
     [
@@ -224,6 +227,15 @@ def test_the_exported_file_gives_the_models_vectors_on_raw_photos(name: str, tmp
         ({"mean": (127.5,), "std": (127.5,)}, lambda pixels: pixels / 255.0, "0-1"),
         ({"mean": (127.5,), "std": (127.5,)}, lambda pixels: pixels / 1.0 - np.array(CAFFE), "another mean and std"),
         ({}, lambda pixels: (pixels / 255.0 - MEAN) / STD, "another mean and std"),
+        (CAFFE_CONTRACT, lambda pixels: pixels.astype(np.float32), "look like pixels 0-255 that became floats"),
+        ({"mean": (0.0,), "std": (1.0,)}, lambda pixels: (pixels / 255.0 - MEAN) / STD, "looks scaled already"),
+        ({"mean": (0.0,), "std": (1.0,)}, lambda pixels: pixels - np.array(CAFFE), "as for caffe"),
+        ({}, lambda pixels: np.random.default_rng(0).random(pixels.shape), "as in noise"),
+        ({}, lambda pixels: np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8), "as in noise"),
+        ({}, lambda pixels: (pixels > 127).astype(np.uint8), "no pixel is above 1"),
+        ({}, lambda pixels: pixels.astype(np.uint16) * 16, "They look like values of 12 bits"),
+        (CAFFE_CONTRACT, lambda pixels: pixels - np.array(CAFFE), ""),
+        ({}, lambda pixels: pixels.astype(np.uint16) * 257, ""),
         ({}, lambda pixels: pixels / 255.0, ""),
         ({"mean": (127.5,), "std": (127.5,)}, lambda pixels: pixels / 127.5 - 1, ""),
         ({}, lambda pixels: pixels, ""),
@@ -237,7 +249,7 @@ def test_floats_of_another_scale_are_told_at_the_export_by_what_they_are(
     photo = data.astronaut()
     pixels = np.stack([photo[at : at + 20, at : at + 24] for at in range(0, 480, 12)])
     images = make(pixels)
-    images = images if images.dtype == np.uint8 else images.astype(np.float32)
+    images = images if images.dtype.kind == "u" else images.astype(np.float32)
     said = explain_values("calibration", open_source(images, InputContract(SHAPE, **contract)))
     assert len(said) == bool(message)
     assert all(line.startswith("mind the calibration images: ") and message in line for line in said)

@@ -79,6 +79,17 @@ WRONG = {
         lambda x: x / 255,
         "none below 0, but pixels 0-255 become -2.12 to 2.64",
     ),
+    "-1..1 where ImageNet's belong": ("ImageNet", lambda x: x / 127.5 - 1, "They look scaled to -1 to 1"),
+    "0-255 where only the mean is taken off": ("mean only", lambda x: x, "pixels 0-255 that became floats"),
+    "0-200 where only the mean is taken off": (
+        "mean only",
+        lambda x: x * 0.78,
+        "none below 0, but pixels 0-255 become",
+    ),
+    "ImageNet's where 0-255 belongs": ("raw", lambda x: (x - 120) / 58, "scaled already; this model scales pixels"),
+    "ImageNet's where -1..1 belongs": ("-1 to 1", lambda x: (x - 120) / 55, "standardized, as torchvision does it"),
+    "caffe's where 0-255 belongs": ("raw", lambda x: x - 123.68, "a mean taken off pixels 0-255, as for caffe"),
+    "caffe's where 0-1 belongs": ("0 to 1", lambda x: x - 123.68, "a mean taken off pixels 0-255, as for caffe"),
 }
 
 
@@ -107,6 +118,31 @@ def test_floats_cast_to_integers_are_noticed(crops: list[np.ndarray]) -> None:
         assert "np.round(image * 255).astype(np.uint8)" in said[0]
 
 
+@pytest.mark.parametrize(
+    ("bits", "advice"), [(8, "astype(np.uint8)"), (10, "image << 6"), (12, "image << 4"), (14, "<< 2")]
+)
+def test_16_bit_integers_that_hold_fewer_bits_are_noticed(bits: int, advice: str, crops: list[np.ndarray]) -> None:
+    images = [(image.astype(np.uint16) * 257) >> (16 - bits) for image in crops]
+    (said,) = wide_warnings(images)
+    assert f"They look like values of {bits} bits" in said
+    assert advice in said
+
+
+def test_pictures_of_16_bits_are_not_taken_for_fewer(crops: list[np.ndarray]) -> None:
+    whole = [image.astype(np.uint16) * 257 for image in crops]
+    dim = [image // 3 for image in whole]
+    assert wide_warnings(whole) == wide_warnings([*dim[:20], *whole]) == wide_warnings([np.zeros_like(whole[0])]) == []
+
+
+def wide_warnings(images: list[np.ndarray]) -> list[str]:
+    values = InputValues("m.tflite", CONTRACTS["0 to 1"])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for image in images:
+            values.check_wide(image)
+    return [str(warning.message) for warning in caught]
+
+
 EXCHANGED = "red and blue look exchanged: the model takes "
 WARM = {"channel_means": [140.0, 120.0, 101.5]}
 
@@ -130,6 +166,19 @@ def test_red_and_blue_exchanged_are_noticed_where_the_file_knows_better(
     (said,) = warnings_of(given, wrong, calibration)
     assert f"{EXCHANGED}{given.color_order.upper()} and" in said
     assert "image[..., ::-1]" in said
+
+
+def test_few_images_tell_of_exchanged_colours_where_they_are_clear_and_many_where_they_are_not() -> None:
+    rng = np.random.default_rng(0)
+
+    def scenes(count: int, mean: float, spread: float) -> list[np.ndarray]:
+        blues = np.clip(rng.normal(mean, spread, count), -100, 100)
+        return [np.broadcast_to(np.float32([100, 110, 100 + blue]), SHAPE).astype(np.uint8) for blue in blues]
+
+    assert len(warnings_of(CONTRACTS["ImageNet"], scenes(24, 30, 10))) == 1
+    unclear = scenes(250, 15, 45)
+    assert warnings_of(CONTRACTS["ImageNet"], unclear[:32]) == []
+    assert len(warnings_of(CONTRACTS["ImageNet"], unclear)) == 1
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,9 @@ def test_a_ragged_list_is_no_image() -> None:
         ((2, 4, 6, 2), RGB, r"takes 3 channel\(s\): rgb"),
         ((72,), RGB, r"are flat: images.reshape\(-1, 4, 6, 3\)"),
         ((2, 72), RGB, r"are flat: images.reshape\(-1, 4, 6, 3\)"),
-        ((2, 2, 4, 6, 3), RGB, "Arrays are never resized"),
+        ((1, 2, 4, 6, 3), RGB, r"a batch in a batch: take it out with images\[0\], or images.reshape\(-1, 4, 6, 3\)"),
+        ((2, 2, 4, 6, 3), RGB, r"a batch in a batch: images.reshape\(-1, 4, 6, 3\)"),
+        ((2, 2, 4, 5, 3), RGB, "Arrays are never resized"),
         ((), RGB, "Arrays are never resized"),
     ],
 )

@@ -132,6 +132,12 @@ class QuantizeOptions:
         f"Corrections that are kept where they help: {', '.join(CORRECTIONS)}, none; repeatable.  [default: all]",
         metavar="NAME",
     )
+    allow_fp16: bool = option(
+        False,
+        "Let processors with half-precision arithmetic compute the float32 file in that, too, as they may the float16 "
+        "file, if the images show that it keeps the drift gates.",
+        decides=True,
+    )
     c_array: bool = option(False, "Write the smallest file that a microcontroller runs as C, too.")
     c_header: bool = option(False, "Write what a C or C++ program needs of each file, too: STEM.MODE.contract.h.")
     card: bool = option(False, "Write a model card, too: STEM.card.md, made from export.json.")

@@ -77,7 +77,6 @@ def c_header(stem: str, data: bytes) -> bytes:
     golden = parse_golden(artifact.golden, contract)
     pixels = golden.pixels[0][..., ::-1] if contract.input.color_order == "bgr" else golden.pixels[0]
     channels = contract.input.shape[2]
-    check, limit = _limit(contract, golden)
     words = types | {
         "name": name,
         "NAME": name.upper(),
@@ -99,9 +98,9 @@ def c_header(stem: str, data: bytes) -> bytes:
         "pixels": _values([str(value) for value in pixels.ravel().tolist()]),
         "vector": _values([c_float(value) for value in golden.embeddings[0].ravel().tolist()]),
         "made_by": golden.runtime,
-        "limit": limit,
     }
-    return Template(_HEADER).substitute(words, check=Template(check).substitute(words)).encode()
+    check = Template(_check(contract, golden)).substitute(words)
+    return Template(_HEADER).substitute(words, check=check).encode()
 
 
 def _preprocess(name: str, image: TensorInfo, contract: Contract) -> CFunction:
@@ -134,13 +133,22 @@ def _inline(function: CFunction) -> CFunction:
     return replace(function, definition=definition)
 
 
-def _limit(contract: Contract, golden: Golden) -> tuple[str, str]:
-    """The lines of C that compare, and the limit of the self-test in Python, as a literal."""
-    if contract.mode in ("float32", "float16"):
-        largest = float(np.abs(golden.embeddings[0]).max())
-        return _WITHIN, c_float(FLOAT_TOLERANCE * max(largest, 1e-30))
-    exported = measure_drift(golden.embeddings[:1], golden.reference[:1], k=None)[0]
-    return _NOISE, f"{10 ** (-quantized_limit(exported.sqnr_db) / 10):.9g}"
+def _check(contract: Contract, golden: Golden) -> str:
+    """The lines of C that compare, with the limits of the self-test in Python."""
+    if contract.mode not in ("float32", "float16"):
+        exported = measure_drift(golden.embeddings[:1], golden.reference[:1], k=None)[0]
+        return f"{_NOISE}    return {_noise_within(exported.sqnr_db)};\n"
+    largest = float(np.abs(golden.embeddings[0]).max())
+    limit = c_float(FLOAT_TOLERANCE * max(largest, 1e-30))
+    if contract.half_precision is None:
+        return Template(_DISTANCE).safe_substitute(limit=limit, otherwise="return 0;") + "    return 1;\n"
+    # A processor may compute it in half precision.
+    otherwise = f"return {_noise_within(contract.half_precision['sqnr_db'])};"
+    return _NOISE + Template(_DISTANCE).safe_substitute(limit=limit, otherwise=otherwise) + "    return 1;\n"
+
+
+def _noise_within(exported_db: float | None) -> str:
+    return f"noise <= signal * {10 ** (-quantized_limit(exported_db) / 10):.9g}"
 
 
 def _values(spelled: list[str]) -> str:
@@ -148,14 +156,13 @@ def _values(spelled: list[str]) -> str:
     return ",\n".join("    " + ", ".join(row) for row in rows)
 
 
-_WITHIN = """\
+_DISTANCE = """\
     for (int32_t n = 0; n < ${NAME}_EMBEDDING_SIZE; n++) {
         const float distance = embedding[n] - ${name}_golden[n];
         if (!(distance <= $limit && distance >= -$limit)) {
-            return 0;
+            $otherwise
         }
     }
-    return 1;
 """
 
 _NOISE = """\
@@ -165,7 +172,6 @@ _NOISE = """\
         signal += (double)${name}_golden[n] * ${name}_golden[n];
         noise += distance * distance;
     }
-    return noise <= signal * $limit;
 """
 
 _HEADER = """\

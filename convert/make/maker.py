@@ -22,6 +22,7 @@ from ..quantize.precision import Layer, by_operator, find_layers
 from ..quantize.wide import quantize_wide
 from ..request import Request
 from .ends import Ends, choose_ends
+from .half import HalfPrecision, half_modes
 from .package import package
 from .recipe import FileRecipe, Recipe
 
@@ -43,6 +44,7 @@ class Maker:
         graph: FloatGraph,
         plan: Int8Plan | None,
         recipe: Recipe | None,
+        half: HalfPrecision | None = None,
     ) -> None:
         """Prepare, without making anything.
 
@@ -53,12 +55,13 @@ class Maker:
             graph: the float graph.
             plan: what int8 is made from; None where no file needs ranges.
             recipe: corrections to make without a trial; None tries.
+            half: whether devices may compute float files in half precision; None if there are none that it is about.
         """
         self.decisions: list[str] = []
         self.recipes: dict[str, FileRecipe] = {}
         self.graphs: dict[str, bytes] = {}
         self._request, self._contract, self._graph, self._plan, self._recipe = request, contract, graph, plan, recipe
-        self._origins = origins
+        self._origins, self._half = origins, half
         self.dense_per_tensor = "tflite-runtime" in request.targets
         self._corrector = self._wide_corrector = None
         if plan is not None:
@@ -179,6 +182,7 @@ class Maker:
             calibration=facts,
             tools=tool_versions(),
             origins=self._origins,
+            half_precision=self._half.facts() if self._half is not None and mode in half_modes(self._request) else None,
         )
 
     def _packaged(self, mode: str, quantized: bytes) -> Made:

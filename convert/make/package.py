@@ -27,6 +27,7 @@ from ...runtime.model.tflite_metadata import (
 from ..errors import ConversionError
 from ..graph.constraints import check_constraints
 from ..graph.graph import Graph
+from ..graph.half import allow_half
 from ..graph.repair import add_metadata, repair
 from ..load.lower import INPUT_NAME, OUTPUT_NAME
 
@@ -54,6 +55,8 @@ def package(flatbuffer: bytes, contract: Contract, raw_name: str | None = None) 
     _name(graph)
     repair(graph)
     check_constraints(graph)
+    if contract.half_precision is not None:
+        allow_half(graph)
     add_metadata(graph, MARKER, binding(contract.to_json()))
     if (metadata := tflite_metadata(contract.input)) is not None:
         add_metadata(graph, METADATA_NAME, metadata)

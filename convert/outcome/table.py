@@ -196,6 +196,8 @@ def _table(files: Sequence[ExportedFile], not_made: Sequence[NotMade]) -> str:
             *(_cell(verdicts.get(runtime)) for runtime in runtimes),
             style="dim" if file.dominated else None,
         )
+        if half := file.contract["half_precision"]:
+            table.add_row("", "  computed in half precision", "", "", decibels(half["sqnr_db"], unit=""))
     for item in not_made:
         table.add_row(item.mode, "not made")
     failures = [f"{item.mode} was not made: {item.reason}" for item in not_made]

@@ -11,14 +11,16 @@ What is compared, on images and on edge frames (flat, saturated, one hot pixel, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.check.probe import ProbeResult
+from ...runtime.check.selftest import quantized_limit
 from ...runtime.drift import measure_drift
 from ...runtime.drift.metrics import ranked_db
 from ...runtime.drift.wording import decibels
@@ -83,7 +85,13 @@ def edge_frames(contract: InputContract) -> Iterator[NDArray[np.float32]]:
         yield model_ready(frame, contract)
 
 
-def judge(result: ProbeResult, mode: str, frames: Frames, first: NDArray[np.float32] | None) -> Verdict:
+def judge(
+    result: ProbeResult,
+    mode: str,
+    frames: Frames,
+    first: NDArray[np.float32] | None,
+    half: Mapping[str, Any] | None = None,
+) -> Verdict:
     """Whether an interpreter runs a file rightly.
 
     Args:
@@ -91,20 +99,22 @@ def judge(result: ProbeResult, mode: str, frames: Frames, first: NDArray[np.floa
         mode: the file's quantization mode.
         frames: what it was run on; it may have stopped before the last of them.
         first: what the first interpreter made of them; None if this is the first.
+        half: the contract's ``half_precision``: a processor that computes in it need not come closer than that.
     """
     mine = result.embeddings
     if mine is None:
         return Verdict(result.runtime, result.version, False, result.error)
     ran = frames.part(range(len(mine)))
     ok, detail = _sound(mine, ran)
+    least_in_half = None if half is None else quantized_limit(half["sqnr_db"])
     if ok:
         least = BROKEN_SQNR_DB if mode != "float32" else ROUNDED_SQNR_DB if ran.rounded else None
-        ok, detail = _like(mine, ran.reference, ran, "the original", least)
+        ok, detail = _like(mine, ran.reference, ran, "the original", least, least_in_half)
     if ok and first is not None:
         common = range(min(len(mine), len(first)))
         part = ran.part(common)
         if mode in ("float32", "float16"):
-            ok, detail = _like(mine[common], first[common], part, "LiteRT", None)
+            ok, detail = _like(mine[common], first[common], part, "LiteRT", None, least_in_half)
         else:
             ok, detail = _drifts_alike(mine[common], first[common], part)
     return Verdict(result.runtime, result.version, ok, detail, arena_bytes=result.arena_bytes)
@@ -135,14 +145,21 @@ def _drifts_alike(mine: NDArray[np.float32], first: NDArray[np.float32], frames:
 
 
 def _like(
-    mine: NDArray[np.float32], other: NDArray[np.float32], frames: Frames, name: str, least_db: float | None
+    mine: NDArray[np.float32],
+    other: NDArray[np.float32],
+    frames: Frames,
+    name: str,
+    least_db: float | None,
+    least_in_half: float | None,
 ) -> tuple[bool, str]:
     """Whether two runs agree: closely where no ``least_db`` is given, else to that many decibels."""
     if least_db is None:
         firm = frames.firm
         distance, reach = float(np.abs(mine - other)[firm].max()), float(np.abs(other).max())
         ok = distance <= FLOAT_TOLERANCE * reach
-        return ok, f"{'agrees' if ok else 'disagrees'} with {name} to {distance:.1e}"
+        if ok or least_in_half is None:
+            return ok, f"{'agrees' if ok else 'disagrees'} with {name} to {distance:.1e}"
+        least_db = least_in_half
     # Quantized files saturate on edge frames, and some runtimes sooner than others: only images are compared.
     images = ~frames.edge if (~frames.edge).any() else frames.edge
     drift, _ = measure_drift(mine[images], other[images], k=None)

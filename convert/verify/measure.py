@@ -178,13 +178,14 @@ def measure_files(
     replayable = tuple(_with_golden(item, firsts[item.mode], inputs) for item in made)
     for item, complete in zip(made, replayable, strict=True):
         first = firsts[item.mode]
-        verdicts = [judge(first, item.mode, frames.part(order.all), None)]
+        verdicts = [judge(first, item.mode, frames.part(order.all), None, item.contract.half_precision)]
         for (other, _), answer in zip(jobs, answers, strict=True):
             if other is item and isinstance(answer, NpuCompilation):
                 compiled[item.mode] = answer
                 verdicts.append(npu_verdict(answer))
             elif other is item and isinstance(answer, ProbeResult):
-                verdicts.append(judge(answer, item.mode, frames.part(order.few), first.embeddings))
+                half = item.contract.half_precision
+                verdicts.append(judge(answer, item.mode, frames.part(order.few), first.embeddings, half))
         moved, sure, silent = None, dict[str, Interval](), None
         if drift and first.embeddings is not None:
             place, images = order.images(len(first.embeddings))

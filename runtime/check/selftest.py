@@ -5,7 +5,8 @@ Three comparisons, of which the first two decide:
 1. What each pixel value becomes for the model, with the table that was stored: preprocessing is a subtraction and a
    division, so nothing but the last bits may differ.
 2. The embeddings with this very file's own, as they were at the export. A float file computes the same sums in another
-   order. A quantized file is rounded differently by another interpreter, and is then about as far from the float
+   order; one that processors may compute in half precision is held to the limit of a quantized file where it misses its
+   own. A quantized file is rounded differently by another interpreter, and is then about as far from the float
    encoder as it was at the export, on any side of it: so at most twice that far from its own stored vector, 6 dB
    (triangle inequality). That is judged for each input, because quantization costs some more than others.
 3. The embeddings with the float encoder's: what the file costs on these inputs, for information.
@@ -32,6 +33,7 @@ from ..drift.silent import Silent, count_silent
 from ..drift.wording import IDENTICAL, UNMEASURED, decibels
 from ..encoder import Encoder
 from ..errors import DelegateLoadError, EmbedliteError, NoInterpreterError, RequestError
+from ..model.contract import Contract
 from .golden import Golden, golden_frames, parse_golden, pixel_table
 from .timing import noise_frame
 
@@ -126,14 +128,20 @@ def selftest(encoder: Encoder) -> Selftest:
     )
     pixels = np.abs(pixel_table(contract.input) - golden.ready).max() / max(np.abs(golden.ready).max(), 1e-30)
     checks = [Check("pixels_relative", float(pixels), PIXEL_TOLERANCE, bool(pixels <= PIXEL_TOLERANCE))]
-    if contract.mode in ("float32", "float16"):
-        distance = np.inf if own.max_abs is None else own.max_abs / max(float(np.abs(golden.embeddings).max()), 1e-30)
-        passed = bool(distance <= FLOAT_TOLERANCE)
-        checks.append(Check("embeddings_relative", float(distance), FLOAT_TOLERANCE, passed))
-    else:
-        checks.append(_check_quantized(embeddings, golden))
+    checks.append(_check_embeddings(contract, embeddings, golden, own))
     silent = count_silent(golden.embeddings)
     return Selftest(len(embeddings), golden.runtime, tuple(checks), own, reference, exported, silent)
+
+
+def _check_embeddings(contract: Contract, embeddings: NDArray[np.float32], golden: Golden, own: Drift) -> Check:
+    if contract.mode not in ("float32", "float16"):
+        return _check_quantized(embeddings, golden)
+    distance = np.inf if own.max_abs is None else own.max_abs / max(float(np.abs(golden.embeddings).max()), 1e-30)
+    half = contract.half_precision
+    if half is not None and not distance <= FLOAT_TOLERANCE:
+        limit, found = quantized_limit(half["sqnr_db"]), -np.inf if own.invalid else own.sqnr_db
+        return Check("embeddings_sqnr_db", found, limit, found is None or found >= limit)
+    return Check("embeddings_relative", float(distance), FLOAT_TOLERANCE, bool(distance <= FLOAT_TOLERANCE))
 
 
 def _check_quantized(embeddings: NDArray[np.float32], golden: Golden) -> Check:

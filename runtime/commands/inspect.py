@@ -116,6 +116,8 @@ def _render(result: dict[str, Any]) -> str:
         lines.append("contract schema {schema}, mode {mode}".format(**contract))
         for name in ("input", "origins", "normalization", "calibration", "tools"):
             lines.append(f"  {name}: {json.dumps(contract[name], sort_keys=True)}")
+        if (half := contract["half_precision"]) is not None:
+            lines.append(f"  half precision, where the processor has it: {decibels(half['sqnr_db'])}, simulated")
     lines.append(_render_golden(result["golden"]))
     if (metadata := result["tflite_metadata"]) is not None:
         lines.append(f"TFLite Metadata: {json.dumps(metadata)}")

@@ -264,6 +264,8 @@ class Contract:
         flatbuffer_sha256: its SHA-256.
         golden_sha256: SHA-256 of the golden vectors beside the contract; empty where there are none.
         origins: where each part of ``input`` comes from, one of :data:`ORIGINS`, by the part's name.
+        half_precision: of a float file that processors with the instructions for it compute in half precision: its
+            signal-to-noise ratio in dB there, simulated, on how many images; None where all compute in float32.
         schema: the contract's own format.
     """
 
@@ -278,6 +280,7 @@ class Contract:
     flatbuffer_sha256: str = ""
     golden_sha256: str = ""
     origins: Mapping[str, str] = field(default_factory=dict)
+    half_precision: Mapping[str, Any] | None = None
     schema: int = SCHEMA
 
     def to_json(self) -> dict[str, Any]:
@@ -314,6 +317,11 @@ class Contract:
                 raise TypeError(f"origins {origins}")
             if not isinstance(value["calibration"], dict | None):
                 raise TypeError(f"calibration {value['calibration']}")
+            if (half := value.get("half_precision")) is not None:
+                fields["half_precision"] = {
+                    "sqnr_db": None if half["sqnr_db"] is None else float(half["sqnr_db"]),
+                    "images": int(half["images"]),
+                }
             return cls(**fields)
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError, IndexError, RequestError) as error:
             raise DamagedModelError(

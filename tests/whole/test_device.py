@@ -4,10 +4,12 @@ A part of its own: ``pytest -m device`` runs it alone, ``-m 'not device'`` leave
 minute, once.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +158,44 @@ def test_a_file_shows_the_same_there(device: Device, digits: Digits, run: Run) -
     there, here = (side("inspect-tflite", digits.int8) for side in (device.run, run))
     assert there.returncode == 0, there.stderr
     assert there.stdout == here.stdout
+
+
+def test_half_precision_is_computed_where_the_processor_has_it(
+    digits: Digits, run: Run, wheel: Path, tmp_path: Path
+) -> None:
+    """The files that the export marks, on a Cortex-A76, which has the instructions, and on an A72, which has not."""
+    names = {"float32": digits.float32, "int8": digits.int8}
+    wanted = ("-q", "float32", "-q", "float16", "--allow-fp16", "--test-data", digits.test_images)
+    done = run("export-tflite", digits.model, "-o", tmp_path, "--json", "-", *wanted)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["files"][0]["contract"]["half_precision"]["sqnr_db"]
+    names |= {f"{mode} in half": tmp_path / f"model.{mode}.tflite" for mode in ("float32", "float16")}
+    np.save(
+        tmp_path / "images.npy",
+        np.stack([np.asarray(Image.open(path))[..., None] for path in image_files(digits)[:16]]),
+    )
+    device = make_device("aarch64", "ai-edge-litert", wheel, tmp_path)
+    sides = []
+    for cpu in ("cortex-a72", "cortex-a76"):
+        one = replace(device, architecture=replace(device.architecture, cpu=cpu))
+        vectors = tmp_path / f"{cpu}.npz"
+        done = one.run(
+            "python", "-c", EMBED, tmp_path / "images.npy", vectors, *(f"{name}={path}" for name, path in names.items())
+        )
+        assert done.returncode == 0, done.stderr
+        sides.append(np.load(vectors))
+        done = one.run("embed-tflite", names["float16 in half"], "--selftest")
+        assert done.returncode == 0, done.stdout + done.stderr
+    without, having = sides
+    for name in ("float32", "int8"):
+        np.testing.assert_array_equal(without[name], having[name])
+    assert np.abs(without["float32 in half"] - without["float32"]).max() <= 1e-5
+    for name in ("float32 in half", "float16 in half"):
+        noise = ((having[name] - without["float32"]).astype(np.float64) ** 2).sum()
+        found = 10 * np.log10((without["float32"].astype(np.float64) ** 2).sum() / noise)
+        # Sums in half precision are not simulated.
+        assert told - 6 <= found <= told + 6, f"{name}: {found:.1f} dB, told {told:.1f}"
+        assert (having[name] != without[name]).any()
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,6 @@ from .make.c_header import c_headers
 from .make.c_source import c_source
 from .make.ends import choose_ends
 from .make.golden import GoldenInputs, golden_inputs
-from .make.half import HalfPrecision, explain_half, half_modes, try_half
 from .make.maker import Made, Maker, tool_versions
 from .make.outputs import REJECTED, c_mode, npu_paths, write_outputs
 from .make.recipe import Recipe, deciding_options
@@ -128,7 +127,8 @@ class Pipeline:
             self.decisions += self.recipe.explain_tools(tool_versions())
         with self.stages.time("calibrating"):
             plan = self._plan(graph, data, engine)
-        maker = Maker(request, self.contract, self.origins, graph, plan, self.recipe, self._try_half(graph, data))
+        images = data.test or data.calibration
+        maker = Maker(request, self.contract, self.origins, graph, plan, self.recipe, images)
         precisions = {} if self.recipe is None else {mode: file.precision for mode, file in self.recipe.files.items()}
         with self.stages.time("quantizing"):
             made, not_made = self._make(maker, precisions)
@@ -291,14 +291,6 @@ class Pipeline:
         except (ConversionError, InterpreterFailedError) as error:
             self.decisions.append(f"the search for layers that should not be int8 ended early: {error}")
         return search
-
-    def _try_half(self, graph: FloatGraph, data: ExportData) -> HalfPrecision | None:
-        """Whether devices may compute float files in half precision; None if there are none that it is about."""
-        if not (modes := half_modes(self.request)):
-            return None
-        half = try_half(graph.flatbuffer, data.test or data.calibration, self.request.threads)
-        self.decisions.append(explain_half(half, modes))
-        return half
 
     def _make(self, maker: Maker, precisions: Mapping[str, Precision]) -> tuple[list[Made], tuple[NotMade, ...]]:
         """The files of all modes that can be made, and why the others cannot; one mode costs the others nothing."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...runtime.errors import InterpreterFailedError
+from ...runtime.images.source import Source
 from ...runtime.model.contract import Contract, InputContract
 from ...runtime.version import __version__
 from ..errors import ConversionError
@@ -22,7 +23,7 @@ from ..quantize.precision import Layer, by_operator, find_layers
 from ..quantize.wide import quantize_wide
 from ..request import Request
 from .ends import Ends, choose_ends
-from .half import HalfPrecision, half_modes
+from .half import HalfPrecision, explain_half, half_modes, try_half
 from .package import package
 from .recipe import FileRecipe, Recipe
 
@@ -44,7 +45,7 @@ class Maker:
         graph: FloatGraph,
         plan: Int8Plan | None,
         recipe: Recipe | None,
-        half: HalfPrecision | None = None,
+        images: Source | None = None,
     ) -> None:
         """Prepare, without making anything.
 
@@ -55,13 +56,14 @@ class Maker:
             graph: the float graph.
             plan: what int8 is made from; None where no file needs ranges.
             recipe: corrections to make without a trial; None tries.
-            half: whether devices may compute float files in half precision; None if there are none that it is about.
+            images: on which half precision is tried; None if there are none.
         """
         self.decisions: list[str] = []
         self.recipes: dict[str, FileRecipe] = {}
         self.graphs: dict[str, bytes] = {}
         self._request, self._contract, self._graph, self._plan, self._recipe = request, contract, graph, plan, recipe
-        self._origins, self._half = origins, half
+        self._origins = origins
+        self._half = self._try_half(images)
         self.dense_per_tensor = "tflite-runtime" in request.targets
         self._corrector = self._wide_corrector = None
         if plan is not None:
@@ -120,6 +122,14 @@ class Maker:
     def ends(self) -> Ends:
         """What the int8 file's ends hold."""
         return choose_ends(self._request, "int8", self._graph)
+
+    def _try_half(self, images: Source | None) -> HalfPrecision | None:
+        """Whether devices may compute float files in half precision; None if there are none that it is about."""
+        if not (modes := half_modes(self._request)):
+            return None
+        half = try_half(self._graph.flatbuffer, images, self._request.threads)
+        self.decisions.append(explain_half(half, modes))
+        return half
 
     def _corrects(self, plan: Int8Plan, original: bytes) -> Corrector | None:
         """Corrects what is made from a float graph; None without images to fit it on and to judge it by."""

@@ -75,6 +75,11 @@ class ExportData:
     skipped: tuple[Skipped, ...] = ()
     statistics: Statistics | None = None
 
+    @property
+    def judging(self) -> Source | None:
+        """Images to judge by: those that set nothing, else those that there are."""
+        return self.test or self.calibration
+
 
 def open_data(request: Request, contract: InputContract) -> ExportData:
     """Open what was given, and hold a part of the calibration images out if no test images were.

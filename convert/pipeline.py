@@ -127,8 +127,7 @@ class Pipeline:
             self.decisions += self.recipe.explain_tools(tool_versions())
         with self.stages.time("calibrating"):
             plan = self._plan(graph, data, engine)
-        images = data.test or data.calibration
-        maker = Maker(request, self.contract, self.origins, graph, plan, self.recipe, images)
+        maker = Maker(request, self.contract, self.origins, graph, plan, self.recipe, data.judging)
         precisions = {} if self.recipe is None else {mode: file.precision for mode, file in self.recipe.files.items()}
         with self.stages.time("quantizing"):
             made, not_made = self._make(maker, precisions)
@@ -231,7 +230,7 @@ class Pipeline:
         return contract
 
     def _doubts(self, name: str, lowered: LoweredModel, data: ExportData) -> list[str]:
-        images = None if self.proof is not None and self.proof.holds else data.test or data.calibration
+        images = None if self.proof is not None and self.proof.holds else data.judging
         return doubt_contract(name, lowered, images, self.contract, accept=self.request.accept_contract)
 
     def _prepare(self, lowered: LoweredModel, data: ExportData) -> FloatGraph:

@@ -134,8 +134,8 @@ def explain_values(use: str, source: Source) -> list[str]:
     correlations = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for index in np.linspace(0, len(source) - 1, count).astype(int):
-            image = source.load(int(index))
+        for index in np.linspace(0, len(source) - 1, count).astype(int).tolist():
+            image = source.load(index)
             if image.dtype.kind == "f":
                 if not np.isfinite(image).all():
                     continue
@@ -143,7 +143,7 @@ def explain_values(use: str, source: Source) -> list[str]:
             else:
                 if image.dtype == np.uint16:
                     values.check_wide(image)
-                values.check_pixels(to_pixels(image, source.name))
+                values.check_pixels(to_pixels(image, f"{source.name}, image {source.ids[index]!r}"))
             correlations += _neighbours(image)
         values.conclude()
     said = [str(warning.message) for warning in caught]

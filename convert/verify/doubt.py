@@ -4,7 +4,8 @@ BatchNormalization stores mean and variance of its inputs in training. What test
 held against that: a wrong scale is off by orders of magnitude, and under the right one of the usual contracts it is
 not. It does not tell 0-1 from -1 to 1, nor RGB from BGR: the first finds gross mistakes, and proves nothing.
 
-A model without BatchNormalization shows a wrong scale by embeddings that are all the same.
+A model without BatchNormalization shows a wrong scale by embeddings that are all the same, and by activations that no
+image moves or that a bound cuts off.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ...runtime.model.contract import COLOR_ORDERS, InputContract
 from ..contracts import SCALINGS, as_options
 from ..graph.run import float_runner
 from ..load.lower import LoweredModel
+from .stuck import Stuck, bounded_tensors, measure_stuck
 
 _IMAGES = 8
 _LAYERS = 2
@@ -35,6 +37,10 @@ times less."""
 
 _SAME_COSINE, _OTHER_COSINE = 0.9999, 0.99
 """Mean cosine of different photos' embeddings: that of a collapse, and what another contract must be below."""
+
+_DEAD, _OTHER_DEAD = 0.6, 0.25
+_CLIPPED, _OTHER_CLIPPED = 0.1, 0.02
+"""Share of the first activations' channels, and values, that carry nothing: in doubt, and under another contract."""
 
 Values = NDArray[np.float32]
 
@@ -76,7 +82,9 @@ def doubt_contract(
     layers = [] if lowered.frozen is None else _trained(lowered.frozen)
     if layers:
         return _by_statistics(name, lowered.frozen, layers, images, contract, accept=accept)
-    return _by_collapse(name, lowered.flatbuffer, images, contract)
+    return _by_collapse(name, lowered.flatbuffer, images, contract) or _by_activations(
+        name, lowered.flatbuffer, images, contract
+    )
 
 
 def _by_statistics(
@@ -137,6 +145,32 @@ def _by_collapse(name: str, flatbuffer: bytes, images: list[NDArray[Any]], contr
         f"WARNING: under the contract {name} gives {len(images)} photos nearly the same embedding (mean cosine "
         f"{own:.6f}); with {as_options(best, contract)} it tells them apart ({least:.3f}). Check mean, std and "
         "colour order: --preprocess proves them."
+    ]
+
+
+def _by_activations(name: str, flatbuffer: bytes, images: list[NDArray[Any]], contract: InputContract) -> list[str]:
+    bounded = bounded_tensors(flatbuffer)
+    if not bounded:
+        return []
+
+    def stuck(tried: InputContract) -> Stuck:
+        return measure_stuck(flatbuffer, bounded, [_ready(image, contract, tried) for image in images])
+
+    own = stuck(contract)
+    if own.dead < _DEAD and own.clipped < _CLIPPED:
+        return []
+    found = [(stuck(tried), tried) for tried in _others(contract)]
+    least, best = min(found, key=lambda pair: pair[0].dead + pair[0].clipped)
+    if own.dead >= _DEAD and least.dead <= _OTHER_DEAD:
+        what = f"{own.dead:.0%} of the channels of its first activations are dead or constant"
+    elif own.clipped >= _CLIPPED and least.clipped <= _OTHER_CLIPPED and least.dead <= own.dead + _OTHER_DEAD:
+        what = f"{own.clipped:.0%} of the values of its first activations are clipped"
+    else:
+        return []
+    return [
+        f"WARNING: under the contract {what} in {name} ({len(images)} photos); with {as_options(best, contract)} "
+        f"{least.dead:.0%} are dead and {least.clipped:.0%} clipped. Check mean, std and colour order: --preprocess "
+        "proves them."
     ]
 
 

@@ -5,6 +5,7 @@ pixels that Pillow read and numpy scaled.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,17 +191,32 @@ def application(name: str, pixels: np.ndarray, scale: tuple[float, float], **opt
 
 
 @pytest.mark.parametrize(
-    ("name", "contract", "scale", "options"),
+    ("name", "contract", "scale", "options", "wrong", "message"),
     [
-        ("MobileNetV2", {"mean": (127.5,), "std": (127.5,)}, (1 / 127.5, -1.0), {"alpha": 0.35}),
-        ("MobileNetV3Small", {"mean": (0.0,), "std": (1.0,)}, (1.0, 0.0), {"minimalistic": True}),
+        (
+            *("MobileNetV2", {"mean": (127.5,), "std": (127.5,)}, (1 / 127.5, -1.0), {"alpha": 0.35}),
+            *({"std": (1.0,)}, "of the values of its first activations are clipped"),
+        ),
+        (
+            *("MobileNetV3Small", {"mean": (0.0,), "std": (1.0,)}, (1.0, 0.0), {"minimalistic": True}),
+            *({}, "of the channels of its first activations are dead or constant"),
+        ),
     ],
 )
-def test_backbones_are_not_doubted(name: str, contract: Any, scale: Any, options: Any, pixels: np.ndarray) -> None:
+def test_backbones_are_not_doubted(
+    name: str, contract: Any, scale: Any, options: Any, wrong: Any, message: str, pixels: np.ndarray
+) -> None:
+    """Nor are their float files, in which BatchNormalization is nothing but weights; a wrong scale is, in either."""
     model = application(name, pixels, scale, **options)
-    given = InputContract(SHAPE, **contract)
+    given, other = InputContract(SHAPE, **contract), InputContract(SHAPE, **wrong)
     lowered = lower(from_keras(model, name, LoadOptions()))
-    assert doubt_contract(name, lowered, open_source(pixels, given), given, accept=False) == []
+    as_tflite = replace(lowered, frozen=None)
+    for source in (lowered, as_tflite):
+        assert doubt_contract(name, source, open_source(pixels, given), given, accept=False) == []
+    (said,) = doubt_contract(name, lowered, open_source(pixels, other), other, accept=True)
+    assert "BatchNormalization" in said
+    (said,) = doubt_contract(name, as_tflite, open_source(pixels, other), other, accept=False)
+    assert message in said
 
 
 def test_a_network_without_statistics_that_tells_no_photos_apart_is_doubted(pixels: np.ndarray) -> None:

@@ -41,12 +41,14 @@ class Explained:
         contract: the contract.
         decibels: its score.
         steps: what was changed, in order, each with the score so far.
+        reached: the contracts after each of these steps.
         tried: number of contracts.
     """
 
     contract: InputContract
     decibels: float
     steps: tuple[tuple[str, float], ...]
+    reached: tuple[InputContract, ...]
     tried: int
 
 
@@ -74,18 +76,17 @@ def explain(start: InputContract, score: Score, *, scalings: bool = True) -> Exp
                 best = leader
         if best == before:
             break
-    steps = []
+    steps, reached = list[tuple[str, float]](), [start]
     for fields in _FIELDS.values():
         back = replace(best, **{field: getattr(start, field) for field in fields})
         if back != best and judge(back) > judge(best) - _GAIN_DB:
             best = back
-    reached = start
     for fields in _FIELDS.values():
-        changed = replace(reached, **{field: getattr(best, field) for field in fields})
-        if changed != reached:
-            steps.append((as_options(changed, reached), judge(changed)))
-            reached = changed
-    return Explained(best, judge(best), tuple(steps), len(scores))
+        changed = replace(reached[-1], **{field: getattr(best, field) for field in fields})
+        if changed != reached[-1]:
+            steps.append((as_options(changed, reached[-1]), judge(changed)))
+            reached.append(changed)
+    return Explained(best, judge(best), tuple(steps), tuple(reached[1:]), len(scores))
 
 
 def as_options(contract: InputContract, than: InputContract) -> str:

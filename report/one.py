@@ -68,12 +68,17 @@ def compare_one(request: Request, judging: Judging, wanted: Wanted) -> Found:
         found = replace(found, pictured=Pictured.of(sides, measurement, found.report))
     if proved:
         found = found.with_more("\n".join(proved))
-    found = _told_apart(found, request, sides, wanted.float_file, far=opened.far)
+    found = _told_apart(found, request, sides, wanted, far=opened.far)
     return _with_sources(found, request, sides, judging, wanted).with_export(wanted.export)
 
 
 def _with_sources(found: Found, request: Request, sides: Sides, judging: Judging, wanted: Wanted) -> Found:
-    if not (wanted.ladder or wanted.layers) or request.data is None or sides.top is None:
+    if (
+        not (wanted.ladder or wanted.layers)
+        or request.data is None
+        or sides.top is None
+        or is_stored(request.reference)
+    ):
         return found
     sources = find_sources(
         SourcesRequest(
@@ -146,18 +151,23 @@ def _proved(request: Request, trust: ContractOptions) -> tuple[Proof | None, lis
         return proof, proof.judge(embed, accept=trust.accept_contract)
 
 
-def _told_apart(found: Found, request: Request, sides: Sides, float_file: Path | None, *, far: bool) -> Found:
+def _told_apart(found: Found, request: Request, sides: Sides, wanted: Wanted, *, far: bool) -> Found:
     """With preprocessing told from quantization, where the reference is vectors that somebody's pipeline made."""
-    if far or request.data is None or not is_stored(request.reference) or is_stored(request.candidate):
+    if (far and not wanted.ladder) or request.data is None or not is_stored(request.reference):
+        return found
+    if is_stored(request.candidate):
         return found
     told = tell_apart(
         request.candidate,
         request.data,
         [str(name) for name in sides.description.ids],
         (sides.candidate, sides.reference),
-        float_file=float_file,
+        float_file=wanted.float_file,
         contract=_of_plain(request.candidate, sides),
         feature=request.feature,
         threads=request.threads,
+        ladder=wanted.ladder,
     )
-    return replace(found.with_more(told.render()), report=with_preprocessing(found.report, told))
+    keys = {} if told.ladder is None else {"ladder": told.ladder.to_json(), "layers": None}
+    more = found.with_more(told.render(), **keys)
+    return replace(more, report=with_preprocessing(more.report, told))

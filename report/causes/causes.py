@@ -84,15 +84,17 @@ def check_sources(candidate: Path, reference: Path, *, ladder: bool, layers: boo
     """Refuse, before anything is run, what has no ladder or no layers.
 
     Raises:
-        RequestError: stored embeddings, a quantized reference, or for layers a float candidate, or one with a frozen
-            normalization against the original.
+        RequestError: stored embeddings (but as the reference of a ladder), a quantized reference, or for layers a float
+            candidate, or one with a frozen normalization against the original.
     """
     options = " and ".join(name for name, wanted in (("--ladder", ladder), ("--layers", layers)) if wanted)
     for path in (candidate, reference):
-        if is_stored(path):
+        if is_stored(path) and (path == candidate or layers):
             raise RequestError(
                 f"{options} run both models, and {path} holds stored embeddings. Name the model files and --data."
             )
+    if is_stored(reference):
+        return
     keras = is_keras_model(reference)
     if not keras and is_quantized(read_artifact(reference).info):
         raise RequestError(

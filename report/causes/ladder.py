@@ -9,7 +9,10 @@ On the way, each step measured against the one before on the same images::
 
 and beside the ladder, because the drift report feeds both sides the same inputs, one at a time: the candidate on every
 other runtime that is installed (as another candidate, against the float file), the original in batches as in training,
-and the float file on the same image files prepared in another way.
+and the float file on the same image files prepared in another way: resized, or their JPEGs decoded.
+
+Where the reference is vectors that the user's own pipeline made, preprocessing and decoder lie on the way:
+:mod:`embedlite.report.causes.preprocessing` finds what they are.
 
 Every file runs in a process of its own. What needs TensorFlow is made by :mod:`embedlite.report.causes.ladder_files`;
 without it those steps are listed with the reason.
@@ -30,12 +33,12 @@ from ...runtime.backends.interpreters import find_runtime, installed_runtimes
 from ...runtime.check.probe import ProbeResult, probe
 from ...runtime.drift import DEFAULT_K, measure_drift
 from ...runtime.drift.wording import UNMEASURED, decibels, fixed
-from ...runtime.errors import DataError
+from ...runtime.errors import DataError, EmbedliteError
 from ...runtime.files import finite_json
 from ...runtime.images.open import open_source
 from ...runtime.images.source import Source
 from ...runtime.machine import available_threads
-from ...runtime.model.contract import PILLOW_RESAMPLERS, Contract, InputContract
+from ...runtime.model.contract import JPEG_DECODERS, PILLOW_RESAMPLERS, Contract, InputContract
 from ...runtime.progress import progress
 from .ladder_files import Parts
 
@@ -188,15 +191,30 @@ class _Climb:
         if unchanged == len(others):
             reason = "no image is resized on its way into the model, so that no resampler changes anything"
             yield LadderStep("preprocessing by other means", skipped=reason)
-            return
-        if own == "tf-bilinear":
-            return
+        elif own != "tf-bilinear":
+            yield self._resized(usual, float_file, before)
+        yield self._decoded(float_file, before, stored)
+
+    def _resized(self, usual: str, float_file: Path, before: Rows) -> LadderStep:
         step = f"preprocessing: {usual} → tf.image.resize"
         path = self._parts.get("resized.npy")
         if isinstance(path, str):
-            yield LadderStep(step, skipped=path)
-        else:
-            yield self._step(step, before, self._run(float_file, self._first, path, _SECONDS))
+            return LadderStep(step, skipped=path)
+        return self._step(step, before, self._run(float_file, self._first, path, _SECONDS))
+
+    def _decoded(self, float_file: Path, before: Rows, stored: Rows) -> LadderStep:
+        """The float file on the same image files, their JPEGs decoded as the contract does not say."""
+        own = self._request.contract.input
+        (other,) = (name for name in JPEG_DECODERS if name != own.jpeg_decoder)
+        step = f"JPEG decoder: {own.jpeg_decoder} → {other}"
+        try:
+            inputs = self._store("decoded.npy", self._reopened(replace(own, jpeg_decoder=other)))
+        except EmbedliteError as error:
+            # Such as a decoder that is not installed.
+            return LadderStep(step, skipped=str(error).rstrip("."))
+        if np.array_equal(np.load(inputs, mmap_mode="r"), stored):
+            return LadderStep(step, skipped="no image is a JPEG that it decodes otherwise")
+        return self._step(step, before, self._run(float_file, self._first, inputs, _SECONDS))
 
     def _reopened(self, contract: InputContract) -> Source:
         source = open_source(self._request.data, contract, self._request.feature)
@@ -227,16 +245,7 @@ class _Climb:
         return self._compare(name, before, result.embeddings, detail)
 
     def _compare(self, name: str, before: Rows, after: Rows, detail: str) -> LadderStep:
-        try:
-            return LadderStep(name, detail, self._moved(after, before), self._moved(after, self._top))
-        except DataError as error:
-            return LadderStep(name, skipped=str(error))
-
-    def _moved(self, after: Rows, before: Rows) -> Moved:
-        count = min(len(after), len(before))
-        k = min(self._request.k, count - 1)
-        drift, _ = measure_drift(after[:count], before[:count], k=k if k > 0 else None)
-        return Moved(drift.sqnr_db, drift.cosine_p1, drift.knn_overlap_cross)
+        return replace(step_between(name, before, after, self._top, self._request.k), detail=detail)
 
 
 @dataclass(frozen=True)
@@ -303,6 +312,31 @@ class Ladder:
         """The steps as JSON objects."""
         steps: list[dict[str, Any]] = finite_json([step.to_json() for step in self.steps])
         return steps
+
+
+def step_between(
+    name: str, before: NDArray[Any], after: NDArray[Any], top: NDArray[Any], k: int = DEFAULT_K
+) -> LadderStep:
+    """A step from embeddings to others of the same images, (N, D) each; of images that one side lacks nothing is said.
+
+    Args:
+        name: of the step.
+        before: of the step before.
+        after: of this one.
+        top: of the first of all.
+        k: neighbours to compare.
+    """
+    try:
+        return LadderStep(name, moved=_moved(after, before, k), from_top=_moved(after, top, k))
+    except DataError as error:
+        return LadderStep(name, skipped=str(error))
+
+
+def _moved(after: NDArray[Any], before: NDArray[Any], k: int) -> Moved:
+    count = min(len(after), len(before))
+    k = min(k, count - 1)
+    drift, _ = measure_drift(after[:count], before[:count], k=k if k > 0 else None)
+    return Moved(drift.sqnr_db, drift.cosine_p1, drift.knn_overlap_cross)
 
 
 def with_shares(steps: Sequence[LadderStep]) -> tuple[LadderStep, ...]:

@@ -8,7 +8,7 @@ contract would bring them together is tried on some images.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +30,7 @@ from ...runtime.images.source import Source
 from ...runtime.model.artifact import read_artifact
 from ...runtime.model.contract import InputContract
 from ...runtime.progress import stage
+from .ladder import Ladder, render_ladder, step_between, with_shares
 
 _MOST, _LEAST = 16, 4
 _MOST_BYTES = 16 << 20
@@ -58,6 +59,7 @@ class Preprocessing:
         steps: what was changed, each with the SQNR so far.
         tried: number of contracts that were tried.
         no_decoder: whether there are JPEG files, and TensorFlow's decoder could not be tried.
+        ladder: both parts and each of the steps as steps of one ladder; None if that was not asked for.
     """
 
     images: int
@@ -69,6 +71,7 @@ class Preprocessing:
     steps: tuple[tuple[str, float], ...]
     tried: int
     no_decoder: bool = False
+    ladder: Ladder | None = None
 
     @property
     def blamed(self) -> bool:
@@ -79,7 +82,8 @@ class Preprocessing:
     def to_json(self) -> dict[str, Any]:
         """The key ``preprocessing`` of the drift report."""
         steps = [{"options": options, "sqnr_db": found} for options, found in self.steps]
-        return {**vars(self), "steps": steps}
+        own = {name: value for name, value in vars(self).items() if name != "ladder"}
+        return {**own, "steps": steps}
 
     def render(self) -> str:
         """As text."""
@@ -93,7 +97,7 @@ class Preprocessing:
             lines.append(f"  none of {self.tried - 1} other ways to read and scale the images is nearer to the vectors")
         if self.no_decoder:
             lines.append("  not tried: TensorFlow's JPEG decoder, which needs: pip install 'embedlite[tfjpeg]'")
-        return "\n".join(lines)
+        return "\n".join(lines) + ("" if self.ladder is None else f"\n\n{render_ladder(self.ladder)}")
 
 
 def tell_apart(
@@ -106,6 +110,7 @@ def tell_apart(
     contract: InputContract | None = None,
     feature: str | None = None,
     threads: int | None = None,
+    ladder: bool = False,
 ) -> Preprocessing:
     """Measure both parts of the drift on some of the images, and look for a contract that explains the first.
 
@@ -118,6 +123,7 @@ def tell_apart(
         contract: of a plain candidate.
         feature: which part of ``data`` holds the images.
         threads: processors to use; default all.
+        ladder: whether to count all that is found as steps of a ladder.
 
     Raises:
         RequestError: ``float_file`` is not a float file of this encoder.
@@ -158,8 +164,15 @@ def tell_apart(
             own = embed(base)
             now = _sqnr(own, wanted)
             quantized = None if chosen is None or chosen == candidate else _sqnr(mine, own)
+            files = ("candidate" if chosen is None else "float .tflite", "" if quantized is None else mode)
+
+            def climbed(reached: Sequence[InputContract]) -> Ladder | None:
+                if not ladder:
+                    return None
+                return _climb(wanted, embed, (base, *reached), files, mine)
+
             if now >= _SAME_DB:
-                return Preprocessing(len(rows), _name(chosen), now, quantized, "", now, (), 1)
+                return Preprocessing(len(rows), _name(chosen), now, quantized, "", now, (), 1, ladder=climbed(()))
             found = explain(base, score)
             return Preprocessing(
                 len(rows),
@@ -171,7 +184,39 @@ def tell_apart(
                 found.steps,
                 found.tried,
                 find_spec("simplejpeg") is None and any(name.lower().endswith(_JPEGS) for name in names),
+                climbed(found.reached),
             )
+
+
+def _climb(
+    wanted: NDArray[Any],
+    embed: Callable[[InputContract], NDArray[Any]],
+    reached: Sequence[InputContract],
+    files: tuple[str, str],
+    mine: NDArray[Any],
+) -> Ladder:
+    """From the vectors by the contract that explains most, each step back to the file's own, and to the candidate.
+
+    Args:
+        wanted: the vectors.
+        embed: the float file, fed by a contract.
+        reached: the file's contract, and those that were reached from it.
+        files: what to call the file that is fed, and the candidate's mode; empty if it is that file.
+        mine: the candidate's answers.
+    """
+    best, fed = reached[-1], files[0]
+    options = as_options(best, reached[0])
+    rows = [wanted, embed(best)]
+    steps = [step_between(f"the vectors → {fed}" + (f" with {options}" if options else ""), rows[-2], rows[-1], wanted)]
+    for one, other in zip(reached[:0:-1], reached[-2::-1], strict=True):
+        rows.append(embed(other))
+        kind = "JPEG decoder" if one.jpeg_decoder != other.jpeg_decoder else "preprocessing"
+        steps.append(
+            step_between(f"{kind}: {as_options(one, other)} → {as_options(other, one)}", rows[-2], rows[-1], wanted)
+        )
+    if files[1]:
+        steps.append(step_between(f"{fed} → {files[1]}", rows[-1], mine, wanted))
+    return Ladder(with_shares([replace(step, on_the_way=True) for step in steps]), len(wanted))
 
 
 def with_preprocessing(report: DriftReport, found: Preprocessing) -> DriftReport:

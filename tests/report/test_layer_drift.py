@@ -304,7 +304,7 @@ def test_the_command_on_the_older_runtime(digits: Digits, run: Run) -> None:
         ("float32", "float32", ["--layers"], "--layers needs a quantized candidate"),
         ("int8", "int8", ["--layers"], "--layers need a float reference"),
         ("int8", "float16", ["--ladder", "--layers"], "--ladder and --layers need a float reference"),
-        ("int8", "vectors.npz", ["--ladder"], "--ladder run both models, and .*vectors.npz holds stored embeddings"),
+        ("int8", "vectors.npz", ["--layers"], "--layers run both models, and .*vectors.npz holds stored embeddings"),
     ],
 )
 def test_what_has_no_ladder_or_layers_is_refused_at_once(

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from click.testing import CliRunner
 from keras import layers
 from PIL import Image
@@ -82,6 +83,33 @@ def test_the_way_of_keras_is_found_and_named(mode: str, kind: str, made: Made) -
         assert first["options"] == "--resampler tf-bilinear"
         assert first["sqnr_db"] < 50
         assert second["sqnr_db"] > 100
+
+
+def test_preprocessing_and_decoder_are_steps_of_the_ladder(made: Made) -> None:
+    """Each is what the float model makes of pictures that TensorFlow and Pillow read that far apart."""
+    found, text = report(made, "int8", made.vectors("jpg"), "jpg", "--ladder")
+    steps = found["ladder"]
+    assert [step["step"] for step in steps] == [
+        f"the vectors → float .tflite with {KINDS['jpg']}",
+        "JPEG decoder: --jpeg-decoder tensorflow → --jpeg-decoder pillow",
+        "preprocessing: --resampler tf-bilinear → --resampler bilinear",
+        "float .tflite → int8",
+    ]
+    assert all(step["on_the_way"] and step["skipped"] is None for step in steps)
+    assert sum(step["share"] for step in steps) == pytest.approx(1)
+    assert "most of it is spent in: preprocessing: --resampler tf-bilinear" in text
+    paths = sorted((made.root / "jpg" / "all").iterdir())
+    sizes = tf.constant([24, 24])
+    ways = [
+        [tf.image.resize(tf.io.decode_jpeg(path.read_bytes()), sizes) for path in paths],
+        [tf.image.resize(np.asarray(Image.open(path)), sizes) for path in paths],
+        [np.asarray(Image.open(path).resize((24, 24), Image.Resampling.BILINEAR)) for path in paths],
+    ]
+    rows = [np.asarray(made.model(np.stack(way).astype(np.float32) / 255)) for way in ways]
+    for step, one, other in zip(steps[1:3], rows[:2], rows[1:], strict=True):
+        some = np.unique(np.linspace(0, len(paths) - 1, 16).round().astype(int))
+        moved = 10 * np.log10((one[some] ** 2).sum() / ((one - other)[some] ** 2).sum())
+        assert step["sqnr_db"] == pytest.approx(moved, abs=0.05)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...runtime.errors import InterpreterFailedError
-from ...runtime.images.source import Source
 from ...runtime.model.contract import Contract, InputContract
 from ...runtime.version import __version__
 from ..errors import ConversionError
@@ -16,26 +15,46 @@ from ..graph.graph import Graph
 from ..graph.loops import has_loops
 from ..modes import MIXED, Precision, is_mixed, takes_ranges
 from ..normalization.prepare import FloatGraph
-from ..quantize.correct import Corrector
+from ..quantize.correct import Corrected, Corrector
 from ..quantize.litert import quantize
 from ..quantize.plan import Int8Plan
 from ..quantize.precision import Layer, by_operator, find_layers
 from ..quantize.wide import quantize_wide
 from ..request import Request
 from .ends import Ends, choose_ends
-from .half import HalfPrecision, explain_half, half_modes, try_half
+from .half import HalfPrecision, half_modes
 from .package import package
 from .recipe import FileRecipe, Recipe
 
 
-class Maker:
-    """Makes the files of one export.
+@dataclass(frozen=True)
+class Made:
+    """One mode's file before it is written.
 
     Attributes:
+        mode: its quantization mode.
+        data: its bytes.
+        contract: what it carries.
+        graph: its float-in, float-out graph.
+        recipe: what was decided by trying, so that it can be made again without.
         decisions: what was decided on the user's behalf, in words.
-        recipes: what was decided for each file, by mode.
-        graphs: each file's float-in, float-out graph, by mode.
     """
+
+    mode: str
+    data: bytes
+    contract: Contract
+    graph: bytes
+    recipe: FileRecipe = field(default_factory=FileRecipe)
+    decisions: tuple[str, ...] = ()
+
+    @property
+    def precision(self) -> Precision:
+        """Of those layers that are not what the mode says."""
+        return self.recipe.precision
+
+
+class Maker:
+    """Makes the files of one export; it keeps nothing of those that it made."""
 
     def __init__(
         self,
@@ -45,7 +64,7 @@ class Maker:
         graph: FloatGraph,
         plan: Int8Plan | None,
         recipe: Recipe | None,
-        images: Source | None = None,
+        half: HalfPrecision | None = None,
     ) -> None:
         """Prepare, without making anything.
 
@@ -56,14 +75,10 @@ class Maker:
             graph: the float graph.
             plan: what int8 is made from; None where no file needs ranges.
             recipe: corrections to make without a trial; None tries.
-            images: on which half precision is tried; None if there are none.
+            half: whether devices may compute float files in half precision; None if there are none that it is about.
         """
-        self.decisions: list[str] = []
-        self.recipes: dict[str, FileRecipe] = {}
-        self.graphs: dict[str, bytes] = {}
         self._request, self._contract, self._graph, self._plan, self._recipe = request, contract, graph, plan, recipe
-        self._origins = origins
-        self._half = self._try_half(images)
+        self._origins, self._half = origins, half
         self.dense_per_tensor = "tflite-runtime" in request.targets
         self._corrector = self._wide_corrector = None
         if plan is not None:
@@ -89,17 +104,12 @@ class Maker:
                 "Build its recurrent layers with unroll=True (some 15 operators a step and layer) and load the weights "
                 "into that, or ship float32."
             )
-        quantized, recipe = self._quantized(mode, precision or {})
-        self.graphs[mode], self.recipes[mode] = quantized, recipe
-        return replace(self._packaged(mode, quantized), precision=recipe.precision)
-
-    def rename(self, mode: str, name: str) -> None:
-        """Call a file with precisions of its own otherwise."""
-        self.graphs[name], self.recipes[name] = self.graphs.pop(mode), self.recipes.pop(mode)
-
-    def forget(self, mode: str) -> None:
-        """Leave a file out that was made."""
-        del self.graphs[mode], self.recipes[mode]
+        precision = (precision or {}) if takes_ranges(mode) else {}
+        quantized = self._quantized(mode, precision)
+        corrected = self._corrected(mode, quantized)
+        data, contract, ends = self._packaged(mode, corrected.graph)
+        recipe = FileRecipe(corrected.steps, precision)
+        return Made(mode, data, contract, corrected.graph, recipe, (*corrected.decisions, *ends))
 
     def draft(self, precision: Precision) -> tuple[bytes, bytes]:
         """An int8 file with given precisions and no corrections: its float-in, float-out graph, and the file.
@@ -114,22 +124,12 @@ class Maker:
         """The float-in, float-out graph with given precisions and corrections."""
         if self._corrector is None:
             return self._mixed(precision)
-        corrected, _ = self._corrector.correct(self._mixed(precision), MIXED)
         # It is one of many that are tried; what was done to those that are shipped is told when they are made.
-        self._corrector.decisions.clear()
-        return corrected
+        return self._corrector.correct(self._mixed(precision), MIXED).graph
 
     def ends(self) -> Ends:
         """What the int8 file's ends hold."""
         return choose_ends(self._request, "int8", self._graph)
-
-    def _try_half(self, images: Source | None) -> HalfPrecision | None:
-        """Whether devices may compute float files in half precision; None if there are none that it is about."""
-        if not (modes := half_modes(self._request)):
-            return None
-        half = try_half(self._graph.flatbuffer, images, self._request.threads)
-        self.decisions.append(explain_half(half, modes))
-        return half
 
     def _corrects(self, plan: Int8Plan, original: bytes) -> Corrector | None:
         """Corrects what is made from a float graph; None without images to fit it on and to judge it by."""
@@ -137,31 +137,27 @@ class Maker:
             return None
         return Corrector(original, plan.fitting, plan.trial, self._request.corrections, self._request.threads)
 
-    def _quantized(self, mode: str, precision: Precision) -> tuple[bytes, FileRecipe]:
+    def _quantized(self, mode: str, precision: Precision) -> bytes:
         if not takes_ranges(mode) or self._plan is None:
             per_tensor = mode == "dynamic" and self.dense_per_tensor
-            return quantize(self._graph.flatbuffer, mode, None, (), dense_per_tensor=per_tensor), FileRecipe((), {})
-        wide = mode == "int16x8"
-        quantized = (
-            quantize_wide(self._graph.flatbuffer, self._plan.minmax, self._graph.keep_float)
-            if wide
-            else self._mixed(precision)
-        )
-        corrector = self._wide_corrector if wide else self._corrector
-        if corrector is None:
-            return quantized, FileRecipe((), precision)
+            return quantize(self._graph.flatbuffer, mode, None, (), dense_per_tensor=per_tensor)
+        if mode == "int16x8":
+            return quantize_wide(self._graph.flatbuffer, self._plan.minmax, self._graph.keep_float)
+        return self._mixed(precision)
+
+    def _corrected(self, mode: str, quantized: bytes) -> Corrected:
+        """The graph with the recipe's corrections, or those that prove themselves; a float graph as it is."""
+        corrector = self._wide_corrector if mode == "int16x8" else self._corrector
+        if corrector is None or not takes_ranges(mode):
+            return Corrected(quantized, (), ())
         if self._recipe is not None:
             steps = self._recipe.files[mode].corrections
-            return corrector.apply(quantized, steps), FileRecipe(steps, precision)
+            return Corrected(corrector.apply(quantized, steps), steps, ())
         try:
-            corrected, steps = corrector.correct(quantized, mode)
+            return corrector.correct(quantized, mode)
         except InterpreterFailedError as error:
             # Whether any interpreter runs it is found out with the others.
-            corrector.decisions.append(f"{mode} was not corrected: {error}")
-            corrected, steps = quantized, ()
-        self.decisions += corrector.decisions
-        corrector.decisions.clear()
-        return corrected, FileRecipe(steps, precision)
+            return Corrected(quantized, (), (f"{mode} was not corrected: {error}",))
 
     def _mixed(self, precision: Precision) -> bytes:
         assert self._plan is not None
@@ -195,35 +191,19 @@ class Maker:
             half_precision=self._half.facts() if self._half is not None and mode in half_modes(self._request) else None,
         )
 
-    def _packaged(self, mode: str, quantized: bytes) -> Made:
+    def _packaged(self, mode: str, quantized: bytes) -> tuple[bytes, Contract, tuple[str, ...]]:
+        """The file, its contract, and what was decided about its ends."""
         contract, ends = self._described(mode), self.ends()
         try:
-            return Made(mode, *package(quantized, contract, self._graph.raw_name))
+            return *package(quantized, contract, self._graph.raw_name), ()
         except ConversionError:
             if ends.output_chosen or contract.output_dtype == "float32":
                 raise
-        self.decisions.append("the encoder ends in float operators, so the output of the int8 file stays float32.")
-        return Made(mode, *package(quantized, replace(contract, output_dtype="float32"), self._graph.raw_name))
+        data, contract = package(quantized, replace(contract, output_dtype="float32"), self._graph.raw_name)
+        return data, contract, ("the encoder ends in float operators, so the output of the int8 file stays float32.",)
 
 
 def tool_versions() -> dict[str, str]:
     """Versions of what makes the files."""
     others = ("tensorflow", "keras", "litert-quantizer")
     return {"embedlite": __version__, **{name: importlib.metadata.version(name) for name in others}}
-
-
-@dataclass(frozen=True)
-class Made:
-    """One mode's file before it is written.
-
-    Attributes:
-        mode: its quantization mode.
-        data: its bytes.
-        contract: what it carries.
-        precision: of those layers that are not what the mode says.
-    """
-
-    mode: str
-    data: bytes
-    contract: Contract
-    precision: Precision = field(default_factory=dict)

@@ -10,7 +10,7 @@ from ...runtime.drift.metrics import ranked_db
 from ...runtime.drift.wording import decibels
 from ...runtime.images.source import Source
 from ...runtime.model.flatbuffer import read_flatbuffer
-from ..make.maker import Made, Maker
+from ..make.maker import Made
 from ..normalization.prepare import FloatGraph
 from ..quantize.plan import NO_EQUALIZATION, Int8Plan, PlanChoices
 from ..quantize.trial import Trial
@@ -31,7 +31,7 @@ _DIVISORS = {
 }
 
 
-def explain_placement(request: Request, graph: FloatGraph, made: list[Made]) -> list[str]:
+def explain_placement(request: Request, graph: FloatGraph, made: Sequence[Made]) -> list[str]:
     """Where the normalization went, and what was chosen for a target."""
     spec, decisions = graph.spec, []
     places = {item.mode: item.contract.normalization.placement for item in made}
@@ -65,7 +65,7 @@ def explain_contradiction(
     request: Request,
     graph: FloatGraph,
     plan: Int8Plan | None,
-    maker: Maker,
+    made: Sequence[Made],
     files: Sequence[ExportedFile],
     test: Source | None,
 ) -> list[str]:
@@ -73,13 +73,14 @@ def explain_contradiction(
     mine = next((file.drift for file in files if file.mode == "int8"), None)
     if plan is None or test is None or mine is None or mine.sqnr_db is None or not plan.minmax.samples:
         return []
+    (int8,) = (item for item in made if item.mode == "int8")
     chosen = plan.choices != PlanChoices(NO_EQUALIZATION, False, "minmax", {})
-    if not chosen and not maker.recipes["int8"].corrections:
+    if not chosen and not int8.recipe.corrections:
         return []
     count = min(len(test), _MOST_JUDGING)
     trial = Trial(graph, [test.ready(index) for index in range(count)], request.threads)
     plain = trial.sqnr(trial.errors(graph.flatbuffer, plan.minmax))
-    found = trial.sqnr(trial.errors_of(maker.graphs["int8"]))
+    found = trial.sqnr(trial.errors_of(int8.graph))
     if ranked_db(plain) <= ranked_db(found) + _LOST_DB:
         return []
     return [

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ...calibration.auto import better
 from ...runtime.backends.interpreters import package_version
@@ -12,9 +15,11 @@ from ...runtime.backends.table import BACKENDS
 from ...runtime.drift import Drift
 from ...runtime.drift.metrics import ranked_db
 from ...runtime.drift.wording import gained
+from ...runtime.errors import InterpreterFailedError
 from ...runtime.files import sha256
 from ...runtime.machine import describe_environment
 from ..budget import Budget
+from ..errors import ConversionError
 from ..graph.graph import Graph
 from ..make.maker import Made, Maker, tool_versions
 from ..modes import FLOAT, MIXED, Precision
@@ -40,16 +45,27 @@ _LEAST_GAIN_DB = 0.5
 """What a further file must bring to be made."""
 
 
-class MixedFiles:
-    """One search, from the modes' files to the further ones.
+@dataclass(frozen=True)
+class Found:
+    """What a search gave.
 
     Attributes:
-        report: what was tried, for export.json.
-        judged: drift of each mode's file on the calibration images.
+        files: further files, none of which is in the modes.
+        judged: drift of each file on the calibration images, by mode.
+        report: what was tried, for export.json; None if nothing was.
         decisions: what was decided on the user's behalf.
     """
 
-    def __init__(self, request: Request, graph: FloatGraph, plan: Int8Plan, maker: Maker) -> None:
+    files: tuple[Made, ...] = ()
+    judged: Mapping[str, Drift] = field(default_factory=dict)
+    report: SearchReport | None = None
+    decisions: tuple[str, ...] = ()
+
+
+class MixedFiles:
+    """One search, from the modes' files to the further ones."""
+
+    def __init__(self, request: Request, graph: FloatGraph, plan: Int8Plan, maker: Maker, stopwatch: Stopwatch) -> None:
         """Prepare, without trying anything.
 
         Args:
@@ -57,12 +73,10 @@ class MixedFiles:
             graph: the float graph.
             plan: the ranges, and the images that judge.
             maker: made the modes' files.
+            stopwatch: of the target.
         """
         assert plan.trial is not None
         assert plan.fitting is not None
-        self.report: SearchReport | None = None
-        self.judged: dict[str, Drift] = {}
-        self.decisions: list[str] = []
         self._request, self._graph, self._plan, self._maker = request, graph, plan, maker
         # Inner layers hurt a few images most, those with the least contrast, and forty may hold none of them. No layer
         # is fitted to the images that set the ranges, so these may judge too.
@@ -70,12 +84,11 @@ class MixedFiles:
         further = min(len(plan.fitting), MOST_IMAGES - len(held_out))
         judges = [*held_out, *(plan.fitting.ready(index) for index in range(further))]
         self._trial = Trial(graph, judges, request.threads)
-        self._target = request.timed_on
-        self._stopwatch = Stopwatch(self._target, request.threads)
+        self._target, self._stopwatch = request.timed_on, stopwatch
         self._budget: Budget | None = request.budget
         self._corrected: dict[str, Tried] = {}
 
-    def find(self, made: Sequence[Made]) -> list[Made]:
+    def find(self, made: Sequence[Made]) -> Found:
         """Search, and make the files that are worth it.
 
         Args:
@@ -83,57 +96,73 @@ class MixedFiles:
 
         Returns:
             Files that keep the limits; without limits, those that the images that judge prefer to int8, corrections
-            included.
+            included. What cannot be made or run ends the search, and what was found until then is kept.
         """
-        cache = SearchCache(self._request.search_cache, self._key())
-        # What was made without a search is only judged by limits; a mode on reference kernels would take long.
-        judged = [item.mode for item in made if item.mode == "int8" or self._budget is not None]
-        measured = {mode: self._trial.measure(self._maker.graphs[mode]) for mode in judged}
-        self.judged = {mode: drift for mode, (_, drift) in measured.items()}
+        cache, judged = SearchCache(self._request.search_cache, self._key()), dict[str, Drift]()
         try:
+            # What was made without a search is only judged by limits; a mode on reference kernels would take long.
+            modes = [item for item in made if item.mode == "int8" or self._budget is not None]
+            measured = {item.mode: self._trial.measure(item.graph) for item in modes}
+            judged = {mode: drift for mode, (_, drift) in measured.items()}
             self._trials = Trials(self._maker.draft, self._trial, self._stopwatch, cache, self._request.time_budget)
+            search = PrecisionSearch(
+                self._free_layers(),
+                BACKENDS[self._target].precisions,
+                self._trials,
+                None if self._budget is None else self._meets,
+                None if self._budget is None else self._keeps,
+                self._ceiling(made, judged),
+            )
+            found = search.run()
         except UntimedError as error:
-            self.decisions.append(f"no layers were searched that should not be int8: {error}.")
-            return []
-        search = PrecisionSearch(
-            self._free_layers(),
-            BACKENDS[self._target].precisions,
-            self._trials,
-            None if self._budget is None else self._meets,
-            None if self._budget is None else self._keeps,
-            self._ceiling(made),
-        )
-        found = search.run()
-        self.report = self._report(search, found)
+            return Found((), judged, None, (f"no layers were searched that should not be int8: {error}.",))
+        except (ConversionError, InterpreterFailedError) as error:
+            return Found((), judged, None, (_ended_early(error),))
+        ended: tuple[str, ...] = ()
         if found.ended != FINISHED:
             why = "its time was up" if found.ended == OUT_OF_TIME else "it was interrupted"
-            self.decisions.append(
+            ended = (
                 f"the search for layers that should not be int8 tried {len(self._trials.all) - 1} files until {why}; "
-                "what follows is the best of these."
+                "what follows is the best of these.",
             )
-        chosen = self._chosen(found)
-        files = []
+        report = self._report(search, found)
+        try:
+            files = self._made(self._chosen(found), measured["int8"][0], judged)
+        except (ConversionError, InterpreterFailedError) as error:
+            return Found((), judged, report, (*ended, _ended_early(error)))
+        return replace(files, report=report, decisions=(*ended, *files.decisions))
+
+    def _made(self, chosen: Sequence[Tried], int8: NDArray[np.float64], judged: Mapping[str, Drift]) -> Found:
+        """The chosen files, corrected, without those that are not clearly better than int8 then.
+
+        Args:
+            chosen: the fastest first.
+            int8: errors of the int8 file.
+            judged: its drift, and that of the other modes.
+        """
+        files, corrected, left_out = list[tuple[Made, Tried, Drift]](), list[str](), list[str]()
         for number, tried in enumerate(chosen, 1):
-            draft = f"{MIXED}{number}"
-            item = self._maker.make(draft, tried.precision)
-            errors, drift = self._trial.measure(self._maker.graphs[draft])
+            item = self._maker.make(f"{MIXED}{number}", tried.precision)
+            corrected += item.decisions
+            errors, drift = self._trial.measure(item.graph)
             # One that keeps the limits is wanted for that.
-            if self._budget is None and not better(errors, measured["int8"][0]):
-                self._maker.forget(draft)
-                self.decisions.append(
-                    f"{self._explain('a mixed file', tried, drift)} Corrected as int8 is, it was not clearly "
+            if self._budget is None and not better(errors, int8):
+                left_out.append(
+                    f"{self._explain('a mixed file', tried, drift, judged)} Corrected as int8 is, it was not clearly "
                     "better than that, so it is not written."
                 )
                 continue
             files.append((item, tried, drift))
         names = [MIXED] if len(files) == 1 else [f"{MIXED}{number}" for number in range(1, len(files) + 1)]
-        made_files = []
-        for name, (item, tried, drift) in zip(names, files, strict=True):
-            self._maker.rename(item.mode, name)
-            self.judged[name] = drift
-            self.decisions.append(self._explain(name, tried, drift))
-            made_files.append(replace(item, mode=name))
-        return made_files
+        named = list(zip(names, files, strict=True))
+        told = [self._explain(name, tried, drift, judged) for name, (_, tried, drift) in named]
+        # What was done to a file is told once, here.
+        return Found(
+            tuple(replace(item, mode=name, decisions=()) for name, (item, _, _) in named),
+            {**judged, **{name: drift for name, (_, _, drift) in named}},
+            None,
+            (*corrected, *left_out, *told),
+        )
 
     def _meets(self, tried: Tried) -> bool:
         """Whether a file keeps the limits, corrected if that is needed."""
@@ -151,15 +180,13 @@ class MixedFiles:
         assert self._budget is not None
         return self._budget.kept(tried.drift)
 
-    def _ceiling(self, made: Sequence[Made]) -> float:
+    def _ceiling(self, made: Sequence[Made], judged: Mapping[str, Drift]) -> float:
         """Relative latency of the fastest mode that keeps the limits; without limits none."""
         if self._budget is None:
             return math.inf
         target = BACKENDS[self._target]
         keeping = [
-            item
-            for item in made
-            if self._budget.kept(self.judged[item.mode]) and target.runs(item.mode, item.precision)
+            item for item in made if self._budget.kept(judged[item.mode]) and target.runs(item.mode, item.precision)
         ]
         timings = self._stopwatch.time([self._maker.draft({})[1], *(item.data for item in keeping)])[1:]
         return min((timing.relative for timing in timings if timing.relative is not None), default=math.inf)
@@ -249,15 +276,19 @@ class MixedFiles:
             tuple(rows),
         )
 
-    def _explain(self, name: str, tried: Tried, drift: Drift) -> str:
+    def _explain(self, name: str, tried: Tried, drift: Drift, judged: Mapping[str, Drift]) -> str:
         layers = {layer.name: layer for layer in self._maker.layers}
         changed = ", ".join(f"{layers[key].short_name} {value}" for key, value in _ordered(tried.precision, layers))
-        now, base = drift.sqnr_db, self.judged.get("int8", self._trials.base.drift).sqnr_db
+        now, base = drift.sqnr_db, judged.get("int8", self._trials.base.drift).sqnr_db
         gain = f"{gained(base, now)} on {len(self._trial)} calibration images"
         return (
             f"{name} is int8 but for {len(tried.precision)} of {len(layers)} layers ({changed}): {gain}, at "
             f"{tried.relative:.2f} of int8's latency on {self._stopwatch.package}."
         )
+
+
+def _ended_early(error: Exception) -> str:
+    return f"the search for layers that should not be int8 ended early: {error}"
 
 
 def _ordered(precision: Precision, layers: dict[str, Layer]) -> list[tuple[str, str]]:

@@ -27,7 +27,7 @@ LEVELS = {
     ),
     "convert": (
         "errors modes results layers graph contracts | load | options budget | normalization | quantize | request | "
-        "make | verify | search repeats | outcome data decide | pipeline exporting command"
+        "make | verify | search repeats | outcome data decide | steps | pipeline exporting command"
     ),
     "report": (
         "reference labels embedding | sides causes | several gallery | page workers | outputs fleet | "

@@ -12,6 +12,7 @@ one, each on top of those that were kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,8 @@ AUTO, NONE = "auto", "none"
 
 Steps = tuple[tuple[str, ...], ...]
 """Corrections one after the other; those of one step are made together."""
+
+Errors = NDArray[np.float64]
 
 _STANDARD_ERRORS = 2.3
 """Four trials at most, not thirty as of ranges: with that many, chance alone passes as seldom as three standard errors
@@ -71,12 +74,23 @@ def choose_corrections(asked: Sequence[str], modes: Sequence[str]) -> tuple[str,
     return tuple(name for name in CORRECTIONS if not asked or AUTO in asked or name in asked)
 
 
-class Corrector:
-    """Corrects the quantized graphs of one export.
+@dataclass(frozen=True)
+class Corrected:
+    """A quantized graph with those corrections that were kept.
 
     Attributes:
+        graph: float-in, float-out.
+        steps: the corrections.
         decisions: what was kept and what was not, in words.
     """
+
+    graph: bytes
+    steps: Steps
+    decisions: tuple[str, ...]
+
+
+class Corrector:
+    """Corrects the quantized graphs of one export."""
 
     def __init__(
         self, original: bytes, images: Source, trial: Trial, names: Sequence[str], threads: int | None
@@ -90,13 +104,11 @@ class Corrector:
             names: the corrections to try, of :data:`embedlite.convert.modes.CORRECTIONS`.
             threads: processors; default all.
         """
-        self.decisions: list[str] = []
         self._original, self._source, self._trial = original, images, trial
         self._names, self._threads = names, threads
         self._images: list[Values] = []
-        self._errors: NDArray[np.float64] = np.empty(0)
 
-    def correct(self, quantized: bytes, mode: str) -> tuple[bytes, Steps]:
+    def correct(self, quantized: bytes, mode: str) -> Corrected:
         """The graph with those corrections that bring its embeddings closer to the float graph's, and which these are.
 
         Args:
@@ -106,27 +118,30 @@ class Corrector:
         names = tuple(name for name in self._names if name in OF_MODE[MIXED if is_mixed(mode) else mode])
         graph = self._paired(quantized) if names else None
         if graph is None:
-            return quantized, ()
-        self._errors = self._trial.errors_of(quantized)
+            return Corrected(quantized, (), ())
+        errors = self._trial.errors_of(quantized)
         # Tried one by one, the first would be applied to the same graph again.
         first = _corrected(graph, names[:1])
         together = _corrected(graph, names[1:])
-        if self._gains(together, mode, names):
-            return together, (names,)
-        kept = []
+        after = self._gained(together, errors)
+        if after is not None:
+            return Corrected(together, (names,), (self._explain(mode, names, errors, after),))
+        kept, decisions = list[tuple[str, ...]](), list[str]()
         large = most_trials(self._original, len(self._trial), 1) <= LARGE
         for name in names if len(names) > 1 and not large else ():
             graph = None if name == names[0] else self._paired(quantized)
             alone = first if graph is None else _corrected(graph, (name,))
-            if self._gains(alone, mode, (name,)):
+            after = self._gained(alone, errors)
+            if after is not None:
                 kept.append((name,))
-                quantized = alone
+                decisions.append(self._explain(mode, (name,), errors, after))
+                quantized, errors = alone, after
         if not kept:
-            self.decisions.append(
+            decisions.append(
                 f"{mode} was not corrected: {', '.join(names)} brought no clear gain on {len(self._trial)} held-out "
                 "calibration images."
             )
-        return quantized, tuple(kept)
+        return Corrected(quantized, tuple(kept), tuple(decisions))
 
     def apply(self, quantized: bytes, steps: Steps) -> bytes:
         """The graph with given corrections, whatever they bring: those that were kept for the same graph before."""
@@ -136,18 +151,17 @@ class Corrector:
             quantized = _corrected(graph, names)
         return quantized
 
-    def _gains(self, corrected: bytes, mode: str, names: Sequence[str]) -> bool:
-        """Whether held-out images clearly gain by these corrections; if so, that is a decision."""
-        before, after = self._errors, self._trial.errors_of(corrected)
-        if not better(after, before, _STANDARD_ERRORS):
-            return False
-        self._errors = after
+    def _gained(self, corrected: bytes, before: Errors) -> Errors | None:
+        """The errors of held-out images, if these clearly gain by the corrections; else None."""
+        after = self._trial.errors_of(corrected)
+        return after if better(after, before, _STANDARD_ERRORS) else None
+
+    def _explain(self, mode: str, names: Sequence[str], before: Errors, after: Errors) -> str:
         gain = gained(self._trial.sqnr(before), self._trial.sqnr(after))
-        self.decisions.append(
+        return (
             f"{mode} was corrected ({', '.join(names)}): {gain} on {len(self._trial)} calibration images held out "
             "for that. --correct none leaves it as it is."
         )
-        return True
 
     def _paired(self, quantized: bytes) -> PairedGraph | None:
         """The graph beside the float one; None where there is no layer to correct."""

@@ -23,7 +23,7 @@ from embedlite.convert.load.options import LoadOptions
 from embedlite.convert.modes import CORRECTIONS
 from embedlite.convert.normalization.prepare import prepare
 from embedlite.convert.quantize import correct as corrections
-from embedlite.convert.quantize.correct import Corrector, walk
+from embedlite.convert.quantize.correct import Corrected, Corrector, walk
 from embedlite.convert.quantize.correct.bias import channel_errors, correct_biases
 from embedlite.convert.quantize.correct.paired_graph import (
     PairedGraph,
@@ -190,10 +190,10 @@ def test_with_16_bit_activations_rounding_takes_most_of_the_error_away() -> None
     ranges = collect_ranges(made().graph.flatbuffer, made().source)
     quantized = quantize(made().graph.flatbuffer, "int16x8", ranges, made().graph.keep_float)
     corrector = Corrector(made().graph.flatbuffer, made().source.subset(range(50)), made().trial, CORRECTIONS, 2)
-    corrected, steps = corrector.correct(quantized, "int16x8")
-    assert steps == (("rounding",),)
-    assert corrector.decisions[0].startswith("int16x8 was corrected (rounding): ")
-    before, after = (made().trial.errors_of(flatbuffer)[:, 0].sum() for flatbuffer in (quantized, corrected))
+    corrected = corrector.correct(quantized, "int16x8")
+    assert corrected.steps == (("rounding",),)
+    assert corrected.decisions[0].startswith("int16x8 was corrected (rounding): ")
+    before, after = (made().trial.errors_of(flatbuffer)[:, 0].sum() for flatbuffer in (quantized, corrected.graph))
     assert after < before / 2
 
 
@@ -347,16 +347,13 @@ def test_what_does_harm_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(corrections._APPLY, "bias", shift)
     corrector = Corrector(made().graph.flatbuffer, made().source.subset(range(50)), made().trial, ["bias"], 2)
-    assert corrector.correct(made().int8, "int8") == (made().int8, ())
-    assert corrector.decisions == [
-        "int8 was not corrected: bias brought no clear gain on 10 held-out calibration images."
-    ]
+    why = "int8 was not corrected: bias brought no clear gain on 10 held-out calibration images."
+    assert corrector.correct(made().int8, "int8") == Corrected(made().int8, (), (why,))
 
 
 def test_a_graph_without_layers_is_left_alone() -> None:
     corrector = Corrector(made().graph.flatbuffer, made().source.subset(range(50)), made().trial, ["bias"], 2)
-    assert corrector.correct(made().graph.flatbuffer, "int8") == (made().graph.flatbuffer, ())
-    assert corrector.decisions == []
+    assert corrector.correct(made().graph.flatbuffer, "int8") == Corrected(made().graph.flatbuffer, (), ())
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,91 @@
+"""What int8 is made from, and how well the normalization stands its rounding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from ...calibration.engine import Engine
+from ...runtime.model.contract import InputContract
+from ..data import ExportData, calibration_fingerprint
+from ..graph.graph import Graph
+from ..graph.loops import has_loops
+from ..make.ends import choose_ends
+from ..make.recipe import Recipe
+from ..modes import takes_ranges
+from ..normalization.conditioning import measure_conditioning
+from ..normalization.prepare import FloatGraph
+from ..quantize.from_statistics import plan_from_statistics
+from ..quantize.plan import CalibrationOptions, Int8Plan, plan_int8
+from ..request import Request
+from ..results import Conditioning
+
+_CONDITIONING_IMAGES = 32
+"""Calibration images on which normalizations are asked how well they stand rounding."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What the calibration images gave.
+
+    Attributes:
+        plan: what int8 is made from; None where no file needs ranges, or none can be had.
+        conditioning: of each normalization that int8 would round the input of; empty without images.
+    """
+
+    plan: Int8Plan | None
+    conditioning: tuple[Conditioning, ...] = ()
+
+    @property
+    def decisions(self) -> tuple[str, ...]:
+        """What was decided on the user's behalf."""
+        return () if self.plan is None else self.plan.decisions
+
+
+def calibrate(
+    request: Request,
+    graph: FloatGraph,
+    data: ExportData,
+    contract: InputContract,
+    engine: Engine,
+    *,
+    recipe: Recipe | None,
+) -> Calibrated:
+    """Choose the ranges of int8, or take a recipe's choices.
+
+    Args:
+        request: how it is done, and the modes that it is done for.
+        graph: the prepared float graph.
+        data: the images, or statistics of them.
+        contract: of the input.
+        engine: what runs the images.
+        recipe: made with these images, or refused.
+
+    Raises:
+        CalibrationDataError: the data give no ranges.
+        RequestError: the recipe was made with others.
+    """
+    if not any(map(takes_ranges, request.modes)) or has_loops(Graph(graph.flatbuffer)):
+        return Calibrated(None)
+    if recipe is not None:
+        recipe.check_images(calibration_fingerprint(data), str(request.recipe))
+    options = CalibrationOptions(
+        request.calibrate_method,
+        None if request.calibration_cache is None else Path(request.calibration_cache),
+        request.equalize,
+        request.threads,
+        engine,
+        request.modes,
+        choose_ends(request, "int8", graph).may_end_float,
+    )
+    raw_pixels = request.input_type == "uint8"
+    if data.calibration is not None:
+        images = data.calibration
+        choices = None if recipe is None else recipe.choices
+        plan = plan_int8(graph, images, contract, options, raw_pixels=raw_pixels, choices=choices)
+        some = islice(map(images.ready, range(len(images))), _CONDITIONING_IMAGES)
+        return Calibrated(plan, measure_conditioning(graph, plan.minmax.limits, some))
+    if data.statistics is not None:
+        return Calibrated(plan_from_statistics(graph, data.statistics, contract, options, raw_pixels=raw_pixels))
+    return Calibrated(None)

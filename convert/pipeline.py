@@ -15,6 +15,7 @@ from ..runtime.progress import Stages, stage
 from .load.original import Original
 from .load.preprocess import Proof
 from .make.maker import Maker
+from .make.names import OutputNames
 from .make.outputs import write_outputs
 from .make.recipe import Recipe
 from .outcome.card import render_card
@@ -87,6 +88,7 @@ class Pipeline:
         written = contents(request, ran.measured, chosen)
         steps = Steps(original, decided, data, graph, calibrated, half, files, ran, chosen, written)
         result = tell(request, self.source, steps, self.stages.seconds)
-        card = {request.card_path: render_card(result, request.stem)} if request.card else {}
-        write_outputs(request, {**written.by_path, **card, request.result_path: json_bytes(result.to_json())})
+        names = OutputNames(request)
+        card = {names.card: render_card(result, request.stem)} if request.card else {}
+        write_outputs(request, {**written.by_path, **card, names.result: json_bytes(result.to_json())})
         return result

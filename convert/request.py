@@ -38,10 +38,6 @@ class Request(Asked):
     corrections: tuple[str, ...]
     budget: Budget | None
 
-    def path(self, mode: str) -> Path:
-        """Where one mode's file goes."""
-        return self.folder / f"{self.stem}.{mode}.tflite"
-
     @property
     def searching(self) -> bool:
         """Whether layers are searched that should not be int8."""
@@ -62,16 +58,6 @@ class Request(Asked):
         """The modes, and what files that a search finds may be called."""
         further = (MIXED, *(f"{MIXED}{number}" for number in range(1, MOST_MIXED + 1)))
         return (*self.modes, *(further if self.searching else ()))
-
-    @property
-    def result_path(self) -> Path:
-        """Where export.json goes."""
-        return self.folder / f"{self.stem}.export.json"
-
-    @property
-    def card_path(self) -> Path:
-        """Where the model card goes."""
-        return self.folder / f"{self.stem}.card.md"
 
 
 def check_request(asked: Asked, path: Path, decided: Sequence[str] | None) -> Request:

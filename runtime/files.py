@@ -11,6 +11,7 @@ import os
 import secrets
 import signal
 import threading
+import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -108,23 +109,41 @@ def check_names(reads: Sequence[Any], writes: Mapping[str, Path | str | None]) -
         writes: what is written, by what it is called in the message; None and ``-`` (stdout) are not files.
 
     Raises:
-        RequestError: two names are the same file, by whatever path or link.
+        RequestError: two names are the same file, by whatever path or link, or on a disk that ignores case; or one is
+            the folder of another.
     """
     written = {name: Path(path) for name, path in writes.items() if path is not None and path != "-"}
     outputs = [(name, path) for name, path in written.items() if not _is_special(path)]
     inputs = [Path(path) for path in reads if isinstance(path, (str, os.PathLike))]
     inputs += [path.with_name(f"{path.name}{_BESIDE}") for path in inputs if path.name]
-    for place, (name, path) in enumerate(outputs):
-        for other, taken in outputs[:place]:
-            if _same(path, taken):
+    taken: dict[Any, str] = {}
+    folded: dict[str, tuple[str, Path]] = {}
+    for name, path in outputs:
+        other = taken.setdefault(_identity(path), name)
+        if other != name:
+            raise RequestError(
+                f"{path} is named twice, as {other} and as {name}, and one use would destroy the other. Name another "
+                "output."
+            )
+        # Of names that are taken such a disk has told by itself that they are the same.
+        if not path.exists():
+            other, like = folded.setdefault(_folded(path), (name, path))
+            if other != name:
                 raise RequestError(
-                    f"{path} is named twice, as {other} and as {name}, and one use would destroy the other. Name "
-                    "another output."
+                    f"{path} ({name}) and {like} ({other}) differ only in how their letters are written, and many "
+                    "disks take them for one file. Name another output."
                 )
         for read in inputs:
             if _same(path, read) or _holds(read, path):
                 raise RequestError(
                     f"{path} is named twice: it is read, and {name} would replace it. Name another output."
+                )
+    files = {_real(path): name for name, path in outputs if not path.is_dir()}
+    for name, path in outputs:
+        for folder in _real(path).parents:
+            if folder in files:
+                raise RequestError(
+                    f"{folder} is named twice, as {files[folder]} and as the folder of {name}. Name another output."
                 )
 
 
@@ -139,6 +158,25 @@ def _same(path: Path, other: Path) -> bool:
     if path.exists() and other.exists():
         return path.samefile(other)
     return path.resolve() == other.resolve()
+
+
+def _identity(path: Path) -> Any:
+    """What two paths of one file have in common: for what exists the file itself, else where the path leads."""
+    try:
+        found = path.stat()
+    except OSError:
+        return _real(path)
+    return found.st_dev, found.st_ino
+
+
+def _folded(path: Path) -> str:
+    """A path as disks see it that ignore case and how accents are composed."""
+    return unicodedata.normalize("NFC", str(_real(path)).casefold())
+
+
+def _real(path: Path) -> Path:
+    """Where a path leads; one that leads back to itself is refused where it is written."""
+    return Path(os.path.realpath(path))
 
 
 def _holds(folder: Path, path: Path) -> bool:

@@ -28,14 +28,10 @@ from ...runtime.model.flatbuffer import TensorInfo, read_flatbuffer
 from ...runtime.version import __version__
 from ..errors import ConversionError
 from .c_normalize import CFunction, normalize_function
-from .c_source import c_float, c_identifier, c_names, c_type, constants_of, preprocess_function
+from .c_source import c_float, c_identifier, c_type, constants_of, preprocess_function
+from .names import header_name
 
 _VALUES_A_LINE = 12
-
-
-def header_name(stem: str) -> str:
-    """``model.int8.contract.h`` for ``model.int8``."""
-    return f"{c_names(stem)[0][:-2]}.contract.h"
 
 
 def c_headers(files: Mapping[Path, bytes]) -> tuple[dict[Path, bytes], list[str]]:

@@ -22,6 +22,7 @@ from ...runtime.model.flatbuffer import ModelInfo, TensorInfo, read_flatbuffer
 from ...runtime.version import __version__
 from ..errors import ConversionError
 from .c_normalize import CFunction, normalize_function
+from .names import c_names
 
 C_TYPES = {"int8": "int8_t", "uint8": "uint8_t", "float32": "float"}
 _BYTES_A_LINE = 16
@@ -34,16 +35,6 @@ _RESOLVER_NAMES = {
     "PADV2": "PadV2",
     "UNIDIRECTIONAL_SEQUENCE_LSTM": "UnidirectionalSequenceLSTM",
 }
-
-
-def c_names(stem: str) -> tuple[str, str]:
-    """The names of the header and of the source file; what ``#include`` cannot carry becomes ``_``.
-
-    Args:
-        stem: of the ``.tflite`` file, such as ``model.int8``.
-    """
-    name = re.sub(r'[\x00-\x1f\x7f"\\/?\ud800-\udfff]', "_", stem)
-    return f"{name}.h", f"{name}.c"
 
 
 def c_identifier(stem: str) -> str:

@@ -11,7 +11,7 @@ from ...runtime.drift import Drift
 from ...runtime.drift.gates import Gate
 from ...runtime.drift.metrics import ranked_db
 from ..budget import Budget, limit_text, missed_text, required_of_shipped
-from ..make.outputs import REJECTED, rejected_path
+from ..make.names import REJECTED, rejected_path
 from ..request import Request
 from ..results import ExportedFile
 

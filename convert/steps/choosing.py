@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...runtime.backends.table import BACKENDS
 from ...runtime.check.figures import DeviceFigures
-from ..make.outputs import REJECTED, c_mode
+from ..make.names import REJECTED, c_mode
 from ..modes import is_mixed
 from ..request import Request
 from ..results import ExportedFile, MeasuredOn, NotMade

@@ -8,7 +8,7 @@ from pathlib import Path
 from ...runtime.model.artifact import sidecar
 from ..make.c_header import c_headers
 from ..make.c_source import c_source
-from ..make.outputs import npu_paths
+from ..make.names import OutputNames
 from ..request import Request
 from ..verify.measure import Measured
 from .choosing import Chosen
@@ -35,7 +35,7 @@ def contents(request: Request, measured: Measured, chosen: Chosen) -> Contents:
         measured: the files, and what was compiled.
         chosen: which of them are written, under which names.
     """
-    made = {item.mode: item for item in measured.made}
+    made, names = {item.mode: item for item in measured.made}, OutputNames(request)
     written = {file.path: made[file.mode].data for file in chosen.files}
     for file in chosen.shipped:
         item = made[file.mode]
@@ -43,10 +43,10 @@ def contents(request: Request, measured: Measured, chosen: Chosen) -> Contents:
             flatbuffer = item.data[: item.contract.flatbuffer_bytes]
             arena = next((v.arena_bytes for v in file.verified if v.arena_bytes is not None), None)
             sources = c_source(f"{request.stem}.{item.mode}", flatbuffer, item.contract, arena)
-            written |= {request.folder / name: content for name, content in sources.items()}
+            written |= dict(zip(names.c_source(item.mode), sources.values(), strict=True))
         compiled = measured.compiled.get(item.mode)
         if "ethos-u" in request.targets and compiled is not None and compiled.flatbuffer is not None:
-            target, beside = npu_paths(request, item.mode)
+            target, beside = names.compiled(item.mode)
             written |= {target: compiled.flatbuffer, beside: sidecar(compiled.flatbuffer, item.contract)}
     without: list[str] = []
     if request.c_header:

@@ -27,6 +27,7 @@ from ...runtime.progress import progress, stage
 from ..graph.graph import Graph
 from ..make.golden import GoldenInputs, golden_path, pack
 from ..make.maker import Made
+from ..make.names import OutputNames
 from ..make.package import seal
 from ..modes import takes_ranges
 from ..request import Request
@@ -139,8 +140,8 @@ def measure_files(
     """
     order = _Order(frames.edge)
     threads = request.threads or available_threads()
-    runtimes = installed_runtimes()
-    paths = {item.mode: folder / request.path(item.mode).name for item in made}
+    runtimes, names = installed_runtimes(), OutputNames(request)
+    paths = {item.mode: folder / names.file(item.mode).name for item in made}
     firsts: dict[str, ProbeResult] = {}
     golden = golden_path(folder, inputs, made[0].contract.input)
     for item in progress(made, len(made), "measuring"):
@@ -253,7 +254,7 @@ def describe(
     """The file's entry in export.json."""
     return ExportedFile(
         item.mode,
-        request.path(item.mode),
+        OutputNames(request).file(item.mode),
         len(item.data),
         sha256(item.data),
         asdict(item.contract),

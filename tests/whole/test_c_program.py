@@ -18,8 +18,9 @@ from PIL import Image
 from embedlite.convert import Asked, export_asked
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.layers import MinMaxNormalization
-from embedlite.convert.make.c_header import c_header, header_name
+from embedlite.convert.make.c_header import c_header
 from embedlite.convert.make.c_source import c_identifier
+from embedlite.convert.make.names import header_name
 from embedlite.runtime import Encoder
 
 from conftest import ROOT, Digits

@@ -21,7 +21,8 @@ from embedlite.convert import Asked, export_asked
 from embedlite.convert.errors import ConversionError
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.layers import L2Normalization, MinMaxNormalization
-from embedlite.convert.make.c_source import c_identifier, c_names, c_source
+from embedlite.convert.make.c_source import c_identifier, c_source
+from embedlite.convert.make.names import c_names
 from embedlite.runtime import Encoder, NormalizationSpec
 from embedlite.runtime.backends.interpreters import find_runtime, open_interpreter
 from embedlite.runtime.input.normalize import normalize, normalize_quantized

@@ -1,13 +1,17 @@
 """No two files of an export are the same one, whatever they are called."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from embedlite.convert import Asked
-from embedlite.convert.make.outputs import check_written, written
+from embedlite.convert.make.names import OutputNames
+from embedlite.convert.make.outputs import check_written, write_outputs
 from embedlite.convert.modes import MODES
-from embedlite.convert.request import check_request
+from embedlite.convert.request import Request, check_request
 from embedlite.runtime.errors import OutputError, RequestError
 
 ALL = Asked(quantize=["all"], calibration_data="photos", pareto=True, c_array=True)
@@ -58,6 +62,12 @@ def refuse(asked: dict, json: str | None = None, model: str = "model.keras") -> 
         ),
         ({"quantize": (), "recipe": "old.json"}, "old.json", "model.keras"),
         ({"test_data": Path("old.json")}, "old.json", "model.keras"),
+        ({"preprocess": "code.py:prepare"}, "code.py", "model.keras"),
+        ({"card": True}, "out/model.card.md", "model.keras"),
+        ({"c_header": True}, "out/model.float32.contract.h", "model.keras"),
+        ({"c_array": True, "quantize": ["int16x8"]}, "out/model.int16x8.c", "model.keras"),
+        ({}, "out/model.int8.tflite.embedlite.json", "model.keras"),
+        ({"calibration_cache": "out/c", "pareto": True, "search_cache": "out/c.tmp"}, None, "model.keras"),
     ],
 )
 def test_one_name_for_two_files_is_refused(asked: dict, json: str | None, model: str) -> None:
@@ -87,8 +97,85 @@ def test_what_is_not_a_clash_is_written(folder: Path) -> None:
         refuse({}, "nowhere/report.json")
 
 
-def test_every_file_has_a_name_of_its_own() -> None:
+@pytest.mark.parametrize("json", ["out/MODEL.int8.tflite", "out/model.Export.json", "OUT/model.int8.tflite"])
+def test_names_that_differ_in_case_are_one_on_many_disks(json: str) -> None:
+    with pytest.raises(RequestError, match="differ only in how their letters are written"):
+        refuse({}, json)
+
+
+def test_a_file_is_not_the_folder_of_others() -> None:
+    for json, folder in (("new", "new"), ("new", "new/deep"), ("link/../new", "new")):
+        with pytest.raises(RequestError, match="and as the folder of"):
+            refuse({"output_dir": folder}, json)
+    with pytest.raises(RequestError, match="and as the folder of"):
+        refuse({"output_dir": "new", "calibration_cache": "new"})
+
+
+STEMS = st.one_of(
+    st.sampled_from([*MODES, "mixed", "mixed1", "model.int8", "card", "export", "a.vela", "x.contract", "saved.v2"]),
+    st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/"), min_size=1, max_size=20),
+)
+"""What files may be called after, with the words that their own names are made of."""
+
+ASKED = st.fixed_dictionaries(
+    {
+        "quantize": st.sets(st.sampled_from(MODES), min_size=1).map(lambda modes: tuple(sorted({*modes, "int8"}))),
+        "pareto": st.booleans(),
+        "max_drift": st.sampled_from([(), ("sqnr_db=40",)]),
+        "c_array": st.booleans(),
+        "c_header": st.booleans(),
+        "card": st.booleans(),
+        "targets": st.sampled_from([(), ("ethos-u",)]),
+    }
+)
+
+
+def requested(asked: dict, stem: str, folder: Path) -> Request:
+    given = Asked(calibration_data="photos", output_dir=folder, force=True, **asked)
+    return check_request(given, Path(f"{stem}.keras"), None)
+
+
+def folded(path: Path) -> str:
+    return unicodedata.normalize("NFC", str(path).casefold())
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ASKED, STEMS, st.data())
+def test_every_file_has_a_name_of_its_own(folder: Path, asked: dict, stem: str, data: st.DataObject) -> None:
+    """Given any stem and any options. Result: no two names are one, even without case; nothing else may have one."""
+    request = requested(asked, stem, folder / "out")
+    names = OutputNames(request)
+    paths = list(names.every().values())
+    assert {path.parent for path in paths} == {request.folder}
+    assert len({folded(path) for path in (*paths, *names.reserved().values())}) == len(paths) + len(names.reserved())
+    assert {names.file(mode) for mode in request.modes} <= set(paths)
+    taken = data.draw(st.sampled_from(paths), "taken")
+    other = data.draw(st.sampled_from(["same", "around", "link", "case"]), "spelt")
+    (folder / "link").is_symlink() or (folder / "link").symlink_to(folder / "out")
+    spelt = {
+        "same": taken,
+        "around": folder / "out" / ".." / "out" / taken.name,
+        "link": folder / "link" / taken.name,
+        "case": taken.with_name(taken.name.swapcase()),
+    }[other]
+    for option in ({}, {"calibration_cache": spelt}):
+        with pytest.raises(RequestError, match=r"is named twice|differ only in how"):
+            check_written(requested({**asked, **option}, stem, folder / "out"), None, None if option else str(spelt))
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ASKED, STEMS)
+def test_all_that_may_be_written_lies_side_by_side(folder: Path, asked: dict, stem: str) -> None:
+    request = requested(asked, stem, folder / "out")
+    contents = {path: name.encode() for name, path in OutputNames(request).every().items()}
+    write_outputs(request, contents)
+    assert {path: path.read_bytes() for path in contents} == contents
+    assert len(list(request.folder.iterdir())) == len(contents)
+    for path in contents:
+        path.unlink()
+
+
+def test_a_name_that_nobody_checked_is_not_written(folder: Path) -> None:
     request = check_request(ALL, Path("model.keras"), None)
-    paths = list(written(request).values())
-    assert len(set(paths)) == len(paths)
-    assert {request.path(mode) for mode in MODES} <= set(paths)
+    with pytest.raises(AssertionError):
+        write_outputs(request, {folder / "model.txt": b""})

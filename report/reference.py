@@ -130,7 +130,7 @@ def _embed(request: dict[str, Any]) -> None:
     with bounded(f"loading the reference {path.name}", path, opening.time_limit):
         original = load_original(path, opening)
         traced, _ = trace(original)
-        embed = keras_reference(traced)
+        embed = keras_reference(original, traced)
         embed(np.zeros(original.input_shape, np.float32))
     source = open_source(request["data"], contract, request["feature"])
     place = {name: index for index, name in enumerate(source.ids)}

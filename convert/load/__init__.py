@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...runtime.errors import RequestError
 from ..errors import ModelLoadError
+from .foreign import told
 from .options import KERAS_SUFFIXES, LoadOptions
 
 if TYPE_CHECKING:
@@ -28,12 +29,19 @@ def load_original(path: Path, options: LoadOptions | None = None) -> Original:
         ModelShapeError: not one image in and one embedding out, or no known size.
         RequestError: an option that this format cannot have.
     """
+    options = options or LoadOptions()
+    kind = "SavedModel" if path.is_dir() else f"{path.suffix} file"
+    way_out = "Copy it again, or save it again where it was made."
+    with told(ModelLoadError, str(path), kind, "cannot be loaded", way_out):
+        return _open(path, options)
+
+
+def _open(path: Path, options: LoadOptions) -> Original:
     # Late, because devices without the packages for it import the options beside this.
     from .keras_model import load_keras
     from .saved_model import SAVED_MODEL_NAME, is_saved_model, load_saved_model
     from .tflite import load_tflite
 
-    options = options or LoadOptions()
     if not path.exists():
         raise ModelLoadError(f"there is no {path}. Pass the path of a model: {FORMATS}.")
     suffix = path.suffix.lower()

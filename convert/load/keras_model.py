@@ -19,11 +19,12 @@ from .custom_code import (
     parse_replacements,
     rename_replaced,
 )
-from .edit.cut import cut, shared_layer, tower
+from .edit.cut import cut, library_of, shared_layer, tower
 from .edit.still import quieten
+from .foreign import reason, told, versions
 from .keras_2.load import is_installed, load_keras_2
 from .options import LoadOptions
-from .original import Original, check_image_shape, first_line
+from .original import Original, check_image_shape
 
 _SEPARABLE = {"groups": 1, "kernel_regularizer": None, "kernel_constraint": None, "kernel_initializer": ...}
 _OLD_SETTINGS: dict[str, dict[str, Any]] = {
@@ -33,6 +34,9 @@ _OLD_SETTINGS: dict[str, dict[str, Any]] = {
 }
 """What Keras 2 wrote and Keras 3 refuses, by layer: the value that says what is so anyway, or ``...`` for any value,
 because an initializer means nothing to weights that are loaded."""
+
+SAVE_AGAIN = "Save it again with model.save('model.keras'), or export it as a SavedModel with model.export('folder')."
+"""The way out of what Keras cannot do with a file."""
 
 
 def load_keras(path: Path, options: LoadOptions) -> Original:
@@ -61,7 +65,7 @@ def load_keras(path: Path, options: LoadOptions) -> Original:
         if is_installed():
             hint = f"Define what {options.custom_objects} holds with tf_keras, and the file is read by that."
         raise ModelLoadError(
-            f"{path} was written by Keras {version}, and Keras 3 cannot read it: {first_line(error)}. {hint}"
+            f"{path} was written by Keras {version}, and Keras 3 cannot read it: {reason(error)}. {hint}"
         ) from error
 
 
@@ -97,8 +101,7 @@ def _build(path: Path, file: Path, custom: dict[str, Any]) -> Any:
     except Exception as error:
         # Keras has no error classes of its own for this: ValueError, TypeError and others, each with pages of text.
         raise ModelLoadError(
-            f"{path} cannot be loaded by Keras {keras.__version__}: {first_line(error)}. "
-            "Save it again with model.save('model.keras'), or export it as a SavedModel with model.export('folder')."
+            f"{path} cannot be loaded by Keras {keras.__version__}: {reason(error)}. {SAVE_AGAIN}"
         ) from error
 
 
@@ -167,7 +170,14 @@ def from_keras(model: Any, name: str, options: LoadOptions) -> Original:
 
     Raises:
         ModelShapeError: several inputs, outputs without a choice, no image, no known size, or no weights.
+        ModelLoadError: Keras fails.
     """
+    framework = versions(type(model).__name__, library_of(model).__name__, "tensorflow")
+    with told(ModelLoadError, name, framework, "cannot be used as an encoder", SAVE_AGAIN):
+        return replace(_as_encoder(model, name, options), framework=framework)
+
+
+def _as_encoder(model: Any, name: str, options: LoadOptions) -> Original:
     if not model.built or (not model.weights and any(hasattr(layer, "kernel") for layer in model.layers)):
         raise ModelShapeError(
             f"{name} was saved before it was ever built, so it holds no weights. Call it once on an image, or give "

@@ -22,11 +22,15 @@ from ..graph.run import float_runner
 from .edit.float32 import in_float32, other_precisions
 from .edit.open_batch import close_lists, has_open_lists
 from .edit.still import changing_layers, is_still, not_still
-from .original import Original, first_line
+from .foreign import reason, told
+from .original import Original
 from .scaling import Scaling, scaling_of_tensorflow, scaling_of_tflite
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "embedding"
+
+CHECK_IT = "Call the model on one image where it was made, and save it again once that works."
+"""The way out where TensorFlow cannot run the original."""
 
 Batch = NDArray[np.float32]
 
@@ -67,10 +71,10 @@ def lower(original: Original) -> LoweredModel:
         _check_constants(original.name, Graph(original.flatbuffer))
         return _already_lowered(original.flatbuffer)
     traced, spec, taken_out = _trace_still(original)
-    flatbuffer, scaling, precisions, frozen = _convert(traced, spec)
+    flatbuffer, scaling, precisions, frozen = _convert(original, traced, spec)
     _check_graph(original.name, Graph(flatbuffer))
     _check_constants(original.name, Graph(flatbuffer))
-    single = keras_reference(traced)
+    single = keras_reference(original, traced)
     batches = None if original.batch is not None else (lambda size: _in_batches(original, size))
     decisions = (*taken_out, *((_explain_precisions(precisions),) if precisions else ()))
     return LoweredModel(flatbuffer, single, batches, scaling, decisions, precisions, frozen)
@@ -102,7 +106,7 @@ def _trace_still(original: Original) -> tuple[Any, Any, tuple[str, ...]]:
     )
 
 
-def _convert(traced: Any, spec: Any) -> tuple[bytes, Scaling | None, tuple[str, ...], Any]:
+def _convert(original: Original, traced: Any, spec: Any) -> tuple[bytes, Scaling | None, tuple[str, ...], Any]:
     """The float graph of a traced model, what it does to its pixels, in which types besides float32 it computes, and it
     without variables."""
     import tensorflow as tf
@@ -113,7 +117,7 @@ def _convert(traced: Any, spec: Any) -> tuple[bytes, Scaling | None, tuple[str, 
     except ValueError as error:
         # What writes to a variable has none to write to afterwards.
         raise ConversionError(
-            f"TensorFlow cannot make constants of the model's variables: {first_line(error)}. Save the Keras model "
+            f"TensorFlow cannot make constants of the model's variables: {reason(error)}. Save the Keras model "
             "itself, model.save('model.keras'), and pass that file."
         ) from error
     frozen, precisions = _in_float32(frozen)
@@ -123,18 +127,15 @@ def _convert(traced: Any, spec: Any) -> tuple[bytes, Scaling | None, tuple[str, 
     module.frozen = frozen
     # Gradients (swish has one of its own) are of no use on a device, and saving them fails on a frozen function.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
-        try:
-            tf.saved_model.save(module, folder, {"serving_default": signature}, options)
-            converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-            return bytes(converter.convert()), scaling, precisions, frozen
-        except Exception as error:
-            # ConverterError derives from Exception directly, and its first line is the useful one.
-            raise ConversionError(
-                f"TensorFlow cannot convert the model: {first_line(error)}. "
-                "Replace the operation that is named there by one that TFLite has; -v shows all that TensorFlow says."
-            ) from error
+    way_out = "Build the model without what is named there, and load its weights into that; -v shows all that is said."
+    with (
+        tempfile.TemporaryDirectory(prefix="embedlite-") as folder,
+        told(ConversionError, original.name, original.framework, "cannot be converted", way_out),
+    ):
+        tf.saved_model.save(module, folder, {"serving_default": signature}, options)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        return bytes(converter.convert()), scaling, precisions, frozen
 
 
 def _in_float32(frozen: Any) -> tuple[Any, tuple[str, ...]]:
@@ -205,13 +206,10 @@ def trace(original: Original, batch: int = 1) -> tuple[Any, Any]:
         result = _as_rows(_with_batch(outputs[0], batch), original.rows)
         return tf.cast(result, tf.float32) if result.dtype.is_floating else result
 
-    try:
+    failed = f"cannot be called on float images of shape {spec.shape}"
+    way_out = "Check --input-shape, and that the model takes a batch of one."
+    with told(ModelShapeError, original.name, original.framework, failed, way_out):
         traced = tf.function(embed, autograph=False).get_concrete_function(spec)
-    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-        raise ModelShapeError(
-            f"the model cannot be called on float images of shape {spec.shape}: {first_line(error)}. "
-            "Check --input-shape, and that the model takes a batch of one."
-        ) from error
     check_embedding(traced.structured_outputs.dtype.name, traced.structured_outputs.shape.as_list())
     return traced, spec
 
@@ -250,12 +248,16 @@ def check_embedding(dtype: str, shape: list[int | None] | tuple[int, ...]) -> No
         )
 
 
-def keras_reference(traced: Any) -> Callable[[Batch], Batch]:
-    """A model traced at batch 1 as a plain function on one (H, W, C) float32 image."""
+def keras_reference(original: Original, traced: Any) -> Callable[[Batch], Batch]:
+    """A model traced at batch 1 as a plain function on one (H, W, C) float32 image.
+
+    The function raises ConversionError where TensorFlow cannot run the model.
+    """
     import tensorflow as tf
 
     def embed(image: Batch) -> Batch:
-        values = traced(tf.constant(image[None])).numpy()
+        with told(ConversionError, original.name, original.framework, "cannot be run", CHECK_IT):
+            values = traced(tf.constant(image[None])).numpy()
         return np.asarray(values[0] if values.shape[0] == 1 else values, np.float32)
 
     return embed
@@ -269,7 +271,8 @@ def _in_batches(original: Original, size: int) -> Callable[[Batch], Batch] | Non
     import tensorflow as tf
 
     def embed(images: Batch) -> Batch:
-        values = np.asarray(traced(tf.constant(images)).numpy(), np.float32)
+        with told(ConversionError, original.name, original.framework, "cannot be run", CHECK_IT):
+            values = np.asarray(traced(tf.constant(images)).numpy(), np.float32)
         # An encoder whose embedding is rows gives those of all images one below the other.
         return values if values.shape[0] == size else values.reshape(size, -1, *values.shape[1:])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ class Original:
         decisions: what was decided on the user's behalf while loading.
         quieten: makes layers that are random do what they do at inference, whatever the model says, and returns their
             names; None where that cannot be done.
+        framework: the kind of model and who runs it, with versions, for messages.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Original:
     inputs: Statement | None = None
     decisions: tuple[str, ...] = ()
     quieten: Callable[[], tuple[str, ...]] | None = None
+    framework: str = ""
 
 
 def check_image_shape(
@@ -69,17 +70,3 @@ def check_image_shape(
         )
     height, width, channels = (size for size in shape if size is not None)
     return height, width, channels
-
-
-def first_line(error: BaseException) -> str:
-    """The line of an exception's text that says why, or its class where it has none; libraries write pages.
-
-    Keras puts its own reason after the configuration of the layer, which is left out.
-    """
-    text = str(error).strip()
-    _, _, reason = text.rpartition("Exception encountered: ")
-    lines = [
-        re.split(r",? using config=\{| Full object config: | Received: config=", line)[0]
-        for line in reason.splitlines()
-    ]
-    return lines[0].strip().rstrip(".") if lines else type(error).__name__

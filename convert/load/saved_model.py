@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelLoadError, ModelShapeError
+from .foreign import reason, versions
 from .options import LoadOptions
-from .original import Original, check_image_shape, first_line
+from .original import Original, check_image_shape
 from .saved_graph import check_folder, needed
 
 SAVED_MODEL_NAME = "saved_model.pb"
@@ -60,7 +61,8 @@ def load_saved_model(path: Path, options: LoadOptions) -> Original:
     else:
         call = _load_graph(path, small, spec.name, output_tensor, options.layer)
         decisions += left_out
-    return Original(name=str(path), input_shape=shape, call=call, batch=batch, decisions=decisions)
+    framework = versions("SavedModel", "tensorflow")
+    return Original(str(path), shape, call, batch=batch, decisions=decisions, framework=framework)
 
 
 def _load_objects(path: Path, key: str, input_name: str, dtype: int, output: str, layer: str | None) -> Any:
@@ -115,7 +117,7 @@ def _load_graph(path: Path, meta_graph: Any, input_tensor: str, output_tensor: s
         return imported.prune(input_tensor, output_tensor)
     except (KeyError, ValueError) as error:
         raise ModelShapeError(
-            f"in {path}, {output_tensor!r} does not depend on the input {input_tensor!r} ({first_line(error)}). "
+            f"in {path}, {output_tensor!r} does not depend on the input {input_tensor!r} ({reason(error)}). "
             "Name another layer or output."
         ) from error
 
@@ -138,7 +140,7 @@ def _load_error(path: Path, error: Exception) -> ModelLoadError:
     import tensorflow as tf
 
     return ModelLoadError(
-        f"{path} cannot be loaded by TensorFlow {tf.__version__}: {first_line(error)}. Save it again, or copy the "
+        f"{path} cannot be loaded by TensorFlow {tf.__version__}: {reason(error)}. Save it again, or copy the "
         "whole folder with its variables."
     )
 
@@ -158,7 +160,7 @@ def _read(path: Path) -> tuple[Any, dict[str, Any]]:
         model.ParseFromString((path / SAVED_MODEL_NAME).read_bytes())
     except (DecodeError, OSError) as error:
         raise ModelLoadError(
-            f"{path / SAVED_MODEL_NAME} cannot be read ({first_line(error)}): it was cut short or is something else. "
+            f"{path / SAVED_MODEL_NAME} cannot be read ({reason(error)}): it was cut short or is something else. "
             "Copy the folder again."
         ) from error
     graphs = [graph for graph in model.meta_graphs if TAG in graph.meta_info_def.tags]

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from ...calibration import Ranges
+from ...runtime.backends.interpreters import package_version
 from ...runtime.model.flatbuffer import read_flatbuffer
 from ..errors import ConversionError
 from ..graph.graph import Graph
+from ..load.foreign import told
 from ..modes import CALIBRATED, DYNAMIC, FLOAT, INT16
 from .biases import fit_biases
 from .bounds import carry_back
@@ -65,18 +67,17 @@ def quantize(
     if mode == "int8":
         limits = carry_back(Graph(flatbuffer), limits)
     statistics = _statistics(flatbuffer, limits) if limits and mode in CALIBRATED else None
-    try:
-        with warnings.catch_warnings():
-            # It opens an interpreter that keeps its tensors, and LiteRT warns about that.
-            warnings.simplefilter("ignore")
-            # It shows a bar of its own for part of its work, whatever it is told.
-            with contextlib.redirect_stderr(io.StringIO()):
-                result = engine.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise ConversionError(
-            f"litert-quantizer cannot make the {mode} file: {str(error).strip().splitlines()[0]}. "
-            "Leave that mode out, or simplify the operation it names."
-        ) from error
+    version = package_version("litert-quantizer") or "of unknown version"
+    way_out = "Leave that mode out, or simplify the operation it names."
+    with (
+        told(ConversionError, "litert-quantizer", version, f"cannot make the {mode} file", way_out),
+        warnings.catch_warnings(),
+    ):
+        # It opens an interpreter that keeps its tensors, and LiteRT warns about that.
+        warnings.simplefilter("ignore")
+        # It shows a bar of its own for part of its work, whatever it is told.
+        with contextlib.redirect_stderr(io.StringIO()):
+            result = engine.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
     quantized = bytes(result.quantized_model)
     if mode in CALIBRATED:
         quantized = _unread_alike(quantized)

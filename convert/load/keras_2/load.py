@@ -12,7 +12,7 @@ from typing import Any
 from ...errors import ModelLoadError
 from ..archive import write_copy
 from ..custom_code import REPLACEMENTS, Need, bring_code, find_needs
-from ..original import first_line
+from ..foreign import reason
 from .known import KERAS_2, harden
 
 
@@ -52,7 +52,7 @@ def load_keras_2(path: Path, config: dict[str, Any], offered: Mapping[str, Any],
         except Exception as error:
             # Keras has no error classes of its own for this: ValueError, TypeError and others, each with pages of text.
             raise ModelLoadError(
-                f"{path} cannot be loaded by tf-keras {tf_keras.__version__}: {first_line(error)}. Load it where it "
+                f"{path} cannot be loaded by tf-keras {tf_keras.__version__}: {reason(error)}. Load it where it "
                 "was made, and export it as a SavedModel: model.export('folder')."
             ) from error
 

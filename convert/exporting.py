@@ -33,7 +33,6 @@ from .load.preprocess import prove
 from .make.outputs import check_outputs, check_written
 from .make.recipe import read_recipe
 from .options import Asked, ExportOptions
-from .pipeline import Pipeline
 from .request import check_request, check_search
 from .results import ExportResult
 
@@ -111,6 +110,9 @@ def export_asked(model: Any, asked: Asked, *, json_path: str | None = None) -> E
         with stage("looking for the contract that preprocesses alike"):
             images = (request.test_data, request.calibration_data)
             proof = prove(request.preprocess, images, contract, given)
+    # Late: many a request is refused before, and that should not wait for what makes and measures files.
+    from .pipeline import Pipeline
+
     source = {"path": str(path), "sha256": None if in_memory else _digest(path)}
     made = not request.folder.exists()
     check_outputs(request)

@@ -7,9 +7,11 @@ files. All of that is found here, before Keras sees the file.
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
 import math
+import re
 import shutil
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -18,6 +20,8 @@ from typing import Any
 from ..errors import ModelLoadError, ModelShapeError
 
 CONFIG_NAME = "config.json"
+_WEIGHTS = {"model.weights.h5", "model.weights.npz"}
+_VERSION = re.compile(r"\d+\.\d+")
 H5_SUFFIXES = (".h5", ".hdf5")
 
 LARGEST_CONFIG = 64 << 20
@@ -106,12 +110,19 @@ def _config_of_keras(path: Path) -> bytes:
             entries = archive.infolist()
             _check_members(path, entries)
             broken = archive.testzip()
-            if broken or CONFIG_NAME not in archive.namelist():
+            names = archive.namelist()
+            if broken or CONFIG_NAME not in names:
                 reason = f"{broken} fails its checksum" if broken else f"it has no {CONFIG_NAME}"
                 raise ModelLoadError(f"{path} is damaged: {reason}. Copy it again.")
+            if not _WEIGHTS.intersection(names):
+                raise ModelLoadError(
+                    f"{path} holds no weights, only {', '.join(sorted(names)[:4])}. Copy it again, or save the model "
+                    "again with model.save('model.keras')."
+                )
             for entry in entries:
                 if entry.filename.endswith(H5_SUFFIXES):
                     _check_h5(path, io.BytesIO(archive.read(entry)))
+            _check_version(path)
             return archive.read(CONFIG_NAME)
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         raise ModelLoadError(
@@ -119,8 +130,24 @@ def _config_of_keras(path: Path) -> bytes:
         ) from error
 
 
+def _check_version(path: Path) -> None:
+    """Refuse a file of a Keras of the future, whose layers and weights may mean something else."""
+    written, installed = keras_version(path), importlib.metadata.version("keras")
+    if written is not None and int(written.partition(".")[0]) > int(installed.partition(".")[0]):
+        raise ModelLoadError(
+            f"{path} was written by Keras {written}, and Keras {installed} is installed here. Install that one or a "
+            "newer, or have the model exported as a SavedModel where it was made: model.export('folder')."
+        )
+
+
 def keras_2_version(path: Path) -> str | None:
     """The version of Keras 2 (or 1) that wrote a file which was looked into; None for Keras 3's or an unnamed one."""
+    version = keras_version(path)
+    return version if version is not None and version.startswith(("1.", "2.")) else None
+
+
+def keras_version(path: Path) -> str | None:
+    """The version of Keras that says it wrote a file; None where nothing says it, or nonsense."""
     try:
         if path.suffix.lower() in H5_SUFFIXES:
             import h5py
@@ -130,10 +157,10 @@ def keras_2_version(path: Path) -> str | None:
         else:
             with zipfile.ZipFile(path) as archive:
                 version = json.loads(archive.read("metadata.json"))["keras_version"]
-    except (KeyError, TypeError, ValueError, OSError):
+    except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile):
         return None
     version = version.decode("utf-8", "replace") if isinstance(version, bytes) else version
-    return version if isinstance(version, str) and version.startswith(("1.", "2.")) else None
+    return version if isinstance(version, str) and _VERSION.match(version) else None
 
 
 def _check_members(path: Path, entries: list[zipfile.ZipInfo]) -> None:

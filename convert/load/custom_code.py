@@ -8,11 +8,14 @@ layers (``--replace-lambda``), and then no foreign code runs at all.
 
 from __future__ import annotations
 
+import ast
 import difflib
+import importlib.util
 import runpy
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,10 @@ _HARMLESS_UTILS = {"normalize", "to_categorical"}
 
 INSTALL_KERAS_2 = "Run: pip install 'embedlite[keras2]', which brings tf-keras, and the file is read by that."
 """The way out of what only Keras 2 reads."""
+
+_HOMES = ("layers", "initializers", "regularizers", "constraints", "dtype_policies", "mixed_precision")
+_UNNAMED = {"Functional", "TensorShape", "CustomScaleLayer", "LayerScale", "StochasticDepth", *TENSORFLOW_CALLS}
+"""Classes that Keras writes and exports nowhere."""
 
 _LAMBDA_FUNCTIONS = ("function", "output_shape", "mask")
 _KERAS_2_LAMBDA = ("function_type", "module", "output_shape_type", "output_shape_module")
@@ -196,6 +203,35 @@ KERAS_3 = Library(_has_keras_class, _is_keras_function, lambda name: True, _regi
 """Keras 3 and our layers; a name that Keras does not know as an activation is an error of its own."""
 
 
+@lru_cache
+def _public(package: str, home: str = "") -> frozenset[str]:
+    """The names that a package's folder exports, read from its text: importing it takes TensorFlow's seconds."""
+    spec = importlib.util.find_spec(package)
+    places = [] if spec is None else list(spec.submodule_search_locations or ())
+    try:
+        text = Path(places[0], home, "__init__.py").read_text(encoding="utf-8")
+    except (IndexError, OSError):
+        return frozenset()
+    found = (node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom))
+    return frozenset(alias.asname or alias.name for node in found for alias in node.names)
+
+
+def unopened(package: str) -> Library:
+    """What ``keras`` or ``tf_keras`` has, told without importing it; rather too much than too little."""
+
+    def has_class(value: dict[str, Any]) -> bool:
+        if package == "keras" and ("module" in value or "registered_name" in value):
+            return _has_keras_class(value)
+        kind = str(value["class_name"])
+        known = kind.startswith(("__", "embedlite>")) or kind in _UNNAMED
+        return known or any(kind in _public(package, home) for home in ("", *_HOMES))
+
+    def has_function(name: str, module: Any) -> bool:
+        return any(name in _public(package, home) for home in (*_HOMES, "activations", "ops", "utils"))
+
+    return Library(has_class, has_function, lambda name: True, lambda name: False)
+
+
 def load_custom_objects(path: Path) -> dict[str, Any]:
     """The classes and functions of a Python file that the user trusts, by name.
 
@@ -262,7 +298,33 @@ def bring_code(
         ``custom_objects`` for Keras.
 
     Raises:
-        CustomCodeError: something is still missing.
+        CustomCodeError, RequestError: see :func:`check_code`.
+    """
+    check_code(path, needs, offered, replaced, library)
+    custom = dict(offered)
+    for need in needs:
+        found = next((name for name in need.wanted if name in offered), None)
+        if need.kind == "Lambda" and need.layer in replaced:
+            _replace(need.item, replaced[need.layer])
+            continue
+        if found is not None:
+            custom[need.wanted[0]] = offered[found]
+        if need.kind == "Lambda":
+            _name_function(need)
+    return custom
+
+
+def check_code(
+    path: Path,
+    needs: list[Need],
+    offered: Mapping[str, Any],
+    replaced: Mapping[str, str],
+    library: Library | None = None,
+) -> None:
+    """Say all that is missing, if anything is; the arguments are those of :func:`bring_code`.
+
+    Raises:
+        CustomCodeError: something is missing.
         RequestError: a replacement is for a layer that is not a Lambda.
     """
     lambdas = {need.layer for need in needs if need.kind == "Lambda"}
@@ -271,25 +333,13 @@ def bring_code(
             near = difflib.get_close_matches(layer, lambdas) or sorted(lambdas)
             known = f"Its Lambda layers are: {', '.join(near)}." if near else "It has no Lambda layers; leave it out."
             raise RequestError(f"--replace-lambda: {path} has no Lambda layer {layer!r}. {known}")
-    missing, custom = [], dict(offered)
+    missing = []
     for need in needs:
-        found = next((name for name in need.wanted if name in offered), None)
-        if need.kind == "Lambda" and need.layer in replaced:
-            continue
-        if found is None and not (need.kind == "class" and (library or KERAS_3).registered(need.wanted[0])):
+        brought = (need.kind == "Lambda" and need.layer in replaced) or any(name in offered for name in need.wanted)
+        if not brought and not (need.kind == "class" and (library or KERAS_3).registered(need.wanted[0])):
             missing.append(need)
-        elif found is not None:
-            custom[need.wanted[0]] = offered[found]
     if missing:
         raise CustomCodeError(_missing_message(path, missing))
-    for need in needs:
-        if need.kind != "Lambda":
-            continue
-        if need.layer in replaced:
-            _replace(need.item, replaced[need.layer])
-        else:
-            _name_function(need)
-    return custom
 
 
 def rename_replaced(config: Any, replaced: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import warnings
 from dataclasses import replace
@@ -9,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CustomCodeError, ModelLoadError, ModelShapeError
-from .archive import H5_SUFFIXES, keras_2_version, read_config, write_copy
+from .archive import H5_SUFFIXES, keras_2_version, keras_version, read_config, write_copy
 from .custom_code import (
     INSTALL_KERAS_2,
     PREPROCESSING,
     bring_code,
+    check_code,
     find_needs,
     load_custom_objects,
     parse_replacements,
     rename_replaced,
+    unopened,
 )
 from .edit.cut import cut, library_of, shared_layer, tower
 from .edit.still import quieten
@@ -48,11 +51,15 @@ def load_keras(path: Path, options: LoadOptions) -> Original:
         ModelShapeError: it has several inputs or outputs, no known shape, or no weights.
     """
     config = read_config(path)
+    replaced = parse_replacements(tuple(options.replace_lambda))
+    version = keras_2_version(path)
+    if options.custom_objects is None and "keras" not in sys.modules and (version is None or is_installed()):
+        # What is missing can be told before seconds go into importing TensorFlow.
+        library = unopened("keras" if version is None else "tf_keras")
+        check_code(path, find_needs(config, library), {}, replaced, library)
     from .. import layers  # noqa: F401 -- registers our layers
 
     offered = load_custom_objects(Path(options.custom_objects)) if options.custom_objects else {}
-    replaced = parse_replacements(tuple(options.replace_lambda))
-    version = keras_2_version(path)
     if version is not None and is_installed() and not any(map(_is_of_keras_3, offered.values())):
         return from_keras(load_keras_2(path, config, offered, replaced), str(path), options)
     try:
@@ -100,8 +107,10 @@ def _build(path: Path, file: Path, custom: dict[str, Any]) -> Any:
             return keras.saving.load_model(file, custom_objects=custom, compile=False, safe_mode=True)
     except Exception as error:
         # Keras has no error classes of its own for this: ValueError, TypeError and others, each with pages of text.
+        written = keras_version(path)
+        by = f", which Keras {written} wrote," if written else ""
         raise ModelLoadError(
-            f"{path} cannot be loaded by Keras {keras.__version__}: {reason(error)}. {SAVE_AGAIN}"
+            f"{path}{by} cannot be loaded by Keras {keras.__version__}: {reason(error)}. {SAVE_AGAIN}"
         ) from error
 
 

@@ -45,13 +45,15 @@ def _open(path: Path, options: LoadOptions) -> Original:
     if not path.exists():
         raise ModelLoadError(f"there is no {path}. Pass the path of a model: {FORMATS}.")
     suffix = path.suffix.lower()
-    if suffix in KERAS_SUFFIXES and path.is_file():
+    if suffix in KERAS_SUFFIXES and path.is_file() and options.signature is None:
         return load_keras(path, options)
-    if options.custom_objects is not None or options.replace_lambda:
+    if suffix not in KERAS_SUFFIXES and (options.custom_objects is not None or options.replace_lambda):
         raise RequestError(
             f"--custom-objects and --replace-lambda are for Keras files, and {path} is none: it holds all it needs. "
             "Leave them out."
         )
+    if options.signature is not None and not is_saved_model(path):
+        raise RequestError(f"--signature is for SavedModels, and {path} is none. Leave it out.")
     if is_saved_model(path):
         return load_saved_model(path, options)
     if path.is_dir():

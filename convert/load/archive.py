@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import ModelLoadError, ModelShapeError
+from .edit.prune import layer_names, weight_groups
 
 CONFIG_NAME = "config.json"
 _WEIGHTS = {"model.weights.h5", "model.weights.npz"}
@@ -94,14 +95,48 @@ def write_copy(path: Path, config: dict[str, Any], folder: Path) -> Path:
 
         shutil.copyfile(path, copy)
         with h5py.File(copy, "r+") as file:
+            dropped = set(layer_names(json.loads(file.attrs["model_config"]))) - set(layer_names(config))
             del file.attrs["model_config"]
             file.attrs["model_config"] = json.dumps(config)
+            if dropped:
+                _forget_layers(file, dropped)
         return copy
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(copy, "w") as target:
+        whole = json.loads(source.read(CONFIG_NAME))
+        dropped = set(layer_names(whole)) - set(layer_names(config))
         for entry in source.infolist():
             content = json.dumps(config).encode() if entry.filename == CONFIG_NAME else source.read(entry)
+            if dropped and entry.filename.endswith(H5_SUFFIXES):
+                before, after = weight_groups(whole), weight_groups(config)
+                content = _renamed_groups(content, {before[name]: group for name, group in after.items()})
             target.writestr(entry.filename, content)
     return copy
+
+
+def _forget_layers(file: Any, dropped: set[str]) -> None:
+    """Leave layers out of the list by which Keras reads weights from HDF5; many names are stored in parts."""
+    attributes = file["model_weights"].attrs
+    for key in [key for key in attributes if re.fullmatch(r"layer_names\d*", key)]:
+        names = [name if isinstance(name, bytes) else str(name).encode() for name in attributes[key]]
+        attributes[key] = [name for name in names if name.decode("utf-8", "replace") not in dropped]
+
+
+def _renamed_groups(content: bytes, groups: dict[str, str]) -> bytes:
+    """The weights of a ``.keras`` file with its layers' groups, by their old names, under their new ones alone."""
+    import h5py
+
+    with h5py.File(io.BytesIO(content)) as source:
+        if not set(groups) <= set(source.get("layers", ())):
+            return content
+        written = io.BytesIO()
+        with h5py.File(written, "w") as target:
+            for name in source:
+                if name != "layers":
+                    source.copy(name, target)
+            target.create_group("layers").attrs.update(source["layers"].attrs)
+            for old, new in groups.items():
+                source.copy(f"layers/{old}", target["layers"], name=new)
+    return written.getvalue()
 
 
 def _config_of_keras(path: Path) -> bytes:

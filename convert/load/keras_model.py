@@ -22,12 +22,13 @@ from .custom_code import (
     rename_replaced,
     unopened,
 )
-from .edit.cut import cut, library_of, shared_layer, tower
+from .edit.cut import alone, cut, library_of, shared_layer, tower
+from .edit.prune import prune
 from .edit.still import quieten
 from .foreign import reason, told, versions
 from .keras_2.load import is_installed, load_keras_2
 from .options import LoadOptions
-from .original import Original, check_image_shape
+from .original import Original, check_image_shape, near
 
 _SEPARABLE = {"groups": 1, "kernel_regularizer": None, "kernel_constraint": None, "kernel_initializer": ...}
 _OLD_SETTINGS: dict[str, dict[str, Any]] = {
@@ -53,6 +54,10 @@ def load_keras(path: Path, options: LoadOptions) -> Original:
     config = read_config(path)
     replaced = parse_replacements(tuple(options.replace_lambda))
     version = keras_2_version(path)
+    old = path.suffix.lower() in H5_SUFFIXES
+    said: tuple[str, ...] = ()
+    if options.layer is not None and (version is None or old):
+        config, said = prune(str(path), config, options.layer)
     if options.custom_objects is None and "keras" not in sys.modules and (version is None or is_installed()):
         # What is missing can be told before seconds go into importing TensorFlow.
         library = unopened("keras" if version is None else "tf_keras")
@@ -61,12 +66,12 @@ def load_keras(path: Path, options: LoadOptions) -> Original:
 
     offered = load_custom_objects(Path(options.custom_objects)) if options.custom_objects else {}
     if version is not None and is_installed() and not any(map(_is_of_keras_3, offered.values())):
-        return from_keras(load_keras_2(path, config, offered, replaced), str(path), options)
+        return _opened(load_keras_2(path, config, offered, replaced), path, options, said)
     try:
-        return from_keras(_load(path, config, offered, replaced), str(path), options)
+        return _opened(_load(path, config, offered, replaced, edited=bool(said)), path, options, said)
     except ModelLoadError as error:
         # Code that is missing is missing under either Keras, but the newer of Keras 2's formats Keras 3 cannot read.
-        if version is None or (isinstance(error, CustomCodeError) and path.suffix.lower() in H5_SUFFIXES):
+        if version is None or (isinstance(error, CustomCodeError) and old):
             raise
         hint = INSTALL_KERAS_2
         if is_installed():
@@ -76,13 +81,20 @@ def load_keras(path: Path, options: LoadOptions) -> Original:
         ) from error
 
 
+def _opened(model: Any, path: Path, options: LoadOptions, said: tuple[str, ...]) -> Original:
+    original = from_keras(model, str(path), options)
+    return replace(original, decisions=(*said, *original.decisions))
+
+
 def _is_of_keras_3(value: Any) -> bool:
     import keras
 
     return isinstance(value, type) and issubclass(value, keras.Layer)
 
 
-def _load(path: Path, config: dict[str, Any], offered: dict[str, Any], replaced: dict[str, str]) -> Any:
+def _load(
+    path: Path, config: dict[str, Any], offered: dict[str, Any], replaced: dict[str, str], *, edited: bool
+) -> Any:
     """The Keras 3 model of a configuration that was looked into."""
     needs = find_needs(config)
     custom = bring_code(path, needs, offered, replaced)
@@ -93,7 +105,7 @@ def _load(path: Path, config: dict[str, Any], offered: dict[str, Any], replaced:
         _check_axes(path, config)
     with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
         # Only what differs from the user's file is written again; weights may be large.
-        edited = old or any(need.kind == "Lambda" for need in needs)
+        edited = edited or old or any(need.kind == "Lambda" for need in needs)
         return _build(path, write_copy(path, config, Path(folder)) if edited else path, custom)
 
 
@@ -194,14 +206,26 @@ def _as_encoder(model: Any, name: str, options: LoadOptions) -> Original:
         )
     inputs = getattr(model, "inputs", None) or []
     said: tuple[str, ...] = ()
-    if len(inputs) > 1:
+    names = [_input_name(tensor) for tensor in inputs]
+    place = None
+    if options.input is not None:
+        if options.input not in names:
+            raise ModelShapeError(
+                f"{name} has no input {options.input!r}. Its inputs are: {near(options.input, names)}."
+            )
+        place = names.index(options.input)
+    if len(inputs) > 1 and options.layer is None and place is not None:
+        model, said = alone(model, name, place, options.output)
+        options = replace(options, output=None)
+        inputs = model.inputs
+    elif len(inputs) > 1:
         if options.layer is None:
             raise ModelShapeError(
-                f"{name} has {len(inputs)} inputs ({', '.join(tensor.name for tensor in inputs)}); an encoder takes "
-                "one image. Name the layer at which one input's embedding is ready, for instance "
-                f"--layer {shared_layer(model)}, or save a keras.Model with one input."
+                f"{name} has {len(inputs)} inputs ({', '.join(names)}); an encoder takes one image. Name that one with "
+                "--input, if the output needs no other, or the layer at which one input's embedding is ready, for "
+                f"instance --layer {shared_layer(model)}, or save a keras.Model with one input."
             )
-        model, said = tower(model, name, options.layer)
+        model, said = tower(model, name, options.layer, place)
         options = replace(options, layer=None)
         inputs = model.inputs
     if inputs and "string" in str(inputs[0].dtype):
@@ -221,6 +245,10 @@ def _as_encoder(model: Any, name: str, options: LoadOptions) -> Original:
     )
 
 
+def _input_name(tensor: Any) -> str:
+    return str(tensor.name).partition(":")[0]
+
+
 def _choose_output(model: Any, name: str, wanted: str | None) -> tuple[Any, tuple[str, ...]]:
     """The model as a function of a batch with one result."""
     structure = getattr(model, "output", None)
@@ -231,7 +259,7 @@ def _choose_output(model: Any, name: str, wanted: str | None) -> tuple[Any, tupl
             f"{' or '.join(f'--output {other}' for other in names)}."
         )
     if wanted is not None and wanted not in names:
-        raise ModelShapeError(f"{name} has no output {wanted!r}. Its outputs are: {', '.join(names) or 'unnamed'}.")
+        raise ModelShapeError(f"{name} has no output {wanted!r}. Its outputs are: {near(wanted, names)}.")
     if wanted is None or len(names) == 1:
         return (lambda image: model(image, training=False)), ()
     place = names.index(wanted)

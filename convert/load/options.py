@@ -33,7 +33,13 @@ class LoadOptions:
         "The encoder ends at this layer (in a SavedModel of TensorFlow 1 an operation, in a .tflite a tensor).",
         metavar="NAME",
     )
+    input: str | None = option(
+        None, "Which of several inputs the encoder takes; the others must not be needed.", metavar="NAME"
+    )
     output: str | None = option(None, "Which of several outputs is the embedding.", metavar="NAME")
+    signature: str | None = option(
+        None, "Which signature of a SavedModel is the encoder.  [default: serving_default]", metavar="NAME"
+    )
     custom_objects: str | Path | None = option(
         None, "Python that you trust: the classes and functions a Keras file needs. It is executed.", metavar="FILE.py"
     )

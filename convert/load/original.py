@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,12 @@ class Original:
     decisions: tuple[str, ...] = ()
     quieten: Callable[[], tuple[str, ...]] | None = None
     framework: str = ""
+
+
+def near(wanted: str, known: Iterable[str]) -> str:
+    """The names that are most like one that does not exist, for a message; the last ones where none is like it."""
+    names = list(dict.fromkeys(known))
+    return ", ".join(difflib.get_close_matches(wanted, names, n=4, cutoff=0.4) or names[-8:]) or "none"
 
 
 def check_image_shape(

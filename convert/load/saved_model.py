@@ -5,9 +5,8 @@ What the folder says is read from its protocol buffer before TensorFlow loads (a
 
 from __future__ import annotations
 
-import difflib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from ..errors import ModelLoadError, ModelShapeError
 from .foreign import reason, versions
 from .options import LoadOptions
-from .original import Original, check_image_shape
+from .original import Original, check_image_shape, near
 from .saved_graph import check_folder, needed
 
 SAVED_MODEL_NAME = "saved_model.pb"
@@ -42,9 +41,9 @@ def load_saved_model(path: Path, options: LoadOptions) -> Original:
     """
     check_folder(path)
     meta_graph, signatures = _read(path)
-    key = _choose_signature(path, signatures)
+    key = _choose_signature(path, signatures, options.signature)
     signature = signatures[key]
-    input_name, spec = _image(path, key, signature)
+    input_name, spec = _image(path, key, signature, options.input)
     shape = check_image_shape(str(path), _shape_of(spec), options.input_shape)
     batch = (_shape_of(spec) or (None,))[0]
     if batch not in (None, 1):
@@ -57,7 +56,7 @@ def load_saved_model(path: Path, options: LoadOptions) -> Original:
     small, left_out = needed(path, meta_graph, key, output_tensor)
     # TensorFlow 2 describes its objects beside the graph; TensorFlow 1 has the graph alone.
     if meta_graph.object_graph_def.nodes:
-        call = _load_objects(path, key, input_name, spec.dtype, output, options.layer)
+        call = _load_objects(path, key, signature, input_name, output, options.layer)
     else:
         call = _load_graph(path, small, spec.name, output_tensor, options.layer)
         decisions += left_out
@@ -65,7 +64,7 @@ def load_saved_model(path: Path, options: LoadOptions) -> Original:
     return Original(str(path), shape, call, batch=batch, decisions=decisions, framework=framework)
 
 
-def _load_objects(path: Path, key: str, input_name: str, dtype: int, output: str, layer: str | None) -> Any:
+def _load_objects(path: Path, key: str, signature: Any, input_name: str, output: str, layer: str | None) -> Any:
     """A SavedModel of TensorFlow 2, through its signature."""
     if layer is not None:
         raise ModelShapeError(
@@ -80,12 +79,40 @@ def _load_objects(path: Path, key: str, input_name: str, dtype: int, output: str
     except Exception as error:
         raise _load_error(path, error) from error
 
+    specs = {name: spec for name, spec in signature.inputs.items() if name != input_name}
+    if specs and _needs(function, specs, output):
+        raise ModelShapeError(
+            f"the output {output!r} of {path} needs other inputs than {input_name!r}: {', '.join(sorted(specs))}. Save "
+            "the part that takes one image by itself, with a signature of its own, and name that with --signature."
+        )
+
     def call(image: Any) -> Any:
-        return function(**{input_name: tf.cast(image, dtype)})[output]
+        others = {
+            name: tf.zeros([1 if size is None else size for size in _shape_of(spec) or ()], spec.dtype)
+            for name, spec in specs.items()
+        }
+        return function(**{input_name: tf.cast(image, signature.inputs[input_name].dtype)}, **others)[output]
 
     # The function alone does not keep the loaded object alive, and its variables go with that.
     call.loaded = loaded  # type: ignore[attr-defined]
     return call
+
+
+def _needs(function: Any, names: Iterable[str], output: str) -> bool:
+    """Whether an output of a signature depends on any of these inputs."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    graph = convert_variables_to_constants_v2(function).graph
+    # The frozen function has the signature's inputs in the order of their names, and so its outputs.
+    wanted = dict(zip(sorted(function.structured_outputs), graph.outputs, strict=True))[output]
+    asked = {operation.name for operation in graph.get_operations() if operation.type == "Placeholder"} & set(names)
+    left, seen = [wanted.op], set()
+    while left:
+        operation = left.pop()
+        if operation.name not in seen:
+            seen.add(operation.name)
+            left += [tensor.op for tensor in operation.inputs]
+    return bool(asked & seen)
 
 
 def _load_graph(path: Path, meta_graph: Any, input_tensor: str, output_tensor: str, layer: str | None) -> Any:
@@ -174,7 +201,7 @@ def _read(path: Path) -> tuple[Any, dict[str, Any]]:
     return graphs[0], signatures
 
 
-def _choose_signature(path: Path, signatures: dict[str, Any]) -> str:
+def _choose_signature(path: Path, signatures: dict[str, Any], wanted: str | None) -> str:
     usable = [key for key, signature in signatures.items() if signature.inputs and signature.outputs]
     if not usable:
         raise ModelLoadError(
@@ -182,26 +209,36 @@ def _choose_signature(path: Path, signatures: dict[str, Any]) -> str:
             "model.export('folder') in Keras, tf.saved_model.save(module, 'folder', signatures=function), or in "
             "TensorFlow 1 tf.compat.v1.saved_model.simple_save(session, 'folder', {'image': x}, {'embedding': z})."
         )
+    if wanted is not None and wanted not in usable:
+        raise ModelLoadError(f"{path} has no signature {wanted!r}. Its signatures are: {near(wanted, sorted(usable))}.")
+    if wanted is not None:
+        return wanted
     if DEFAULT_SIGNATURE in usable:
         return DEFAULT_SIGNATURE
     if len(usable) > 1:
         raise ModelLoadError(
-            f"{path} has the signatures {', '.join(sorted(usable))}, and none is called {DEFAULT_SIGNATURE}. "
-            "Save it with the encoder under that name."
+            f"{path} has several signatures, and none is called {DEFAULT_SIGNATURE}. Choose one: "
+            f"{' or '.join(f'--signature {name}' for name in sorted(usable))}."
         )
     return usable[0]
 
 
-def _image(path: Path, key: str, signature: Any) -> tuple[str, Any]:
-    """Name and TensorInfo of a signature's only input."""
+def _image(path: Path, key: str, signature: Any, wanted: str | None) -> tuple[str, Any]:
+    """Name and TensorInfo of a signature's only input, or the one that is wanted."""
     import tensorflow as tf
 
-    if len(signature.inputs) != 1:
+    names = sorted(signature.inputs)
+    if wanted is not None and wanted not in names:
         raise ModelShapeError(
-            f"the signature {key!r} of {path} has {len(signature.inputs)} inputs "
-            f"({', '.join(sorted(signature.inputs))}); an encoder takes one image. Save it with one input."
+            f"the signature {key!r} of {path} has no input {wanted!r}. Its inputs are: {near(wanted, names)}."
         )
-    name, spec = next(iter(signature.inputs.items()))
+    if wanted is None and len(names) != 1:
+        raise ModelShapeError(
+            f"the signature {key!r} of {path} has {len(names)} inputs; an encoder takes one image. Choose one, if the "
+            f"output needs no other: {' or '.join(f'--input {name}' for name in names)}."
+        )
+    name = wanted or names[0]
+    spec = signature.inputs[name]
     dtype = tf.dtypes.as_dtype(spec.dtype)
     if dtype == tf.string:
         raise ModelShapeError(
@@ -225,7 +262,7 @@ def _shape_of(spec: Any) -> tuple[int | None, ...] | None:
 def _choose_output(path: Path, signature: Any, wanted: str | None) -> tuple[str, tuple[str, ...]]:
     names = sorted(signature.outputs)
     if wanted is not None and wanted not in names:
-        raise ModelShapeError(f"{path} has no output {wanted!r}. Its outputs are: {', '.join(names)}.")
+        raise ModelShapeError(f"{path} has no output {wanted!r}. Its outputs are: {near(wanted, names)}.")
     if wanted is None and len(names) > 1:
         raise ModelShapeError(
             f"{path} has {len(names)} outputs; an encoder gives one embedding. Choose one: "
@@ -242,8 +279,7 @@ def _find_layer(path: Path, graph: Any, input_tensor: str, output_tensor: str, l
     inside = [operation for operation in between if f"/{layer}/" in f"/{operation.name}/"]
     if not (exact or inside):
         scopes = dict.fromkeys(scope for operation in between for scope in operation.name.split("/"))
-        near = difflib.get_close_matches(layer, scopes, n=4, cutoff=0.4) or list(scopes)[-8:]
-        raise ModelShapeError(f"{path} has no operation {layer!r} to end at. Near ones: {', '.join(near)}.")
+        raise ModelShapeError(f"{path} has no operation {layer!r} to end at. Near ones: {near(layer, scopes)}.")
     name: str = (exact or inside)[-1].outputs[0].name
     return name
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from ..errors import ModelLoadError, ModelShapeError
 from ..graph.graph import Graph
 from ..graph.repair import drop_unused_tensors
 from .options import LoadOptions
-from .original import Original, check_image_shape
+from .original import Original, check_image_shape, near
 
 _QUANTIZED = ("int8", "uint8", "int16", "int4")
 
@@ -52,6 +51,9 @@ def load_tflite(path: Path, options: LoadOptions) -> Original:
         raise ModelShapeError(
             f"{path} has {len(graph.subgraph.inputs)} inputs; an encoder takes one image. Export it with one input."
         )
+    named = graph.tensor_name(int(graph.subgraph.inputs[0]))
+    if options.input not in (None, named):
+        raise ModelShapeError(f"{path} has no input {options.input!r}. Its inputs are: {named}.")
     decisions = _unpack_weights(graph)
     _check_float(path, read_flatbuffer(graph.to_bytes()))
     source = int(graph.subgraph.inputs[0])
@@ -157,13 +159,16 @@ def _choose_output(path: Path, graph: Graph, options: LoadOptions) -> tuple[str,
         # Fused operators carry the names of all they were made of.
         found = made.get(options.layer) or next((i for n, i in made.items() if options.layer in n.split(";")), None)
         if found is None:
-            near = difflib.get_close_matches(options.layer, made, n=4, cutoff=0.3) or list(made)[-4:]
-            raise ModelShapeError(f"{path} has no tensor {options.layer!r} to end at. Near ones: {', '.join(near)}.")
+            raise ModelShapeError(
+                f"{path} has no tensor {options.layer!r} to end at. Near ones: {near(options.layer, made)}."
+            )
         graph.end_at(found)
         return ()
     names = _output_names(graph, outputs)
     if options.output is not None and options.output not in names:
-        raise ModelShapeError(f"{path} has no output {options.output!r}. Its outputs are: {', '.join(names)}.")
+        raise ModelShapeError(
+            f"{path} has no output {options.output!r}. Its outputs are: {near(options.output, names)}."
+        )
     if options.output is None and len(outputs) > 1:
         raise ModelShapeError(
             f"{path} has {len(outputs)} outputs; an encoder gives one embedding. Choose one: "

@@ -6,12 +6,12 @@ Works on models of Keras 3 and of Keras 2 (tf-keras) alike.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 import sys
 from typing import Any
 
 from ...errors import ModelShapeError
+from ..original import near
 
 
 def library_of(model: Any) -> Any:
@@ -37,14 +37,18 @@ def shared_layer(model: Any) -> str:
     return str(found)
 
 
-def tower(model: Any, name: str, layer: str) -> tuple[Any, tuple[str, ...]]:
+def tower(model: Any, name: str, layer: str, only: int | None) -> tuple[Any, tuple[str, ...]]:
     """The part of a model with several inputs from the one that leads to a layer up to that layer, and what to say.
+
+    ``only`` is the place of the input, where it was named.
 
     Raises:
         ModelShapeError: there is no such layer, or it depends on several inputs.
     """
     keras = library_of(model)
     for place, tensor in enumerate(model.inputs):
+        if only not in (None, place):
+            continue
         image = keras.Input(tensor.shape[1:], dtype=tensor.dtype)
         found = _follow(model, image, layer, place)
         if found is not None:
@@ -53,6 +57,37 @@ def tower(model: Any, name: str, layer: str) -> tuple[Any, tuple[str, ...]]:
                 "first that does; the encoder is the part between them.",
             )
     raise _no_layer(model, name, layer)
+
+
+def alone(model: Any, name: str, place: int, output: str | None) -> tuple[Any, tuple[str, ...]]:
+    """The part of a model with several inputs from one of them to the output that needs no other, and what to say.
+
+    Raises:
+        ModelShapeError: no such output, none that needs this input alone, or several.
+    """
+    keras = library_of(model)
+    structure = model.output
+    tensors = structure if isinstance(structure, dict) else dict(zip(model.output_names, model.outputs, strict=True))
+    if output is not None and output not in tensors:
+        raise ModelShapeError(f"{name} has no output {output!r}. Its outputs are: {near(output, tensors)}.")
+    found = {}
+    for key, tensor in tensors.items():
+        if output in (None, key):
+            with contextlib.suppress(ValueError):
+                found[key] = keras.Model(model.inputs[place], tensor, name=model.name)
+    title = str(model.inputs[place].name).partition(":")[0]
+    if not found:
+        raise ModelShapeError(
+            f"{name} has no output that needs the input {title!r} alone. Name the layer at which its embedding is "
+            f"ready, for instance --layer {shared_layer(model)}."
+        )
+    if len(found) > 1:
+        raise ModelShapeError(
+            f"{name} has {len(found)} outputs of the input {title!r}; an encoder gives one embedding. Choose one: "
+            f"{' or '.join(f'--output {key}' for key in found)}."
+        )
+    ((key, part),) = found.items()
+    return part, (f"the encoder takes the input {title!r} of {len(model.inputs)} and gives the output {key!r}.",)
 
 
 def cut(model: Any, name: str, layer: str, shape: tuple[int, ...]) -> Any:
@@ -72,13 +107,12 @@ def cut(model: Any, name: str, layer: str, shape: tuple[int, ...]) -> Any:
 
 def _no_layer(model: Any, name: str, layer: str) -> ModelShapeError:
     known = list(_layer_names(model))
-    near = difflib.get_close_matches(layer, known, n=4, cutoff=0.4) or known[-8:]
     if layer in known:
         return ModelShapeError(
             f"the layer {layer!r} of {name} depends on several inputs, and an encoder takes one. "
             f"Name an earlier layer, for instance {shared_layer(model)}."
         )
-    return ModelShapeError(f"{name} has no layer {layer!r} to end at. Near ones: {', '.join(near)}.")
+    return ModelShapeError(f"{name} has no layer {layer!r} to end at. Near ones: {near(layer, known)}.")
 
 
 def _follow(model: Any, inputs: Any, layer: str, place: int = 0) -> Any | None:

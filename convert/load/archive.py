@@ -95,7 +95,7 @@ def write_copy(path: Path, config: dict[str, Any], folder: Path) -> Path:
 
         shutil.copyfile(path, copy)
         with h5py.File(copy, "r+") as file:
-            dropped = set(layer_names(json.loads(file.attrs["model_config"]))) - set(layer_names(config))
+            dropped = _dropped(json.loads(file.attrs["model_config"]), config)
             del file.attrs["model_config"]
             file.attrs["model_config"] = json.dumps(config)
             if dropped:
@@ -103,7 +103,7 @@ def write_copy(path: Path, config: dict[str, Any], folder: Path) -> Path:
         return copy
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(copy, "w") as target:
         whole = json.loads(source.read(CONFIG_NAME))
-        dropped = set(layer_names(whole)) - set(layer_names(config))
+        dropped = _dropped(whole, config)
         for entry in source.infolist():
             content = json.dumps(config).encode() if entry.filename == CONFIG_NAME else source.read(entry)
             if dropped and entry.filename.endswith(H5_SUFFIXES):
@@ -111,6 +111,12 @@ def write_copy(path: Path, config: dict[str, Any], folder: Path) -> Path:
                 content = _renamed_groups(content, {before[name]: group for name, group in after.items()})
             target.writestr(entry.filename, content)
     return copy
+
+
+def _dropped(whole: dict[str, Any], part: dict[str, Any]) -> set[str]:
+    """The layers that one configuration has and a part of it has not; none if it is no part of it."""
+    names, left = set(layer_names(whole)), set(layer_names(part))
+    return names - left if left < names else set()
 
 
 def _forget_layers(file: Any, dropped: set[str]) -> None:

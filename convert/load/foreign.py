@@ -66,7 +66,8 @@ def _is_foreign(error: BaseException) -> bool:
     while trace is not None:
         modules.append(str(trace.tb_frame.f_globals.get("__name__")))
         trace = trace.tb_next
-    return any(module.partition(".")[0] in _LIBRARIES for module in modules)
+    # A file nested beyond measure ends up in whatever code walks it.
+    return isinstance(error, RecursionError) or any(module.partition(".")[0] in _LIBRARIES for module in modules)
 
 
 def reason(error: BaseException) -> str:

@@ -89,7 +89,7 @@ def weight_groups(config: dict[str, Any]) -> dict[str, str]:
     """By a layer's name that of its group of weights in a ``.keras`` file: its class, counted, in the model's order."""
     groups, counts = dict[str, str](), dict[str, int]()
     for item in _members(config):
-        kind = _snake(str(item["class_name"]))
+        kind = _snake(str(item.get("class_name")))
         number = counts.get(kind, 0)
         counts[kind] = number + 1
         groups[name_of(item)] = f"{kind}_{number}" if number else kind

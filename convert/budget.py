@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from ..runtime.drift import Drift
 from ..runtime.drift.gates import AT_MOST, DEFAULT_GATES, INFORMATION, Gate, apply_gates, parse_gates
 from ..runtime.drift.metrics import OF_ROWS
+from ..runtime.drift.wording import UNMEASURED
 from ..runtime.errors import RequestError
 
 LEAST_IMAGES = 40
@@ -47,7 +48,7 @@ def required_of_shipped(budget: Budget | None) -> Budget:
 def missed_text(gates: Sequence[Gate]) -> str:
     """Gates that do not hold, briefly: ``sqnr_db 12 (at least 20)``."""
     return ", ".join(
-        f"{gate.name} {'undefined' if gate.value is None else f'{gate.value:.4g}'} "
+        f"{gate.name} {UNMEASURED if gate.value is None else f'{gate.value:.4g}'} "
         f"({'at most' if gate.at_most else 'at least'} {gate.limit:g})"
         for gate in gates
     )

@@ -130,6 +130,7 @@ export async function readModel(content) {
   if (contract.schema !== SCHEMA) {
     throw new EmbedliteError(`The file's contract has schema ${contract.schema}; this page reads ${SCHEMA}. Update the page.`);
   }
+  checkNormalization(contract.normalization);
   const flatbuffer = new Uint8Array(content, 0, contract.flatbuffer_bytes);
   if (!globalThis.crypto?.subtle) {
     throw new EmbedliteError("This page cannot verify the file: browsers do so only over https or on localhost.");
@@ -323,6 +324,19 @@ function stretch(pixels, height, width, {shape: [newHeight, newWidth, channels]}
 }
 
 // Numbers ------------------------------------------------------------------------------------------------------------
+
+// What finish() can compute: the divisors of each kind, and what an epsilon may do to them.
+const DIVISORS = {minmax: ["shifted", "input"], l2: ["shifted"]};
+const EPSILON_MODES = ["max", "add", "none"];
+
+/** Refuse a normalization that is left to the reader and is not known here; it would silently be another one. */
+function checkNormalization({placement, kind, divisor, epsilon_mode: mode}) {
+  if (placement !== "runtime" || kind === "none") return;
+  if (Object.hasOwn(DIVISORS, kind) && DIVISORS[kind].includes(divisor) && EPSILON_MODES.includes(mode)) return;
+  throw new EmbedliteError(
+    `The file leaves a normalization to its reader that this page does not know (${kind}, divisor ${divisor}, epsilon ` +
+    `${mode}). Update the page, or export the file with --normalization graph.`);
+}
 
 /** From the output tensor to the embedding: normalized where the file leaves that to its reader. */
 function finish(x, {output_shape: shape, normalization}) {

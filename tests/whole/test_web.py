@@ -110,6 +110,23 @@ def test_a_normalization_that_is_left_to_the_reader(web: Web, colour: Path, pict
     np.testing.assert_allclose(found, wanted.reshape(found.shape), atol=0.02)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "other"),
+    [("kind", "minmax", "medmad"), ("divisor", "shifted", "doubled"), ("epsilon_mode", "max", "min")],
+)
+def test_a_normalization_that_the_page_does_not_know_is_refused_in_one_line(
+    web: Web, colour: Path, key: str, value: str, other: str
+) -> None:
+    """It would be computed as another one without a word."""
+    content, said = colour.read_bytes(), f'"{key}": "{value}"'.encode()
+    assert content.count(said) == 1
+    (web.folder / f"{other}.tflite").write_bytes(content.replace(said, f'"{key}": "{other}"'.encode()))
+    answer = web.ask(SELFTEST + "return 'opened';", model=f"{other}.tflite")
+    assert "a normalization to its reader that this page does not know" in answer
+    assert other in answer
+    assert "\n" not in answer
+
+
 SELFTEST = "const encoder = await Encoder.open(model, './node_modules/@litertjs/core/wasm/');"
 
 

@@ -4,6 +4,7 @@ load           the user's model, no foreign code; once through TensorFlow: the f
 normalization  recognised in the float graph, proved, guarded or frozen                      normalization/
 quantize       activation ranges from calibration images; each mode from the float graph     quantize/
 correct        weights and biases, where held-out images gain                                quantize/correct/
+tune           the int8 file's weights, trained to answer as the float model does           tune/
 search         layers that should not be int8, which file keeps the limits                   search/
 make           placement, types at the ends, repair, contract: one mode's file               make/
 verify         every installed runtime, drift, latency, the batch                            verify/

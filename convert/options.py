@@ -33,6 +33,13 @@ def _check_method(text: str) -> None:
         parse_method(text)
 
 
+def _check_training(seconds: float) -> None:
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise RequestError(
+            f"--fine-tune-time is {seconds:g} s. Give it some time, for instance 300, or leave --fine-tune out."
+        )
+
+
 def _check_seconds(seconds: float) -> None:
     if not (math.isfinite(seconds) and seconds > 0):
         raise RequestError(f"the time budget is {seconds:g} s. Give the search some time, for instance 60.")
@@ -149,6 +156,25 @@ class QuantizeOptions:
     )
 
 
+FINE_TUNE_SECONDS = 300.0
+
+
+@described
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions:
+    """Weights that are trained further for int8."""
+
+    title: ClassVar[str] = "Fine-tuning"
+
+    fine_tune: bool = option(
+        False, "Train the weights of int8 to answer as the float model does; kept where held-out images clearly gain."
+    )
+    fine_tune_data: Data | None = option(
+        None, "Further images for that, unlabelled.", metavar="PATH", parse=data_location
+    )
+    fine_tune_time: float = option(FINE_TUNE_SECONDS, "How long.", metavar="SECONDS", check=_check_training)
+
+
 @described
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
@@ -197,7 +223,14 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(
-    LoadOptions, InputOptions, ContractOptions, CalibrateOptions, QuantizeOptions, SearchOptions, RunOptions
+    LoadOptions,
+    InputOptions,
+    ContractOptions,
+    CalibrateOptions,
+    QuantizeOptions,
+    TuneOptions,
+    SearchOptions,
+    RunOptions,
 ):
     """Every option of an export besides the model, the images, the modes and the folder; see its bases for each."""
 

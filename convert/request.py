@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from ..runtime.model.contract import InputContract
 from ..runtime.options import check_values
 from .budget import Budget, parse_budget
 from .modes import CALIBRATED, MIXED, MODES, check_targets, is_mixed
-from .options import SELECTIONS, Asked
+from .options import FINE_TUNE_SECONDS, SELECTIONS, Asked
 from .quantize.correct import choose_corrections
 
 MOST_MIXED = 4
@@ -79,6 +80,7 @@ def check_request(asked: Asked, path: Path, decided: Sequence[str] | None) -> Re
     )
     _check_types(asked, modes)
     _check_images(asked)
+    _check_tuning(asked, modes)
     targets = check_targets(asked.targets, modes)
     _check_measured(asked)
     return Request(
@@ -174,6 +176,30 @@ def _check_types(asked: Asked, modes: Sequence[str]) -> None:
     for option, value in (("--input-type", asked.input_type), ("--output-type", asked.output_type)):
         if value not in (None, "float32") and not any(mode == "int8" or is_mixed(mode) for mode in modes):
             raise RequestError(f"{option} {value} is for the int8 file, which was not asked for. Add -q int8.")
+
+
+def _check_tuning(asked: Asked, modes: Sequence[str]) -> None:
+    """Refuse fine-tuning where it does not apply."""
+    further = (
+        ("--fine-tune-data", asked.fine_tune_data is not None),
+        ("--fine-tune-time", asked.fine_tune_time != FINE_TUNE_SECONDS),
+    )
+    if not asked.fine_tune:
+        for option, said in further:
+            if said:
+                raise RequestError(f"{option} is for fine-tuning. Add --fine-tune, or leave it out.")
+        return
+    if "int8" not in modes:
+        raise RequestError("--fine-tune is for the int8 file, which was not asked for. Add -q int8.")
+    if asked.pareto or asked.max_drift:
+        raise RequestError(
+            "--fine-tune trains the int8 file, and a search makes others out of the weights as they were. Leave "
+            "--fine-tune out, or --pareto and --max-drift."
+        )
+    if asked.recipe is not None:
+        raise RequestError("--recipe makes files again without trying, and --fine-tune tries. Leave one of them out.")
+    if importlib.util.find_spec("tensorflow") is None:
+        raise RequestError("--fine-tune trains with TensorFlow, which is not installed: pip install tensorflow.")
 
 
 def _check_measured(asked: Asked) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...runtime.errors import InterpreterFailedError
+from ...runtime.images.open import open_source
 from ...runtime.model.contract import Contract, InputContract
 from ...runtime.version import __version__
 from ..errors import ConversionError
@@ -21,6 +22,8 @@ from ..quantize.plan import Int8Plan
 from ..quantize.precision import Layer, by_operator, find_layers
 from ..quantize.wide import quantize_wide
 from ..request import Request
+from ..results import FineTuning
+from ..tune.fine_tune import FineTuner, Tuned
 from .ends import Ends, choose_ends
 from .half import HalfPrecision, half_modes
 from .package import package
@@ -38,6 +41,7 @@ class Made:
         graph: its float-in, float-out graph.
         recipe: what was decided by trying, so that it can be made again without.
         decisions: what was decided on the user's behalf, in words.
+        fine_tuning: what it did; None where nothing was trained.
     """
 
     mode: str
@@ -46,6 +50,7 @@ class Made:
     graph: bytes
     recipe: FileRecipe = field(default_factory=FileRecipe)
     decisions: tuple[str, ...] = ()
+    fine_tuning: FineTuning | None = None
 
     @property
     def precision(self) -> Precision:
@@ -107,9 +112,12 @@ class Maker:
         precision = (precision or {}) if takes_ranges(mode) else {}
         quantized = self._quantized(mode, precision)
         corrected = self._corrected(mode, quantized)
-        data, contract, ends = self._packaged(mode, corrected.graph)
-        recipe = FileRecipe(corrected.steps, precision)
-        return Made(mode, data, contract, corrected.graph, recipe, (*corrected.decisions, *ends))
+        tuned = self._tuned(mode, corrected.graph)
+        data, contract, ends = self._packaged(mode, tuned.graph)
+        report = tuned.report
+        recipe = FileRecipe(corrected.steps, precision, report.sha256 if report is not None and report.kept else None)
+        decisions = (*corrected.decisions, *tuned.decisions, *ends)
+        return Made(mode, data, contract, tuned.graph, recipe, decisions, report)
 
     def draft(self, precision: Precision) -> tuple[bytes, bytes]:
         """An int8 file with given precisions and no corrections: its float-in, float-out graph, and the file.
@@ -158,6 +166,15 @@ class Maker:
         except InterpreterFailedError as error:
             # Whether any interpreter runs it is found out with the others.
             return Corrected(quantized, (), (f"{mode} was not corrected: {error}",))
+
+    def _tuned(self, mode: str, quantized: bytes) -> Tuned:
+        """The graph of int8 with trained weights, if that was asked for and helps."""
+        request, plan = self._request, self._plan
+        if mode != "int8" or not request.fine_tune or plan is None:
+            return Tuned(quantized)
+        data = request.fine_tune_data
+        further = None if data is None else open_source(data, self._contract, request.feature)
+        return FineTuner(plan, self._graph.raw_name, further, request.fine_tune_time, request.seed).tune(quantized)
 
     def _mixed(self, precision: Precision) -> bytes:
         assert self._plan is not None

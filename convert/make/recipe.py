@@ -29,10 +29,12 @@ class FileRecipe:
     Attributes:
         corrections: those that were kept, step by step.
         precision: of the layers that are not int8.
+        tuned: SHA-256 of the graph with fine-tuned weights, which no recipe holds; None where they were not changed.
     """
 
     corrections: Steps = ()
     precision: Precision = field(default_factory=dict)
+    tuned: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,12 @@ def read_recipe(path: Path) -> Recipe:
         files = {str(mode): _file(mode, file) for mode, file in value["files"].items()}
         if not files:
             raise ValueError("it names no file")
+        tuned = [mode for mode, file in files.items() if file.tuned is not None]
+        if tuned:
+            raise RequestError(
+                f"the {tuned[0]} file of {path} was fine-tuned, and a recipe holds no weights. "
+                "Keep that file, or export again with --fine-tune."
+            )
         return Recipe(
             str(value["graph"]),
             value["images"],
@@ -169,4 +177,4 @@ def _file(mode: str, value: Mapping[str, Any]) -> FileRecipe:
         raise ValueError(f"unknown corrections {steps}")
     if not set(precision.values()) <= set(PRECISIONS):
         raise ValueError(f"unknown precisions {sorted(set(precision.values()))}")
-    return FileRecipe(steps, precision)
+    return FileRecipe(steps, precision, value["tuned"])

@@ -26,8 +26,8 @@ LEVELS = {
         "methods assess auto coverage cache images"
     ),
     "convert": (
-        "errors modes results layers graph contracts | load | options budget | normalization | quantize | request | "
-        "make | verify | search repeats | outcome data decide | steps | pipeline exporting command"
+        "errors modes results layers graph contracts | load | options budget | normalization | quantize | tune | "
+        "request | make | verify | search repeats | outcome data decide | steps | pipeline exporting command"
     ),
     "report": (
         "reference labels embedding | sides causes | several gallery | page workers | outputs fleet | "

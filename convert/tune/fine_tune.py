@@ -1,0 +1,211 @@
+"""``--fine-tune``: a quantized file in, a better one out where held-out images say so, and what was done, in words."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...runtime.drift.metrics import sqnr_db
+from ...runtime.drift.wording import decibels, gained
+from ...runtime.errors import RequestError
+from ...runtime.images.source import Source
+from ...runtime.model.flatbuffer import read_flatbuffer
+from ...runtime.model.match import match_graphs
+from ...runtime.progress import Line
+from ..graph.graph import Graph
+from ..graph.run import float_rows
+from ..quantize.correct.paired_graph import PairedGraph
+from ..quantize.folds import LEAST_TO_COMPARE
+from ..quantize.plan import Int8Plan
+from ..results import FineTuning
+from .images import Batches
+from .network import Network
+from .operators import UnsupportedError
+from .parameters import Parameters, Values
+from .train import Trained, Training, train
+
+_MOST_BATCH, _LEAST_BATCH, _MOST_BYTES = 32, 2, 1 << 30
+_COPIES = 6
+"""Values that are in memory for each activation, roughly: it, what rounding makes of it, and the way back."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What came of it.
+
+    Attributes:
+        graph: float-in, float-out; the one that was given where nothing was kept.
+        report: what was done, in figures; None where nothing was trained.
+        decisions: the same in words.
+    """
+
+    graph: bytes
+    report: FineTuning | None = None
+    decisions: tuple[str, ...] = ()
+
+
+class FineTuner:
+    """Fine-tunes the int8 file of one export."""
+
+    def __init__(self, plan: Int8Plan, raw_name: str | None, further: Source | None, seconds: float, seed: int) -> None:
+        """Prepare, without reading anything.
+
+        Args:
+            plan: what int8 was made from.
+            raw_name: of the embedding before its normalization; None without one.
+            further: images besides those for calibration.
+            seconds: how long to train.
+            seed: of what is drawn.
+        """
+        self._plan, self._raw_name, self._further = plan, raw_name, further
+        self._seconds, self._seed = seconds, seed
+
+    def tune(self, quantized: bytes) -> Tuned:
+        """Train the weights, biases and step sizes of an int8 graph.
+
+        Args:
+            quantized: float-in, float-out, as it would be without.
+        """
+        try:
+            return self._tuned(quantized)
+        except UnsupportedError as error:
+            return self._left(quantized, f"there is no gradient for {error} here")
+
+    def _left(self, quantized: bytes, reason: str) -> Tuned:
+        return Tuned(quantized, decisions=(f"int8 was not fine-tuned: {reason}.",))
+
+    def _tuned(self, quantized: bytes) -> Tuned:
+        plan = self._plan
+        if plan.fitting is None or plan.trial is None:
+            return self._left(quantized, "there are no calibration images, or too few to hold some of them out")
+        count = len(plan.fitting) + len(plan.trial)
+        if count < LEAST_TO_COMPARE:
+            return self._left(
+                quantized, f"{count} calibration images are too few to judge it by; {LEAST_TO_COMPARE} are enough"
+            )
+        try:
+            paired = PairedGraph(quantized, plan.flatbuffer, [plan.fitting.ready(0)], None)
+        except RequestError:
+            return self._left(quantized, "none of its layers computes with integers")
+        if not paired.layers:
+            return self._left(quantized, "it has no layer with weights of its own that computes with integers")
+        parameters = Parameters(paired, plan.flatbuffer)
+        student, teacher = Network(parameters.quantized), Network(plan.flatbuffer)
+        sources = [plan.fitting] if self._further is None else [plan.fitting, self._further]
+        batches = Batches(sources, _batch_size(student), self._seed)
+        started = time.monotonic()
+        answers = self._answers(parameters.quantized)
+        trained = self._train(Training(student, teacher, answers, parameters, batches), parameters)
+        found = trained.best or parameters.start
+        tuned = parameters.file(found)
+        report = self._report(trained, parameters, len(batches), time.monotonic() - started, tuned)
+        return Tuned(tuned if report.kept else quantized, report, (_told(report),))
+
+    def _answers(self, quantized: bytes) -> list[tuple[int, int]]:
+        """The embedding, and before its normalization where the file has that in integers."""
+        info, original = read_flatbuffer(quantized), read_flatbuffer(self._plan.flatbuffer)
+        pairs = [(info.wiring.outputs[0], original.wiring.outputs[0])]
+        if self._raw_name is not None:
+            raw = Graph(self._plan.flatbuffer).index_of(self._raw_name)
+            tensors = match_graphs(info, original).tensors
+            pairs += [(mine, true) for mine, true in tensors.items() if true == raw][-1:]
+        return list(dict.fromkeys(pairs))
+
+    def _train(self, training: Training, parameters: Parameters) -> Trained:
+        trial = self._plan.trial
+        assert trial is not None
+        line = Line(100, "fine-tuning")
+
+        def shown(share: float, now: Trained) -> None:
+            gain = "" if now.best is None else f" %, {gained(trial.sqnr(now.before), trial.sqnr(now.errors))}"
+            line.show(int(100 * share), gain or " %, no gain yet")
+
+        try:
+            with _noted_interrupt() as stopped:
+                return train(training, parameters, trial.errors_of, self._seconds, lambda: bool(stopped), shown)
+        finally:
+            line.close()
+
+    def _report(
+        self, trained: Trained, parameters: Parameters, images: int, seconds: float, tuned: bytes
+    ) -> FineTuning:
+        trial = self._plan.trial
+        assert trial is not None
+        before, after = trial.sqnr(trained.before), trial.sqnr(trained.errors)
+        apart = None if trained.best is None else self._from_original(parameters, trained.best, trial.images)
+        return FineTuning(
+            kept=trained.best is not None,
+            images=images,
+            held_out=len(trial),
+            steps=trained.steps,
+            seconds=round(seconds, 1),
+            rate=trained.rate,
+            seed=self._seed,
+            ended=trained.ended,
+            failures=trained.failures,
+            sqnr_before=before,
+            sqnr_after=after,
+            float_from_original=apart,
+            sha256=hashlib.sha256(tuned).hexdigest(),
+        )
+
+    def _from_original(
+        self, parameters: Parameters, values: Values, images: Sequence[NDArray[np.float32]]
+    ) -> float | None:
+        """The SQNR of the float graph with the new weights."""
+        expected = float_rows(self._plan.flatbuffer, images).astype(np.float64)
+        found = float_rows(parameters.unrounded(values), images).astype(np.float64)
+        return sqnr_db(float((expected**2).sum()), float(((found - expected) ** 2).sum()))
+
+
+def _told(report: FineTuning) -> str:
+    effort = f"{report.steps} steps in {report.seconds:.0f} s on {report.images} images"
+    if report.failures:
+        count = f"{report.failures} of which ended in NaN and {'was' if report.failures == 1 else 'were'}"
+        effort += f", {count} taken back, at a lower rate"
+    effort += ", interrupted" if report.ended == "interrupted" else ""
+    if not report.kept:
+        return (
+            f"int8 was not fine-tuned: {effort} brought no clear gain on {report.held_out} held-out calibration images."
+        )
+    return (
+        f"the weights of int8 were changed by fine-tuning: {gained(report.sqnr_before, report.sqnr_after)} on "
+        f"{report.held_out} calibration images held out for that ({effort}). Its weights in float are "
+        f"{decibels(report.float_from_original)} from the original; drift is measured against the original."
+    )
+
+
+def _batch_size(network: Network) -> int:
+    graph = network.graph
+    outputs = [int(index) for operator in graph.operators for index in operator.outputs]
+    values = sum(int(np.prod(graph.shape(index), dtype=np.int64)) for index in outputs)
+    return int(np.clip(_MOST_BYTES // (4 * _COPIES * max(values, 1)), _LEAST_BATCH, _MOST_BATCH))
+
+
+@contextlib.contextmanager
+def _noted_interrupt() -> Iterator[list[int]]:
+    """Within it the first Ctrl-C is only noted, and another is as usual: in the middle of a step it could surface
+    in C++ and be told as something else."""
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    before = signal.getsignal(signal.SIGINT) or signal.default_int_handler
+
+    def note(number: int, _: object) -> None:
+        noted.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,391 @@
+"""What TFLite's operators compute, in TensorFlow, in real numbers and for a batch: so that gradients pass through them.
+
+A row of :data:`OPERATORS` is a function of the operator's inputs and of a :class:`Call`. Weights come as TFLite stores
+them. A form that is not there raises :class:`UnsupportedError`, by name: nothing is computed otherwise than the file
+does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+from ai_edge_litert import schema_py_generated as schema
+from numpy.typing import NDArray
+
+Tensor = Any
+"""A ``tf.Tensor``."""
+
+
+class UnsupportedError(Exception):
+    """An operator, or a form of it, that has no row here; its text is the name."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What an operator is besides its inputs.
+
+    Attributes:
+        name: its kind.
+        options: its ``builtinOptions``; None for those without.
+        shape: of its first output, with the batch axis of one that the file has.
+        rank: of its first input.
+        constants: the values of each input that is a constant, else None.
+    """
+
+    name: str
+    options: Any
+    shape: tuple[int, ...]
+    rank: int
+    constants: tuple[NDArray[Any] | None, ...]
+
+    def refuse(self, what: str) -> UnsupportedError:
+        """The error for a form that is not there."""
+        return UnsupportedError(f"{self.name} {what}")
+
+    def constant(self, place: int) -> NDArray[Any]:
+        """An input that must be a constant."""
+        found = self.constants[place] if place < len(self.constants) else None
+        if found is None:
+            raise self.refuse("of computed sizes or axes")
+        return found
+
+    @property
+    def batched(self) -> list[int]:
+        """The output's shape for any batch."""
+        if not self.shape or self.shape[0] != 1:
+            raise self.refuse("over the batch axis")
+        return [-1, *self.shape[1:]]
+
+    def axes(self, place: int) -> list[int]:
+        """Constant axes, counted from the front; the batch axis is not among them."""
+        found = sorted(int(axis) % self.rank for axis in self.constant(place).ravel())
+        if 0 in found:
+            raise self.refuse("over the batch axis")
+        return found
+
+
+Function = Callable[[list[Tensor], Call], Tensor]
+
+
+def activated(values: Tensor, options: Any) -> Tensor:
+    """With the activation function that is fused into an operator."""
+    import tensorflow as tf
+
+    kinds = schema.ActivationFunctionType
+    kind = getattr(options, "fusedActivationFunction", kinds.NONE)
+    if kind == kinds.NONE:
+        return values
+    if kind == kinds.RELU:
+        return tf.nn.relu(values)
+    if kind == kinds.RELU6:
+        return tf.clip_by_value(values, 0.0, 6.0)
+    if kind == kinds.RELU_N1_TO_1:
+        return tf.clip_by_value(values, -1.0, 1.0)
+    if kind == kinds.TANH:
+        return tf.tanh(values)
+    raise UnsupportedError(f"the fused activation {kind}")
+
+
+def _padding(call: Call) -> str:
+    return "SAME" if call.options.padding == schema.Padding.SAME else "VALID"
+
+
+def _biased(values: Tensor, inputs: Sequence[Tensor], place: int) -> Tensor:
+    return values + inputs[place] if len(inputs) > place and inputs[place] is not None else values
+
+
+def _conv(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    options, source = call.options, inputs[0]
+    kernel = tf.transpose(inputs[1], (1, 2, 3, 0))
+    strides = (options.strideH, options.strideW)
+    dilations = (options.dilationHFactor, options.dilationWFactor)
+    groups = source.shape[-1] // kernel.shape[2]
+    # TensorFlow has no gradient of grouped convolutions on processors.
+    parts = [
+        tf.nn.conv2d(part, piece, strides, _padding(call), dilations=dilations)
+        for part, piece in zip(tf.split(source, groups, axis=-1), tf.split(kernel, groups, axis=-1), strict=True)
+    ]
+    return _biased(parts[0] if groups == 1 else tf.concat(parts, axis=-1), inputs, 2)
+
+
+def _depthwise(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    options, source, stored = call.options, inputs[0], inputs[1]
+    strides = (options.strideH, options.strideW)
+    dilations = (options.dilationHFactor, options.dilationWFactor)
+    channels = source.shape[-1]
+    kernel = tf.reshape(stored, (*stored.shape[1:3], channels, stored.shape[3] // channels))
+    if strides[0] != strides[1] or (max(strides) > 1 and max(dilations) > 1):
+        raise call.refuse(f"with strides {strides} and dilations {dilations}")
+    found = tf.nn.depthwise_conv2d(source, kernel, (1, *strides, 1), _padding(call), dilations=dilations)
+    return _biased(found, inputs, 2)
+
+
+def _dense(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    rows = tf.reshape(inputs[0], (-1, inputs[1].shape[1]))
+    return tf.reshape(_biased(tf.matmul(rows, inputs[1], transpose_b=True), inputs, 2), call.batched)
+
+
+def _transposed(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    options, source = call.options, inputs[2]
+    kernel = tf.transpose(inputs[1], (1, 2, 0, 3))
+    shape = tf.concat([tf.shape(source)[:1], call.shape[1:]], axis=0)
+    found = tf.nn.conv2d_transpose(source, kernel, shape, (options.strideH, options.strideW), _padding(call))
+    return _biased(found, inputs, 3)
+
+
+def _pool(kind: str) -> Function:
+    def pool(inputs: list[Tensor], call: Call) -> Tensor:
+        import tensorflow as tf
+
+        options = call.options
+        window, strides = (options.filterHeight, options.filterWidth), (options.strideH, options.strideW)
+        return tf.nn.pool(inputs[0], window, kind, strides, _padding(call))
+
+    return pool
+
+
+def _reduced(name: str) -> Function:
+    def reduce(inputs: list[Tensor], call: Call) -> Tensor:
+        import tensorflow as tf
+
+        return getattr(tf, f"reduce_{name}")(inputs[0], axis=call.axes(1), keepdims=bool(call.options.keepDims))
+
+    return reduce
+
+
+def _reshaped(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    return tf.reshape(inputs[0], call.batched)
+
+
+def _padded(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    margins = call.constant(1)
+    if margins[0].any():
+        raise call.refuse("over the batch axis")
+    if call.name == "MIRROR_PAD":
+        mode = "REFLECT" if call.options.mode == schema.MirrorPadMode.REFLECT else "SYMMETRIC"
+        return tf.pad(inputs[0], margins, mode)
+    value = call.constant(2).item() if call.name == "PADV2" else 0.0
+    return tf.pad(inputs[0], margins, constant_values=value)
+
+
+def _transposes(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    order = call.constant(1)
+    if order[0] != 0:
+        raise call.refuse("over the batch axis")
+    return tf.transpose(inputs[0], order)
+
+
+def _concatenated(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    axis = call.options.axis % len(call.shape)
+    if axis == 0:
+        raise call.refuse("over the batch axis")
+    batch = tf.shape(next(item for item, values in zip(inputs, call.constants, strict=True) if values is None))[0]
+    parts = [
+        item if values is None else tf.repeat(item, batch, axis=0)
+        for item, values in zip(inputs, call.constants, strict=True)
+    ]
+    return tf.concat(parts, axis)
+
+
+def _softmax(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    return tf.nn.softmax(inputs[0] * call.options.beta)
+
+
+def _prelu(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    return tf.maximum(inputs[0], 0.0) + inputs[1] * tf.minimum(inputs[0], 0.0)
+
+
+def _leaky(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    return tf.maximum(inputs[0], 0.0) + call.options.alpha * tf.minimum(inputs[0], 0.0)
+
+
+def _hard_swish(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    return inputs[0] * tf.clip_by_value(inputs[0] + 3.0, 0.0, 6.0) / 6.0
+
+
+def _gelu(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    return tf.nn.gelu(inputs[0], approximate=bool(call.options.approximate))
+
+
+def _l2(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    total = tf.reduce_sum(tf.square(inputs[0]), axis=-1, keepdims=True)
+    return inputs[0] / tf.maximum(tf.sqrt(tf.maximum(total, 1e-30)), 1e-6)
+
+
+def _selected(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    return tf.where(*_aligned(inputs, call))
+
+
+def _matmul(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    return tf.matmul(inputs[0], inputs[1], transpose_a=bool(call.options.adjX), transpose_b=bool(call.options.adjY))
+
+
+def _strided(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    options, (first, last, steps) = call.options, (call.constant(place).tolist() for place in (1, 2, 3))
+    whole = (options.beginMask & 1 or first[0] == 0) and (options.endMask & 1 or last[0] == 1) and steps[0] == 1
+    if not whole or options.shrinkAxisMask & 1 or options.ellipsisMask or options.newAxisMask:
+        raise call.refuse("over the batch axis")
+    return tf.strided_slice(
+        inputs[0],
+        first,
+        last,
+        steps,
+        begin_mask=options.beginMask | 1,
+        end_mask=options.endMask | 1,
+        shrink_axis_mask=options.shrinkAxisMask,
+    )
+
+
+def _sliced(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    first, sizes = call.constant(1).tolist(), call.constant(2).tolist()
+    if first[0] != 0 or sizes[0] not in (1, -1):
+        raise call.refuse("over the batch axis")
+    return tf.slice(inputs[0], first, [-1, *sizes[1:]])
+
+
+def _one(name: str) -> Function:
+    """A function of one tensor."""
+
+    def apply(inputs: list[Tensor], call: Call) -> Tensor:
+        import tensorflow as tf
+
+        return getattr(tf, name)(inputs[0])
+
+    return apply
+
+
+def _two(name: str) -> Function:
+    """A function of two tensors."""
+
+    def apply(inputs: list[Tensor], call: Call) -> Tensor:
+        import tensorflow as tf
+
+        return attrgetter(name)(tf)(*_aligned(inputs, call))
+
+    return apply
+
+
+def _aligned(inputs: list[Tensor], call: Call) -> list[Tensor]:
+    """Inputs of fewer axes than the output with axes put in behind the batch, which is one image's in the file."""
+    import tensorflow as tf
+
+    aligned = []
+    for values, constant in zip(inputs, call.constants, strict=True):
+        missing = len(call.shape) - values.shape.rank
+        if constant is None and missing > 0:
+            shape = tf.shape(values)
+            aligned.append(tf.reshape(values, tf.concat([shape[:1], [1] * missing, shape[1:]], axis=0)))
+        else:
+            aligned.append(values)
+    return aligned
+
+
+OPERATORS: dict[str, Function] = {
+    "CONV_2D": _conv,
+    "DEPTHWISE_CONV_2D": _depthwise,
+    "FULLY_CONNECTED": _dense,
+    "TRANSPOSE_CONV": _transposed,
+    "BATCH_MATMUL": _matmul,
+    "ADD": _two("add"),
+    "SUB": _two("subtract"),
+    "MUL": _two("multiply"),
+    "DIV": _two("divide"),
+    "MAXIMUM": _two("maximum"),
+    "MINIMUM": _two("minimum"),
+    "SQUARED_DIFFERENCE": _two("math.squared_difference"),
+    "EQUAL": _two("equal"),
+    "SELECT_V2": _selected,
+    "MEAN": _reduced("mean"),
+    "SUM": _reduced("sum"),
+    "REDUCE_MAX": _reduced("max"),
+    "REDUCE_MIN": _reduced("min"),
+    "AVERAGE_POOL_2D": _pool("AVG"),
+    "MAX_POOL_2D": _pool("MAX"),
+    "PAD": _padded,
+    "PADV2": _padded,
+    "MIRROR_PAD": _padded,
+    "RESHAPE": _reshaped,
+    "SQUEEZE": _reshaped,
+    "EXPAND_DIMS": _reshaped,
+    "TRANSPOSE": _transposes,
+    "STRIDED_SLICE": _strided,
+    "SLICE": _sliced,
+    "CONCATENATION": _concatenated,
+    "RELU": lambda inputs, call: _positive(inputs[0]),
+    "RELU6": lambda inputs, call: _between(inputs[0], 0.0, 6.0),
+    "RELU_N1_TO_1": lambda inputs, call: _between(inputs[0], -1.0, 1.0),
+    "PRELU": _prelu,
+    "LEAKY_RELU": _leaky,
+    "ELU": lambda inputs, call: _elu(inputs[0]),
+    "GELU": _gelu,
+    "HARD_SWISH": _hard_swish,
+    "LOGISTIC": _one("sigmoid"),
+    "TANH": _one("tanh"),
+    "SOFTMAX": _softmax,
+    "L2_NORMALIZATION": _l2,
+    "ABS": _one("abs"),
+    "NEG": _one("negative"),
+    "EXP": _one("exp"),
+    "SQUARE": _one("square"),
+    "SQRT": lambda inputs, call: _positive(inputs[0], 1e-30) ** 0.5,
+    "RSQRT": lambda inputs, call: inputs[0] ** -0.5,
+    "POW": _two("pow"),
+}
+"""Roots are bounded where their gradient would not be finite."""
+
+
+def _positive(values: Tensor, least: float = 0.0) -> Tensor:
+    import tensorflow as tf
+
+    return tf.maximum(values, least)
+
+
+def _between(values: Tensor, low: float, high: float) -> Tensor:
+    import tensorflow as tf
+
+    return tf.clip_by_value(values, low, high)
+
+
+def _elu(values: Tensor) -> Tensor:
+    import tensorflow as tf
+
+    return tf.nn.elu(values)

@@ -1,0 +1,234 @@
+"""Fine-tuning mends what held-out images see, leaves a file that it does not improve, and says what it did."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from embedlite.convert import Asked, ExportOptions, export
+from embedlite.convert.graph.graph import Graph
+from embedlite.convert.graph.run import float_rows
+from embedlite.convert.load.keras_model import from_keras
+from embedlite.convert.load.lower import lower
+from embedlite.convert.load.options import LoadOptions
+from embedlite.convert.make.recipe import read_recipe
+from embedlite.convert.normalization.prepare import prepare
+from embedlite.convert.quantize.plan import CalibrationOptions, plan_int8
+from embedlite.convert.request import check_request
+from embedlite.convert.tune import train as training
+from embedlite.convert.tune.fine_tune import FineTuner
+from embedlite.convert.tune.images import Batches
+from embedlite.runtime import InputContract
+from embedlite.runtime.errors import RequestError
+from embedlite.runtime.images.open import open_source
+
+from encoders import PLAIN, small_encoder
+
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
+SHAPE = (24, 24, 3)
+CONTRACT = InputContract(SHAPE)
+
+
+def smooth(count: int, seed: int) -> np.ndarray:
+    """Pixels that differ from image to image and place to place."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(0, 255, (count, 4, 4, 3))
+    return np.kron(coarse, np.ones((1, 6, 6, 1))).astype(np.uint8)
+
+
+@cache
+def made() -> SimpleNamespace:
+    """A plan, its int8 graph, and one that is damaged: biases of the first layer moved by some steps."""
+    model = small_encoder([layers.Flatten(), layers.UnitNormalization()])
+    graph = prepare(lower(from_keras(model, "small", LoadOptions())).flatbuffer)
+    source = open_source(smooth(48, 0), CONTRACT)
+    options = CalibrationOptions("minmax", None, False, 1, modes=("int8",))
+    plan = plan_int8(graph, source, CONTRACT, options, raw_pixels=False)
+    assert plan.trial is not None
+    good = plan.trial.quantized(plan.flatbuffer, plan.ranges)
+    damaged = Graph(good)
+    first = next(item for item in damaged.operators if damaged.operator_name(item) == "CONV_2D")
+    at = int(first.inputs[2])
+    steps = float(damaged.tensor(int(first.outputs[0])).quantization.scale[0])
+    scale = np.asarray(damaged.tensor(at).quantization.scale, np.float64)
+    moved = damaged.constant(at) + np.round(3 * steps / scale)
+    damaged.model.buffers[damaged.tensor(at).buffer].data = np.frombuffer(moved.astype(np.int32).tobytes(), np.uint8)
+    return SimpleNamespace(graph=graph, plan=plan, good=good, damaged=damaged.to_bytes())
+
+
+class Clock:
+    """A time that passes by one second whenever somebody looks, so that a training has the same steps everywhere."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def monotonic(self) -> float:
+        self.now += 1
+        return float(self.now)
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few steps, and larger ones."""
+    monkeypatch.setattr(training, "time", Clock())
+    monkeypatch.setattr(training, "RATES", (0.02, 0.1))
+
+
+def tuner(seconds: float = 400.0, **changed) -> FineTuner:
+    return FineTuner(replace(made().plan, **changed), made().graph.raw_name, None, seconds, 0)
+
+
+@pytest.mark.usefixtures("steps")
+def test_what_is_wrong_is_mended_and_told() -> None:
+    tuned = tuner().tune(made().damaged)
+    report, trial = tuned.report, made().plan.trial
+    assert report is not None
+    assert report.kept
+    # On images that nothing has seen, not only on those that judged.
+    unseen = [open_source(smooth(32, 9), CONTRACT).ready(index) for index in range(32)]
+    expected = float_rows(made().graph.flatbuffer, unseen)
+    noise = [((float_rows(file, unseen) - expected) ** 2).sum() for file in (made().damaged, tuned.graph)]
+    assert noise[1] < 0.5 * noise[0]
+    assert report.sqnr_after == pytest.approx(trial.sqnr(trial.errors_of(tuned.graph)))
+    assert report.sqnr_after > report.sqnr_before + 3
+    assert (report.images, report.held_out, report.ended, report.failures) == (36, 12, "time", 0)
+    assert report.float_from_original is not None
+    (said,) = tuned.decisions
+    assert said.startswith("the weights of int8 were changed by fine-tuning: ")
+    assert "drift is measured against the original" in said
+    # Numbers only: the operators are those of the file before.
+    before, after = (Graph(file) for file in (made().damaged, tuned.graph))
+    assert [*map(after.operator_name, after.operators)] == [*map(before.operator_name, before.operators)]
+
+
+def test_without_a_clear_gain_the_file_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a rate that destroys any network."""
+    monkeypatch.setattr(training, "time", Clock())
+    monkeypatch.setattr(training, "RATES", (50.0,))
+    tuning = tuner(40.0).tune(made().good)
+    assert tuning.graph is made().good
+    assert "brought no clear gain on 12 held-out calibration images" in tuning.decisions[0]
+    assert tuning.report is not None
+    assert not tuning.report.kept
+
+
+@pytest.mark.usefixtures("steps")
+def test_after_a_loss_that_is_no_number_it_steps_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = Batches.draw
+    calls = []
+
+    def draw(self: Batches) -> np.ndarray:
+        calls.append(1)
+        return drawn(self) * np.float32(np.nan if len(calls) == 4 else 1)
+
+    monkeypatch.setattr(Batches, "draw", draw)
+    tuning = tuner().tune(made().damaged)
+    assert tuning.report is not None
+    assert tuning.report.failures == 1
+    assert "1 of which ended in NaN and was taken back" in tuning.decisions[0]
+
+
+@pytest.mark.usefixtures("steps")
+def test_ctrl_c_keeps_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = training._Run.judged
+
+    def interrupted(run: training._Run) -> float:
+        score = judged(run)
+        if run.result.best is not None:
+            os.kill(os.getpid(), signal.SIGINT)
+        return score
+
+    monkeypatch.setattr(training._Run, "judged", interrupted)
+    tuning = tuner(4000.0).tune(made().damaged)
+    assert tuning.report is not None
+    assert tuning.report.ended == "interrupted"
+    assert tuning.report.kept
+    assert tuning.report.steps < 1000
+    assert ", interrupted" in tuning.decisions[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"trial": None}, "there are no calibration images, or too few to hold some of them out"),
+        ({"fitting": open_source(smooth(5, 0), CONTRACT)}, "17 calibration images are too few to judge it by"),
+    ],
+)
+def test_too_few_images_are_one_line(changed: dict, says: str) -> None:
+    tuning = tuner(**changed).tune(made().good)
+    assert tuning.graph is made().good
+    (said,) = tuning.decisions
+    assert said.startswith(f"int8 was not fine-tuned: {says}")
+
+
+def test_a_graph_without_layers_is_one_line() -> None:
+    model = keras.Sequential([keras.Input(SHAPE), layers.AveragePooling2D(6), layers.Flatten()])
+    graph = prepare(lower(from_keras(model, "pooled", LoadOptions())).flatbuffer)
+    options = CalibrationOptions("minmax", None, False, 1, modes=("int8",))
+    plan = plan_int8(graph, open_source(smooth(48, 0), CONTRACT), CONTRACT, options, raw_pixels=False)
+    quantized = plan.trial.quantized(plan.flatbuffer, plan.ranges)
+    tuning = FineTuner(plan, None, None, 1.0, 0).tune(quantized)
+    assert tuning.graph is quantized
+    (said,) = tuning.decisions
+    assert said.startswith("int8 was not fine-tuned: ")
+
+
+@pytest.mark.usefixtures("steps")
+def test_an_export_says_so_everywhere_and_its_recipe_is_refused(tmp_path: Path) -> None:
+    """Also from a .tflite, which has no gradient of its own."""
+    model = small_encoder([layers.Flatten(), layers.UnitNormalization()])
+    first = export(model, tmp_path / "float", quantize=["float32"], options=ExportOptions(measure=False))
+    np.save(tmp_path / "more.npy", smooth(16, 3))
+    result = export(
+        first.files[0].path,
+        tmp_path / "tuned",
+        quantize=["int8"],
+        calibration_data=smooth(48, 0),
+        test_data=smooth(16, 5),
+        options=ExportOptions(
+            **PLAIN, fine_tune=True, fine_tune_time=30.0, fine_tune_data=tmp_path / "more.npy", card=True, measure=False
+        ),
+    )
+    report = result.fine_tuning
+    assert report is not None
+    assert (report.images, report.held_out) == (52, 12)
+    told = [text for text in result.decisions if "fine-tun" in text]
+    assert len(told) == 1
+    written = json.loads((tmp_path / "tuned" / "small.float32.export.json").read_text())
+    assert written["fine_tuning"]["kept"] == report.kept
+    assert written["recipe"]["files"]["int8"]["tuned"] == (report.sha256 if report.kept else None)
+    card = (tmp_path / "tuned" / "small.float32.card.md").read_text()
+    assert ("were trained further on 52 unlabelled" in card) == report.kept
+    # As if it had been kept, whatever two seconds brought here.
+    written["recipe"]["files"]["int8"]["tuned"] = report.sha256
+    (tmp_path / "again.json").write_text(json.dumps(written))
+    with pytest.raises(RequestError, match="was fine-tuned, and a recipe holds no weights"):
+        read_recipe(tmp_path / "again.json")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"fine_tune_time": 60.0}, "--fine-tune-time is for fine-tuning. Add --fine-tune"),
+        ({"fine_tune_data": "x"}, "--fine-tune-data is for fine-tuning. Add --fine-tune"),
+        ({"fine_tune": True, "fine_tune_time": 0.0}, "--fine-tune-time is 0 s. Give it some time"),
+        ({"fine_tune": True, "fine_tune_time": float("nan")}, "--fine-tune-time is nan s"),
+        ({"fine_tune": True, "quantize": ("float32",)}, "--fine-tune is for the int8 file, which was not asked for"),
+        ({"fine_tune": True, "pareto": True, "quantize": ("int8",)}, "Leave --fine-tune out, or --pareto"),
+        ({"fine_tune": True, "recipe": "x", "quantize": ("int8",)}, "--recipe makes files again without trying"),
+    ],
+)
+def test_where_it_does_not_apply_it_is_refused(options: dict, says: str) -> None:
+    with pytest.raises(RequestError) as raised:
+        check_request(Asked(calibration_data=smooth(2, 0), **options), Path("model.keras"), None)
+    assert says in str(raised.value)

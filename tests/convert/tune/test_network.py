@@ -1,0 +1,183 @@
+"""The graph in TensorFlow computes what the interpreter does: operators, rounding, and the file that is written."""
+
+from functools import cache
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import layers
+
+from embedlite.calibration import collect_ranges
+from embedlite.convert.graph.graph import Graph
+from embedlite.convert.graph.run import float_rows
+from embedlite.convert.load.keras_model import from_keras
+from embedlite.convert.load.lower import lower
+from embedlite.convert.load.options import LoadOptions
+from embedlite.convert.normalization.prepare import prepare
+from embedlite.convert.quantize.correct.paired_graph import PairedGraph
+from embedlite.convert.quantize.litert import quantize
+from embedlite.convert.tune.network import Network, fake_quantized, real_constant
+from embedlite.convert.tune.operators import UnsupportedError
+from embedlite.convert.tune.parameters import Parameters
+from embedlite.runtime import InputContract
+from embedlite.runtime.backends.interpreters import find_runtime
+from embedlite.runtime.backends.subgraph import cut, runner
+from embedlite.runtime.images.open import open_source
+from embedlite.runtime.input.preprocess import dequantize
+from embedlite.runtime.input.preprocess import quantize as to_integers
+from embedlite.runtime.model.flatbuffer import read_flatbuffer
+
+SHAPE = (20, 16, 3)
+
+
+def body() -> keras.Model:
+    """The operators of most networks, each with a width of its own."""
+    keras.utils.set_random_seed(5)
+    image = keras.Input(SHAPE)
+    x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu")(image)
+    x = layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2, activation="relu6")(x)
+    y = layers.Conv2D(16, 3, padding="same", groups=4)(x)
+    x = layers.Add()([x, layers.LeakyReLU()(y)])
+    x = layers.Concatenate()([layers.MaxPooling2D(2)(x), layers.AveragePooling2D(2)(x)])
+    x = layers.PReLU(shared_axes=[1, 2])(layers.Conv2D(16, 1)(layers.ZeroPadding2D(1)(x)))
+    gate = layers.Dense(16, activation="sigmoid")(layers.GlobalAveragePooling2D()(x))
+    x = layers.Multiply()([x, layers.Reshape((1, 1, 16))(gate)])
+    x = layers.Conv2D(16, 2, dilation_rate=2, activation="hard_silu")(x)
+    x = layers.Conv2DTranspose(8, 2, strides=2, activation="tanh")(x)
+    x = layers.Subtract()([x, layers.Softmax()(x)])
+    x = layers.Dense(24, name="embedding")(layers.Flatten()(layers.Cropping2D(1)(x)))
+    return keras.Model(image, layers.UnitNormalization()(x), name="body")
+
+
+@cache
+def made() -> SimpleNamespace:
+    """The float graph, its int8 graph, and images."""
+    graph = prepare(lower(from_keras(body(), "body", LoadOptions())).flatbuffer)
+    images = np.random.default_rng(0).uniform(0, 1, (12, *SHAPE)).astype(np.float32)
+    source = open_source(images, InputContract(SHAPE, mean=(0.0,), std=(1.0,)))
+    ranges = collect_ranges(graph.flatbuffer, source)
+    int8 = quantize(graph.flatbuffer, "int8", ranges, graph.keep_float)
+    return SimpleNamespace(graph=graph, images=images, files={"float32": graph.flatbuffer, "int8": int8})
+
+
+def each_operator(flatbuffer: bytes, images: np.ndarray) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Kind, the interpreter's answer and the network's for what the interpreter gives the operator, in real numbers."""
+    info, network, runtime = read_flatbuffer(flatbuffer), Network(flatbuffer), find_runtime()
+    stored = {info.wiring.inputs[0]: list(images[:, None])}
+    found = []
+    for place, operator in enumerate(network.graph.operators):
+        result = int(operator.outputs[0])
+        sources = [index for index in network.graph.inputs(operator) if index in stored]
+        run = runner(runtime, cut(flatbuffer, range(place, place + 1), sources, [result]), sources, [result], 1)
+        stored[result] = [run([stored[index][number] for index in sources])[0] for number in range(len(images))]
+        real = {
+            index: tf.constant(np.concatenate([_real(info, index, item) for item in stored[index]]))
+            for index in sources
+        }
+        expected = np.concatenate([_real(info, result, item) for item in stored[result]])
+        found.append((network.graph.operator_name(operator), expected, network.apply(operator, real).numpy()))
+    return found
+
+
+def _real(info, index: int, values: np.ndarray) -> np.ndarray:
+    tensor = info.tensors[index]
+    return dequantize(values, tensor.scale[0], tensor.zero_point[0]) if values.dtype == np.int8 else values
+
+
+@pytest.mark.parametrize("mode", ["float32", "int8"])
+def test_every_operator_answers_as_the_interpreter_does(mode: str) -> None:
+    """Given the same integers: at most one step apart, and layers with weights in one value of a thousand."""
+    info = read_flatbuffer(made().files[mode])
+    answers = each_operator(made().files[mode], made().images)
+    operators = Graph(made().files[mode]).operators
+    assert len(answers) == len(operators) > 20
+    for (kind, expected, found), operator in zip(answers, operators, strict=True):
+        tensor = info.tensors[int(operator.outputs[0])]
+        assert found.shape == expected.shape, kind
+        if tensor.dtype == "float32":
+            np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5, err_msg=kind)
+            continue
+        steps = np.abs(found - expected) / tensor.scale[0]
+        assert steps.max() < 1.01, (kind, steps.max())
+        exact = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "RESHAPE", "MAX_POOL_2D", "PAD"}
+        if kind in exact:
+            assert (steps > 0.01).mean() <= 1e-3, kind
+
+
+def test_the_float_graph_answers_a_batch_as_the_interpreter_answers_images() -> None:
+    """Of int8 a tie that one kernel rounds otherwise is a step in all layers after it, which is compared above."""
+    network = Network(made().files["float32"])
+    found = network(tf.constant(made().images))[network.output].numpy()
+    expected = float_rows(made().files["float32"], made().images)
+    np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=2e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.floats(1e-6, 1e3),
+    st.integers(-128, 127),
+    st.lists(st.floats(-300, 300, width=32), min_size=1, max_size=20),
+)
+def test_rounding_is_that_of_quantize(scale: float, zero_point: int, steps: list[float]) -> None:
+    scale = float(np.float32(scale))
+    values = (np.array(steps) * scale).astype(np.float32)
+    stored = to_integers(values, scale, zero_point, np.dtype(np.int8))
+    found = fake_quantized(tf.constant(values), scale, zero_point).numpy()
+    ties = np.abs(np.abs(values / scale) % 1 - 0.5) < 1e-3
+    np.testing.assert_allclose(found[~ties], dequantize(stored, scale, zero_point)[~ties], rtol=1e-5, atol=1e-5 * scale)
+
+
+def test_gradients_pass_where_nothing_saturates() -> None:
+    values = tf.constant([-200.0, 0.3, 200.0])
+    scale = tf.constant(1.0)
+    with tf.GradientTape() as tape:
+        tape.watch((values, scale))
+        total = tf.reduce_sum(fake_quantized(values, scale, 0))
+    by_value, by_scale = tape.gradient(total, (values, scale))
+    assert by_value.numpy().tolist() == [0.0, 1.0, 0.0]
+    # -128 and 127 at the bounds, and what rounding adds between them.
+    assert float(by_scale) == pytest.approx(-128 + 127 - 0.3, abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_file_is_what_was_trained(seed: int) -> None:
+    """Whatever the parameters are: weights beyond their bounds, other biases and step sizes."""
+    rng = np.random.default_rng(seed)
+    parameters = Parameters(
+        PairedGraph(made().files["int8"], made().graph.flatbuffer, [], None), made().graph.flatbuffer
+    )
+    assert len(parameters) >= 5
+    values = [value + rng.normal(0, 2, value.shape).astype(np.float32) for value in parameters.start]
+    values[-1] = rng.normal(0, 0.1, values[-1].shape).astype(np.float32)
+    constants, scales = parameters.replaced([tf.constant(value) for value in values])
+    assert len(constants) == 2 * len(parameters)
+    assert len(scales) >= len(parameters)
+    file = parameters.file(values)
+    written = Graph(file)
+    for index, expected in constants.items():
+        step = np.max(written.tensor(index).quantization.scale)
+        found = real_constant(written, index)
+        # A tie of a bias in float32 is one of its steps, a ten-thousandth of what the layer writes.
+        limit = step * 1.01 if written.dtype(index) == "int32" else 1e-6
+        np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=limit)
+    for index, expected in scales.items():
+        assert written.tensor(index).quantization.scale[0] == pytest.approx(float(expected), rel=1e-6)
+    assert np.isfinite(float_rows(file, made().images)).all()
+    # Nothing else moved.
+    assert len(file) == len(parameters.file(parameters.start))
+    np.testing.assert_array_equal(
+        float_rows(parameters.file(parameters.start), made().images), float_rows(made().files["int8"], made().images)
+    )
+
+
+def test_an_operator_that_is_not_there_is_named() -> None:
+    graph = Graph(made().graph.flatbuffer)
+    operator = next(item for item in graph.operators if graph.operator_name(item) == "TANH")
+    replaced = graph.make_operator("COS", [int(operator.inputs[0])], [int(operator.outputs[0])])
+    graph.operators[graph.position(operator)] = replaced
+    with pytest.raises(UnsupportedError, match=r"^COS$"):
+        Network(graph.to_bytes())

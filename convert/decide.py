@@ -70,7 +70,7 @@ def decide_contract(
         problem = _disagreement(shape, given, known)
         _refuse(f"{name}: {problem}" if problem else "", accept=accept)
         decisions = (f"{problem}; --accept-contract takes the options all the same.",) if problem else ()
-        return Decided(contract, origins, (*decisions, *_assumed(contract, told)))
+        return Decided(contract, origins, decisions)
     asked = "mean" in told and "std" in told
     if scaling.bent:
         what = f"the model computes {', '.join(scaling.bent)} on its input, which is not a factor and an offset"
@@ -128,18 +128,6 @@ def _disagreement(shape: tuple[int, int, int], given: InputOptions, known: State
     same = same_scaling(both, own) if known.options.mean else True
     same = same and known.options.color_order in (None, both.color_order)
     return "" if same else f"({options}) and ({known}) contradict each other"
-
-
-def _assumed(contract: InputContract, told: dict[str, object]) -> tuple[str, ...]:
-    """What the contract says of pixels that neither the caller, nor the file, nor the graph told."""
-    parts = [f"{name} {numbers_text(getattr(contract, name))}" for name in ("mean", "std") if name not in told]
-    parts += [] if "color_order" in told else [f"colour order {contract.color_order}"]
-    if "mean" in told and "std" in told:
-        return ()
-    return (
-        f"{', '.join(parts)} are assumed, because nothing in the model tells how it was trained: --preprocess "
-        "FILE.py:FUNCTION proves them, drift-report FILE --reference VECTORS --data PHOTOS checks them.",
-    )
 
 
 def _contradiction(

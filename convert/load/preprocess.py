@@ -216,6 +216,7 @@ class _Function:
         self.name, self._call = _load(function)
         self._contract, self.notes, self.integers = contract, list[str](), False
         self._by_path: bool | None = None
+        self._dtype: np.dtype[Any] | None = None
 
     def __call__(self, path: Path, *, twice: bool = False) -> Values:
         """What it makes of an image, float32; ``twice`` to see whether it always makes the same."""
@@ -240,7 +241,7 @@ class _Function:
         for by_path in (True, False) if self._by_path is None else (self._by_path,):
             try:
                 result = self._call(str(path)) if by_path else self._with_image(path)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 errors.append(f"{type(error).__name__}: {error}")
             else:
                 self._by_path = by_path
@@ -274,7 +275,13 @@ class _Function:
             array = check_one(array, self._contract) if array.dtype != np.int8 else array
         except InputError as error:
             raise RequestError(f"{self.name} returns another thing than the model takes for {path}: {error}") from error
-        self.integers = array.dtype.kind in "ui"
+        integers = array.dtype.kind in "ui"
+        if self._dtype is not None and integers != self.integers:
+            raise RequestError(
+                f"{self.name} returns {array.dtype} for {path} and {self._dtype} for another image. Return one of them "
+                "for all."
+            )
+        self.integers, self._dtype = integers, array.dtype
         if not np.isfinite(array).all():
             raise RequestError(f"{self.name} returns NaN or infinity for {path}. Return finite values.")
         # A copy: it may answer with the same memory next time.

@@ -16,7 +16,7 @@ from ...calibration.assess import MOST_GROWTH, MOST_MISSED
 from ...calibration.tensors import short_name
 from ...runtime.drift.wording import UNMEASURED, decibels
 from ...runtime.model.contract import InputContract
-from ...runtime.model.origin import describe_input, explain_assumed
+from ...runtime.model.origin import PROOF, describe_input, explain_assumed
 from ...runtime.printable import one_line, styled
 from ..budget import Budget, missed_text, required_of_shipped
 from ..results import ExportedFile, ExportResult, NotMade, SearchReport, Verdict
@@ -74,7 +74,7 @@ def _under_contract(result: ExportResult) -> list[str]:
     assumed = explain_assumed(contract, origins)
     drift = "; drift is measured under it" if assumed and result.files[0].drift is not None else ""
     lines = [f"contract: pixels become {describe_input(contract, origins)}{drift}"]
-    return [*lines, f"  {assumed}"] if assumed else lines
+    return [*lines, f"  {assumed}, {PROOF} proves it"] if assumed else lines
 
 
 def _busy(files: Sequence[ExportedFile]) -> list[str]:

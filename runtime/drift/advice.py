@@ -15,6 +15,7 @@ from .compare import Measurement
 from .decisions import Comparison, Decisions
 from .gates import Gate, Metrics
 from .rows import constant_rows
+from .silent import have_collapsed
 
 Action = Literal["ship", "ship-with-threshold", "re-embed-gallery", "do-not-ship", "cannot-tell"]
 
@@ -72,6 +73,8 @@ def find_doubt(measurement: Measurement) -> str | None:
         return f"the reference gives {kind} for all {len(reference)} images"
     if all(constant_rows(reference.take(part)).all() for part in reference.slices()):
         return "every embedding of the reference is zero or constant, so none has a direction"
+    if have_collapsed(reference):
+        return f"the reference has collapsed: its {len(reference)} embeddings have one direction but for rounding"
     return None
 
 

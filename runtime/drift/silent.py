@@ -89,3 +89,15 @@ def count_silent(vectors: NDArray[Any] | Rows) -> Silent:
     )
     first = min((*zeros, *constants, *repeats), default=None)
     return Silent(len(rows), len(zeros), len(constants), len(repeats), collapsed, first)
+
+
+def have_collapsed(rows: Rows) -> bool:
+    """Whether vectors all have one direction but for rounding; those without a direction are left out."""
+    total, count = np.zeros(rows.size), 0
+    for part in rows.slices():
+        block = rows.take(part).astype(np.float64)
+        norms = np.linalg.norm(block, axis=1)
+        alive = np.isfinite(norms) & (norms > 0)
+        total += (block[alive] / norms[alive, None]).sum(axis=0)
+        count += int(alive.sum())
+    return rows.size > 1 and count >= _LEAST and (float(total @ total) / count - 1) / (count - 1) > _COLLAPSED

@@ -104,6 +104,10 @@ CHECK = "drift-report FILE --reference VECTORS --data PHOTOS"
 """What checks a contract: vectors that the user's own pipeline made of the same photos."""
 
 
+PROOF = "export-tflite --preprocess FILE.py:FUNCTION"
+"""What proves one, at the export: the user's own code."""
+
+
 def explain_assumed(contract: InputContract, origins: Mapping[str, str]) -> str:
     """What of a contract nothing proves, and what checks it; empty where nothing of it is assumed."""
     parts = assumed_parts(origins)

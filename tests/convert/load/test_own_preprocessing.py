@@ -147,8 +147,21 @@ def random(path: str) -> np.ndarray:
     return pillow(path) + np.random.default_rng().normal(size=(SIZE, SIZE, 3)).astype(np.float32)
 
 
+def ending(path: Any) -> Any:
+    raise SystemExit(3)
+
+
+def fickle(path: str) -> np.ndarray:
+    """Floats for the upright ones, integers for the rest."""
+    with Image.open(path) as image:
+        turned = image.getexif().get(0x0112, 1) != 1
+    return np.uint8(255 * pillow(path)) if turned else pillow(path)
+
+
 BAD: dict[str, tuple[Any, str]] = {
     "raises": (raising, r"raising\(\) raises with the path .*no such luck"),
+    "ends": (ending, r"ending\(\) raises with the path .*SystemExit: 3"),
+    "two dtypes": (fickle, r"returns (uint8|float32) for .* and (uint8|float32) for another image"),
     "another size": (lambda path: pillow(path)[:-1], r"returns another thing.*\(23, 24, 3\)"),
     "channels first": (lambda path: pillow(path).transpose(2, 0, 1), "channels come first"),
     "another dtype": (lambda path: "text", "returns str of dtype"),

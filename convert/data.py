@@ -129,7 +129,9 @@ def explain_values(use: str, source: Source) -> list[str]:
     """
     if source.contract.color_order == "none":
         return []
-    values = InputValues(source.name, source.contract)
+    # Where it lies is nobody's business who reads the card.
+    name = Path(source.name).name
+    values = InputValues(name, source.contract)
     count = min(len(source), _PIXEL_IMAGES if source.pixels else FIRST_IMAGES)
     correlations = []
     with warnings.catch_warnings(record=True) as caught:
@@ -149,7 +151,7 @@ def explain_values(use: str, source: Source) -> list[str]:
     said = [str(warning.message) for warning in caught]
     if correlations and float(np.mean(correlations)) < _NOISE:
         said.append(
-            f"{source.name}: neighbouring pixels have nothing to do with each other (correlation "
+            f"{name}: neighbouring pixels have nothing to do with each other (correlation "
             f"{np.mean(correlations):.2f}, {count} images), as in noise. What noise says of ranges and drift does not "
             "hold for photos: pass images such as the model will see."
         )

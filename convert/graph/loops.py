@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
 from .graph import Graph
 
 _BOUNDS = ("LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL")
+
+_WHOLE = {schema.TensorType.INT32: np.int32, schema.TensorType.INT64: np.int64}
+
+UNROLLED = 64
+"""Steps up to which a loop is laid out where no loop can be; each is some 15 operators a layer."""
 
 
 def has_loops(graph: Graph) -> bool:
@@ -22,6 +30,27 @@ def unbounded_loops(graph: Graph) -> list[str]:
         for operator in owner.operators
         if graph.operator_name(operator) == "WHILE" and not _is_bounded(graph, operator, owner)
     ]
+
+
+def steps(graph: Graph) -> int:
+    """The most steps that a loop of a graph takes, as far as its condition tells; 0 without loops."""
+    found = [0]
+    for owner in graph.model.subgraphs:
+        for operator in owner.operators:
+            if graph.operator_name(operator) == "WHILE":
+                condition = graph.model.subgraphs[operator.builtinOptions.condSubgraphIndex]
+                tensors = [*condition.tensors, *(owner.tensors[int(index)] for index in operator.inputs)]
+                found += [number for tensor in tensors if (number := _number(graph, tensor)) is not None]
+    return max(found)
+
+
+def _number(graph: Graph, tensor: Any) -> int | None:
+    """The value of a constant that is one whole number."""
+    data = graph.model.buffers[tensor.buffer].data
+    if data is None or tensor.type not in _WHOLE:
+        return None
+    values = np.frombuffer(bytes(data), _WHOLE[tensor.type])
+    return int(values[0]) if values.size == 1 else None
 
 
 def state(graph: Graph) -> list[str]:

@@ -25,6 +25,7 @@ from .custom_code import (
 from .edit.cut import alone, cut, library_of, shared_layer, tower
 from .edit.prune import prune
 from .edit.still import quieten
+from .edit.unroll import unrolling
 from .foreign import reason, told, versions
 from .keras_2.load import is_installed, load_keras_2
 from .options import LoadOptions
@@ -242,6 +243,7 @@ def _as_encoder(model: Any, name: str, options: LoadOptions) -> Original:
         rows=any(not text.rpartition("=")[2].startswith(PREPROCESSING) for text in options.replace_lambda),
         decisions=(*said, *decisions),
         quieten=quieten(model),
+        unrolling=unrolling(model),
     )
 
 

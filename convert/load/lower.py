@@ -7,6 +7,7 @@ write and convert, and ``from_concrete_functions`` would leave the variables out
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConversionError, ModelLoadError, ModelShapeError
 from ..graph.graph import Graph
-from ..graph.loops import state, unbounded_loops
+from ..graph.loops import UNROLLED, state, steps, unbounded_loops
 from ..graph.run import float_runner
 from .edit.float32 import in_float32, other_precisions
 from .edit.open_batch import close_lists, has_open_lists
@@ -48,6 +49,8 @@ class LoweredModel:
         decisions: what was decided on the user's behalf while lowering.
         precisions: the floating-point types besides float32 in which the original computes, by TensorFlow's names.
         frozen: the original as a concrete function without variables; None for a ``.tflite``.
+        unroll: makes the float graph without its loops, their steps one after the other; None where it has none, or
+            more steps than :data:`UNROLLED`, or they cannot be laid out.
     """
 
     flatbuffer: bytes
@@ -57,6 +60,7 @@ class LoweredModel:
     decisions: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ()
     frozen: Any = None
+    unroll: Callable[[], bytes] | None = None
 
 
 def lower(original: Original) -> LoweredModel:
@@ -77,7 +81,16 @@ def lower(original: Original) -> LoweredModel:
     single = keras_reference(original, traced)
     batches = None if original.batch is not None else (lambda size: _in_batches(original, size))
     decisions = (*taken_out, *((_explain_precisions(precisions),) if precisions else ()))
-    return LoweredModel(flatbuffer, single, batches, scaling, decisions, precisions, frozen)
+    unroll = None
+    if original.unrolling is not None and 0 < steps(Graph(flatbuffer)) <= UNROLLED:
+        unroll = functools.partial(_unrolled, original)
+    return LoweredModel(flatbuffer, single, batches, scaling, decisions, precisions, frozen, unroll)
+
+
+def _unrolled(original: Original) -> bytes:
+    assert original.unrolling is not None
+    with original.unrolling():
+        return _convert(original, *trace(original))[0]
 
 
 def _trace_still(original: Original) -> tuple[Any, Any, tuple[str, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ class Original:
         quieten: makes layers that are random do what they do at inference, whatever the model says, and returns their
             names; None where that cannot be done.
         framework: the kind of model and who runs it, with versions, for messages.
+        unrolling: a context in which recurrent layers are traced step by step; None where there are none, or that
+            cannot be done.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Original:
     decisions: tuple[str, ...] = ()
     quieten: Callable[[], tuple[str, ...]] | None = None
     framework: str = ""
+    unrolling: Callable[[], AbstractContextManager[None]] | None = None
 
 
 def near(wanted: str, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from ...runtime.model.contract import Contract, InputContract
 from ...runtime.version import __version__
 from ..errors import ConversionError
 from ..graph.graph import Graph
-from ..graph.loops import has_loops
+from ..graph.loops import UNROLLED, has_loops, steps
 from ..modes import MIXED, Precision, is_mixed, takes_ranges
 from ..normalization.prepare import FloatGraph
 from ..quantize.correct import Corrected, Corrector
@@ -104,11 +104,7 @@ class Maker:
             ConversionError: there is no such file of this model.
         """
         if mode != "float32" and has_loops(Graph(self._graph.flatbuffer)):
-            raise ConversionError(
-                f"the model has a loop (a recurrent layer), which no quantizer enters, so there is no {mode} of it. "
-                "Build its recurrent layers with unroll=True (some 15 operators a step and layer) and load the weights "
-                "into that, or ship float32."
-            )
+            raise _cannot_loop(mode, steps(Graph(self._graph.flatbuffer)))
         precision = (precision or {}) if takes_ranges(mode) else {}
         quantized = self._quantized(mode, precision)
         corrected = self._corrected(mode, quantized)
@@ -145,10 +141,15 @@ class Maker:
             return None
         return Corrector(original, plan.fitting, plan.trial, self._request.corrections, self._request.threads)
 
+    def _float(self, mode: str) -> FloatGraph:
+        """The float graph of a mode: with loops in float32 alone."""
+        looped = self._graph.looped
+        return looped if looped is not None and mode == "float32" else self._graph
+
     def _quantized(self, mode: str, precision: Precision) -> bytes:
         if not takes_ranges(mode) or self._plan is None:
             per_tensor = mode == "dynamic" and self.dense_per_tensor
-            return quantize(self._graph.flatbuffer, mode, None, (), dense_per_tensor=per_tensor)
+            return quantize(self._float(mode).flatbuffer, mode, None, (), dense_per_tensor=per_tensor)
         if mode == "int16x8":
             return quantize_wide(self._graph.flatbuffer, self._plan.minmax, self._graph.keep_float)
         return self._mixed(precision)
@@ -188,7 +189,7 @@ class Maker:
         )
 
     def _described(self, mode: str) -> Contract:
-        plan, graph = self._plan, self._graph
+        plan, graph = self._plan, self._float(mode)
         ends = choose_ends(self._request, "int8" if is_mixed(mode) else mode, graph)
         facts: dict[str, Any] | None = None
         if plan is not None and takes_ranges(mode):
@@ -212,12 +213,23 @@ class Maker:
         """The file, its contract, and what was decided about its ends."""
         contract, ends = self._described(mode), self.ends()
         try:
-            return *package(quantized, contract, self._graph.raw_name), ()
+            return *package(quantized, contract, self._float(mode).raw_name), ()
         except ConversionError:
             if ends.output_chosen or contract.output_dtype == "float32":
                 raise
         data, contract = package(quantized, replace(contract, output_dtype="float32"), self._graph.raw_name)
         return data, contract, ("the encoder ends in float operators, so the output of the int8 file stays float32.",)
+
+
+def _cannot_loop(mode: str, taken: int) -> ConversionError:
+    long = f"of {taken} steps, and up to {UNROLLED} could be laid out one after the other"
+    way_out = "Pass the Keras file, whose steps are laid out here, or ship float32."
+    if taken > UNROLLED:
+        way_out = f"Build the model for {UNROLLED} steps or fewer, or ship float32."
+    return ConversionError(
+        f"the model has a loop (a recurrent layer) {long if taken > UNROLLED else 'whose steps cannot be laid out'}, "
+        f"and no quantizer enters one, so there is no {mode} of it. {way_out}"
+    )
 
 
 def tool_versions() -> dict[str, str]:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.errors import RequestError
+from ...runtime.images.source import Source
 from ...runtime.model.contract import NormalizationSpec
 from ...runtime.model.normalizations import KINDS
 from ..graph.activations import fuse_activations
 from ..graph.graph import HEAVY, Graph
+from ..graph.loops import steps
 from ..graph.repair import drop_unused_tensors
 from ..graph.run import embedding_shape
-from ..load.lower import INPUT_NAME, OUTPUT_NAME
+from ..load.lower import INPUT_NAME, OUTPUT_NAME, LoweredModel
 from .freeze import FrozenNormalization, collect_extremes, freeze, frozen_spec
 from .guard import guard_normalization
 from .recognise import Normalization, final_normalization, find_normalizations
+
+_PROOF_IMAGES = 4
+"""Calibration images whose raw embeddings a recognised normalization is proved on, besides random and edge vectors."""
 
 _RESHAPING = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
 
@@ -53,6 +59,7 @@ class FloatGraph:
         output_shape: shape of one embedding, without the batch axis.
         frozen: for a frozen normalization, what it is judged by.
         decisions: what was decided on the user's behalf.
+        looped: the same model with its loops, which the float32 file keeps; None where this is as it was.
     """
 
     flatbuffer: bytes
@@ -64,6 +71,41 @@ class FloatGraph:
     frozen: Frozen | None
     decisions: tuple[str, ...]
     normalizations: tuple[tuple[str, NormalizationSpec], ...]
+    looped: FloatGraph | None = None
+
+
+def prepare_lowered(
+    lowered: LoweredModel, calibration: Source | None, modes: Sequence[str], normalization: str
+) -> FloatGraph:
+    """Prepare a model for its modes: the steps of loops are laid out one after the other for all but float32.
+
+    Args:
+        lowered: the model.
+        calibration: the calibration images; None if there are none.
+        modes: what files are made.
+        normalization: ``frozen`` freezes min-max normalizations with the images.
+
+    Raises:
+        RequestError, CalibrationDataError: see :func:`prepare`.
+    """
+
+    def prepared(flatbuffer: bytes) -> FloatGraph:
+        if calibration is None:
+            # Nothing was proved on images, and what was fused changes no vector.
+            return replace(prepare(flatbuffer), decisions=())
+        images = (calibration.ready(index) for index in range(len(calibration)))
+        if normalization == "frozen":
+            return prepare(flatbuffer, freeze_with=images)
+        return prepare(flatbuffer, islice(images, _PROOF_IMAGES))
+
+    graph = prepared(lowered.flatbuffer)
+    if lowered.unroll is None or all(mode == "float32" for mode in modes):
+        return graph
+    taken = steps(Graph(lowered.flatbuffer))
+    said = (
+        f"the {taken} steps of its loops are laid out one after the other in all files but float32, which keeps them."
+    )
+    return replace(prepared(lowered.unroll()), looped=graph, decisions=(*graph.decisions, said))
 
 
 def prepare(

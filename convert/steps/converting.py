@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +20,8 @@ from ..load.original import Original
 from ..load.preprocess import Proof
 from ..make.maker import tool_versions
 from ..make.recipe import Recipe, deciding_options
-from ..normalization.prepare import FloatGraph, prepare
+from ..normalization.prepare import FloatGraph, prepare_lowered
 from ..request import Request, check_raw_pixels
-
-_PROOF_IMAGES = 4
-"""Calibration images whose raw embeddings a recognised normalization is proved on, besides random and edge vectors."""
 
 
 def convert_model(request: Request, original: Original, path: Path) -> LoweredModel:
@@ -96,14 +92,7 @@ def prepare_graph(
     if proof is not None:
         embed = functools.partial(float_rows, lowered.flatbuffer, threads=request.threads)
         proved = proof.judge(embed, accept=request.accept_contract)
-    calibration = data.calibration
-    images = iter(()) if calibration is None else map(calibration.ready, range(len(calibration)))
-    if calibration is not None and request.normalization == "frozen":
-        graph = prepare(lowered.flatbuffer, freeze_with=images)
-    else:
-        graph = prepare(lowered.flatbuffer, islice(images, _PROOF_IMAGES))
-    if calibration is None:
-        graph = replace(graph, decisions=())
+    graph = prepare_lowered(lowered, data.calibration, request.modes, request.normalization)
     tools: list[str] = []
     if recipe is not None:
         recipe.check_graph(sha256(graph.flatbuffer), str(request.recipe))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...runtime.backends.interpreters import installed, installed_runtimes
 from ...runtime.backends.table import BACKENDS, BY_PACKAGE
-from ...runtime.check.probe import ProbeResult, probe
+from ...runtime.check.probe import PROBE_SECONDS, ProbeResult, probe
 from ...runtime.check.timing import Timing
 from ...runtime.drift import Drift
 from ...runtime.drift.intervals import Interval, drift_and_intervals
@@ -25,6 +25,7 @@ from ...runtime.machine import available_threads
 from ...runtime.model.contract import InputContract
 from ...runtime.progress import progress, stage
 from ..graph.graph import Graph
+from ..graph.loops import has_loops
 from ..make.golden import GoldenInputs, golden_path, pack
 from ..make.maker import Made
 from ..make.names import OutputNames
@@ -41,6 +42,7 @@ _AGREEMENT_IMAGES = 4
 
 _DRIFT_SECONDS = 60.0
 _AGREEMENT_SECONDS = 6.0
+_LOOPS_SECONDS = 30.0
 
 _ROUNDING = 1e-6
 _FIRM = 1e-3
@@ -165,13 +167,17 @@ def measure_files(
     compilers = [backend for backend in BACKENDS.values() if not backend.module and installed(backend.package)]
     jobs += [(item, one.package) for item in made for one in compilers if one.runs(item.mode, item.precision)]
 
+    def limit(item: Made) -> float:
+        # TFLite Micro may stay in a loop for minutes, or for good.
+        return _LOOPS_SECONDS if has_loops(Graph(item.data)) else PROBE_SECONDS
+
     def run(job: tuple[Made, str]) -> ProbeResult | NpuCompilation:
         path, runtime = paths[job[0].mode], job[1]
         if not BY_PACKAGE[runtime].module:
             working = folder / f"{job[0].mode}.npu"
             working.mkdir()
             return compile_for_npu(path, working)
-        return probe(path, runtime, frames.ready, order.few, threads=1, seconds=_AGREEMENT_SECONDS)
+        return probe(path, runtime, frames.ready, order.few, threads=1, seconds=_AGREEMENT_SECONDS, limit=limit(job[0]))
 
     with ThreadPoolExecutor(threads) as pool:
         answers = list(progress(pool.map(run, jobs), len(jobs), "verifying"))

@@ -56,6 +56,7 @@ def probe(
     threads: int,
     seconds: float,
     golden: Path | None = None,
+    limit: float = PROBE_SECONDS,
 ) -> ProbeResult:
     """Run a file on one interpreter, in a process of its own.
 
@@ -67,6 +68,7 @@ def probe(
         threads: processors that one inference may use.
         seconds: after this time no further image is begun, once there are two.
         golden: a ``.npy`` of uint8 frames that golden vectors are made of, (N, H, W, C).
+        limit: seconds after which the process is ended without an answer.
     """
     version = importlib.metadata.version(runtime)
     with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
@@ -82,7 +84,7 @@ def probe(
             None if golden is None else str(golden),
             str(golden_result),
         )
-        answer, failure = ask("check.probe", asdict(request), PROBE_SECONDS)
+        answer, failure = ask("check.probe", asdict(request), limit)
         if failure:
             return ProbeResult(runtime, version, error=failure)
         if "error" in answer:

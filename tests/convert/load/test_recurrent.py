@@ -1,4 +1,4 @@
-"""Recurrent layers: float32 keeps their loops, which are certain to end; other modes say why there is none."""
+"""Recurrent layers: float32 keeps their loops, which are certain to end; for other modes their steps are laid out."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from keras import layers, ops
 from embedlite.convert import ExportOptions, export
 from embedlite.convert.errors import ConversionError
 from embedlite.convert.graph.graph import Graph
-from embedlite.convert.graph.loops import has_loops
+from embedlite.convert.graph.loops import has_loops, steps
 from embedlite.convert.graph.run import float_runner
 from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
@@ -45,6 +45,14 @@ def test_the_loop_is_kept_and_computes_the_same(kind: str) -> None:
     wanted = np.asarray(model(IMAGES[:2]))
     got = np.stack([float_runner(lowered.flatbuffer)(image) for image in IMAGES[:2]])
     np.testing.assert_allclose(got, wanted, atol=1e-6)
+    # The same without its loops, and the caller's model is left as it was.
+    assert lowered.unroll is not None
+    assert steps(Graph(lowered.flatbuffer)) == 8
+    laid_out = lowered.unroll()
+    assert not has_loops(Graph(laid_out))
+    got = np.stack([float_runner(laid_out)(image) for image in IMAGES[:2]])
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
+    assert not any(getattr(layer, "unroll", False) for layer in model._flatten_layers())
 
 
 def test_float32_is_written_and_int8_says_why_not(tmp_path: Path) -> None:
@@ -54,31 +62,43 @@ def test_float32_is_written_and_int8_says_why_not(tmp_path: Path) -> None:
     result = export(tmp_path / "model", tmp_path / "out", calibration_data=IMAGES, options=ExportOptions(measure=False))
     assert [file.mode for file in result.files] == ["float32"]
     assert [item.mode for item in result.not_made] == ["int8"]
-    assert re.search("has a loop.*unroll=True.*float32", result.not_made[0].reason)
+    assert re.search("has a loop.*Pass the Keras file.*or ship float32", result.not_made[0].reason)
     with Encoder(result.files[0].path) as encoder:
         np.testing.assert_allclose(encoder.embed(IMAGES), np.asarray(model(IMAGES)), atol=1e-6)
-    with pytest.raises(ConversionError, match="has a loop"):
-        export(model, tmp_path / "none", quantize=["dynamic"], options=ExportOptions(measure=False))
 
 
-def test_unrolled_the_same_weights_give_int8(tmp_path: Path) -> None:
+def test_the_steps_are_laid_out_for_int8_and_float32_keeps_the_loop(tmp_path: Path) -> None:
     model = recurrent("lstm")
-    image = keras.Input(SHAPE)
-    x = layers.Dense(5)(layers.LSTM(5, unroll=True)(layers.Reshape((8, 12))(image)))
-    unrolled = keras.Model(image, layers.UnitNormalization()(layers.Dense(4)(x)), name="unrolled")
-    unrolled.set_weights(model.get_weights())
     result = export(
-        unrolled,
+        model,
         tmp_path,
-        quantize=["int8"],
+        quantize=["float32", "int8", "dynamic"],
         calibration_data=IMAGES,
         test_data=IMAGES,
         options=ExportOptions(measure=False, correct=["none"]),
     )
-    with Encoder(result.files[0].path) as encoder:
-        got = encoder.embed(IMAGES)
+    assert any("the 8 steps of its loops are laid out" in text for text in result.decisions)
+    assert not result.not_made
     wanted = np.asarray(model(IMAGES))
-    assert 10 * np.log10((wanted**2).sum() / ((wanted - got) ** 2).sum()) > 20
+    for file in result.files:
+        data = file.path.read_bytes()[: file.contract["flatbuffer_bytes"]]
+        assert has_loops(Graph(data)) == (file.mode == "float32")
+        with Encoder(file.path) as encoder:
+            got = encoder.embed(IMAGES)
+        assert 10 * np.log10((wanted**2).sum() / ((wanted - got) ** 2).sum()) > (120 if file.mode == "float32" else 20)
+
+
+def test_a_loop_of_more_steps_stays_and_the_mode_says_why(tmp_path: Path) -> None:
+    image = keras.Input((65, 4, 1))
+    x = layers.LSTM(3)(layers.Reshape((65, 4))(image))
+    model = keras.Model(image, layers.Dense(2)(x), name="long")
+    images = np.random.default_rng(0).uniform(0, 1, (4, 65, 4, 1)).astype(np.float32)
+    result = export(
+        model, tmp_path, quantize=["float32", "int8"], calibration_data=images, options=ExportOptions(measure=False)
+    )
+    assert [file.mode for file in result.files] == ["float32"]
+    (refused,) = result.not_made
+    assert re.search("a loop .* of 65 steps.*no int8 of it.* Build the model for 64 steps or fewer", refused.reason)
 
 
 class Doubling(layers.Layer):

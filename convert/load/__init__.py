@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +34,9 @@ def load_original(path: Path, options: LoadOptions | None = None) -> Original:
     options = options or LoadOptions()
     kind = "SavedModel" if path.is_dir() else f"{path.suffix} file"
     way_out = "Copy it again, or save it again where it was made."
+    if "keras" not in sys.modules:
+        # Whatever Keras runs on elsewhere, it is TensorFlow that converts.
+        os.environ["KERAS_BACKEND"] = "tensorflow"
     with told(ModelLoadError, str(path), kind, "cannot be loaded", way_out):
         return _open(path, options)
 

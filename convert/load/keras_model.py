@@ -63,6 +63,7 @@ def load_keras(path: Path, options: LoadOptions) -> Original:
         # What is missing can be told before seconds go into importing TensorFlow.
         library = unopened("keras" if version is None else "tf_keras")
         check_code(path, find_needs(config, library), {}, replaced, library)
+    check_backend(str(path))
     from .. import layers  # noqa: F401 -- registers our layers
 
     offered = load_custom_objects(Path(options.custom_objects)) if options.custom_objects else {}
@@ -194,9 +195,26 @@ def from_keras(model: Any, name: str, options: LoadOptions) -> Original:
         ModelShapeError: several inputs, outputs without a choice, no image, no known size, or no weights.
         ModelLoadError: Keras fails.
     """
+    check_backend(name)
     framework = versions(type(model).__name__, library_of(model).__name__, "tensorflow")
     with told(ModelLoadError, name, framework, "cannot be used as an encoder", SAVE_AGAIN):
         return replace(_as_encoder(model, name, options), framework=framework)
+
+
+def check_backend(name: str) -> None:
+    """Refuse a process whose Keras runs on something else than TensorFlow.
+
+    Raises:
+        ModelLoadError: it does.
+    """
+    import keras
+
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise ModelLoadError(
+            f"{name} cannot be exported where Keras runs on {backend}, because TensorFlow converts it. Save it with "
+            "model.save('model.keras'), and pass that file to export-tflite, which opens it in TensorFlow."
+        )
 
 
 def _as_encoder(model: Any, name: str, options: LoadOptions) -> Original:

@@ -1,6 +1,7 @@
 """What can be told without TensorFlow is told before its seconds are spent, and says the same as it would after."""
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -15,6 +16,8 @@ from embedlite.convert.errors import ModelLoadError
 from embedlite.convert.load import load_original
 from embedlite.convert.load.custom_code import KERAS_3, unopened
 from embedlite.convert.load.keras_2 import known
+from embedlite.convert.load.keras_model import from_keras
+from embedlite.convert.load.options import LoadOptions
 
 _PROGRAM = """
 import sys
@@ -110,3 +113,24 @@ def test_the_names_read_from_a_library_are_those_that_it_has() -> None:
 
 def has(library: object, name: str) -> bool:
     return bool(library.has_class({"class_name": name}))  # type: ignore[attr-defined]
+
+
+def test_a_keras_that_runs_on_something_else(bad: dict[str, tuple[Path, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = bad["newer.keras"][0].with_name("plain.keras")
+    # Not imported yet, it is imported on TensorFlow, whatever it runs on elsewhere.
+    code = (
+        "import sys, pathlib; from embedlite.convert.load import load_original as load; load(pathlib.Path(sys.argv[1]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(plain)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+    )
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(ModelLoadError, match=r"^mine cannot be exported where Keras runs on torch.*export-tflite"):
+        from_keras(keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten()]), "mine", LoadOptions())
+    with pytest.raises(ModelLoadError, match=r"plain\.keras cannot be exported where Keras runs on torch"):
+        load_original(plain)

@@ -34,7 +34,7 @@ def check_installed() -> None:
     Raises:
         MissingPackageError: one is not installed.
     """
-    missing = [name for name in ("tensorflow", "litert_quantizer", "rich") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("tensorflow", "litert_quantizer") if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingPackageError(
             f"embedlite.convert needs {', '.join(missing)}, which is not installed here. "

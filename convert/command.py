@@ -8,6 +8,7 @@ import click
 
 from ..runtime.commands.options import Command, common_options, emit_result, is_verbose, options_of, run_command
 from ..runtime.errors import EXIT_BAD_ANSWER
+from ..runtime.layout import line_width
 from . import check_installed
 from .options import Asked
 
@@ -16,6 +17,7 @@ from .options import Asked
     name="export-tflite",
     cls=Command,
     example="export-tflite model.keras --calibration-data calibration -o exported",
+    stages=True,
 )
 @click.argument("model", type=click.Path(path_type=Path))
 @options_of(Asked, "asked")
@@ -33,10 +35,7 @@ def export_tflite(model: Path, asked: Asked, json_path: str | None) -> int:
     from .outcome.table import render_result
 
     result = export_asked(model, asked, json_path=json_path)
-    if is_verbose():
-        times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
-        click.echo(f"stages: {times}", err=True)
-    emit_result(result.to_json(), render_result(result), json_path)
+    emit_result(result.to_json(), render_result(result, line_width(), details=is_verbose()), json_path)
     return EXIT_BAD_ANSWER if result.failed_targets or result.failed_modes or result.missed else 0
 
 

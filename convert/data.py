@@ -220,7 +220,10 @@ def _explain(skipped: tuple[Skipped, ...]) -> list[str]:
         return []
     named = ", ".join(image.id for image in skipped[:_MOST_NAMED])
     more = f" and {len(skipped) - _MOST_NAMED} more" if len(skipped) > _MOST_NAMED else ""
-    return [f"{len(skipped)} image(s) that cannot be used were left out: {named}{more}. export.json has the reasons."]
+    return [
+        f"WARNING: {len(skipped)} image(s) that cannot be used were left out: {named}{more}. export.json has the "
+        "reasons."
+    ]
 
 
 def calibration_fingerprint(data: ExportData) -> str | None:

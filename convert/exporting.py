@@ -25,7 +25,7 @@ from ..runtime.images.open import Data
 from ..runtime.limits import bounded, note_made
 from ..runtime.model.contract import InputOptions
 from ..runtime.options import part
-from ..runtime.progress import stage
+from ..runtime.progress import Stages
 from .decide import stated_contract
 from .load import load_original
 from .load.keras_model import from_keras
@@ -101,14 +101,15 @@ def export_asked(model: Any, asked: Asked, *, json_path: str | None = None) -> E
     request = check_request(asked, path, None if decided is None else tuple(decided.files))
     check_written(request, None if in_memory else path, json_path)
     opening = part(request, LoadOptions)
-    with stage("loading the model"), bounded("loading the model", path, request.time_limit):
+    stages = Stages()
+    with stages.time("loading the model"), bounded("loading the model", path, request.time_limit):
         original = from_keras(model, model.name, opening) if in_memory else load_original(path, opening)
     # Sizes, orders and names that do not fit should say so before the model is converted.
     given = part(request, InputOptions)
     contract, _ = stated_contract(original.input_shape, given, original.inputs)
     proof = None
     if request.preprocess is not None:
-        with stage("looking for the contract that preprocesses alike"):
+        with stages.time("looking for the contract that preprocesses alike"):
             images = (request.test_data, request.calibration_data)
             proof = prove(request.preprocess, images, contract, given)
     # Late: many a request is refused before, and that should not wait for what makes and measures files.
@@ -120,7 +121,7 @@ def export_asked(model: Any, asked: Asked, *, json_path: str | None = None) -> E
     if made:
         note_made(request.folder)
     try:
-        return Pipeline(request, source, decided, proof).run(original)
+        return Pipeline(request, source, decided, proof, stages).run(original)
     except BaseException:
         if made:
             with contextlib.suppress(OSError):

@@ -11,7 +11,7 @@ from typing import Any
 from ..calibration.engine import open_engine
 from ..runtime.check.figures import read_device_figures
 from ..runtime.files import json_bytes
-from ..runtime.progress import Stages, stage
+from ..runtime.progress import Stages
 from .load.original import Original
 from .load.preprocess import Proof
 from .make.maker import Maker
@@ -37,7 +37,12 @@ class Pipeline:
     """One run."""
 
     def __init__(
-        self, request: Request, source: dict[str, Any], recipe: Recipe | None = None, proof: Proof | None = None
+        self,
+        request: Request,
+        source: dict[str, Any],
+        recipe: Recipe | None = None,
+        proof: Proof | None = None,
+        stages: Stages | None = None,
     ) -> None:
         """Read what is small and may be damaged, before there is work that would be lost.
 
@@ -46,6 +51,7 @@ class Pipeline:
             source: path and SHA-256 of the model.
             recipe: decisions of an earlier export, to be made again; None decides.
             proof: of the input contract by the caller's own function; None without.
+            stages: what was timed before.
 
         Raises:
             DeviceFiguresError, UnreadableDataError: the device's figures or the search's cache are damaged.
@@ -53,7 +59,7 @@ class Pipeline:
         self.request, self.source, self.recipe, self.proof = request, source, recipe, proof
         self.device = None if request.measured is None else read_device_figures(Path(request.measured))
         SearchCache(request.search_cache, "")
-        self.stages = Stages()
+        self.stages = stages or Stages()
 
     def run(self, original: Original) -> ExportResult:
         """Make, measure and write everything.
@@ -67,7 +73,7 @@ class Pipeline:
         request, recipe, proof, timed = self.request, self.recipe, self.proof, self.stages.time
         # A cluster that does not answer should say so before the model is converted.
         with open_engine(request.engine, request.threads) as engine:
-            with stage("converting"), timed("converting"):
+            with timed("converting"):
                 lowered = convert_model(request, original, Path(self.source["path"]))
             decided = settle_contract(request, original, lowered, proof=proof, recipe=recipe)
             contract = decided.contract

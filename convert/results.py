@@ -308,6 +308,7 @@ class ExportResult:
         files: the written files, float32 first.
         decisions: what was decided on the user's behalf, one sentence each.
         ship: which file to ship where, one sentence each.
+        why: what else there is to know of these files and of those that were not chosen.
         schema: the format of export.json.
     """
 
@@ -332,6 +333,7 @@ class ExportResult:
     files: tuple[ExportedFile, ...]
     decisions: tuple[str, ...]
     ship: tuple[str, ...]
+    why: tuple[str, ...]
     schema: int = SCHEMA
 
     def to_json(self) -> dict[str, Any]:

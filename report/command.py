@@ -42,6 +42,7 @@ _causes, _outputs, _run = in_group("Causes"), in_group("Output"), in_group("Run"
     name="drift-report",
     cls=Command,
     example="drift-report model.int8.tflite --reference model.float32.tflite --data test",
+    stages=True,
 )
 @click.argument("candidates", metavar="CANDIDATE...", nargs=-1, type=click.Path(path_type=Path))
 @_sides("--reference", type=click.Path(path_type=Path), help="What the candidate should match.")

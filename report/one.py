@@ -18,8 +18,10 @@ from ..runtime.drift.report import Description, DriftReport, build_report
 from ..runtime.drift.silent import count_silent
 from ..runtime.drift.stored import is_stored
 from ..runtime.errors import RequestError
+from ..runtime.layout import fit, line_width
 from ..runtime.model.artifact import read_artifact
 from ..runtime.model.contract import InputContract, InputOptions
+from ..runtime.printable import one_line
 from .causes.causes import SourcesRequest, check_sources, find_sources
 from .causes.preprocessing import tell_apart, with_preprocessing
 from .outputs import Found, Pictured
@@ -63,11 +65,13 @@ def compare_one(request: Request, judging: Judging, wanted: Wanted) -> Found:
         others = measure_others(opened, candidate, contract, sides, measurement) if wanted.workers_apart else None
     found = Found(_proved_report(measurement, sides, judging, proof))
     if others is not None:
-        found = found.with_more(render_others(others), other_workers=[other.to_json() for other in others])
+        found = found.with_more(
+            render_others(others, line_width()), other_workers=[other.to_json() for other in others]
+        )
     if wanted.pictures:
         found = replace(found, pictured=Pictured.of(sides, measurement, found.report))
     if proved:
-        found = found.with_more("\n".join(proved))
+        found = found.with_more("\n".join(fit(map(one_line, proved), line_width())))
     found = _told_apart(found, request, sides, wanted, far=opened.far)
     return _with_sources(found, request, sides, judging, wanted).with_export(wanted.export)
 
@@ -96,7 +100,7 @@ def _with_sources(found: Found, request: Request, sides: Sides, judging: Judging
             threads=request.threads,
         )
     )
-    return found.with_more(sources.render(), **sources.to_json())
+    return found.with_more(sources.render(line_width()), **sources.to_json())
 
 
 def _check_float(candidate: Path, reference: Path, float_file: Path | None) -> None:
@@ -169,5 +173,5 @@ def _told_apart(found: Found, request: Request, sides: Sides, wanted: Wanted, *,
         ladder=wanted.ladder,
     )
     keys = {} if told.ladder is None else {"ladder": told.ladder.to_json(), "layers": None}
-    more = found.with_more(told.render(), **keys)
+    more = found.with_more(told.render(line_width()), **keys)
     return replace(more, report=with_preprocessing(more.report, told))

@@ -16,7 +16,7 @@ from ..runtime.commands.options import check_outputs, emit_result, is_verbose
 from ..runtime.drift.compare import Measurement
 from ..runtime.drift.gates import Gate
 from ..runtime.drift.report import SCHEMA, DriftReport
-from ..runtime.drift.text import render_text
+from ..runtime.drift.text import MORE, render_text
 from ..runtime.drift.wording import metric_text
 from ..runtime.errors import DataError
 from ..runtime.files import check_writable, json_bytes, write_files
@@ -115,7 +115,9 @@ class Outputs:
 
             pictured = found.pictured
             files[self.html] = render_page(report, pictured.projection, pictured.thumbnails, found.export)
-        self._write(files, report.to_json(), render_text(report) + found.more)
+        details = is_verbose()
+        text = render_text(report, line_width(), details=details) + found.more
+        self._write(files, report.to_json(), text if details else f"{text}\n\n{MORE}")
 
     def write_several(
         self, comparison: Comparison, pictured: Sequence[Pictured], export: ExportSummary | None = None

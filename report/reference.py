@@ -59,7 +59,7 @@ def ask_tensorflow(module: str, request: dict[str, Any]) -> None:
         raise KerasReferenceError(why_it_ended(-process.returncode, process.pid, own_folder()))
     if process.returncode != 0:
         raise KerasReferenceError(
-            said.strip() or f"the Keras process ended with code {process.returncode}; run again with -v."
+            said.strip() or f"the Keras process ended with code {process.returncode}; run again with -vv."
         )
 
 

@@ -27,7 +27,7 @@ from ..runtime.images.source import Source
 from ..runtime.machine import describe_environment
 from ..runtime.model.artifact import read_artifact
 from ..runtime.model.contract import Contract, InputContract, InputOptions
-from ..runtime.progress import progress
+from ..runtime.progress import progress, stage
 from .embedding import check_same, embed_far
 from .labels import codes, read_texts
 from .reference import embed_with_keras
@@ -210,7 +210,10 @@ def _run_reference(
     """The reference's embeddings of the images as the candidate's contract prepares them, and what is known of it."""
     assert request.data is not None
     if is_keras_model(request.reference):
-        theirs = embed_with_keras(request.reference, request.data, source.ids, inputs, request.opening, request.feature)
+        with stage(f"embedding with {request.reference.name}"):
+            theirs = embed_with_keras(
+                request.reference, request.data, source.ids, inputs, request.opening, request.feature
+            )
         return theirs, {"path": str(request.reference), "kind": "keras", "sha256": sha256_of(request.reference)}
     # The reference sees what the candidate sees: the same contract makes the same floats.
     own = read_artifact(request.reference).contract
@@ -365,8 +368,9 @@ def _fill(
         contract = encoder.contract.input if encoder.artifact.contract is None else None
         return embed_far(request.engine, path, source, rows, contract=contract, ready=ready, label=label)
     images = (source.ready(index) for index in range(len(source))) if ready else source
-    for index, embedding in enumerate(progress(encoder.embed_iter(images), len(source), label)):
-        rows[index] = embedding
+    with stage(f"embedding with {path.name}"):
+        for index, embedding in enumerate(progress(encoder.embed_iter(images), len(source), label)):
+            rows[index] = embedding
     return None
 
 

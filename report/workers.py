@@ -19,7 +19,9 @@ from ..runtime.drift import Drift, Measurement, measure
 from ..runtime.drift.rows import Rows
 from ..runtime.drift.wording import UNMEASURED, decibels, fixed
 from ..runtime.files import finite_json
+from ..runtime.layout import Column, table, wrap
 from ..runtime.model.contract import InputContract
+from ..runtime.printable import one_line
 from .embedding import embed_far
 from .sides import Sides, empty_rows
 
@@ -83,23 +85,31 @@ def measure_others(
     return found
 
 
-def render_others(others: Sequence[OtherWorkers]) -> str:
-    """A table for people."""
+def render_others(others: Sequence[OtherWorkers], width: int) -> str:
+    """A table for people, no line longer than ``width``."""
     if not others:
         return "workers that differ from this machine: none"
-    width = max(len(other.different) for other in others)
-    lines = [
-        "workers that differ from this machine: their embeddings by the candidate against the ones above",
-        f"  {'':<{width}}{'workers':>9}{'SQNR dB':>11}{'cosine min':>12}{'neighbours':>12}{'largest difference':>20}",
+    columns = [
+        Column("they have", left=True),
+        Column("workers", 2),
+        Column("SQNR dB"),
+        Column("cosine min", 1),
+        Column("neighbours", 1),
+        Column("largest difference"),
     ]
-    for other in others:
-        drift = other.drift
-        sqnr = UNMEASURED if drift.max_abs is None else decibels(drift.sqnr_db, 2, "")
-        lines.append(
-            f"  {other.different:<{width}}{other.workers:>9}{sqnr:>11}{fixed(drift.cosine_min, 6):>12}"
-            f"{fixed(drift.knn_overlap_cross, 4):>12}{fixed(drift.max_abs, 6):>20}"
-        )
-    return "\n".join(lines)
+    rows = [
+        [
+            one_line(other.different),
+            f"{other.workers}",
+            UNMEASURED if other.drift.max_abs is None else decibels(other.drift.sqnr_db, 2, ""),
+            fixed(other.drift.cosine_min, 6),
+            fixed(other.drift.knn_overlap_cross, 4),
+            fixed(other.drift.max_abs, 6),
+        ]
+        for other in others
+    ]
+    head = "workers that differ from this machine: their embeddings by the candidate against the ones above"
+    return "\n".join([*wrap(head, width, rest="  "), *table(columns, rows, width, "  ")])
 
 
 def _differences(other: Engine, engine: Engine) -> str:

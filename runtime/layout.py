@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+from .printable import paint
 
 PIPED = 100
 """Columns where nobody says how many there are: a pipe or a file."""
@@ -53,6 +55,15 @@ def wrap(text: str, width: int, *, first: str = "", rest: str | None = None) -> 
     return [*lines, line.rstrip()]
 
 
+def fit(lines: Iterable[str], width: int) -> list[str]:
+    """Lines of which those that are longer than ``width`` go on in further ones, set in by two more."""
+    found = []
+    for line in lines:
+        indent = " " * (len(line) - len(line.lstrip(" ")))
+        found += [line] if len(line) <= width else wrap(line, width, first=indent, rest=f"{indent}  ")
+    return found
+
+
 def _pieces(word: str, room: int) -> Iterator[str]:
     """The word, or parts of one that is longer than a line, ended at slashes where there are any."""
     while len(word) > room:
@@ -78,7 +89,14 @@ class Column:
     left: bool = False
 
 
-def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int, indent: str = "") -> list[str]:
+def table(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    width: int,
+    indent: str = "",
+    *,
+    dim: Sequence[bool] = (),
+) -> list[str]:
     """A table's lines, none longer than ``width``.
 
     Columns without any text are left out. If the rest has no room, columns are left out by their importance (the larger
@@ -90,6 +108,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int, 
         rows: one text a column.
         width: of a line.
         indent: in front of every line.
+        dim: which rows are grey where colours are wanted; default none.
     """
     kept = [place for place, column in enumerate(columns) if not place or any(row[place] for row in rows)]
     room = width - len(indent)
@@ -105,12 +124,19 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int, 
         if columns[least].importance == 0:
             break
         kept.remove(least)
+    shades = dim or [False] * len(rows)
     if needed(kept) <= room:
-        return [
+        lines = [
             indent + _row([row[place] for place in kept], widths(kept), [columns[place].left for place in kept])
             for row in ([column.title for column in columns], *rows)
         ]
-    return _stacked(columns, rows, width, indent)
+        return [lines[0], *(_shaded(line, grey) for line, grey in zip(lines[1:], shades, strict=True))]
+    stacked = [_stacked(columns, row, width, indent) for row in rows]
+    return [_shaded(line, grey) for lines, grey in zip(stacked, shades, strict=True) for line in lines]
+
+
+def _shaded(line: str, grey: bool) -> str:
+    return paint(line, "dim") if grey else line
 
 
 def _row(cells: Sequence[str], widths: Sequence[int], left: Sequence[bool]) -> str:
@@ -124,17 +150,14 @@ def _row(cells: Sequence[str], widths: Sequence[int], left: Sequence[bool]) -> s
     )
 
 
-def _stacked(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int, indent: str) -> list[str]:
-    """Each row's first cell on a line of its own, and its figures with their titles in the lines after it."""
-    lines = []
-    for row in rows:
-        lines += wrap(row[0], width, first=indent)
-        told = [f"{column.title} {cell}" for column, cell in zip(columns[1:], row[1:], strict=True) if cell]
-        # A title and its figure stay together where a line holds them.
-        room = width - len(indent) - 3
-        joined = ", ".join(text.replace(" ", "\0") if len(text) <= room else text for text in told)
-        lines += [line.replace("\0", " ") for line in wrap(joined, width, first=f"{indent}  ")] if told else []
-    return lines
+def _stacked(columns: Sequence[Column], row: Sequence[str], width: int, indent: str) -> list[str]:
+    """A row's first cell on a line of its own, and its figures with their titles in the lines after it."""
+    lines = wrap(row[0], width, first=indent)
+    told = [f"{column.title} {cell}".strip() for column, cell in zip(columns[1:], row[1:], strict=True) if cell]
+    # A title and its figure stay together where a line holds them.
+    room = width - len(indent) - 3
+    joined = ", ".join(text.replace(" ", "\0") if len(text) <= room else text for text in told)
+    return lines + ([line.replace("\0", " ") for line in wrap(joined, width, first=f"{indent}  ")] if told else [])
 
 
 def join_lines(*parts: Sequence[str]) -> str:

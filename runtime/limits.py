@@ -125,7 +125,7 @@ def why_it_ended(number: int, process: int, folder: Path | None) -> str:
         )
     return (
         f"the process that did the work crashed{during} ({signal.Signals(number).name}). The model is damaged or "
-        "hostile, or a library that runs it has a bug: run again with -v, which shows what the libraries print."
+        "hostile, or a library that runs it has a bug: run again with -vv, which shows what the libraries print."
     )
 
 

@@ -1,4 +1,4 @@
-"""How far along a long work is, on stderr; silent when that is not a terminal."""
+"""How far along a long work is, on stderr: a line that changes on a terminal, and a line for each ended stage."""
 
 from __future__ import annotations
 
@@ -6,9 +6,34 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from typing import TypeVar
 
 _T = TypeVar("_T")
+
+_LINES: ContextVar[bool] = ContextVar("lines", default=False)
+_QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+_INSIDE: ContextVar[bool] = ContextVar("inside", default=False)
+
+
+@contextlib.contextmanager
+def telling(*, lines: bool, quiet: bool) -> Iterator[None]:
+    """Decide what is told of the work inside.
+
+    Args:
+        lines: whether each stage leaves a line with its seconds, on a terminal and elsewhere.
+        quiet: whether nothing at all is told.
+    """
+    tokens = _LINES.set(lines and not quiet), _QUIET.set(quiet)
+    try:
+        yield
+    finally:
+        _LINES.reset(tokens[0])
+        _QUIET.reset(tokens[1])
+
+
+def _on_terminal() -> bool:
+    return sys.stderr.isatty() and not _QUIET.get()
 
 
 class Stages:
@@ -23,31 +48,45 @@ class Stages:
 
     @contextlib.contextmanager
     def time(self, name: str) -> Iterator[None]:
-        """Add what is done inside to a stage."""
+        """Add what is done inside to a stage, and tell of it as :func:`stage` does."""
         started = time.monotonic()
         try:
-            yield
+            with stage(name):
+                yield
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 3)
 
 
 @contextlib.contextmanager
 def stage(label: str) -> Iterator[None]:
-    """Say on stderr what is being done while it lasts; for work that cannot be counted. Silent without a terminal."""
-    terminal = sys.stderr.isatty()
+    """Say on stderr what is being done while it lasts, for work that cannot be counted; silent without a terminal.
+
+    Where lines are wanted (:func:`telling`), a stage that ends well leaves one with its seconds; a stage within another
+    leaves none.
+    """
+    terminal, started, inside = _on_terminal(), time.monotonic(), _INSIDE.get()
     if terminal:
         sys.stderr.write(f"{label} ...")
+        sys.stderr.flush()
+    token = _INSIDE.set(True)
     try:
         yield
+    except BaseException:
+        inside = True
+        raise
     finally:
+        _INSIDE.reset(token)
         if terminal:
             sys.stderr.write("\r\033[K")
+        if _LINES.get() and not inside:
+            sys.stderr.write(f"{label}: {time.monotonic() - started:.1f} s\n")
+        sys.stderr.flush()
 
 
 class Line:
     """A line on stderr that says how far along a work is, once it takes more than a second.
 
-    Silent when stderr is not a terminal.
+    Silent when stderr is not a terminal, and where nothing is to be told.
 
     Attributes:
         total: how much there is to do.
@@ -59,7 +98,7 @@ class Line:
 
     def __init__(self, total: int, label: str) -> None:
         self.total, self._label = total, label
-        self._terminal, self._shown = sys.stderr.isatty(), False
+        self._terminal, self._shown = _on_terminal(), False
         self._started = self._last = time.monotonic()
 
     def show(self, number: int, more: str = "") -> None:

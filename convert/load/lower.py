@@ -140,7 +140,7 @@ def _convert(original: Original, traced: Any, spec: Any) -> tuple[bytes, Scaling
     module.frozen = frozen
     # Gradients (swish has one of its own) are of no use on a device, and saving them fails on a frozen function.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    way_out = "Build the model without what is named there, and load its weights into that; -v shows all that is said."
+    way_out = "Build the model without what is named there, and load its weights into that; -vv shows all that is said."
     with (
         tempfile.TemporaryDirectory(prefix="embedlite-") as folder,
         told(ConversionError, original.name, original.framework, "cannot be converted", way_out),

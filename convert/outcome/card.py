@@ -34,7 +34,8 @@ def render_card(result: ExportResult, stem: str) -> bytes:
     sections = {
         "What it is": _what(result, contract),
         "What it takes and gives": _contract(files) if files else ["No file was made."],
-        "Which file to ship": [f"- {sentence}" for sentence in result.ship] or ["Nothing is recommended."],
+        "Which file to ship": [f"- {sentence}" for sentence in (*result.ship, *result.why)]
+        or ["Nothing is recommended."],
         "Data": _data(result),
         "Drift": _drift(files),
         "Latency and runtimes": _latency(result),

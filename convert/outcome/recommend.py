@@ -19,6 +19,28 @@ NEARLY_AS_FAST = 1.25
 """A file this much slower than the fastest is still worth its smaller drift; so is one of which that is not certain."""
 
 
+@dataclass(frozen=True)
+class Recommended:
+    """What to ship.
+
+    Attributes:
+        ship: one sentence for a CPU, one for an NPU and one for a microcontroller.
+        why: what else there is to know of it and of the files that were not chosen, a sentence a place.
+    """
+
+    ship: tuple[str, ...]
+    why: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Said:
+    """Of one place; ``more`` is what :attr:`Recommended.why` says of it."""
+
+    place: str
+    line: str
+    more: tuple[str, ...] = ()
+
+
 def recommend(
     files: Sequence[ExportedFile],
     timed_on: Mapping[str, Any],
@@ -27,8 +49,8 @@ def recommend(
     chosen: bool = False,
     budget: Budget | None = None,
     cause: str = "",
-) -> tuple[str, ...]:
-    """One sentence for a CPU, one for an NPU and one for a microcontroller.
+) -> Recommended:
+    """Which of the files to ship where.
 
     Args:
         files: those that were not rejected.
@@ -39,14 +61,18 @@ def recommend(
         cause: why rounded files fail, where that is known; where to read of it, as the end of a sentence.
     """
     if not files:
-        return (f"nothing to ship: {'no file keeps the limits' if missed else _NONE_RUNS}.",)
+        return Recommended((f"nothing to ship: {'no file keeps the limits' if missed else _NONE_RUNS}.",))
     if all(_says_nothing(file) for file in files):
-        return (f"nothing to ship: the embeddings say nothing of the images ({files[0].mode}: {files[0].silent}).",)
+        silent = f"{files[0].mode}: {files[0].silent}"
+        return Recommended((f"nothing to ship: the embeddings say nothing of the images ({silent}).",))
     shelf = _Shelf(tuple(files), required_of_shipped(budget), cause)
-    said = (_for_cpu(shelf, timed_on), _for_npu(shelf), _for_microcontroller(shelf))
-    if not chosen:
-        return said
-    return tuple(text for text in said if not text.endswith((_NEEDS_INT8, _NOT_TIMED)))
+    said = [_for_cpu(shelf, timed_on), _for_npu(shelf), _for_microcontroller(shelf)]
+    if chosen:
+        said = [one for one in said if not one.line.endswith((_NEEDS_INT8, _NOT_TIMED))]
+    return Recommended(
+        tuple(f"{one.place}: {one.line}" for one in said),
+        tuple(f"{one.place}: {'; '.join(one.more)}." for one in said if one.more),
+    )
 
 
 def of_a_cpu(timed_on: Mapping[str, Any]) -> bool:
@@ -88,37 +114,36 @@ class _Shelf:
         return any(_mode(file) in modes for file in self.files)
 
 
-def _for_cpu(shelf: _Shelf, timed_on: Mapping[str, Any]) -> str:
+def _for_cpu(shelf: _Shelf, timed_on: Mapping[str, Any]) -> _Said:
     if not of_a_cpu(timed_on):
-        return f"CPU: the latencies are {timed_on['name']}'s; {_NOT_TIMED}"
+        return _Said(_CPU, f"the latencies are {timed_on['name']}'s; {_NOT_TIMED}")
     timed = [file for file in shelf.files if file.latency_us is not None and file.runs]
     usable = [file for file in timed if shelf.passes(file)]
     if not usable:
         if not timed and all(file.runs for file in shelf.files):
-            return "CPU: nothing was measured; run drift-report on the target."
+            return _Said(_CPU, "nothing was measured; run drift-report on the target.")
         rounded = [file for file in timed if file.mode not in ("float32", "float16")]
         advice = (
             "float32 fails as well, so rounding is not the cause: drift-report --ladder tells where the drift begins"
             if any(file.mode == "float32" and not shelf.passes(file) for file in shelf.files)
             else f"Instead: -q float32, which rounds nothing{_and(shelf.cause if rounded else '')}"
         )
-        return f"CPU: {shelf.failing(timed or shelf.files)}. {advice}."
+        return _Said(_CPU, f"{shelf.failing(timed or shelf.files)}. {advice}.")
     fastest = min(usable, key=lambda file: file.latency_us or 0)
     near = [file for file in usable if _least(file) <= NEARLY_AS_FAST * _most(fastest)]
     # Among files of nearly the same speed the smallest drift wins; without drift figures, the smallest file.
     best = max(near, key=lambda file: (0.0 if file.drift is None else ranked_db(file.drift.sqnr_db), -file.bytes))
-    reason = f"{best.latency_us:,.0f} µs"
-    if best is not fastest and _least(best) <= _most(fastest):
-        reason += f", no slower than {fastest.mode} as far as could be measured"
-    if best.drift is not None:
-        reason += f", {best.sqnr_text}"
     refused = [verdict.runtime for verdict in best.verified if not verdict.ok]
-    if refused:
-        reason += f"; not on {', '.join(refused)}"
-    for other in usable:
-        if other.mode in ("int8", "dynamic") and other is not best and best.latency_us and other.latency_us:
-            reason += f"; {other.mode}: {other.latency_us:,.0f} µs" + (f", {other.sqnr_text}" if other.drift else "")
-    return f"CPU: ship {best.path.name} ({reason})."
+    figures = _timed(best) + (f"; not on {', '.join(refused)}" if refused else "")
+    more = []
+    if best is not fastest and _least(best) <= _most(fastest):
+        more.append(f"{best.mode} is no slower than {fastest.mode} as far as could be measured")
+    more += [f"{other.mode}: {_timed(other)}" for other in usable if other.mode in _ROUNDED and other is not best]
+    return _Said(_CPU, f"ship {best.path.name} ({figures}).", tuple(more))
+
+
+def _timed(file: ExportedFile) -> str:
+    return f"{file.latency_us:,.0f} µs" + ("" if file.drift is None else f", {file.sqnr_text}")
 
 
 def _least(file: ExportedFile) -> float:
@@ -130,33 +155,43 @@ def _most(file: ExportedFile) -> float:
     return file.latency_high_us or file.latency_us or 0.0
 
 
-def _for_npu(shelf: _Shelf) -> str:
+def _for_npu(shelf: _Shelf) -> _Said:
     """Of the files with integer activations, the one of which an NPU runs most; 8 bits before 16."""
     best, nothing = _best(shelf, "ethos-u", "its compiler takes none of these files.", _left_by_npu)
     if best is None:
-        return f"NPU: {nothing}"
-    text = _integers(best, shelf)
+        return _Said(_NPU, nothing)
+    figures = _drift(best, shelf)
     for verdict in best.verified:
         if verdict.npu_operators is not None and verdict.ok:
             left = sum((verdict.cpu_operators or {}).values())
-            text += f"; Ethos-U runs {verdict.npu_operators} of {verdict.npu_operators + left} operators"
-    return f"NPU: ship {text})."
+            figures.append(f"Ethos-U runs {verdict.npu_operators} of {verdict.npu_operators + left} operators")
+    return _Said(_NPU, _ship(best, figures), _integers(best))
 
 
-def _for_microcontroller(shelf: _Shelf) -> str:
+def _for_microcontroller(shelf: _Shelf) -> _Said:
     """Of the files that TFLite Micro runs, the first that passes the gates, the smallest kind first."""
     best, nothing = _best(shelf, "micro", "TFLite Micro runs none of these files.")
     if best is None:
-        return f"microcontroller: {nothing}"
-    text = _integers(best, shelf)
+        return _Said(_MICRO, nothing)
+    figures, more = _drift(best, shelf), list(_integers(best))
     if (arena := _arena(best)) is not None:
-        text += f"; TFLite Micro needs an arena of {arena:,} bytes"
+        figures.append(f"an arena of {arena:,} bytes")
         # A mixed file or one of 16 bits may be worth its memory.
         for other in shelf.files:
             if other is not best and _taken(other, "micro") and other.mode != "float32" and shelf.passes(other):
-                more = _arena(other)
-                text += f"; {other.mode}: {more:,} bytes, {other.sqnr_text}" if more and other.drift else ""
-    return f"microcontroller: ship {text})."
+                memory = _arena(other)
+                more += [f"{other.mode}: {memory:,} bytes, {other.sqnr_text}"] if memory and other.drift else []
+    return _Said(_MICRO, _ship(best, figures), tuple(more))
+
+
+def _ship(best: ExportedFile, figures: Sequence[str]) -> str:
+    return f"ship {best.path.name}" + (f" ({'; '.join(figures)})." if figures else ".")
+
+
+def _drift(best: ExportedFile, shelf: _Shelf) -> list[str]:
+    """What is said first of a file of integers: its drift, and why it is not int8."""
+    fails = any(file.mode == "int8" and file.runs and not shelf.passes(file) for file in shelf.files)
+    return [*([] if best.drift is None else [best.sqnr_text]), *(["int8 fails the drift gates"] if fails else [])]
 
 
 def _best(
@@ -202,6 +237,8 @@ def _and(text: str) -> str:
     return f"; {text}" if text else ""
 
 
+_CPU, _NPU, _MICRO = "CPU", "NPU", "microcontroller"
+_ROUNDED = ("int8", "dynamic")
 _INTEGERS = ("int8", MIXED, "int16x8")
 _NONE_RUNS = "a required target runs none of these files"
 _NOT_TIMED = "for a CPU's name --target litert first."
@@ -221,25 +258,18 @@ def _left_by_npu(file: ExportedFile) -> float:
     return 0.0
 
 
-def _integers(best: ExportedFile, shelf: _Shelf) -> str:
-    """The file, what of it is not integers, its drift, and why it is not int8."""
-    text = f"{best.path.name} ("
+def _integers(best: ExportedFile) -> tuple[str, ...]:
+    """How much of the file is integers, and what makes the rest so."""
     if is_mixed(best.mode):
-        text += "integers but for the layers that the search left in another precision"
-    else:
-        text += (
-            "8-bit integers throughout" if best.mode == "int8" else "8-bit weights and 16-bit activations throughout"
-        )
-        if best.float_operators:
-            text += f" but for {', '.join(best.float_operators)} in float"
-            normalization = best.contract["normalization"]
-            if normalization["kind"] != "none" and normalization["placement"] == "graph":
-                text += ", the normalization; --input-type int8 --output-type int8 leaves it to Encoder"
-    if best.drift is not None:
-        text += f"; {best.sqnr_text}"
-    if any(file.mode == "int8" and file.runs and not shelf.passes(file) for file in shelf.files):
-        text += "; int8 fails the drift gates"
-    return text
+        return ("integers but for the layers that the search left in another precision",)
+    kind = "8-bit integers throughout" if best.mode == "int8" else "8-bit weights and 16-bit activations throughout"
+    if not best.float_operators:
+        return (kind,)
+    text = f"{kind} but for {', '.join(best.float_operators)} in float"
+    normalization = best.contract["normalization"]
+    if normalization["kind"] == "none" or normalization["placement"] != "graph":
+        return (text,)
+    return (f"{text}, the normalization", "--input-type int8 --output-type int8 leaves it to Encoder")
 
 
 def _arena(file: ExportedFile) -> int | None:

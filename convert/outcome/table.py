@@ -1,38 +1,67 @@
-"""The table that an export ends with."""
+"""What an export ends with: which file to ship, the table of all, and with details what was decided and why."""
 
 from __future__ import annotations
 
-import io
-import sys
 from collections.abc import Sequence
-from typing import Any
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from ...calibration import Assessment
 from ...calibration.assess import MOST_GROWTH, MOST_MISSED
 from ...calibration.tensors import short_name
+from ...runtime.backends.table import BY_PACKAGE
 from ...runtime.drift.wording import UNMEASURED, decibels
+from ...runtime.layout import Column, fit, join_lines, table, wrap
 from ...runtime.model.contract import InputContract
 from ...runtime.model.origin import PROOF, describe_input, explain_assumed
-from ...runtime.printable import one_line, styled
+from ...runtime.printable import one_line, paint
 from ..budget import Budget, missed_text, required_of_shipped
 from ..results import ExportedFile, ExportResult, NotMade, SearchReport, Verdict
 from .recommend import of_a_cpu
 
-_WIDTH = 260
 _MOST_SENSITIVE = 5
 _BUSY = 0.05
 _LEAST_FIRM = 3
 """Tensor groups that the table shows; export.json has all of them."""
 
+WARNING = "WARNING"
+"""How a decision begins that everybody should read."""
 
-def render_result(result: ExportResult) -> str:
-    """An export's result as text: the table, which file to ship where, and what was decided."""
-    lines = [_table(result.files, result.not_made).rstrip(), *_failing(result), *_measured_on(result)]
-    lines += _busy(result.files)
+
+def render_result(result: ExportResult, width: int, *, details: bool) -> str:
+    """An export's result as text, no line longer than ``width``.
+
+    Args:
+        result: what was made and measured.
+        width: of a line.
+        details: whether it says what was decided and why, too.
+    """
+    failed = (*result.missed, *result.failed_targets, *result.failed_modes)
+    ship = [_painted(wrap(one_line(text), width, rest="  "), text) for text in result.ship]
+    paragraphs = [
+        [line for lines in ship for line in lines]
+        + [paint(line, "bad") for reason in failed for line in wrap(f"FAILED: {one_line(reason)}", width, rest="  ")],
+        _table(result.files, result.not_made, width),
+        _wrapped([*_failing(result), *_about_files(result), *_short(result)], width),
+    ]
+    if details:
+        paragraphs += _details(result, width)
+    else:
+        paragraphs.append(_wrapped([_left_out(result)], width))
+    return join_lines(*paragraphs)
+
+
+def _painted(lines: list[str], text: str) -> list[str]:
+    """What to ship stands out on a terminal, and so does that there is nothing."""
+    style = "bad" if "nothing to ship" in text else "strong" if ": ship " in text else ""
+    return [paint(line, style) for line in lines] if style else lines
+
+
+def _wrapped(texts: Sequence[str], width: int) -> list[str]:
+    return fit(map(one_line, texts), width)
+
+
+def _short(result: ExportResult) -> list[str]:
+    """What everybody should know besides the table."""
+    lines = []
     coupling = result.batch_coupling
     if coupling is not None and coupling.coupled:
         cosine = "" if coupling.cosine_min is None else f", cosine down to {coupling.cosine_min:.5f}"
@@ -41,19 +70,38 @@ def render_result(result: ExportResult) -> str:
             f"{coupling.max_abs:.3g}{cosine}; a device has batches of one"
         )
     if result.calibration is not None:
-        lines += ["", *_calibration(result.calibration)]
+        lines.append(f"calibration: {result.calibration.verdict}: {result.calibration.reason}")
     if result.search is not None:
-        lines += ["", *_sensitivity(result.search)]
-    lines += _slow(result)
+        lines.append(_searched(result.search))
     if result.not_checked and any(file.verified for file in result.files):
         lines.append(f"not checked on {', '.join(result.not_checked)}: pip install 'embedlite[verify]'")
-    lines += ["", *result.ship, *_under_contract(result), "", "Decided for you:"]
-    lines += [f"  - {decision}" for decision in result.decisions]
-    if result.missed:
-        lines += ["", *(f"FAILED: {reason}" for reason in result.missed)]
-    if failed := (*result.failed_targets, *result.failed_modes):
-        lines += ["", *(f"FAILED: {reason}" for reason in failed)]
-    return "\n".join(lines)
+    lines += _under_contract(result)
+    return [*lines, *(text for text in result.decisions if text.startswith(WARNING))]
+
+
+def _left_out(result: ExportResult) -> str:
+    """What the details would say."""
+    more = sum(not text.startswith(WARNING) for text in result.decisions)
+    decided = f"{more} decision{'s were' if more != 1 else ' was'} made for you: " if more else ""
+    return f"{decided}-v shows {'them and ' if more else ''}more of each file and range"
+
+
+def _details(result: ExportResult, width: int) -> list[list[str]]:
+    """What there is to know besides, paragraph by paragraph."""
+    paragraphs = [_wrapped([*result.why, *_slow(result), *_busy(result.files), *_measured_on(result)], width)]
+    if result.calibration is not None:
+        paragraphs.append(_firmness(result.calibration, width))
+    if result.search is not None:
+        paragraphs.append(_sensitivity(result.search, width))
+    decided = [
+        line
+        for text in result.decisions
+        if not text.startswith(WARNING)
+        for line in wrap(one_line(text), width, first="  - ")
+    ]
+    paragraphs.append(["Decided for you:", *decided] if decided else [])
+    times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
+    return [*paragraphs, fit([f"stages: {times}"], width)]
 
 
 def _failing(result: ExportResult) -> list[str]:
@@ -89,24 +137,29 @@ def _busy(files: Sequence[ExportedFile]) -> list[str]:
     return [f"busy machine: ±{max(apart):.0%}: files whose latencies are nearer than that are taken for equally fast"]
 
 
-def _calibration(assessment: Assessment) -> list[str]:
-    """The verdict on the calibration images, and the tensors whose ranges stand least firmly."""
-    lines = [f"calibration: {assessment.verdict}: {assessment.reason}"]
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("least firm ranges", no_wrap=True)
-    for name in ("low", "high", "method", "held-out clipped", "growth"):
-        table.add_column(name, justify="right", no_wrap=True)
+def _firmness(assessment: Assessment, width: int) -> list[str]:
+    """The tensors whose ranges stand least firmly."""
+    columns = [
+        Column("least firm ranges", left=True),
+        Column("low", 2),
+        Column("high", 2),
+        Column("method", 3, left=True),
+        Column("held-out clipped"),
+        Column("growth", 1),
+    ]
     groups = sorted(assessment.groups, key=lambda group: -max(group.growth / MOST_GROWTH, group.missed / MOST_MISSED))
-    for group in groups[:_LEAST_FIRM]:
-        table.add_row(
-            short_name(group.name),
+    rows = [
+        [
+            one_line(short_name(group.name)),
             f"{group.low:.4g}",
             f"{group.high:.4g}",
             group.method,
             "" if group.clipped is None else f"{group.clipped:.3%}",
             f"{group.growth:.1%}",
-        )
-    return [*lines, *_text(table)]
+        ]
+        for group in groups[:_LEAST_FIRM]
+    ]
+    return table(columns, rows, width)
 
 
 def _measured_on(result: ExportResult) -> list[str]:
@@ -127,23 +180,32 @@ def _measured_on(result: ExportResult) -> list[str]:
     return lines
 
 
-def _sensitivity(search: SearchReport) -> list[str]:
+def _searched(search: SearchReport) -> str:
+    return f"search: {len(search.tried)} files in {search.seconds:.0f} s on {search.runtime}, {search.ended}"
+
+
+def _sensitivity(search: SearchReport, width: int) -> list[str]:
     """The layers that hurt most as int8."""
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("layers that cost most drift as int8", no_wrap=True)
-    for name in ("instead", "SQNR dB", "gained", "µs", "added"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in search.sensitivity[:_MOST_SENSITIVE]:
-        table.add_row(
-            short_name(row.layer),
+    columns = [
+        Column("layers that cost most drift as int8", left=True),
+        Column("instead", 1, left=True),
+        Column("SQNR dB", 3),
+        Column("gained"),
+        Column("µs", 4),
+        Column("added", 2),
+    ]
+    rows = [
+        [
+            one_line(short_name(row.layer)),
             row.precision,
             decibels(row.sqnr_db, unit=""),
             "" if row.gained_db is None else f"{row.gained_db:+.1f}",
             f"{row.latency_us:,.0f}",
             f"{row.added_us:+,.0f}",
-        )
-    told = f"search: {len(search.tried)} files in {search.seconds:.0f} s on {search.runtime}, {search.ended}"
-    return [told, *_text(table)]
+        ]
+        for row in search.sensitivity[:_MOST_SENSITIVE]
+    ]
+    return table(columns, rows, width)
 
 
 def _slow(result: ExportResult) -> list[str]:
@@ -163,62 +225,71 @@ def _cell(verdict: Verdict | None) -> str:
     if not verdict.ok:
         return "FAILS"
     if verdict.npu_operators is not None:
-        return f"{verdict.npu_operators}/{verdict.npu_operators + sum((verdict.cpu_operators or {}).values())} on NPU"
-    return "ok" if verdict.arena_bytes is None else f"ok, {-(-verdict.arena_bytes // 1024):,} KiB"
+        return f"{verdict.npu_operators}/{verdict.npu_operators + sum((verdict.cpu_operators or {}).values())}"
+    return "ok" if verdict.arena_bytes is None else f"{-(-verdict.arena_bytes // 1024):,} KiB"
 
 
-def _table(files: Sequence[ExportedFile], not_made: Sequence[NotMade]) -> str:
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for name in ("mode", "file"):
-        table.add_column(name, no_wrap=True)
-    for name in ("bytes", "smaller", "SQNR dB", "cosine p1", "neighbours", "µs"):
-        table.add_column(name, justify="right", no_wrap=True)
+def _table(files: Sequence[ExportedFile], not_made: Sequence[NotMade], width: int) -> list[str]:
+    """A row a file; a runtime's column says whether it runs there, with how much memory, on how much of the NPU."""
     compared = any(file.dominated is not None for file in files)
     runtimes = list(dict.fromkeys(verdict.runtime for file in files for verdict in file.verified))
-    for runtime in runtimes:
-        table.add_column(runtime, no_wrap=True)
+    columns = [
+        Column("file", left=True),
+        Column("mode", 12, left=True),
+        Column("bytes", 2),
+        Column("smaller", 11),
+        Column("SQNR dB"),
+        Column("cosine p1", 10),
+        Column("neighbours", 3),
+        Column("µs"),
+        # The first is the one that everybody has; it leaves last.
+        *(Column(_place(name), 4 + number, left=True) for number, name in enumerate(runtimes)),
+    ]
     largest = max(file.bytes for file in files if file.mode == files[0].mode)
+    rows, grey = list[list[str]](), list[bool]()
     for file in files:
-        drift = file.drift
-        verdicts = {verdict.runtime: verdict for verdict in file.verified}
-        table.add_row(
-            file.mode,
-            one_line(file.path.name),
-            f"{file.bytes:,}",
-            f"{largest / file.bytes:.1f}x" if files[0].mode == "float32" else "",
-            ("" if drift is None else decibels(drift.sqnr_db, unit=""))
-            + (_bracket(file.intervals.get("sqnr_db"), ".1f") if compared else ""),
-            "" if drift is None or drift.cosine_p1 is None else f"{drift.cosine_p1:.5f}",
-            ("" if drift is None or drift.knn_overlap_cross is None else f"{drift.knn_overlap_cross:.3f}")
-            + (_bracket(file.intervals.get("knn_overlap_cross"), ".3f") if compared else ""),
-            ("" if file.latency_us is None else f"{file.latency_us:,.0f}")
-            + (_bracket((file.latency_low_us, file.latency_high_us), ",.0f") if compared else ""),
-            *(_cell(verdicts.get(runtime)) for runtime in runtimes),
-            style="dim" if file.dominated else None,
+        drift, verdicts = file.drift, {verdict.runtime: verdict for verdict in file.verified}
+        latencies = (file.latency_low_us, file.latency_high_us)
+        rows.append(
+            [
+                one_line(file.path.name),
+                file.mode,
+                f"{file.bytes:,}",
+                f"{largest / file.bytes:.1f}x" if files[0].mode == "float32" else "",
+                ("" if drift is None else decibels(drift.sqnr_db, unit=""))
+                + (_bracket(file.intervals.get("sqnr_db"), ".1f") if compared else ""),
+                "" if drift is None or drift.cosine_p1 is None else f"{drift.cosine_p1:.5f}",
+                ("" if drift is None or drift.knn_overlap_cross is None else f"{drift.knn_overlap_cross:.3f}")
+                + (_bracket(file.intervals.get("knn_overlap_cross"), ".3f") if compared else ""),
+                ("" if file.latency_us is None else f"{file.latency_us:,.0f}")
+                + (_bracket(latencies, ",.0f") if compared else ""),
+                *(_cell(verdicts.get(runtime)) for runtime in runtimes),
+            ]
         )
+        grey.append(bool(file.dominated))
         if half := file.contract["half_precision"]:
-            table.add_row("", "  computed in half precision", "", "", decibels(half["sqnr_db"], unit=""))
-    for item in not_made:
-        table.add_row(item.mode, "not made")
-    failures = [f"{item.mode} was not made: {item.reason}" for item in not_made]
-    failures += [
+            figure = decibels(half["sqnr_db"], unit="")
+            rows.append(["  in half precision", *(["", "", ""]), figure, *([""] * (len(columns) - 5))])
+            grey.append(bool(file.dominated))
+    rows += [[f"{item.mode} not made", item.mode, *([""] * (len(columns) - 2))] for item in not_made]
+    return table(columns, rows, width, dim=[*grey, *([False] * len(not_made))])
+
+
+def _place(runtime: str) -> str:
+    """What ``--target`` calls a runtime."""
+    return BY_PACKAGE[runtime].name if runtime in BY_PACKAGE else runtime
+
+
+def _about_files(result: ExportResult) -> list[str]:
+    """Why files were not made, and why they do not run where they do not."""
+    return [f"{item.mode} was not made: {item.reason}" for item in result.not_made] + [
         f"{file.mode} on {verdict.runtime} {verdict.version}: {verdict.detail}"
-        for file in files
+        for file in result.files
         for verdict in file.verified
         if not verdict.ok
     ]
-    return "\n".join([*_text(table), *failures])
 
 
 def _bracket(limits: tuple[float | None, float | None] | None, form: str) -> str:
     low, high = limits or (None, None)
     return "" if low is None or high is None else f" ({low:{form}}-{high:{form}})"
-
-
-def _text(table: Table) -> list[str]:
-    text = io.StringIO()
-    # Grey is for people: a file or a pipe gets plain text.
-    terminal = sys.stdout.isatty()
-    colors: Any = "standard" if terminal else None
-    Console(file=text, width=_WIDTH, color_system=colors, force_terminal=terminal).print(table)
-    return [styled(line.rstrip()) for line in text.getvalue().strip("\n").split("\n")]

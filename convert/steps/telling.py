@@ -102,7 +102,8 @@ def tell(request: Request, source: Mapping[str, Any], steps: Steps, seconds: Map
         skipped=data.skipped,
         files=chosen.files,
         decisions=decisions,
-        ship=(*chosen.kept, *recommended),
+        ship=(*chosen.kept, *recommended.ship),
+        why=recommended.why,
     )
 
 

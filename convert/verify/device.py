@@ -39,7 +39,7 @@ def measured_there(
             raise another_model(path, figures, file.path.name, file.sha256)
         reason = found.error or ("" if found.passed else "its golden vectors are computed differently there")
         if reason:
-            failed.append(f"{file.path.name} failed on the device, so it is not shipped there: {reason}.")
+            failed.append(f"WARNING: {file.path.name} failed on the device, so it is not shipped there: {reason}.")
         latencies = (found.latency_us, found.low_us, found.high_us) if found.passed else (None, None, None)
         timed.append(
             replace(

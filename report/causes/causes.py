@@ -73,10 +73,10 @@ class DriftSources:
             "layers": None if self.layers is None else self.layers.to_json(),
         }
 
-    def render(self) -> str:
-        """Both tables as text."""
-        tables = [] if self.ladder is None else [render_ladder(self.ladder)]
-        tables += [] if self.layers is None else [render_layers(self.layers)]
+    def render(self, width: int) -> str:
+        """Both tables as text, no line longer than ``width``."""
+        tables = [] if self.ladder is None else [render_ladder(self.ladder, width)]
+        tables += [] if self.layers is None else [render_layers(self.layers, width)]
         return "\n\n".join(tables)
 
 

@@ -37,8 +37,10 @@ from ...runtime.errors import DataError, EmbedliteError
 from ...runtime.files import finite_json
 from ...runtime.images.open import open_source
 from ...runtime.images.source import Source
+from ...runtime.layout import Column, fit, table, wrap
 from ...runtime.machine import available_threads
 from ...runtime.model.contract import JPEG_DECODERS, PILLOW_RESAMPLERS, Contract, InputContract
+from ...runtime.printable import one_line
 from ...runtime.progress import progress
 from .ladder_files import Parts
 
@@ -358,26 +360,52 @@ def _noise(moved: Moved) -> float:
     return 0.0 if moved.sqnr_db is None else 10 ** (-moved.sqnr_db / 10)
 
 
-def render_ladder(ladder: Ladder) -> str:
+def render_ladder(ladder: Ladder, width: int) -> str:
     """The steps as text: those on the way, those beside it, those that were not run, and which spent most."""
     run = [step for step in ladder.steps if step.skipped is None]
     way, beside = ([step for step in run if step.on_the_way is side] for side in (True, False))
-    width = max([len(step.step) for step in run], default=0)
-    heading = f"{'share':>7}{'SQNR dB':>11}{'cosine p1':>11}{'neighbours':>12}{'from the top dB':>17}"
-    lines = [f"where the drift comes from, step by step, {ladder.images} images", f"  {'step':<{width}}{heading}"]
-    lines += [_row(step, width) for step in way]
-    if beside:
-        lines += ["beside the ladder, and in no figure above", *(_row(step, width) for step in beside)]
-    lines += [f"not run: {step.step}: {step.skipped}" for step in ladder.steps if step.skipped is not None]
+    columns = [
+        Column("step", left=True),
+        Column("share"),
+        Column("SQNR dB"),
+        Column("cosine p1", 3),
+        Column("neighbours", 1),
+        Column("from the top dB", 2),
+        Column("", 4, left=True),
+    ]
+    lines = wrap(f"where the drift comes from, step by step, {ladder.images} images", width)
+    rows = [_row(step) for step in (*way, *beside)]
+    steps = table(columns, rows, width, "  ")
+    if beside and len(steps) == len(rows) + 1:
+        steps.insert(len(way) + 1, _BESIDE)
+    elif beside:
+        # They are stacked: without a heading that both share.
+        steps = [
+            *table(columns, rows[: len(way)], width, "  "),
+            _BESIDE,
+            *table(columns, rows[len(way) :], width, "  "),
+        ]
+    lines += steps
+    notes = [f"not run: {step.step}: {step.skipped}" for step in ladder.steps if step.skipped is not None]
     if (largest := ladder.largest) is not None:
-        lines.append(f"most of it is spent in: {largest.step} ({largest.share:.1%})")
+        notes.append(f"most of it is spent in: {largest.step} ({largest.share:.1%})")
+    lines += fit(map(one_line, notes), width)
     return "\n".join(lines)
 
 
-def _row(step: LadderStep, width: int) -> str:
+_BESIDE = "beside the ladder, and in no figure above"
+
+
+def _row(step: LadderStep) -> list[str]:
     moved = step.moved or Moved(None, None, None)
     share = UNMEASURED if step.share is None else f"{step.share:.1%}"
     sqnr, top = (UNMEASURED if one is None else decibels(one.sqnr_db, 2, "") for one in (step.moved, step.from_top))
-    figures = f"{share:>7}{sqnr:>11}{fixed(moved.cosine_p1, 6):>11}"
-    row = f"  {step.step:<{width}}{figures}{fixed(moved.knn_overlap_cross, 4):>12}{top:>17}"
-    return f"{row}  {step.detail}".rstrip()
+    return [
+        one_line(step.step),
+        share,
+        sqnr,
+        fixed(moved.cosine_p1, 6),
+        fixed(moved.knn_overlap_cross, 4),
+        top,
+        one_line(step.detail or ""),
+    ]

@@ -38,9 +38,11 @@ from ...runtime.drift.metrics import sqnr_db
 from ...runtime.drift.wording import UNMEASURED, decibels, fixed
 from ...runtime.errors import RequestError
 from ...runtime.files import finite_json
+from ...runtime.layout import Column, fit, table, wrap
 from ...runtime.machine import available_threads
 from ...runtime.model.artifact import Artifact, read_artifact
 from ...runtime.model.flatbuffer import ModelInfo
+from ...runtime.printable import one_line
 from ...runtime.progress import progress
 from .pair import SMALL, GraphPair, Run, Values
 
@@ -248,31 +250,40 @@ class LayerReport:
         return layers
 
 
-def render_layers(report: LayerReport) -> str:
-    """The layers that hurt most as a table, the worst first."""
+def render_layers(report: LayerReport, width: int) -> str:
+    """The layers that hurt most as a table, the worst first, no line longer than ``width``."""
     ranked = report.ranked()
     shown = ranked[:SHOWN_LAYERS]
-    names = [layer_name(layer.name) + (" *" if layer.rescaled else "") for layer in shown]
-    width = max(len("layer"), *map(len, names))
-    lines = [
-        f"layers by their share of the noise in the embedding, {report.images} images",
-        f"  {'layer':<{width}}  {'operator':<18}{'share':>7}{'alone dB':>11}{'SQNR dB':>11}{'drop dB':>9}",
+    columns = [
+        Column("layer", left=True),
+        Column("operator", 1, left=True),
+        Column("share"),
+        Column("alone dB"),
+        Column("SQNR dB", 2),
+        Column("drop dB", 3),
     ]
-    for name, layer in zip(names, shown, strict=True):
-        share = UNMEASURED if layer.share is None else f"{layer.share:.1%}"
-        alone, sqnr = (decibels(value, unit="") for value in (layer.alone_db, layer.sqnr_db))
-        figures = f"{share:>7}{alone:>11}{sqnr:>11}{fixed(layer.drop_db, 1):>9}"
-        lines.append(f"  {name:<{width}}  {layer.operator:<18}{figures}")
+    rows = [
+        [
+            one_line(layer_name(layer.name)) + (" *" if layer.rescaled else ""),
+            layer.operator,
+            UNMEASURED if layer.share is None else f"{layer.share:.1%}",
+            *(decibels(value, unit="") for value in (layer.alone_db, layer.sqnr_db)),
+            fixed(layer.drop_db, 1),
+        ]
+        for layer in shown
+    ]
+    lines = wrap(f"layers by their share of the noise in the embedding, {report.images} images", width)
+    lines += table(columns, rows, width, "  ")
     if others := ranked[SHOWN_LAYERS:]:
         lines.append(f"  {len(others)} others: {sum(layer.share or 0 for layer in others):.1%}")
-    lines.append(
+    notes = [
         f"all together {decibels(report.together_db)}; if their noise added up it would be {decibels(report.sum_db)}"
-    )
+    ]
     if any(layer.rescaled for layer in shown):
-        lines.append("* equalized: compared after its channels were brought back to the scale of the float model")
+        notes.append("* equalized: compared after its channels were brought back to the scale of the float model")
     if report.lost:
-        lines.append(f"{report.lost} operator(s) have no counterpart in the reference and are not judged")
-    return "\n".join(lines)
+        notes.append(f"{report.lost} operator(s) have no counterpart in the reference and are not judged")
+    return "\n".join([*lines, *fit(notes, width)])
 
 
 def layer_name(name: str) -> str:

@@ -27,8 +27,10 @@ from ...runtime.encoder import Encoder
 from ...runtime.errors import EmbedliteError, EmbedliteWarning, RequestError
 from ...runtime.images.open import Data, open_source
 from ...runtime.images.source import Source
+from ...runtime.layout import fit
 from ...runtime.model.artifact import read_artifact
 from ...runtime.model.contract import InputContract
+from ...runtime.printable import one_line
 from ...runtime.progress import stage
 from .ladder import Ladder, render_ladder, step_between, with_shares
 
@@ -85,8 +87,8 @@ class Preprocessing:
         own = {name: value for name, value in vars(self).items() if name != "ladder"}
         return {**own, "steps": steps}
 
-    def render(self) -> str:
-        """As text."""
+    def render(self, width: int) -> str:
+        """As text, no line longer than ``width``."""
         model = "candidate" if self.float_file is None else "float file"
         lines = [f"preprocessing and quantization, on {self.images} images"]
         lines.append(f"  {_text(self.preprocessing_db):>9}  preprocessing: the {model} against the vectors")
@@ -97,7 +99,8 @@ class Preprocessing:
             lines.append(f"  none of {self.tried - 1} other ways to read and scale the images is nearer to the vectors")
         if self.no_decoder:
             lines.append("  not tried: TensorFlow's JPEG decoder, which needs: pip install 'embedlite[tfjpeg]'")
-        return "\n".join(lines) + ("" if self.ladder is None else f"\n\n{render_ladder(self.ladder)}")
+        text = "\n".join(fit(map(one_line, lines), width))
+        return text if self.ladder is None else f"{text}\n\n{render_ladder(self.ladder, width)}"
 
 
 def tell_apart(

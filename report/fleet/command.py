@@ -6,12 +6,21 @@ from pathlib import Path
 
 import click
 
-from ...runtime.commands.options import Command, check_outputs, common_options, emit_result, in_group, run_command
-from ...runtime.drift.text import gate_text
+from ...runtime.commands.options import (
+    Command,
+    check_outputs,
+    common_options,
+    emit_result,
+    in_group,
+    is_verbose,
+    run_command,
+)
+from ...runtime.drift.text import gate_text, metric_table
 from ...runtime.drift.wording import metric_text
 from ...runtime.errors import EXIT_BAD_ANSWER
+from ...runtime.layout import Column, join_lines, line_width, table, wrap
 from ...runtime.monitor.references import PAIRED
-from ...runtime.printable import one_line
+from ...runtime.printable import one_line, paint
 from .fleet import FleetReport, join_fleet
 from .outliers import PSI, Outlier
 
@@ -37,45 +46,70 @@ def drift_fleet(files: tuple[Path, ...], gates: tuple[str, ...], json_path: str 
     """
     check_outputs(files, json=json_path)
     report = join_fleet(files, gates)
-    emit_result(report.to_json(), render_fleet(report), json_path)
+    emit_result(report.to_json(), render_fleet(report, line_width(), details=is_verbose()), json_path)
     return 0 if report.passed else EXIT_BAD_ANSWER
 
 
-def render_fleet(report: FleetReport) -> str:
-    """The report as text: the verdict first, the devices last."""
+def render_fleet(report: FleetReport, width: int, *, details: bool) -> str:
+    """The report as text, no line longer than ``width``: the verdict first, the devices last.
+
+    Args:
+        report: the report.
+        width: of a line.
+        details: whether metrics without a gate and quantiles are shown, too.
+    """
     reasons = [gate.name for gate in report.gates if not gate.passed]
     reasons += [f"outlier {one_line(device.name)}" for device in report.outliers]
     verdict = f"FAIL ({', '.join(reasons)})" if reasons else "PASS"
     state = report.state
-    lines = [
+    head = wrap(
         f"{verdict}: {len(report.devices)} device(s), {state.counters['inputs']} inputs, {report.metrics['count']} "
         f"compared with {state.reference['kind']} {state.reference['sha256'][:12]}",
-        "",
-        f"{'metric':<22}{'value':>12}   gate",
-    ]
+        width,
+        rest="  ",
+    )
+    head[0] = paint(head[0][:4], "bad" if reasons else "good") + head[0][4:]
     gates = {gate.name: gate for gate in report.gates}
-    for name, value in report.metrics.items():
-        if name != "count":
-            lines.append(f"{name:<22}{metric_text(value, name):>12}   {gate_text(gates.get(name))}".rstrip())
-    for name, quantiles in state.quantiles().items():
-        lines += ["", f"quantiles of {name}, each between the edges of its bin"]
-        lines += [f"  {100 * one['share']:>5g} %{one['low']:>12.4g} to {one['high']:.4g}" for one in quantiles]
-    return "\n".join([*lines, "", *_devices(report)])
+    rows = [
+        [name, metric_text(value, name), "", gate_text(gates.get(name))]
+        for name, value in report.metrics.items()
+        if name != "count" and (details or not gates or name in gates)
+    ]
+    paragraphs = [head, metric_table(rows, width)]
+    for name, quantiles in state.quantiles().items() if details else ():
+        lines = [f"  {100 * one['share']:>5g} %{one['low']:>12.4g} to {one['high']:.4g}" for one in quantiles]
+        paragraphs.append([f"quantiles of {name}, each between the edges of its bin", *lines])
+    more = [] if details else ["-v shows every metric and quantiles"]
+    return join_lines(*paragraphs, _devices(report, width), more)
 
 
-def _devices(report: FleetReport) -> list[str]:
-    columns = _COLUMNS[report.state.kind == PAIRED]
-    counted = ("inputs", "skipped", "failed")
-    width = max(len("device"), *(len(one_line(device.name)) for device in report.devices))
-    titles = [f"{name:>{max(10, len(name))}}" for name in (*counted, "compared", *columns)]
-    lines = [f"{'device':<{width}}  {'  '.join(titles)}"]
-    for device in report.devices:
-        figures = [str(device.state.counters[name]) for name in counted] + [str(device.metrics["count"])]
-        figures += [metric_text(device.metrics[name], name) for name in columns]
-        cells = [f"{figure:>{len(title)}}" for figure, title in zip(figures, titles, strict=True)]
-        lines.append(f"{one_line(device.name):<{width}}  {'  '.join(cells)}")
-        lines += [f"  worse than the others: {_reason(why)}" for why in device.outlier]
-    return lines
+def _devices(report: FleetReport, width: int) -> list[str]:
+    names = _COLUMNS[report.state.kind == PAIRED]
+    columns = [
+        Column("device", left=True),
+        Column("inputs", 1),
+        Column("skipped", 6),
+        Column("failed", 2),
+        Column("compared", 5),
+        # The first of them say most.
+        *(Column(name, 3 if place > 2 else 0) for place, name in enumerate(names)),
+    ]
+    rows = [
+        [
+            one_line(device.name),
+            *(str(device.state.counters[name]) for name in ("inputs", "skipped", "failed")),
+            str(device.metrics["count"]),
+            *(metric_text(device.metrics[name], name) for name in names),
+        ]
+        for device in report.devices
+    ]
+    why = [
+        line
+        for device in report.outliers
+        for reason in device.outlier
+        for line in wrap(f"{one_line(device.name)} is worse than the others: {_reason(reason)}", width, rest="  ")
+    ]
+    return [*table(columns, rows, width), *why]
 
 
 def _reason(why: Outlier) -> str:

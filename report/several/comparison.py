@@ -113,7 +113,7 @@ class Comparison:
         """The comparison as text, no line longer than ``width``; with details each candidate's report after it."""
         parts = [self._result(width), self._table(width), self._pairs(width)]
         if details:
-            parts += [[render_text(report)] for report in self.reports]
+            parts += [[render_text(report, width, details=True)] for report in self.reports]
         return join_lines(*parts)
 
     def _result(self, width: int) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from ..backends.interpreters import find_runtime
 from ..drift.wording import UNMEASURED
 from ..errors import EmptyDataError, InterpreterFailedError, UnreadableDataError, UnsupportedModelError
+from ..layout import Column, fit, join_lines, table
 from ..machine import available_threads, describe_environment
 from ..model.artifact import read_artifact
 from ..progress import progress, stage
@@ -134,23 +135,26 @@ def _time_alone(path: Path, options: RunOptions) -> Timing:
     return timing
 
 
-def render_figures(figures: DeviceFigures, path: Path) -> str:
+def render_figures(figures: DeviceFigures, path: Path, width: int) -> str:
     """The figures as text, without a line break at its end.
 
     Args:
         figures: what was found.
         path: the file that they were written to.
+        width: of a line.
     """
     files, threads = _counted(len(figures.files), "file"), _counted(figures.threads, "thread")
     place = figures.device["cpu"] or figures.device["machine"]
-    lines = [f"{path}: {files} on {figures.runtime}, {threads}, {place}", ""]
-    rows = [("file", "mode", "µs", "repeated", "self-test"), *map(_row, figures.files)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for name, mode, latency, quartiles, verdict in rows:
-        line = f"{name:<{widths[0]}}   {mode:<{widths[1]}}   {latency:>{widths[2]}}   {quartiles:<{widths[3]}}"
-        lines.append(f"{line}   {verdict}")
-    problems = [text for file in figures.files for text in _problems(file)]
-    return "\n".join([*lines, *([""] if problems else []), *problems])
+    columns = [
+        Column("file", left=True),
+        Column("mode", 2, left=True),
+        Column("µs"),
+        Column("repeated", 1, left=True),
+        Column("self-test", left=True),
+    ]
+    head = fit([f"{path}: {files} on {figures.runtime}, {threads}, {place}"], width)
+    problems = fit((text for file in figures.files for text in _problems(file)), width)
+    return join_lines(head, table(columns, [_row(file) for file in figures.files], width), problems)
 
 
 def _counted(number: int, what: str) -> str:

@@ -33,6 +33,7 @@ from ..drift.silent import Silent, count_silent
 from ..drift.wording import IDENTICAL, UNMEASURED, decibels
 from ..encoder import Encoder
 from ..errors import DelegateLoadError, EmbedliteError, NoInterpreterError, RequestError
+from ..layout import fit
 from ..model.contract import Contract
 from .golden import Golden, golden_frames, parse_golden, pixel_table
 from .timing import noise_frame
@@ -166,13 +167,14 @@ def quantized_limit(exported_db: float | None) -> float:
     return MOST_DB if exported_db is None else float(np.clip(exported_db - DOUBLE_DB, LEAST_DB, MOST_DB))
 
 
-def render_selftest(result: Selftest, model: str, runs_on: str) -> str:
+def render_selftest(result: Selftest, model: str, runs_on: str, width: int) -> str:
     """The result as text.
 
     Args:
         result: what was found.
         model: what to call the file.
         runs_on: interpreter, version and delegate.
+        width: of a line.
     """
     head = f"{'PASS' if result.passed else 'FAIL'}: {model} replays {result.count} golden vectors on {runs_on}"
     lines = [head, f"  golden vectors made by {result.made_by}"]
@@ -195,10 +197,10 @@ def render_selftest(result: Selftest, model: str, runs_on: str) -> str:
     lines.append(f"  from the float encoder {_told(result.reference)}, at the export {_told(result.exported)}")
     if not result.passed:
         lines.append(
-            "  This interpreter, delegate or device does not compute what the export did. Try without the delegate, "
+            "This interpreter, delegate or device does not compute what the export did. Try without the delegate, "
             "empty its cache, compare the file's checksum, or export in another mode."
         )
-    return "\n".join(lines)
+    return "\n".join(fit(lines, width))
 
 
 def _told(drift: Drift) -> str:

@@ -17,8 +17,10 @@ from ..errors import EXIT_BAD_ANSWER, EmptyDataError
 from ..files import check_writable, json_bytes, write_file
 from ..images.open import open_source
 from ..images.source import Readable
+from ..layout import fit, line_width
 from ..model.contract import InputOptions
 from ..model.origin import describe_input
+from ..printable import one_line
 from ..progress import progress
 from .options import (
     Command,
@@ -158,15 +160,17 @@ def embed(
             "skipped": [asdict(image) for image in skipped],
         }
         shape = "x".join(str(size) for size in embeddings.shape)
-        text = f"{output}: {shape} float32, by {encoder.runtime.name} {encoder.runtime.version}"
-        text += f"\ncontract: pixels become {describe_input(encoder.contract.input, encoder.contract.origins)}"
+        said = [
+            f"{output}: {shape} float32, by {encoder.runtime.name} {encoder.runtime.version}",
+            f"contract: pixels become {describe_input(encoder.contract.input, encoder.contract.origins)}",
+        ]
         if silent.any:
             place = "" if silent.first is None else f", the first for {ids[silent.first]}"
-            text += f"\nvectors that say nothing: {silent}{place}"
+            said.append(f"vectors that say nothing: {silent}{place}")
         if skipped:
             named = ", ".join(image.id for image in skipped[:3]) + (", …" if len(skipped) > 3 else "")
-            text += f"\n{len(skipped)} of {len(source)} images cannot be used and were left out: {named}"
-    emit_result(result, text, json_path)
+            said.append(f"{len(skipped)} of {len(source)} images cannot be used and were left out: {named}")
+    emit_result(result, "\n".join(fit(map(one_line, said), line_width())), json_path)
     return 0
 
 
@@ -185,7 +189,7 @@ def _selftest(
             **found.to_json(),
         }
     runs_on = f"{runtime.name} {runtime.version}" + (f" with {delegate}" if delegate else "")
-    emit_result(result, render_selftest(found, str(model), runs_on), json_path)
+    emit_result(result, render_selftest(found, str(model), runs_on, line_width()), json_path)
     return 0 if found.passed else EXIT_BAD_ANSWER
 
 
@@ -205,7 +209,7 @@ def _measure(
     check_outputs([model, *models], json=json_path, measure=output)
     figures = measure_device(models, threads=threads, delegate=delegate, delegate_options=delegate_options)
     write_file(output, json_bytes(figures.to_json()))
-    emit_result(figures.to_json(), render_figures(figures, output), json_path)
+    emit_result(figures.to_json(), render_figures(figures, output, line_width()), json_path)
     return 0 if figures.passed else EXIT_BAD_ANSWER
 
 

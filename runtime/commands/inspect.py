@@ -15,6 +15,7 @@ from ..check.golden import parse_golden
 from ..drift import measure_drift
 from ..drift.wording import decibels
 from ..errors import EmbedliteWarning, RequestError, UnsupportedModelError
+from ..layout import fit, line_width
 from ..model.artifact import Artifact, read_artifact
 from ..model.contract import InputContract
 from ..model.flatbuffer import NPU_OPERATOR, ModelInfo, TensorInfo
@@ -31,7 +32,7 @@ def inspect(model: Path, json_path: str | None) -> None:
     """Print the contract, golden vectors, metadata, operators with versions, and tensors of MODEL (.tflite)."""
     check_outputs([model], json=json_path)
     result = _describe(model, read_artifact(model))
-    emit_result(result, _render(result), json_path)
+    emit_result(result, "\n".join(fit(_render(result), line_width())), json_path)
 
 
 def _describe(path: Path, artifact: Artifact) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def _tensor(tensor: TensorInfo) -> dict[str, Any]:
     }
 
 
-def _render(result: dict[str, Any]) -> str:
+def _render(result: dict[str, Any]) -> list[str]:
     lines = [f"{result['path']}: {result['bytes']:,} bytes, sha256 {result['sha256']}"]
     for kind in ("inputs", "outputs"):
         for tensor in result[kind]:
@@ -125,7 +126,7 @@ def _render(result: dict[str, Any]) -> str:
     for operator in result["operators"]:
         note = " (compiled for an Arm Ethos-U NPU)" if operator["name"] == NPU_OPERATOR else ""
         lines.append(f"  {operator['count']:>4} x {operator['name']} version {operator['version']}{note}")
-    return "\n".join(lines)
+    return lines
 
 
 def _render_assumed(assumed: dict[str, Any] | None) -> str:

@@ -26,6 +26,7 @@ from ..files import check_names, check_writable, has_written, json_bytes, write_
 from ..limits import chatter_of, is_first_to_say, own_folder
 from ..options import ACCEPT, ENGINE, FEATURE, THREADS, Row, rows
 from ..printable import printable
+from ..progress import telling
 from ..version import __version__
 from .signals import Terminated, ended_by_signals
 from .streams import check_stdout, own_streams, text_stream
@@ -59,11 +60,17 @@ class Command(click.Command):
 
     Args:
         example: a command line that works as it stands in the folder that the project's example leaves.
+        stages: whether its stages leave a line with their seconds on stderr.
     """
 
-    def __init__(self, *arguments: Any, example: str, **more: Any) -> None:
+    def __init__(self, *arguments: Any, example: str, stages: bool = False, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        self.example = example
+        self.example, self._stages = example, stages
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it, telling of its work as much as was asked for."""
+        with telling(lines=self._stages, quiet=is_quiet()):
+            return super().invoke(ctx)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The example, and the usage after it."""
@@ -118,7 +125,13 @@ def row_option(row: Row) -> Callable[[_F], _F]:
     else:
         flags.append(row.flag)
         more |= {"type": _type(row), "multiple": row.default == (), "show_default": row.default not in (None, ())}
+        if declared.choices:
+            more["shell_complete"] = functools.partial(_known_words, declared.choices)
     return click.option(*flags, row.name, callback=_parser(row), cls=GroupedOption, group=row.group, **more)
+
+
+def _known_words(words: Sequence[str], _: click.Context, __: click.Parameter, begun: str) -> list[str]:
+    return [word for word in words if word.startswith(begun)]
 
 
 def _type(row: Row) -> Any:
@@ -146,10 +159,25 @@ def _parser(row: Row) -> Callable[[click.Context, click.Parameter, Any], Any]:
 
 
 def common_options(function: _F) -> _F:
-    """Adds ``-h --version -v --json`` to a command."""
+    """Adds ``-h --version -v --quiet --json`` to a command."""
     for option in (
         click.option("--json", "json_path", metavar="FILE", help="Write the result as JSON; - is stdout."),
-        click.option("-v", "--verbose", is_flag=True, expose_value=False, help="Show what the libraries print."),
+        click.option(
+            "--quiet",
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_be_quiet,
+            help="Print errors alone; files, --json - and the exit code say the rest.",
+        ),
+        click.option(
+            "-v",
+            "--verbose",
+            count=True,
+            expose_value=False,
+            callback=_give_details,
+            help="Print details, too; -vv also what the libraries print.",
+        ),
         click.version_option(__version__, message="%(prog)s (embedlite) %(version)s"),
         click.help_option("-h", "--help"),
     ):
@@ -163,9 +191,34 @@ accept_option = row_option(Row("accept_contract", bool, False, "Input", ACCEPT))
 engine_option = row_option(Row("engine", str, "local", "Run", ENGINE))
 
 
+_DETAILS, _QUIET = "embedlite.details", "embedlite.quiet"
+
+
+def _be_quiet(context: click.Context, _: click.Parameter, value: bool) -> None:
+    context.meta[_QUIET] = value
+
+
+def _give_details(context: click.Context, _: click.Parameter, count: int) -> None:
+    if count and context.meta.get(_QUIET):
+        raise click.UsageError("--quiet and -v say opposite things: leave one out")
+    context.meta[_DETAILS] = bool(count)
+
+
 def is_verbose() -> bool:
-    """Whether ``-v`` was given."""
-    return bool({"-v", "--verbose"}.intersection(sys.argv[1:]))
+    """Whether ``-v`` was given to the command that runs."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_DETAILS))
+
+
+def is_quiet() -> bool:
+    """Whether ``--quiet`` was given to the command that runs."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_QUIET))
+
+
+def _wants_chatter(arguments: Sequence[str]) -> bool:
+    """Whether ``-vv`` is among the arguments, which decides before they are read in full."""
+    return sum({"-v": 1, "--verbose": 1, "-vv": 2, "-vvv": 3}.get(word, 0) for word in arguments) > 1
 
 
 def run_command(command: click.Command, *, runs_models: bool = False) -> None:
@@ -183,7 +236,7 @@ def run_command(command: click.Command, *, runs_models: bool = False) -> None:
             except EmbedliteError as error:
                 click.echo(f"error: {printable(str(error))}", err=True)
                 sys.exit(error.exit_code)
-        with contextlib.nullcontext() if is_verbose() else quiet_libraries():
+        with contextlib.nullcontext() if _wants_chatter(sys.argv[1:]) else quiet_libraries():
             sys.exit(_run(command))
 
 
@@ -267,7 +320,7 @@ def check_outputs(reads: Sequence[Any], *, json: str | None, **more: Path | None
 
 
 def emit_result(result: Any, text: str, json_path: str | None) -> None:
-    """Show a result: its text on stdout, or its JSON there with ``--json -``, or both with a file."""
+    """Show a result: its text on stdout, or its JSON there with ``--json -``, or both with a file; no text if quiet."""
     if json_path == "-":
         check_stdout()
         click.echo(json_bytes(result).decode(), nl=False)
@@ -275,9 +328,10 @@ def emit_result(result: Any, text: str, json_path: str | None) -> None:
     # The file first: standard output may be full.
     if json_path:
         write_file(Path(json_path), json_bytes(result))
-    click.echo(printable(text))
+    if not is_quiet():
+        click.echo(printable(text))
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    if issubclass(category, EmbedliteWarning):
+    if issubclass(category, EmbedliteWarning) and not is_quiet():
         click.echo(f"note: {printable(str(message))}", err=True)

@@ -23,29 +23,37 @@ PLAIN = ("--calibrate-method", "minmax", "--no-equalize", "--correct", "none")
 
 def test_the_table_names_every_file_and_the_ones_to_ship(small: Path, photos: Path, tmp_path: Path, run: Run) -> None:
     # In a process that imports TensorFlow itself, which has to be silent, too.
-    done = run.cold("export-tflite", small, "-o", tmp_path, "-q", "all", "--calibration-data", photos)
+    done = run.cold("export-tflite", small, "-o", tmp_path, "-q", "all", "--calibration-data", photos, "-v")
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    rows = [line.split() for line in done.stdout.splitlines() if ".tflite " in line]
+    stages = ["loading the model", "converting", "calibrating", "quantizing", "measuring"]
+    assert [re.sub(r": \d+\.\d s$", "", line) for line in done.stderr.splitlines()] == stages
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert re.match(r"CPU: ship small\.\w+\.tflite \(.*µs.*dB", lines[0])
+    assert lines[1].startswith("NPU: ship small.int8.tflite (")
+    assert lines[2].startswith("microcontroller: ship small.int8.tflite (")
     modes = ["float32", "float16", "dynamic", "int8", "int16x8"]
-    assert [row[0] for row in rows[:5]] == modes
-    assert [row[1] for row in rows[:5]] == [f"small.{mode}.tflite" for mode in modes]
-    text = {row[0]: " ".join(row) for row in rows[:5]}
-    assert all(text[mode].endswith(" ok ok – –") for mode in ("float16", "dynamic"))
-    assert re.search(r" ok ok ok, \d+ KiB –$", text["float32"])
-    assert all(re.search(r" ok ok ok, \d+ KiB \d+/\d+ on NPU$", text[mode]) for mode in ("int8", "int16x8"))
-    assert re.search(r"^int16x8 is for NPUs and microcontrollers: .* \d+ times slower$", done.stdout, re.MULTILINE)
-    assert re.search(r"^CPU: ship small\.\w+\.tflite \(.*µs.*dB", done.stdout, re.MULTILINE)
-    assert "NPU: ship small.int8.tflite" in done.stdout
-    assert "12 of the 60 calibration images set no ranges" in done.stdout
+    table = lines[lines.index("") + 1 :]
+    assert [line.split()[0] for line in table[:6]] == ["file", *(f"small.{mode}.tflite" for mode in modes)]
+    text = " ".join(done.stdout.split())
+    assert re.search(r"int16x8 is for NPUs and microcontrollers: .* \d+ times slower", text)
+    assert "12 of the 60 calibration images set no ranges" in text
+    assert re.search(r"stages: loading the model .* converting \d+\.\d s, .* measuring \d+\.\d s$", text)
+    result = json.loads((tmp_path / "small.export.json").read_text())
+    assert {file["mode"]: [one["runtime"] for one in file["verified"] if one["ok"]] for file in result["files"]} == {
+        mode: ["ai-edge-litert", "tflite-runtime"]
+        + ["tflite-micro"] * (mode not in ("float16", "dynamic"))
+        + ["ethos-u-vela"] * (mode in ("int8", "int16x8"))
+        for mode in modes
+    }
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         [*(f"small.{mode}.tflite" for mode in modes), "small.export.json"]
     )
 
 
 def test_json_to_stdout_is_only_json_and_the_same_as_the_file(small: Path, tmp_path: Path, run: Run) -> None:
-    done = run("export-tflite", small, "-o", tmp_path, "--json", "-")
-    assert done.returncode == 0, done.stderr
+    done = run("export-tflite", small, "-o", tmp_path, "--json", "-", "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
     value = json.loads(done.stdout)
     assert value == json.loads((tmp_path / "small.export.json").read_text())
     assert value["files"][0]["latency_us"] > 0
@@ -158,7 +166,6 @@ def test_unreadable_images_are_left_out_and_named(small: Path, photos: Path, tmp
     assert not (tmp_path / "out").exists()
     done = run("export-tflite", small, *data, "-q", "int8", "--skip-unreadable")
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
     assert "5 image(s) that cannot be used were left out: b0.png, b1.png, b2.png and 2 more" in done.stdout
     value = json.loads((tmp_path / "out" / "small.export.json").read_text())
     assert list(value)[list(value).index("files") - 1] == "skipped"

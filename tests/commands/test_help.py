@@ -1,11 +1,20 @@
-"""--help of every command: an example on top that works as it stands, and every option in a group."""
+"""What all commands share: an example on top of --help that works, options in groups, completion, -v and --quiet."""
 
+import fcntl
+import os
+import pty
+import re
 import shlex
+import struct
+import subprocess
+import sysconfig
+import termios
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
+from click.shell_completion import BashComplete
 from click.testing import CliRunner
 from PIL import Image
 
@@ -73,7 +82,7 @@ def test_the_example_works(command: Command, folder: Path, digits: Digits) -> No
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_every_option_is_in_a_group_and_used(command: Command) -> None:
     options = [option for option in command.params if isinstance(option, click.Option)]
-    common = {"json_path", "verbose", "version", "help"}
+    common = {"json_path", "verbose", "quiet", "version", "help"}
     assert {option.name for option in options if not isinstance(option, GroupedOption)} <= common
     shown = CliRunner().invoke(command, ["--help"]).output
     assert "\nOptions:" not in shown
@@ -103,3 +112,92 @@ def test_one_word_means_one_thing() -> None:
                 if "--output" in option.opts:
                     assert str(option.help).startswith(SAME["output"])
     assert {flag: names for flag, names in flags.items() if len(names) > 1 and flag != "-o"} == {}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_option_completes(command: Command) -> None:
+    shell = BashComplete(command, {}, str(command.name), "_COMPLETE")
+    found = {item.value for item in shell.get_completions([], "--")}
+    # --help and --version end the command, and complete as well.
+    assert found >= {flag for option in command.params for flag in option.opts if flag.startswith("--")}
+
+
+def test_the_words_that_an_option_knows_complete() -> None:
+    shell = BashComplete(export_tflite, {}, "export-tflite", "_COMPLETE")
+    found = [item.value for item in shell.get_completions(["model.keras", "--quantize"], "int")]
+    assert found == ["int8", "int16x8"]
+
+
+def test_bash_completes() -> None:
+    """As docs/install.md says, in a real shell."""
+    script = (
+        'eval "$(_INSPECT_TFLITE_COMPLETE=bash_source inspect-tflite)"; '
+        'COMP_WORDS=(inspect-tflite --js); COMP_CWORD=1; _inspect_tflite_completion inspect-tflite; echo "${COMPREPLY[@]}"'
+    )
+    path = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script], env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("--json\n", "")
+
+
+def test_quiet_prints_errors_alone_and_verbose_more(folder: Path) -> None:
+    def told(*more: str) -> tuple[int, str]:
+        stored = ["a.npz", "--reference", "b.npz", "--gate", "cosine_min=2"]
+        done = CliRunner().invoke(drift_report, [*stored, *more], standalone_mode=False)
+        if done.exception is not None:
+            return 2, str(done.exception)
+        return done.return_value, done.output
+
+    rows = np.random.default_rng(0).normal(size=(30, 8)).astype(np.float32)
+    for name in ("a.npz", "b.npz"):
+        np.savez(folder / name, embeddings=rows, ids=np.arange(30).astype(str))
+    assert told("--quiet") == (1, "")
+    assert told("--quiet", "--json", "-")[1].startswith("{")
+    (code, short), (_, long) = told(), told("-v")
+    assert (code, "-v shows" in short, "-v shows" in long) == (1, True, False)
+    assert len(long.splitlines()) > len(short.splitlines())
+    assert "opposite" in told("--quiet", "-v")[1]
+
+
+@pytest.mark.parametrize(
+    ("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
+)
+def test_a_terminal_gets_colours_where_they_are_wanted(
+    folder: Path, environment: dict[str, str], coloured: bool
+) -> None:
+    rows = np.random.default_rng(0).normal(size=(30, 8)).astype(np.float32)
+    for name in ("a.npz", "b.npz"):
+        np.savez(folder / name, embeddings=rows, ids=np.arange(30).astype(str))
+    for columns in (80, 100, 120) if coloured else (80,):
+        shown = on_terminal(["drift-report", "a.npz", "--reference", "b.npz", "-v"], columns, environment)
+        assert ("\x1b[32mPASS\x1b[0m" in shown) == coloured
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+        assert plain.startswith("PASS: a.npz against b.npz, 30 images")
+        assert "\x1b" not in plain
+        assert max(map(len, plain.splitlines())) <= columns
+
+
+def on_terminal(command: list[str], columns: int, environment: dict[str, str]) -> str:
+    """What a command shows on a terminal of that many columns."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    given = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    program = Path(sysconfig.get_path("scripts"), command[0])
+    with subprocess.Popen(
+        [program, *command[1:]], stdout=follower, stderr=follower, env={**given, "TERM": "xterm", **environment}
+    ) as process:
+        os.close(follower)
+        shown = b""
+        while True:
+            try:
+                more = os.read(leader, 4096)
+            except OSError:
+                # Linux says so where the other end is closed.
+                break
+            if not more:
+                break
+            shown += more
+        assert process.wait() == 0, shown
+    os.close(leader)
+    return shown.decode().replace("\r\n", "\n")

@@ -118,9 +118,15 @@ def test_the_readme_shows_the_form_of_the_real_output(digits: Digits, run: Run) 
         table = text[text.index("metric   ") :].split("\n\n", maxsplit=1)[0]
         return [line.split()[0] for line in table.splitlines()[1:]]
 
-    assert metrics(done.stdout)[-1] == "false_accept_flips"
+    assert metrics(done.stdout)[-1] == "knn_overlap_cross"
     assert metrics(readme) == metrics(done.stdout)
-    for heading in ("mode      file", "CPU: ship", "NPU: ship", "microcontroller: ship", "Decided for you:"):
+    for heading in (
+        "file                      bytes",
+        "CPU: ship",
+        "NPU: ship",
+        "microcontroller: ship",
+        "made for you",
+    ):
         assert heading in readme
 
 

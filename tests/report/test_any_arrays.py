@@ -51,7 +51,7 @@ def shown(candidate: np.ndarray, reference: np.ndarray) -> DriftReport:
     made = report(candidate, reference, k=min(5, len(reference) - 1) or None)
     projection = project(measure(Rows(candidate), Rows(reference), None), [f"image {row}" for row in range(99)])
     page = render_page(made, projection).decode()
-    text = render_text(made)
+    text = render_text(made, 400, details=True)
     saved = json.loads(json.dumps(made.to_json(), allow_nan=False))
     again = DriftReport.from_json(saved)
     ElementTree.fromstring(render_junit(made))
@@ -92,7 +92,7 @@ def test_any_pair_of_arrays_is_shown(pair: tuple[np.ndarray, np.ndarray]) -> Non
 def test_a_reference_that_does_not_vary_decides_nothing(reference: np.ndarray, said: str) -> None:
     made = shown(reference.copy(), reference)
     assert (made.verdict, made.advice.action) == ("undecided", "cannot-tell")
-    assert said in render_text(made)
+    assert said in render_text(made, 400, details=True)
     assert said in render_page(made).decode()
     broken = made.judge({"cosine_min": 2.0})
     assert (broken.verdict, broken.advice.action) == ("fail", "do-not-ship")

@@ -190,7 +190,7 @@ def test_a_device_that_sends_the_vector_before_stands_out(
     done = run("drift-fleet", *files)
     assert done.returncode == 1
     assert "FAIL (outlier late): " in done.stdout
-    assert "  worse than the others: 16% of its inputs are off by " in done.stdout
+    assert "\nlate is worse than the others: 16% of its inputs are off by " in done.stdout
 
 
 def test_broken_vectors_of_one_device_stand_out(

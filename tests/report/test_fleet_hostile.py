@@ -79,7 +79,7 @@ def judge(paths: list[Path]) -> str:
         report = join_fleet(paths)
     except EmbedliteError as error:
         return str(error)
-    assert render_fleet(report)
+    assert render_fleet(report, 100, details=True)
     value = json.loads(json_bytes(report.to_json()))
     assert value["metrics"]["count"] == sum(device["counters"]["inputs"] > 0 for device in value["devices"]) * ROWS
     return ""

@@ -201,5 +201,5 @@ def test_shares_are_shares_of_the_noise_power(decibels: list[float | None]) -> N
         assert mine == pytest.approx(its * 10 ** ((other - one) / 10), rel=1e-6)
     largest = Ladder(shared, 3).largest
     assert largest is not None
-    assert f"most of it is spent in: {largest.step} (" in render_ladder(Ladder(shared, 3))
-    assert "not run: skipped: why" in render_ladder(Ladder(shared, 3))
+    assert f"most of it is spent in: {largest.step} (" in render_ladder(Ladder(shared, 3), 100)
+    assert "not run: skipped: why" in render_ladder(Ladder(shared, 3), 100)

@@ -278,7 +278,7 @@ def test_the_float_model_of_another_candidate_is_refused(tmp_path: Path) -> None
 
 def test_the_table_shows_the_worst_and_counts_the_others() -> None:
     rows = [LayerDrift(f"layer{i};x", "CONV_2D", (1, 4), 40.0 - i, None, i == 3, 50.0, i / 66) for i in range(12)]
-    text = render_layers(LayerReport(tuple(rows), 7, 30.0, 31.0, 2)).splitlines()
+    text = render_layers(LayerReport(tuple(rows), 7, 30.0, 31.0, 2), 100).splitlines()
     assert text[0].endswith("7 images")
     assert [line.split()[0] for line in text[2:12]] == [f"layer{i}" for i in range(11, 1, -1)]
     assert text[12].split() == ["2", "others:", "1.5%"]

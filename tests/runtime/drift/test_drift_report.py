@@ -206,7 +206,7 @@ def test_the_json_has_its_keys_and_no_number_that_json_lacks(case: int) -> None:
     again = DriftReport.from_json(value)
     assert again.to_json() == value
     assert failed(again.judge({"max_abs": 1, "bias_max_sigma": 1})) == failed(made)
-    render_text(again)
+    render_text(again, 400, details=True)
     ElementTree.fromstring(render_junit(again))
 
 
@@ -250,7 +250,7 @@ def test_the_text_starts_with_the_verdict_and_shows_every_metric_and_gate() -> N
     candidate, reference = pair()
     candidate[3] = np.nan
     made = report(candidate, reference, max_abs=100)
-    lines = render_text(made).splitlines()
+    lines = render_text(made, 400, details=True).splitlines()
     names = [gate.name for gate in made.gates if not gate.passed]
     assert lines[0] == f"FAIL ({', '.join(names)}): a.tflite against b.npz, 60 images"
     assert lines[1].startswith("do not ship: invalid 1 (at most 0)")
@@ -270,7 +270,7 @@ def test_the_text_starts_with_the_verdict_and_shows_every_metric_and_gate() -> N
 
 def test_the_text_of_identical_rows_say_so_for_the_noise() -> None:
     _, reference = pair()
-    lines = render_text(report(reference, reference)).splitlines()
+    lines = render_text(report(reference, reference), 400, details=True).splitlines()
     assert lines[0] == "PASS: a.tflite against b.npz, 60 images"
     (noise,) = [line.split() for line in lines if line.startswith("sqnr_db")]
     assert noise == ["sqnr_db", "identical", ">=", "20", "ok"]
@@ -303,4 +303,7 @@ def test_junit_of_a_strange_path_is_still_xml() -> None:
 def test_the_same_rows_give_the_same_bytes() -> None:
     first, second = (report(*pair()) for _ in range(2))
     assert json.dumps(first.to_json()) == json.dumps(second.to_json())
-    assert (render_text(first), render_junit(first)) == (render_text(second), render_junit(second))
+    assert (render_text(first, 400, details=True), render_junit(first)) == (
+        render_text(second, 400, details=True),
+        render_junit(second),
+    )

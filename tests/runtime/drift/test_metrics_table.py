@@ -38,7 +38,7 @@ print(json.dumps({
     "json": saved["metrics"]["loudest"],
     "gate": [gate.passed for gate in report.gates if gate.name == "loudest"],
     "again": DriftReport.from_json(saved).metrics["loudest"],
-    "text": render_text(report),
+    "text": render_text(report, 400, details=True),
     "junit": render_junit(report).decode(),
     "page": render_page(report, None, {}, None).decode(),
     "--gate": parse_gates(["loudest=5"])["loudest"],

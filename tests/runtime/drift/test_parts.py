@@ -110,12 +110,12 @@ def test_the_worst_is_named_and_survives_being_saved() -> None:
     moved = grouping.of == 1
     candidate[moved] += 0.6 * np.random.default_rng(1).normal(size=candidate[moved].shape)
     report = made(candidate, reference, grouping, None)
-    text = render_text(report)
+    text = render_text(report, 400, details=True)
     assert "who pays, by site: 3 looked at" in text
     assert "  site site 1 (20 images): drift (1 - cosine) 0." in text
     again = DriftReport.from_json(json.loads(json.dumps(report.to_json())))
     assert again.parts == report.parts
     assert isinstance(again.parts[0], Breakdown)
-    assert render_text(again) == text
+    assert render_text(again, 400, details=True) == text
     nothing = made(reference, reference, grouping, None)
-    assert "none is worse than the others beyond chance" in render_text(nothing)
+    assert "none is worse than the others beyond chance" in render_text(nothing, 400, details=True)

@@ -187,7 +187,7 @@ def test_losses_can_be_gated_and_survive_being_saved() -> None:
     assert gates["eer_rise"].passed
     again = DriftReport.from_json(json.loads(json.dumps(report.to_json())))
     assert again.retrieval == report.retrieval
-    assert "recall@10" in render_text(again)
+    assert "recall@10" in render_text(again, 400, details=True)
 
 
 def test_without_labels_there_is_none_of_it() -> None:
@@ -195,7 +195,7 @@ def test_without_labels_there_is_none_of_it() -> None:
     report = build_report(measured(candidate, reference), Description(CANDIDATE, REFERENCE, {}, [""] * COUNT), {})
     assert report.retrieval is None
     assert {report.metrics[name] for name in LOSSES} == {None}
-    assert "recall" not in render_text(report)
+    assert "recall" not in render_text(report, 400, details=True)
 
 
 def test_fewer_neighbours_than_ten_are_compared_and_ten_are_found_all_the_same() -> None:

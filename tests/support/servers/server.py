@@ -36,7 +36,6 @@ PRELOADED = {
         "keras",
         "h5py",
         "litert_quantizer",
-        "rich.table",
         "PIL.Image",
         "embedlite.convert.command",
         "embedlite.convert.pipeline",

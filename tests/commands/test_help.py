@@ -132,7 +132,8 @@ def test_bash_completes() -> None:
     """As docs/install.md says, in a real shell."""
     script = (
         'eval "$(_INSPECT_TFLITE_COMPLETE=bash_source inspect-tflite)"; '
-        'COMP_WORDS=(inspect-tflite --js); COMP_CWORD=1; _inspect_tflite_completion inspect-tflite; echo "${COMPREPLY[@]}"'
+        "COMP_WORDS=(inspect-tflite --js); COMP_CWORD=1; "
+        '_inspect_tflite_completion inspect-tflite; echo "${COMPREPLY[@]}"'
     )
     path = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
     done = subprocess.run(

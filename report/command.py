@@ -181,7 +181,6 @@ def drift_report(
             measured,
             export,
             junit,
-            html,
             num_samples,
             feature,
         )
@@ -189,8 +188,8 @@ def drift_report(
         if any(value is not None for value in about_others) or ladder or layers or groups or gates or options:
             raise RequestError(
                 "--gallery compares two files of stored embeddings. Leave out everything but --candidate-vectors, "
-                "--map, --reference-model, --candidate-model, --labels, --clusters, --k, --queries, --far, --seed and "
-                "--json."
+                "--map, --reference-model, --candidate-model, --labels, --clusters, --k, --queries, --far, --seed, "
+                "--html and --json."
             )
         if gallery is None or candidate_vectors is None:
             missing = "--gallery OLD.npz" if gallery is None else "--candidate-vectors NEW.npz"

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
+
 from ..runtime.commands.options import check_outputs, emit_result, is_verbose
 from ..runtime.drift.compare import Measurement
 from ..runtime.drift.gates import Gate
@@ -37,9 +39,13 @@ class Pictured:
     @classmethod
     def of(cls, sides: Sides, measurement: Measurement, report: DriftReport) -> Pictured:
         """Those of a comparison."""
-        from .page.pictures import project, thumbnails
+        from .page.pictures import project, small_images, thumbnails
 
-        drawn = project(measurement, sides.description.ids)
+        classes = next((group for group in sides.description.groupings if group.by == "class"), None)
+        texts = None if classes is None else np.asarray(classes.names)[classes.of]
+        drawn = project(measurement, sides.description.ids, texts)
+        if drawn is not None and sides.source is not None:
+            drawn["images"] = small_images(sides.source, drawn["ids"])
         return cls(drawn, {} if sides.source is None else thumbnails(sides.source, report))
 
 
@@ -136,7 +142,12 @@ class Outputs:
 
     def write_answer(self, answer: GalleryAnswer, files: Mapping[Path, bytes]) -> None:
         """The same for the answer about a gallery, and its map's file."""
-        self._write(dict(files), answer.to_json(), answer.render(line_width()))
+        written = dict(files)
+        if self.html is not None:
+            from .page import render_gallery
+
+            written[self.html] = render_gallery(answer)
+        self._write(written, answer.to_json(), answer.render(line_width()))
 
     def _write(self, files: dict[Path, bytes], result: dict[str, Any], text: str) -> None:
         if self.json is not None and self.json != "-":

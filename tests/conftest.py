@@ -20,6 +20,10 @@ from servers import CONNECTION_LOST, ReadyPython, ready_python
 from servers.client import READ_BY_ALL
 from shared import made_once
 
+for name in ("COLUMNS", "LINES"):
+    # Readline sets them in whatever imports it, pytest-xdist's processes too; commands lay out their lines by them.
+    os.environ.pop(name, None)
+
 LONGEST_FIRST = (
     "test_docs_export.py",
     "test_search_command.py",
@@ -186,11 +190,16 @@ class Run:
             capture_output=True,
             text=True,
             cwd=cwd,
-            env={**os.environ, **({"EMBEDLITE_RUNTIME": runtime} if runtime else {})},
+            env={**_without_size(), **({"EMBEDLITE_RUNTIME": runtime} if runtime else {})},
             # For a machine with much else to do; alone, the longest takes half a minute.
             timeout=1200,
             check=False,
         )
+
+
+def _without_size() -> dict[str, str]:
+    """The environment without the size of a terminal that there is not; commands print 100 columns then."""
+    return {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
 
 
 @pytest.fixture(scope="session")

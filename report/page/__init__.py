@@ -6,6 +6,6 @@ candidates) and ``style.css``; ``plot`` is a plotting area with axes as SVG;
 the small photos; ``export_files`` reads an export.json.
 """
 
-from .page import check_page, render_comparison, render_page
+from .page import check_page, render_comparison, render_gallery, render_page
 
-__all__ = ["check_page", "render_comparison", "render_page"]
+__all__ = ["check_page", "render_comparison", "render_gallery", "render_page"]

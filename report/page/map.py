@@ -1,9 +1,12 @@
-"""Both embeddings in one plane, each row's two points joined."""
+"""Both embeddings in one plane, each row's two points joined; by class where the classes are known."""
 
 from __future__ import annotations
 
+import base64
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .plot import Plot, Scale, round_step
@@ -13,12 +16,49 @@ _LARGEST = 1e12
 _VISIBLE = 0.03
 """Share of the picture that the longer drift lines should measure."""
 
+COLOURS = 10
+"""Classes that have a colour of their own in the style sheet, ``k0`` and so on; the rest share one, ``rest``."""
 
-def draw_map(projection: Mapping[str, Any], marked: Sequence[str]) -> tuple[str, str]:
-    """The picture and what is to be said of it.
+_PICTURE = 96
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What of the map can be shown alone.
+
+    Attributes:
+        kind: the class that its rows have in the picture; ``all`` for everything.
+        label: what it is called.
+        count: how many rows it has.
+    """
+
+    kind: str
+    label: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Map:
+    """The picture.
+
+    Attributes:
+        svg: itself.
+        caption: what is to be said of it.
+        filters: what can be shown alone, everything first.
+        by_class: whether colours are classes.
+    """
+
+    svg: str
+    caption: str
+    filters: tuple[Filter, ...]
+    by_class: bool
+
+
+def draw_map(projection: Mapping[str, Any], marked: Sequence[str]) -> Map:
+    """The map of a projection.
 
     Args:
-        projection: see :func:`embedlite.report.page.pictures.project`.
+        projection: see :func:`embedlite.report.page.pictures.project`; ``images`` has JPEG files of its rows, or None.
         marked: ids of rows that are drawn with a ring.
 
     A good file's drift is smaller than a point. Lines are then drawn longer, by a round factor that the text names.
@@ -43,19 +83,46 @@ def draw_map(projection: Mapping[str, Any], marked: Sequence[str]) -> tuple[str,
     )
     plot.y_axis(y_scale.ticks())
     plot.x_axis(x_scale.ticks())
-    for start, end in zip(reference, ends, strict=True):
-        plot.path([tuple(start), end], "drift-line")
-    for name, (x, y) in zip(projection["ids"], reference, strict=True):
-        plot.dot(x, y, "reference", f"{name}, reference", 2)
-    for name, (x, y) in zip(projection["ids"], ends, strict=True):
-        plot.dot(x, y, "candidate", f"{name}, candidate", 1.6)
-        if name in marked:
-            plot.dot(x, y, "ring", f"{name}, one of the worst", 5)
+    ids, classes = projection["ids"], projection.get("classes")
+    kinds, filters = _kinds(ids, classes, set(marked))
+    images = projection.get("images") or [None] * len(ids)
+    shown = [""] * len(ids) if classes is None else [f", {name}" for name in classes]
+    for name, kind, said, (x, y), (u, v), image in zip(ids, kinds, shown, reference, ends, images, strict=True):
+        with plot.group(f"row {kind}"):
+            plot.path([(x, y), (u, v)], "drift-line")
+            plot.dot(x, y, "reference", f"{name}{said}, reference", 2)
+            plot.dot(u, v, "candidate", f"{name}{said}, candidate", 1.6)
+            if name in marked:
+                plot.dot(u, v, "ring", f"{name}{said}, one of the worst", 5)
+            if image is not None:
+                address = f"data:image/jpeg;base64,{base64.b64encode(image).decode()}"
+                plot.picture(u, v, _PICTURE, address, "hovered")
     drawn = "to scale" if factor == 1 else f"{factor:g} times as long as they are"
-    return plot.render(), (
+    hint = " Its image appears where the pointer rests on a row." if any(images) else ""
+    return Map(
+        plot.render(),
         f"{len(reference)} rows in the plane in which the reference varies most. A line joins a row's two places; "
-        f"lines are drawn {drawn}. Rings are around the worst rows by cosine."
+        f"lines are drawn {drawn}. Rings are around the worst rows by cosine.{hint}",
+        filters,
+        classes is not None,
     )
+
+
+def _kinds(ids: Sequence[str], classes: Sequence[str] | None, marked: set[str]) -> tuple[list[str], tuple[Filter, ...]]:
+    """The classes that each row has in the picture, and what can be shown alone."""
+    worst = [" worst" if name in marked else "" for name in ids]
+    filters = [Filter("all", "all", len(ids))]
+    kinds = [""] * len(ids)
+    if classes is not None:
+        # The most frequent ones, each time in the same order.
+        counts = sorted(Counter(classes).items(), key=lambda pair: (-pair[1], pair[0]))
+        named = {name: f"k{place}" for place, (name, _) in enumerate(sorted(counts[:COLOURS]))}
+        kinds = [named.get(name, "rest") for name in classes]
+        filters += [Filter(kind, name, dict(counts)[name]) for name, kind in named.items()]
+        if rest := kinds.count("rest"):
+            filters.append(Filter("rest", f"{len(counts) - COLOURS} other classes", rest))
+    filters.append(Filter("worst", "worst", sum(map(bool, worst))))
+    return [kind + ring for kind, ring in zip(kinds, worst, strict=True)], tuple(filters)
 
 
 def _square(points: Sequence[Sequence[float]]) -> tuple[Scale, Scale]:

@@ -15,6 +15,7 @@ from ...runtime.model.contract import InputContract
 from ...runtime.model.origin import describe_input
 from ...runtime.version import __version__
 from ..causes.layers import layer_name
+from ..gallery.answer import NAMES, GalleryAnswer
 from ..several.comparison import Comparison
 from ..several.paired import decided_by
 from .cosines import draw_histogram
@@ -94,12 +95,13 @@ def render_comparison(
         MissingPackageError: Jinja is not installed.
     """
     environment = _environment()
-    bodies = []
+    bodies, drawn = [], []
     for place, (one, (projection, thumbnails)) in enumerate(zip(comparison.candidates, pictures, strict=True)):
         if one.report is not None:
             mine = export if export is not None and _is_of(export, one.report) else None
             prefix = f"c{place + 1}-"
             bodies.append((place, _body(environment, one.report, projection, thumbnails, mine, prefix)))
+            drawn.append((place, _drawn(one.report, None)))
     ship = comparison.choice.ship
     reports = comparison.reports
     return _whole(
@@ -107,6 +109,7 @@ def render_comparison(
         title="Drift of several candidates",
         comparison=comparison,
         bodies=bodies,
+        drawn=drawn,
         shown=bodies[0][0] if ship is None else ship,
         deciding=decided_by([report.metrics for report in reports]),
         columns=[name for name in _COMPARED if any(report.metrics.get(name) is not None for report in reports)],
@@ -114,6 +117,19 @@ def render_comparison(
         wording=wording,
         metrics=METRICS,
     )
+
+
+def render_gallery(answer: GalleryAnswer) -> bytes:
+    """Whether a gallery must be embedded again, as HTML.
+
+    Raises:
+        MissingPackageError: Jinja is not installed.
+    """
+    environment = _environment()
+    body = environment.get_template("gallery.html").render(answer=answer, names=NAMES, wording=wording)
+    from markupsafe import Markup
+
+    return _whole(environment, title="Must the gallery be embedded again?", comparison=None, bodies=[Markup(body)])
 
 
 def _is_of(export: ExportSummary, report: DriftReport) -> bool:
@@ -163,15 +179,13 @@ def _body(
     """One report; ids of its parts begin with ``prefix``."""
     from markupsafe import Markup
 
-    pictures = {
-        name: {"svg": Markup(drawn[0]), "caption": drawn[1]}
-        for name, drawn in _pictures(report, projection, export).items()
-        if drawn is not None
-    }
+    pictures = _drawn(report, export)
     text = environment.get_template("body.html").render(
         report=report,
         others=[name for name in METRICS if name not in {gate.name for gate in report.gates}],
         pictures=pictures,
+        map=None if projection is None else draw_map(projection, [row.id for row in report.worst]),
+        markup=Markup,
         images={name: _data_url(content) for name, content in thumbnails.items()},
         export=export,
         candidate_sha256=model_sha256(report.candidate),
@@ -186,13 +200,12 @@ def _body(
     return Markup(text)
 
 
-def _pictures(
-    report: DriftReport, projection: Mapping[str, Any] | None, export: ExportSummary | None
-) -> dict[str, tuple[str, str] | None]:
+def _drawn(report: DriftReport, export: ExportSummary | None) -> dict[str, dict[str, str]]:
+    """The pictures that there are, each with what is said of it."""
+    from markupsafe import Markup
+
     limits = {gate.name: gate.limit for gate in report.gates}
-    marked = [row.id for row in report.worst]
-    return {
-        "map": None if projection is None else draw_map(projection, marked),
+    drawn = {
         "histogram": draw_histogram(report.histogram, report.metrics["cosine_p1"], limits.get("cosine_p1")),
         "overlap": None
         if report.neighbours is None
@@ -200,6 +213,11 @@ def _pictures(
         "dimensions": draw_dimensions(report.dimensions, limits.get("bias_max_sigma")),
         "layers": draw_layers(report.layers) if report.layers else None,
         "tradeoff": None if export is None else draw_tradeoff(export, model_sha256(report.candidate) or ""),
+    }
+    return {
+        name: {"svg": Markup(picture[0]), "caption": picture[1]}
+        for name, picture in drawn.items()
+        if picture is not None
     }
 
 

@@ -20,16 +20,25 @@ POINTS = 500
 """Rows that are drawn; of more, every n-th, and the worst."""
 
 _SIDE = 96
+_HOVERED = 48
 
 
-def project(measurement: Measurement, ids: Sequence[str] | NDArray[np.str_]) -> dict[str, Any] | None:
+def project(
+    measurement: Measurement, ids: Sequence[str] | NDArray[np.str_], classes: NDArray[np.str_] | None = None
+) -> dict[str, Any] | None:
     """Reference and candidate in the plane in which the reference varies most; None with fewer than three valid rows.
 
     Principal components (Pearson, On Lines and Planes of Closest Fit, 1901) of the drawn rows of the reference; the
     candidate's rows are laid into the same plane: a line between two points is the part of the drift that lies in it.
 
+    Args:
+        measurement: of paired rows.
+        ids: of all rows, (N,).
+        classes: what each row shows, (N,); None where nobody knows.
+
     Returns:
-        ``ids``, ``reference`` and ``candidate`` (n pairs of coordinates), ``explained`` (each axis' share of variance).
+        ``ids``, ``reference`` and ``candidate`` (n pairs of coordinates), ``explained`` (each axis' share of variance),
+        ``classes`` (n texts, or None).
     """
     count = len(measurement.reference)
     if count < 3 or measurement.reference.size < 2:
@@ -49,6 +58,7 @@ def project(measurement: Measurement, ids: Sequence[str] | NDArray[np.str_]) -> 
         "ids": [str(ids[row]) for row in kept[drawn]],
         "reference": ((rows - centre) @ plane.T).tolist(),
         "candidate": ((measurement.candidate.take(drawn) - centre) @ plane.T).tolist(),
+        "classes": None if classes is None else [str(classes[row]) for row in kept[drawn]],
         "explained": [float(value * value) / total if total > 0 else 0.0 for value in spread[:2]],
     }
 
@@ -74,6 +84,25 @@ def thumbnails(source: Source, report: DriftReport) -> Mapping[str, bytes]:
         image.save(content, "PNG")
         pictures[name] = content.getvalue()
     return pictures
+
+
+def small_images(source: Source, ids: Sequence[str]) -> list[bytes | None]:
+    """JPEG files of some tenths of a kilobyte and more, of the images of points; None where one cannot be read."""
+    from PIL import Image
+
+    place = {name: index for index, name in enumerate(source.ids)}
+    found: list[bytes | None] = []
+    for name in ids:
+        try:
+            image = Image.fromarray(_pixels(source.load(place[name]), source.contract)).convert("RGB")
+        except (KeyError, EmbedliteError):
+            found.append(None)
+            continue
+        image.thumbnail((_HOVERED, _HOVERED))
+        content = io.BytesIO()
+        image.save(content, "JPEG", quality=70)
+        found.append(content.getvalue())
+    return found
 
 
 def _shown(report: DriftReport) -> Iterable[str]:

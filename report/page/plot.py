@@ -8,8 +8,9 @@ Where a value stands on an axis, and which values are written beside it.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
@@ -42,6 +43,7 @@ class Plot:
         self._left, self._right, self._top, self._bottom = _LEFT, WIDTH - _RIGHT, _TOP, height - _BOTTOM
         box = f"0 0 {WIDTH} {height}"
         self._svg = ElementTree.Element("svg", {"viewBox": box, "role": "img", "aria-label": label})
+        self._into = self._svg
         if x_title:
             self.text((self._left + self._right) / 2, height - 6, x_title, "title middle")
         if y_title:
@@ -86,6 +88,23 @@ class Plot:
         place = _fixed_all({"cx": self.x(x), "cy": self.y(y), "r": radius})
         self._hint(self._add("circle", {**place, "class": kind}), hint)
 
+    @contextlib.contextmanager
+    def group(self, kind: str) -> Iterator[None]:
+        """What is drawn inside belongs together."""
+        before, self._into = self._into, self._add("g", {"class": kind})
+        try:
+            yield
+        finally:
+            self._into = before
+
+    def picture(self, x: float, y: float, side: float, address: str, kind: str) -> None:
+        """A small image beside a point, on the side where there is room; ``address`` is a ``data:`` URL."""
+        left, top = self.x(x), self.y(y)
+        left += -side - 6 if left > (self._left + self._right) / 2 else 6
+        top = min(max(top - side / 2, 0), self._bottom - side)
+        place = _fixed_all({"x": left, "y": top, "width": side, "height": side})
+        self._add("image", {**place, "href": address, "class": kind})
+
     def path(self, points: Sequence[tuple[float, float]], kind: str) -> None:
         """A line through points."""
         drawn = " ".join(f"{_fixed(self.x(x))},{_fixed(self.y(y))}" for x, y in points)
@@ -125,7 +144,7 @@ class Plot:
         ElementTree.SubElement(element, "title").text = hint
 
     def _add(self, tag: str, attributes: dict[str, str]) -> ElementTree.Element:
-        return ElementTree.SubElement(self._svg, tag, attributes)
+        return ElementTree.SubElement(self._into, tag, attributes)
 
 
 def _fixed(value: float) -> str:

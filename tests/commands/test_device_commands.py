@@ -344,7 +344,17 @@ def test_names_that_are_not_utf8_reach_every_output(odd_names: Path, digits: Dig
     outputs = {name: folder / f"report.{name}" for name in ("json", "html", "junit")}
     for reference, data in ((digits.float32, odd), (stored, odd)):
         done = run(
-            *("drift-report", digits.int8, "--reference", reference, "--data", data, "--gate", "cosine_min=0"),
+            *(
+                "drift-report",
+                digits.int8,
+                "--reference",
+                reference,
+                "--data",
+                data,
+                "--gate",
+                "cosine_min=0",
+                "--quiet",
+            ),
             *(word for name, path in outputs.items() for word in (f"--{name}", path)),
         )
         assert done.returncode == 0, done.stderr

@@ -210,7 +210,6 @@ MISTAKES = {
     "too few images": ((slice(0, 30),), (), "30 images of old.npz have a valid vector in new.npz, and it takes 40"),
     "no name for a map": ((NEW, ""), ("--map", "map.npz"), "does not say which model made it"),
     "a candidate": ((), ("--reference", "old.npz"), "compares two files of stored embeddings"),
-    "a page": ((), ("--html", "a.html"), "compares two files of stored embeddings"),
     "labels of others": ((), ("--labels", "few.csv"), "no label for 299 of 300 images"),
     "a map over a file": ((), ("--map", "old.npz"), "named twice"),
 }

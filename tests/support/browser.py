@@ -56,6 +56,10 @@ class Page:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
+    def move(self, x: float, y: float) -> None:
+        """Let the pointer rest somewhere on the screen."""
+        self._call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
     def screenshot(self) -> bytes:
         """The whole page as a PNG file."""
         return base64.b64decode(self._call("Page.captureScreenshot", captureBeyondViewport=True)["data"])

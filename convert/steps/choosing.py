@@ -104,6 +104,6 @@ def _written_as_c(request: Request, shipped: Sequence[ExportedFile]) -> tuple[st
     if is_mixed(file.mode) or file.mode in BACKENDS["micro"].modes:
         return file.mode, ()
     return None, (
-        f"WARNING: no C source was written: TFLite Micro runs no {file.mode} file, and that one keeps the limits in the "
-        "least time. With --target micro the file is chosen among those that TFLite Micro runs.",
+        f"WARNING: no C source was written: TFLite Micro runs no {file.mode} file, and that one keeps the limits "
+        "in the least time. With --target micro the file is chosen among those that TFLite Micro runs.",
     )

@@ -38,6 +38,7 @@ def exported(mode: str, *, fails: bool = False, dominated: bool | None = None) -
         "input": asdict(InputOptions().for_shape((32, 32, 1))),
         "origins": {},
         "normalization": {"kind": "minmax", "placement": "graph"},
+        "half_precision": {"sqnr_db": 38.25} if mode == "float32" else None,
     }
     intervals = {"sqnr_db": (39.5, 40.5), "knn_overlap_cross": (0.951, 0.969)}
     path = Path(f"face_encoder_v2.{mode}.tflite")
@@ -80,6 +81,7 @@ def test_it_fits_and_says_first_what_to_ship(width: int, details: bool, compared
     text = " ".join(" ".join(lines).split())
     for file in files:
         assert file.path.name in text
+    assert re.search(r"in half precision .*?38\.2", text)
     assert "dynamic on tflite-runtime 2.14.0: answers zeros" in text
     assert "float16 was not made: why" in text
     assert WARNED in text

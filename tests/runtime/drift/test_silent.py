@@ -59,10 +59,10 @@ def exported(vectors: np.ndarray) -> ExportedFile:
 def test_a_file_that_says_nothing_is_named_and_not_recommended(vectors: np.ndarray) -> None:
     vectors[:20] = 0
     timed_on = {"name": "ai-edge-litert"}
-    (said,) = recommend([exported(vectors)], timed_on)
+    (said,) = recommend([exported(vectors)], timed_on).ship
     assert said.startswith("nothing to ship: the embeddings say nothing of the images (float32: 20 zero of 40 vectors)")
     (told,) = explain_silent([exported(vectors)])
     assert told.endswith("some say nothing: 20 zero of 40 vectors. It is not recommended.")
     vectors[:20] = np.random.default_rng(1).normal(size=(20, 8))
     assert explain_silent([exported(vectors)]) == []
-    assert "nothing to ship" not in recommend([exported(vectors)], timed_on)[0]
+    assert "nothing to ship" not in recommend([exported(vectors)], timed_on).ship[0]

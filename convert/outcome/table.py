@@ -22,8 +22,8 @@ _BUSY = 0.05
 _LEAST_FIRM = 3
 """Tensor groups that the table shows; export.json has all of them."""
 
-WARNING = "WARNING"
-"""How a decision begins that everybody should read."""
+_LOUD = ("WARNING", "mind the ")
+"""How decisions begin that everybody should read."""
 
 
 def render_result(result: ExportResult, width: int, *, details: bool) -> str:
@@ -76,12 +76,12 @@ def _short(result: ExportResult) -> list[str]:
     if result.not_checked and any(file.verified for file in result.files):
         lines.append(f"not checked on {', '.join(result.not_checked)}: pip install 'embedlite[verify]'")
     lines += _under_contract(result)
-    return [*lines, *(text for text in result.decisions if text.startswith(WARNING))]
+    return [*lines, *(text for text in result.decisions if text.startswith(_LOUD))]
 
 
 def _left_out(result: ExportResult) -> str:
     """What the details would say."""
-    more = sum(not text.startswith(WARNING) for text in result.decisions)
+    more = sum(not text.startswith(_LOUD) for text in result.decisions)
     decided = f"{more} decision{'s were' if more != 1 else ' was'} made for you: " if more else ""
     return f"{decided}-v shows {'them and ' if more else ''}more of each file and range"
 
@@ -96,7 +96,7 @@ def _details(result: ExportResult, width: int) -> list[list[str]]:
     decided = [
         line
         for text in result.decisions
-        if not text.startswith(WARNING)
+        if not text.startswith(_LOUD)
         for line in wrap(one_line(text), width, first="  - ")
     ]
     paragraphs.append(["Decided for you:", *decided] if decided else [])

@@ -69,7 +69,8 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it, telling of its work as much as was asked for."""
-        with telling(lines=self._stages, quiet=is_quiet()):
+        # Who asks for JSON in place of text is a program.
+        with telling(lines=self._stages and ctx.params.get("json_path") != "-", quiet=is_quiet()):
             return super().invoke(ctx)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -62,7 +62,7 @@ def result(*files: ExportedFile, **more: Any) -> ExportResult:
         "measured_on": on,
         "recipe": {},
     }
-    whole |= dict.fromkeys(("batch_coupling", "calibration", "search", "limits"))
+    whole |= dict.fromkeys(("batch_coupling", "calibration", "search", "limits", "fine_tuning"))
     empty = ("conditioning", "missed", "not_checked", "failed_targets", "not_made", "failed_modes", "skipped")
     return ExportResult(**{**whole, **dict.fromkeys(empty, ()), **more})
 

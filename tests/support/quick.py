@@ -1,4 +1,4 @@
-"""Which tests ``run.py check`` runs: those that start neither TensorFlow nor another world.
+"""Which tests ``run.py check`` runs: those that start neither TensorFlow nor another world, and ask no server.
 
 A file is left out if it imports at its top what does; a test, if it uses such a fixture or names such a thing itself.
 """
@@ -17,7 +17,7 @@ _IMPORTS = re.compile(
     re.MULTILINE,
 )
 _NAMES = re.compile(r"\b(tensorflow|keras|tf_keras|tflite_micro|export-tflite|dask)\b")
-_FIXTURES = {"digits", "small", "seeds", "wheel"}
+_FIXTURES = {"digits", "small", "seeds", "wheel", "resolved"}
 _FOLDERS = ("docs", "whole")
 
 

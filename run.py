@@ -1,6 +1,7 @@
 """Everything from nothing: makes an environment in .venv from this project's own files, then works in it.
 
     python3 run.py demo [FOLDER]     train, export, embed and report on scikit-learn's digits (default: out/)
+    python3 run.py windows [FOLDER]  the same for windows of a motion sensor (default: out/windows/)
     python3 run.py check [ARGUMENT…] ruff, mypy and the tests that start neither TensorFlow nor another world
     python3 run.py test [ARGUMENT…]  ruff, mypy and all tests; arguments go to pytest
     python3 run.py bench NAME        one of benchmarks/NAME.py
@@ -36,6 +37,8 @@ def main() -> int:
     task, *arguments = sys.argv[1:] or ["help"]
     if task == "demo":
         return in_environment("examples/digits.py", *(arguments or ["out"]))
+    if task == "windows":
+        return in_environment("examples/windows.py", *(arguments or ["out/windows"]))
     if task == "check":
         return style() or in_environment("-m", "pytest", *WORKERS, "--quick", *arguments)
     if task == "test":

@@ -53,7 +53,7 @@ def channel_means(source: Source) -> tuple[float, ...]:
     Empty where that says nothing of colours: unless there are three channels and at least 8 images.
     """
     contract = source.contract
-    if contract.shape[2] != 3 or len(source) < _LEAST:
+    if not contract.is_image or contract.shape[2] != 3 or len(source) < _LEAST:
         return ()
     indices = np.linspace(0, len(source) - 1, min(len(source), _IMAGES)).round().astype(int)
     ready = np.mean([source.ready(int(i)).mean(axis=(0, 1), dtype=np.float64) for i in indices], axis=0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -116,7 +116,7 @@ def image_number(name: str, digest: bytes) -> int:
 
 def plain_contract(contract: InputContract) -> dict[str, Any]:
     """An input contract as it comes back from JSON, where tuples are lists."""
-    value: dict[str, Any] = json.loads(json.dumps(asdict(contract)))
+    value: dict[str, Any] = json.loads(json.dumps(contract.to_json()))
     return value
 
 

@@ -32,7 +32,7 @@ class Decided:
 
 
 def stated_contract(
-    shape: tuple[int, int, int], given: InputOptions, known: Statement | None
+    shape: tuple[int, ...], given: InputOptions, known: Statement | None
 ) -> tuple[InputContract, dict[str, str]]:
     """What the caller says of the input, filled up with what the file says of itself, and that with defaults."""
     return contract_of(shape, statement("the options", "given", **given.stated()), known)
@@ -40,7 +40,7 @@ def stated_contract(
 
 def decide_contract(
     name: str,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     given: InputOptions,
     known: Statement | None,
     scaling: Scaling | None,
@@ -51,7 +51,7 @@ def decide_contract(
 
     Args:
         name: the model, for messages.
-        shape: (height, width, channels).
+        shape: of one input.
         given: what the caller says.
         known: what the file says of itself; None if it says nothing.
         scaling: what the graph does to its input; None for nothing.
@@ -118,7 +118,7 @@ def _refuse(contradiction: str, *, accept: bool) -> None:
         )
 
 
-def _disagreement(shape: tuple[int, int, int], given: InputOptions, known: Statement | None) -> str:
+def _disagreement(shape: tuple[int, ...], given: InputOptions, known: Statement | None) -> str:
     """Where the options and the file contradict each other, without a graph that could tell; empty if they do not."""
     options = statement("the options", "given", **given.stated())
     if known is None or not options.tells or not known.tells:
@@ -148,7 +148,7 @@ def _contradiction(
 
 def _file_contradiction(
     name: str,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     known: Statement | None,
     found: Statement,
     scaling: Scaling,

@@ -24,6 +24,7 @@ from ..runtime.files import sha256
 from ..runtime.images.open import Data
 from ..runtime.limits import bounded, note_made
 from ..runtime.model.contract import InputOptions
+from ..runtime.model.words import wording
 from ..runtime.options import part
 from ..runtime.progress import Stages
 from .decide import stated_contract
@@ -108,6 +109,10 @@ def export_asked(model: Any, asked: Asked, *, json_path: str | None = None) -> E
     given = part(request, InputOptions)
     contract, _ = stated_contract(original.input_shape, given, original.inputs)
     proof = None
+    if request.preprocess is not None and not contract.is_image:
+        raise RequestError(
+            f"--preprocess is for images, and the model takes arrays of shape {contract.shape}. Say --mean and --std."
+        )
     if request.preprocess is not None:
         with stages.time("looking for the contract that preprocesses alike"):
             images = (request.test_data, request.calibration_data)
@@ -121,7 +126,8 @@ def export_asked(model: Any, asked: Asked, *, json_path: str | None = None) -> E
     if made:
         note_made(request.folder)
     try:
-        return Pipeline(request, source, decided, proof, stages).run(original)
+        with wording(lambda: contract.is_image):
+            return Pipeline(request, source, decided, proof, stages).run(original)
     except BaseException:
         if made:
             with contextlib.suppress(OSError):

@@ -89,11 +89,11 @@ class Pipeline:
         ran = not_run(request, graph, files)
         if request.measure:
             with timed("measuring"):
-                ran = run_files(request, contract, lowered, data.test, graph, files, stopwatch, recipe=recipe)
+                ran = run_files(request, contract, lowered, data, graph, files, stopwatch, recipe=recipe)
         chosen = choose(request, ran.measured.files, files, stopwatch, self.device)
         written = contents(request, ran.measured, chosen)
         steps = Steps(original, decided, data, graph, calibrated, half, files, ran, chosen, written)
-        result = tell(request, self.source, steps, self.stages.seconds)
+        result = tell(request, self.source, steps, self.stages.seconds).worded(is_image=contract.is_image)
         names = OutputNames(request)
         card = {names.card: render_card(result, request.stem)} if request.card else {}
         write_outputs(request, {**written.by_path, **card, names.result: json_bytes(result.to_json())})

@@ -216,8 +216,14 @@ def check_raw_pixels(contract: InputContract) -> None:
     """Refuse raw pixels in the file where one step size and one whole zero point cannot say mean and std.
 
     Raises:
-        RequestError: mean or std differ by channel, or the mean is not a whole number from 0 to 255.
+        RequestError: the input is not an image, mean or std differ by channel, or the mean is not a whole number from 0
+            to 255.
     """
+    if not contract.is_image:
+        raise RequestError(
+            f"--input-type uint8 is for pixels, and the model takes arrays of shape {contract.shape}. Use --input-type "
+            "float32 or int8."
+        )
     mean, std = set(contract.mean), set(contract.std)
     if len(mean) > 1 or len(std) > 1 or not next(iter(mean)).is_integer() or not 0 <= next(iter(mean)) <= 255:
         raise RequestError(

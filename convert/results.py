@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..runtime.drift.intervals import Interval
 from ..runtime.drift.silent import Silent
 from ..runtime.drift.wording import decibels
 from ..runtime.images.source import Skipped
+from ..runtime.model.words import reworded
 
 SCHEMA = 1
 
@@ -335,6 +336,24 @@ class ExportResult:
     ship: tuple[str, ...]
     why: tuple[str, ...]
     schema: int = SCHEMA
+
+    def worded(self, *, is_image: bool) -> ExportResult:
+        """The result; of an encoder of other arrays with nothing said of images in its sentences."""
+        if is_image:
+            return self
+        names = ("missed", "failed_targets", "failed_modes", "decisions", "ship", "why")
+        said: dict[str, Any] = {name: tuple(map(reworded, getattr(self, name))) for name in names}
+        found = self.calibration
+        return replace(
+            self,
+            **said,
+            calibration=None if found is None else replace(found, reason=reworded(found.reason)),
+            not_made=tuple(replace(item, reason=reworded(item.reason)) for item in self.not_made),
+            files=tuple(
+                replace(file, verified=tuple(replace(one, detail=reworded(one.detail)) for one in file.verified))
+                for file in self.files
+            ),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that scripts rely on; paths are relative to export.json."""

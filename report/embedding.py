@@ -80,9 +80,10 @@ class _EmbedWork:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", EmbedliteWarning)
             try:
-                self._rows.append(self._encoder.embed(image[None])[0])
+                embed = self._encoder.embed_ready if self._ready else self._encoder.embed_one
+                self._rows.append(embed(image))
             except InputError as error:
-                raise type(error)(f"{source.name}, image {source.ids[index]!r}: {error}") from error
+                raise type(error)(f"{source.name}, {source.contract.noun} {source.ids[index]!r}: {error}") from error
         self._notes |= {str(item.message): None for item in caught if issubclass(item.category, EmbedliteWarning)}
         self._stored.append(source.stored(index))
 

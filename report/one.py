@@ -147,6 +147,8 @@ def _proved(request: Request, trust: ContractOptions) -> tuple[Proof | None, lis
         raise RequestError("--preprocess is held against a file's contract, and CANDIDATE is vectors. Leave it out.")
     with request.open(request.candidate) as encoder:
         contract = replace(encoder.contract.input, dtype="float32")
+        if not contract.is_image:
+            raise RequestError(f"--preprocess is for images, and {request.candidate} takes arrays of {contract.shape}.")
         proof = prove(trust.preprocess, [request.data], contract, InputOptions(), fixed=True)
 
         def embed(images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -160,6 +162,9 @@ def _told_apart(found: Found, request: Request, sides: Sides, wanted: Wanted, *,
     if (far and not wanted.ladder) or request.data is None or not is_stored(request.reference):
         return found
     if is_stored(request.candidate):
+        return found
+    if sides.source is None or not sides.source.contract.is_image:
+        # What is looked for are ways to read pictures.
         return found
     told = tell_apart(
         request.candidate,

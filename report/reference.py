@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ def embed_with_keras(
             "data": str(data.absolute() if isinstance(data, Path) else data),
             "feature": feature,
             "ids": list(ids),
-            "contract": asdict(contract),
+            "contract": contract.to_json(),
             "opening": opening.to_json(),
             "result": str(result),
         }

@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from ..runtime.images.source import Source
 from ..runtime.machine import describe_environment
 from ..runtime.model.artifact import read_artifact
 from ..runtime.model.contract import Contract, InputContract, InputOptions
+from ..runtime.model.words import wording
 from ..runtime.progress import progress, stage
 from .embedding import check_same, embed_far
 from .labels import codes, read_texts
@@ -174,7 +175,7 @@ def open_sides(request: Request, passes: ReferencePasses | None = None) -> Sides
         check_made_by(request.candidate, mine, request.candidate_model)
         return _paired(request, mine, facts, None)
     assert request.data is not None
-    with request.open(request.candidate) as encoder:
+    with request.open(request.candidate) as encoder, wording(lambda: encoder.contract.input.is_image):
         contract = encoder.contract
         inputs = encoder.contract.input
         source = open_source(request.data, inputs, request.feature).sample(request.num_samples, request.seed)
@@ -369,7 +370,7 @@ def _fill(
         return embed_far(request.engine, path, source, rows, contract=contract, ready=ready, label=label)
     images = (source.ready(index) for index in range(len(source))) if ready else source
     with stage(f"embedding with {path.name}"):
-        for index, embedding in enumerate(progress(encoder.embed_iter(images), len(source), label)):
+        for index, embedding in enumerate(progress(encoder.embed_iter(images, ready=ready), len(source), label)):
             rows[index] = embedding
     return None
 
@@ -387,7 +388,7 @@ def _describe(path: Path, encoder: Encoder) -> dict[str, Any]:
         "mode": encoder.contract.mode,
         "sha256": encoder.artifact.sha256,
         "runtime": f"{encoder.runtime.name} {encoder.runtime.version}",
-        "contract": {"input": asdict(encoder.contract.input), "origins": dict(encoder.contract.origins)},
+        "contract": {"input": encoder.contract.input.to_json(), "origins": dict(encoder.contract.origins)},
     }
 
 

@@ -26,7 +26,7 @@ READ_ERRORS = (
     *(NotImplementedError, RuntimeError, MemoryError, OverflowError),
 )
 
-_NPY_MAGIC = b"\x93NUMPY"
+NPY_MAGIC = b"\x93NUMPY"
 
 MAPPED_BYTES = 64 << 20
 """Arrays of a ``.npz`` that are larger than this are mapped, if the caller can do with that."""
@@ -42,9 +42,9 @@ def load_npy(path: Path) -> NDArray[Any]:
     """
     try:
         with path.open("rb") as file:
-            start = file.read(len(_NPY_MAGIC))
+            start = file.read(len(NPY_MAGIC))
         # numpy.load would take another beginning for a zip or a pickle.
-        if start != _NPY_MAGIC:
+        if start != NPY_MAGIC:
             raise UnreadableDataError(
                 f"{path} is not a .npy file: it begins with {start!r}. Rename it, or save it again "
                 "with numpy.save or embed-tflite."

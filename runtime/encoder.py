@@ -36,9 +36,10 @@ class Encoder:
     ...     vectors = encoder.embed(images)                    # (N, D) float32
 
     Integer arrays are pixels and go through the file's own contract (mean, std); float arrays are taken as
-    model-ready. What the file's tensors hold (float32, uint8, int8) does not matter to the caller. An encoder
-    may be shared by threads. In a forked process it opens the file's interpreters again; a copy, and what another
-    process unpickles, is the same file opened again, which must not have changed.
+    model-ready. Where one input is not an image but another array (a window of sensor samples, a spectrogram), its
+    values go through the contract whatever their dtype. What the file's tensors hold (float32, uint8, int8) does not
+    matter to the caller. An encoder may be shared by threads. In a forked process it opens the file's interpreters
+    again; a copy, and what another process unpickles, is the same file opened again, which must not have changed.
 
     Args:
         path: a ``.tflite`` file; its checksum is verified before an interpreter sees it.
@@ -144,17 +145,18 @@ class Encoder:
         return int(np.prod(self.embedding_shape, dtype=np.int64))
 
     def embed(self, inputs: Any) -> NDArray[np.float32]:
-        """Embed a batch; the images are spread over the processors.
+        """Embed a batch; the inputs are spread over the processors.
 
         Args:
             inputs: (N, H, W, C), or a list of (H, W, C) arrays, or an iterator of them; integers are pixels, floats
-                are model-ready.
+                are model-ready. For an encoder of other arrays (N, ...) likewise, whose values the contract scales
+                whatever their dtype.
 
         Returns:
             (N, D) float32, normalized; (N, ...) for an encoder whose embedding has more axes.
 
         Raises:
-            EmptyBatchError: there is no image.
+            EmptyBatchError: there is no input.
             InputShapeError, InputTypeError: see :mod:`embedlite.runtime.input.shapes`.
             InputValueError: see :mod:`embedlite.runtime.input.values`.
             EncoderClosedError: the encoder is closed, or was closed by another thread.
@@ -169,17 +171,18 @@ class Encoder:
             return result
         rows = list(self._map(images))
         if not rows:
-            raise EmptyBatchError("the iterator gave no image. Pass at least one; an iterator can be read only once.")
+            noun = self._contract.input.noun
+            raise EmptyBatchError(f"the iterator gave no {noun}. Pass at least one; an iterator can be read only once.")
         return np.stack(rows)
 
     def embed_one(self, image: Any) -> NDArray[np.float32]:
-        """Embed one image, with all threads working on it.
+        """Embed one input, with all threads working on it.
 
-        Of a large float image only some rows, other ones each time, are searched for NaN beforehand; all of it is if
+        Of a large float input only some rows, other ones each time, are searched for NaN beforehand; all of it is if
         the vector is not finite.
 
         Args:
-            image: (H, W, C); integers are pixels, floats are model-ready.
+            image: (H, W, C); integers are pixels, floats are model-ready. For an encoder of other arrays, of its shape.
 
         Returns:
             (D,) float32, normalized.
@@ -189,19 +192,34 @@ class Encoder:
         """
         return self._run_single(check_one(image, self._contract.input), every_value=False)
 
-    def embed_iter(self, images: Iterable[Any]) -> Iterator[NDArray[np.float32]]:
-        """Embed images one after the other as they come, a few ahead, in order; memory stays bounded.
+    def embed_ready(self, ready: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embed one input that is model-ready: what the contract makes of it was done.
 
         Args:
-            images: any iterable of (H, W, C) images.
+            ready: float32 of the contract's shape.
 
-        Yields:
-            (D,) float32 for each image.
+        Returns:
+            (D,) float32, normalized.
 
         Raises:
             InputError, EncoderClosedError: see :meth:`embed`.
         """
-        yield from self._map(check_one(image, self._contract.input) for image in images)
+        return self._run_single(check_one(ready, self._contract.input), every_value=False, ready=True)
+
+    def embed_iter(self, images: Iterable[Any], *, ready: bool = False) -> Iterator[NDArray[np.float32]]:
+        """Embed inputs one after the other as they come, a few ahead, in order; memory stays bounded.
+
+        Args:
+            images: any iterable of what :meth:`embed_one` takes.
+            ready: whether they are model-ready, as :meth:`embed_ready` takes them.
+
+        Yields:
+            (D,) float32 for each input.
+
+        Raises:
+            InputError, EncoderClosedError: see :meth:`embed`.
+        """
+        yield from self._map((check_one(image, self._contract.input) for image in images), ready=ready)
 
     def close(self) -> None:
         """Free the interpreters; using the encoder afterwards is an error.
@@ -253,12 +271,12 @@ class Encoder:
             delegate_options=self._delegate_options,
         )
 
-    def _run_single(self, image: NDArray[Any], *, every_value: bool) -> NDArray[np.float32]:
+    def _run_single(self, image: NDArray[Any], *, every_value: bool, ready: bool = False) -> NDArray[np.float32]:
         with self._lock:
-            embedding = self._check_open().run(image, every_value=every_value)
+            embedding = self._check_open().run(image, every_value=every_value, ready=ready)
         return self._mapped(embedding)
 
-    def _map(self, images: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
+    def _map(self, images: Iterable[NDArray[Any]], *, ready: bool = False) -> Iterator[NDArray[np.float32]]:
         """Embed checked images in order, ``threads`` at a time, each on a single-threaded interpreter.
 
         One image a core is faster than all cores on one image: no kernel waits for the slowest thread. A delegate's
@@ -267,7 +285,7 @@ class Encoder:
         executor = self._open_executor()
         if executor is None:
             for image in images:
-                yield self._run_single(image, every_value=True)
+                yield self._run_single(image, every_value=True, ready=ready)
             return
         from concurrent.futures import CancelledError
 
@@ -277,7 +295,7 @@ class Encoder:
             for image in images:
                 _check_process(process)
                 try:
-                    pending.append(executor.submit(self._work, image))
+                    pending.append(executor.submit(self._work, image, ready))
                 except RuntimeError:
                     # It was shut down meanwhile.
                     with self._lock:
@@ -306,14 +324,14 @@ class Encoder:
                 self._executor = ThreadPoolExecutor(self._threads, "embedlite")
             return self._executor
 
-    def _work(self, image: NDArray[Any]) -> NDArray[np.float32]:
+    def _work(self, image: NDArray[Any], ready: bool) -> NDArray[np.float32]:
         """Embed an image on an idle session; no more are opened than the executor has threads."""
         try:
             session = self._idle.popleft()
         except IndexError:
             session = self._open_session(1)
         try:
-            return self._mapped(session.run(image, every_value=True))
+            return self._mapped(session.run(image, every_value=True, ready=ready))
         finally:
             self._idle.append(session)
 

@@ -176,12 +176,12 @@ def numbers(text: str) -> tuple[float, ...]:
         ) from None
 
 
-def shape(text: str) -> tuple[int, int, int]:
-    """Height, width and channels with commas between them."""
+def shape(text: str) -> tuple[int, ...]:
+    """Height, width and channels, or the sizes of another array, with commas between them."""
     parts = text.split(",")
-    if len(parts) != 3 or not all(item.strip().isdecimal() and int(item) > 0 for item in parts):
-        raise ValueError(f"{text!r} is not a height,width,channels such as 224,224,3")
-    return (int(parts[0]), int(parts[1]), int(parts[2]))
+    if len(parts) > 4 or not all(item.strip().isdecimal() and int(item) > 0 for item in parts):
+        raise ValueError(f"{text!r} is not a height,width,channels such as 224,224,3, nor another shape such as 128,6")
+    return tuple(int(item) for item in parts)
 
 
 THREADS = Option("Processors to use; all by default.", least=1, metavar="N")

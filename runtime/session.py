@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .backends.interpreters import Runtime, open_interpreter
 from .errors import InterpreterFailedError
-from .input.preprocess import PixelScaler, as_float32, dequantize, quantize, to_pixels
+from .input.preprocess import PixelScaler, as_float32, dequantize, quantize, scaled, to_pixels
 from .input.values import InputValues
 from .model.artifact import Artifact
 from .model.contract import Contract
@@ -57,7 +57,8 @@ class Session:
             self._input_scale, self._input_zero_point = 1.0, 0
         self._output_scale, self._output_zero_point = target["quantization"]
         shape = contract.input.shape
-        self._scale_pixels = PixelScaler(contract.input, shape[1])
+        self._is_image = contract.input.is_image
+        self._scale_pixels = PixelScaler(contract.input, shape[1] if self._is_image else 1)
         # Batch axis included, as the interpreter wants it. Untouched until it is needed, it costs no memory.
         self._floats = np.empty((1, *shape), np.float32)
         self._integers = np.empty((1, *shape), np.uint8)
@@ -65,26 +66,27 @@ class Session:
         self._answers_floats = np.dtype(target["dtype"]) == np.float32
         self._finished = contract.normalization.placement != "runtime" and self._answers_floats
         # What five operations on floats do to a pixel, one on bytes may do, or none.
-        self._as_it_is = self._dtype == np.uint8 and self._quantizes_to(0)
-        self._shifted = self._dtype == np.int8 and self._quantizes_to(128)
+        self._as_it_is = self._is_image and self._dtype == np.uint8 and self._quantizes_to(0)
+        self._shifted = self._is_image and self._dtype == np.int8 and self._quantizes_to(128)
 
     @property
     def arena_bytes(self) -> int | None:
         """See :attr:`.encoder.Encoder.arena_bytes`."""
         return getattr(self._interpreter, "arena_bytes", None)
 
-    def run(self, image: NDArray[Any], *, every_value: bool) -> NDArray[np.float32]:
-        """The embedding of one image, shaped as the contract says; an array that no later call touches.
+    def run(self, image: NDArray[Any], *, every_value: bool, ready: bool = False) -> NDArray[np.float32]:
+        """The embedding of one input, shaped as the contract says; an array that no later call touches.
 
         Args:
-            image: (H, W, C), checked by :func:`embedlite.runtime.input.shapes.check_one`.
-            every_value: look at every value of a large image, and not only at some rows of it.
+            image: of the contract's shape, checked by :func:`embedlite.runtime.input.shapes.check_one`.
+            every_value: look at every value of a large input, and not only at some rows of it.
+            ready: whether floats are model-ready, whatever the input is.
 
         Raises:
-            InputValueError: NaN or infinity among floats, or integers outside 0-255.
+            InputValueError: NaN or infinity among floats, or of an image integers outside 0-255.
             InterpreterFailedError: the interpreter gave up.
         """
-        tensor = self._prepare(image, every_value)
+        tensor = self._prepare(image, every_value, ready)
         try:
             self._interpreter.set_tensor(self._input_index, tensor)
             self._interpreter.invoke()
@@ -113,10 +115,10 @@ class Session:
             return normalize_quantized(values, self._output_scale, self._output_zero_point, spec)
         return dequantize(values, self._output_scale, self._output_zero_point)
 
-    def _prepare(self, image: NDArray[Any], every_value: bool) -> NDArray[Any]:
+    def _prepare(self, image: NDArray[Any], every_value: bool, is_ready: bool) -> NDArray[Any]:
         """The input tensor's content, batch axis included; often one of the buffers."""
-        if image.dtype.kind == "f":
-            ready = as_float32(image)
+        if image.dtype.kind == "f" or not self._is_image:
+            ready = as_float32(image) if self._is_image or is_ready else scaled(image, self._contract.input)
             # What is rounded to eight bits leaves no NaN in the vector to be found afterwards.
             self._values.check_floats(ready, every_value=every_value or not self._takes_floats)
             if self._takes_floats:

@@ -29,7 +29,7 @@ from .edit.unroll import unrolling
 from .foreign import reason, told, versions
 from .keras_2.load import is_installed, load_keras_2
 from .options import LoadOptions
-from .original import Original, check_image_shape, near
+from .original import Original, check_input_shape, near
 
 _SEPARABLE = {"groups": 1, "kernel_regularizer": None, "kernel_constraint": None, "kernel_initializer": ...}
 _OLD_SETTINGS: dict[str, dict[str, Any]] = {
@@ -220,7 +220,7 @@ def check_backend(name: str) -> None:
 def _as_encoder(model: Any, name: str, options: LoadOptions) -> Original:
     if not model.built or (not model.weights and any(hasattr(layer, "kernel") for layer in model.layers)):
         raise ModelShapeError(
-            f"{name} was saved before it was ever built, so it holds no weights. Call it once on an image, or give "
+            f"{name} was saved before it was ever built, so it holds no weights. Call it once on an input, or give "
             "it an Input, train it, and save it again."
         )
     inputs = getattr(model, "inputs", None) or []
@@ -240,7 +240,7 @@ def _as_encoder(model: Any, name: str, options: LoadOptions) -> Original:
     elif len(inputs) > 1:
         if options.layer is None:
             raise ModelShapeError(
-                f"{name} has {len(inputs)} inputs ({', '.join(names)}); an encoder takes one image. Name that one with "
+                f"{name} has {len(inputs)} inputs ({', '.join(names)}); an encoder takes one. Name that one with "
                 "--input, if the output needs no other, or the layer at which one input's embedding is ready, for "
                 f"instance --layer {shared_layer(model)}, or save a keras.Model with one input."
             )
@@ -248,8 +248,13 @@ def _as_encoder(model: Any, name: str, options: LoadOptions) -> Original:
         options = replace(options, layer=None)
         inputs = model.inputs
     if inputs and "string" in str(inputs[0].dtype):
-        raise ModelShapeError(f"{name} takes text (a string input); an encoder takes images. Save the image model.")
-    shape = check_image_shape(name, _known_shape(model), options.input_shape)
+        raise ModelShapeError(f"{name} takes text (a string input); an encoder takes numbers. Save the model after it.")
+    shape = check_input_shape(name, _known_shape(model), options.input_shape)
+    if inputs and "int" in str(inputs[0].dtype) and len(shape) != 3:
+        raise ModelShapeError(
+            f"{name} takes {inputs[0].dtype} of shape {shape}: numbers that stand for words or categories; an encoder "
+            "here takes floats. Save the model after its Embedding layers."
+        )
     if options.layer is not None:
         model = cut(model, name, options.layer, shape)
     call, decisions = _choose_output(model, name, options.output)

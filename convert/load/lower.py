@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...runtime.model.contract import kind_of
 from ..errors import ConversionError, ModelLoadError, ModelShapeError
 from ..graph.graph import Graph
 from ..graph.loops import UNROLLED, state, steps, unbounded_loops
@@ -28,6 +29,7 @@ from .original import Original
 from .scaling import Scaling, scaling_of_tensorflow, scaling_of_tflite
 
 INPUT_NAME = "image"
+"""Of the graph between the steps; a file's own input is named after what it is."""
 OUTPUT_NAME = "embedding"
 
 CHECK_IT = "Call the model on one image where it was made, and save it again once that works."
@@ -208,7 +210,8 @@ def trace(original: Original, batch: int = 1) -> tuple[Any, Any]:
 
     call = original.call
     assert call is not None, "a .tflite is not traced"
-    spec = tf.TensorSpec((batch, *original.input_shape), tf.float32, name=INPUT_NAME)
+    name = INPUT_NAME if kind_of(original.input_shape) == "image" else "input"
+    spec = tf.TensorSpec((batch, *original.input_shape), tf.float32, name=name)
 
     def embed(image: Any) -> Any:
         outputs = tf.nest.flatten(call(image))
@@ -219,7 +222,7 @@ def trace(original: Original, batch: int = 1) -> tuple[Any, Any]:
         result = _as_rows(_with_batch(outputs[0], batch), original.rows)
         return tf.cast(result, tf.float32) if result.dtype.is_floating else result
 
-    failed = f"cannot be called on float images of shape {spec.shape}"
+    failed = f"cannot be called on float {name}s of shape {spec.shape}"
     way_out = "Check --input-shape, and that the model takes a batch of one."
     with told(ModelShapeError, original.name, original.framework, failed, way_out):
         traced = tf.function(embed, autograph=False).get_concrete_function(spec)

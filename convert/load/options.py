@@ -25,8 +25,11 @@ class LoadOptions:
 
     title: ClassVar[str] = "Model"
 
-    input_shape: tuple[int, int, int] | None = option(
-        None, "Height, width and channels, for a model whose fixed shape is lost.", metavar="H,W,C", parse=shape
+    input_shape: tuple[int, ...] | None = option(
+        None,
+        "Height, width and channels (of another array its sizes), for a model whose fixed shape is lost.",
+        metavar="H,W,C",
+        parse=shape,
     )
     layer: str | None = option(
         None,

@@ -1,4 +1,4 @@
-"""The encoder as the user has it, whatever it was saved as: one image in, one embedding out."""
+"""The encoder as the user has it, whatever it was saved as: one image or other array in, one embedding out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from ...runtime.model.contract import MOST_AXES
 from ...runtime.model.origin import Statement
 from ..errors import ModelShapeError
 
@@ -18,8 +19,8 @@ class Original:
 
     Attributes:
         name: what to call it in messages.
-        input_shape: (height, width, channels).
-        call: (N, H, W, C) float32 tensor to one output tensor; None for a ``.tflite``.
+        input_shape: of one input: (height, width, channels), or one to four sizes of another array.
+        call: (N, ...) float32 tensor to one output tensor; None for a ``.tflite``.
         flatbuffer: the float ``.tflite``; None for what TensorFlow runs.
         batch: the batch size that the model declares; None if it takes any, or may.
         rows: whether a 4-D result is to be read as rows of its channels.
@@ -33,7 +34,7 @@ class Original:
     """
 
     name: str
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     call: Callable[[Any], Any] | None = None
     flatbuffer: bytes | None = None
     batch: int | None = None
@@ -51,10 +52,10 @@ def near(wanted: str, known: Iterable[str]) -> str:
     return ", ".join(difflib.get_close_matches(wanted, names, n=4, cutoff=0.4) or names[-8:]) or "none"
 
 
-def check_image_shape(
-    name: str, known: tuple[int | None, ...] | None, wanted: tuple[int, int, int] | None
-) -> tuple[int, int, int]:
-    """The (height, width, channels) of a model.
+def check_input_shape(
+    name: str, known: tuple[int | None, ...] | None, wanted: tuple[int, ...] | None
+) -> tuple[int, ...]:
+    """The shape of one input of a model.
 
     Args:
         name: what to call the model in an error.
@@ -62,22 +63,31 @@ def check_image_shape(
         wanted: fills in what the model leaves open.
 
     Raises:
-        ModelShapeError: no image, a size that is not known, or a contradiction.
+        ModelShapeError: fewer or more than one to four axes, a size that is not known, or a contradiction.
     """
-    if known is not None and len(known) != 4:
+    if known is not None and not 1 <= len(known) - 1 <= MOST_AXES:
         raise ModelShapeError(
-            f"{name} takes inputs of shape {known}; an encoder takes images, (batch, height, width, channels)."
+            f"{name} takes inputs of shape {known}; an encoder takes one image, (batch, height, width, channels), or "
+            f"one other array of one to {MOST_AXES} axes after the batch."
         )
-    shape = tuple(known[1:]) if known is not None else (None, None, None)
+    shape = tuple(known[1:]) if known is not None else None
     if wanted is not None:
-        if any(size is not None and size != given for size, given in zip(shape, wanted, strict=True)):
+        sizes = wanted if shape is None else shape
+        if len(sizes) != len(wanted) or any(
+            size is not None and size != given for size, given in zip(sizes, wanted, strict=True)
+        ):
             raise ModelShapeError(f"the input shape {wanted} was asked for, but {name} takes {shape}. Use that shape.")
         return wanted
-    if None in shape:
-        text = "unknown" if known is None else str(shape)
+    if shape is None or (None in shape and len(shape) == 3):
+        text = "unknown" if shape is None else str(shape)
         raise ModelShapeError(
             f"the input size of {name} is not fixed (height, width, channels: {text}), and a device needs it fixed. "
             "Pass --input-shape, for instance --input-shape 224,224,3."
         )
-    height, width, channels = (size for size in shape if size is not None)
-    return height, width, channels
+    if None in shape:
+        example = ",".join(str(128 if size is None else size) for size in shape)
+        raise ModelShapeError(
+            f"the input size of {name} is not fixed: {shape}, and a device needs it fixed. Pass --input-shape, for "
+            f"instance --input-shape {example}."
+        )
+    return tuple(size for size in shape if size is not None)

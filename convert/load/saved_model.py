@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ModelLoadError, ModelShapeError
 from .foreign import reason, versions
 from .options import LoadOptions
-from .original import Original, check_image_shape, near
+from .original import Original, check_input_shape, near
 from .saved_graph import check_folder, needed
 
 SAVED_MODEL_NAME = "saved_model.pb"
@@ -44,7 +44,7 @@ def load_saved_model(path: Path, options: LoadOptions) -> Original:
     key = _choose_signature(path, signatures, options.signature)
     signature = signatures[key]
     input_name, spec = _image(path, key, signature, options.input)
-    shape = check_image_shape(str(path), _shape_of(spec), options.input_shape)
+    shape = check_input_shape(str(path), _shape_of(spec), options.input_shape)
     batch = (_shape_of(spec) or (None,))[0]
     if batch not in (None, 1):
         raise ModelShapeError(
@@ -234,7 +234,7 @@ def _image(path: Path, key: str, signature: Any, wanted: str | None) -> tuple[st
         )
     if wanted is None and len(names) != 1:
         raise ModelShapeError(
-            f"the signature {key!r} of {path} has {len(names)} inputs; an encoder takes one image. Choose one, if the "
+            f"the signature {key!r} of {path} has {len(names)} inputs; an encoder takes one. Choose one, if the "
             f"output needs no other: {' or '.join(f'--input {name}' for name in names)}."
         )
     name = wanted or names[0]
@@ -242,8 +242,8 @@ def _image(path: Path, key: str, signature: Any, wanted: str | None) -> tuple[st
     dtype = tf.dtypes.as_dtype(spec.dtype)
     if dtype == tf.string:
         raise ModelShapeError(
-            f"the signature {key!r} of {path} takes text or encoded bytes (a string input); an encoder takes images. "
-            "Save it with a signature that takes the decoded float image."
+            f"the signature {key!r} of {path} takes text or encoded bytes (a string input); an encoder takes numbers. "
+            "Save it with a signature that takes the decoded floats."
         )
     if not dtype.is_floating:
         raise ModelShapeError(

@@ -10,8 +10,8 @@ from ai_edge_litert import interpreter as litert
 
 from ...runtime.backends.interpreters import find_runtime, open_interpreter
 from ...runtime.backends.trial import try_foreign
-from ...runtime.model.artifact import read_artifact
-from ...runtime.model.contract import Contract
+from ...runtime.model.artifact import Artifact, read_artifact
+from ...runtime.model.contract import IMAGE_PARTS, Contract, kind_of
 from ...runtime.model.flatbuffer import ModelInfo, read_flatbuffer
 from ...runtime.model.origin import PARTS, Statement, statement
 from ...runtime.model.plain import metadata_statement
@@ -19,7 +19,7 @@ from ..errors import ModelLoadError, ModelShapeError
 from ..graph.graph import Graph
 from ..graph.repair import drop_unused_tensors
 from .options import LoadOptions
-from .original import Original, check_image_shape, near
+from .original import Original, check_input_shape, near
 
 _QUANTIZED = ("int8", "uint8", "int16", "int4")
 
@@ -49,7 +49,7 @@ def load_tflite(path: Path, options: LoadOptions) -> Original:
         )
     if len(graph.subgraph.inputs) != 1:
         raise ModelShapeError(
-            f"{path} has {len(graph.subgraph.inputs)} inputs; an encoder takes one image. Export it with one input."
+            f"{path} has {len(graph.subgraph.inputs)} inputs; an encoder takes one. Export it with one input."
         )
     named = graph.tensor_name(int(graph.subgraph.inputs[0]))
     if options.input not in (None, named):
@@ -62,7 +62,7 @@ def load_tflite(path: Path, options: LoadOptions) -> Original:
             f"{path} takes {artifact.info.inputs[0].dtype}; an encoder takes float32. Export it with that input."
         )
     _fix_batch(path, graph, source)
-    shape = check_image_shape(str(path), graph.shape(source), options.input_shape)
+    shape = check_input_shape(str(path), graph.shape(source), options.input_shape)
     decisions += _choose_output(path, graph, options)
     _fold_shapes(graph)
     drop_unused_tensors(graph)
@@ -71,16 +71,24 @@ def load_tflite(path: Path, options: LoadOptions) -> Original:
         input_shape=shape,
         flatbuffer=graph.to_bytes(),
         batch=1,
-        inputs=metadata_statement(path, artifact.info, shape[2]) if contract is None else _said(contract),
+        inputs=_stated(path, artifact, shape),
         decisions=decisions,
     )
 
 
+def _stated(path: Path, artifact: Artifact, shape: tuple[int, ...]) -> Statement | None:
+    """What the file says of its input; TFLite Metadata speaks of images alone."""
+    if artifact.contract is not None:
+        return _said(artifact.contract)
+    return metadata_statement(path, artifact.info, shape[2]) if kind_of(shape) == "image" else None
+
+
 def _said(contract: Contract) -> Statement:
     """A contract that was decided at an earlier export, with its origins."""
-    parts = {name: getattr(contract.input, name) for name in PARTS}
+    left_out = () if contract.input.is_image else IMAGE_PARTS
+    parts = {name: getattr(contract.input, name) for name in PARTS if name not in left_out}
     said = statement("the file's own contract", "inferred", **parts)
-    return replace(said, origins={name: contract.origins.get(name, "assumed") for name in PARTS}, settled=True)
+    return replace(said, origins={name: contract.origins.get(name, "assumed") for name in parts}, settled=True)
 
 
 _UNPACKING = ("DEQUANTIZE", "DENSIFY")
@@ -145,7 +153,7 @@ def _fix_batch(path: Path, graph: Graph, source: int) -> None:
     batch = graph.shape(source)[0] if graph.shape(source) else 0
     if batch != 1:
         raise ModelShapeError(
-            f"{path} takes {graph.shape(source)}; an encoder for a device takes one image at a time, batch 1. "
+            f"{path} takes {graph.shape(source)}; an encoder for a device takes one input at a time, batch 1. "
             "Convert the model again with a batch of 1."
         )
     for tensor in graph.subgraph.tensors:

@@ -71,32 +71,60 @@ def c_header(stem: str, data: bytes) -> bytes:
     types = {"input_type": c_type(image), "output_type": c_type(raw)}
     before, after = _preprocess(name, image, contract), _embedding(name, contract, raw, types["output_type"])
     golden = parse_golden(artifact.golden, contract)
-    pixels = golden.pixels[0][..., ::-1] if contract.input.color_order == "bgr" else golden.pixels[0]
-    channels = contract.input.shape[2]
+    sizes = constants_of(image, raw, is_image=contract.input.is_image)
     words = types | {
         "name": name,
         "NAME": name.upper(),
         "version": __version__,
         "sha256": sha256(data),
         "file": f"{stem}.tflite",
+        "math": "#include <math.h>\n" if before.needs_math or after.needs_math else "",
+        "constants": "".join(f"#define {name.upper()}_{line}\n" for line in sizes),
+        "preprocess": before.definition,
+        "embedding": after.definition,
+        "vector": _values([c_float(value) for value in golden.embeddings[0].ravel().tolist()]),
+        "made_by": golden.runtime,
+    }
+    words |= _image_words(contract, golden) if contract.input.is_image else _array_words(name, contract, golden)
+    pieces = _IMAGE_PIECES if contract.input.is_image else _ARRAY_PIECES
+    pieces = {piece: Template(text).substitute(words) for piece, text in pieces.items()}
+    check = Template(_check(contract, golden)).substitute(words)
+    return Template(_HEADER).substitute(words, check=check, **pieces).encode()
+
+
+def _image_words(contract: Contract, golden: Golden) -> dict[str, str]:
+    pixels = golden.pixels[0][..., ::-1] if contract.input.color_order == "bgr" else golden.pixels[0]
+    channels = contract.input.shape[2]
+    return {
         "reading": contract.input.reading,
         "fractions": f"\n * {contract.input.resampler} leaves fractions, which uint8_t cannot hold."
         if leaves_fractions(contract.input.resampler)
         else "",
         "order": {1: "gray"}.get(channels, contract.input.color_order),
         "bgr": str(int(contract.input.color_order == "bgr" and channels == 3)),
-        "math": "#include <math.h>\n" if after.needs_math else "",
-        "constants": "".join(f"#define {name.upper()}_{line}\n" for line in constants_of(image, raw)),
-        "preprocess": before.definition,
-        "embedding": after.definition,
         "rows": str(pixels.shape[0]),
         "columns": str(pixels.shape[1]),
         "pixels": _values([str(value) for value in pixels.ravel().tolist()]),
-        "vector": _values([c_float(value) for value in golden.embeddings[0].ravel().tolist()]),
-        "made_by": golden.runtime,
     }
-    check = Template(_check(contract, golden)).substitute(words)
-    return Template(_HEADER).substitute(words, check=check).encode()
+
+
+def _array_words(name: str, contract: Contract, golden: Golden) -> dict[str, str]:
+    """The shape, the values that are stored, and the loops that repeat them along each axis."""
+    stored, shape = golden.pixels[0], contract.input.shape
+    place, loops, indent = "0", [], "    "
+    for axis, (size, whole) in enumerate(zip(stored.shape, shape, strict=True)):
+        loops.append(f"{indent}for (int32_t n{axis} = 0; n{axis} < {whole}; n{axis}++) {{")
+        own = f"n{axis}" if size == whole else f"n{axis} * {size} / {whole}"
+        place = own if not axis else f"({place}) * {size} + {own}"
+        indent += "    "
+    loops.append(f"{indent}*values++ = {name}_golden_values[{place}];")
+    loops += [f"{'    ' * axis}}}" for axis in range(len(shape), 0, -1)]
+    return {
+        "shape": "".join(f"[{size}]" for size in shape),
+        "stored": str(stored.size),
+        "values": _values([c_float(value) for value in stored.ravel().tolist()]),
+        "loops": "\n".join(loops),
+    }
 
 
 def _preprocess(name: str, image: TensorInfo, contract: Contract) -> CFunction:
@@ -170,39 +198,23 @@ _NOISE = """\
     }
 """
 
-_HEADER = """\
-/*
- * What belongs to $file besides the model itself, written by embedlite $version.
- * SHA-256 of the file: $sha256
- *
+_IMAGE_PIECES = {
+    "about": """\
  * Pixels are uint8_t, row by row, the channels of each together ($order); how a photo becomes that many of them:
  * $reading.$fractions
- */
-#ifndef ${NAME}_CONTRACT_H
-#define ${NAME}_CONTRACT_H
-
-#include <stdint.h>
-$math
-#define ${NAME}_SHA256 "$sha256"
+""",
+    "first": """\
 /* 1: blue comes first in pixels. */
 #define ${NAME}_BGR $bgr
-$constants
-/* What a value of the input and of the output tensor is. */
-typedef $input_type ${name}_input;
-typedef $output_type ${name}_output;
-
-/* Pixels to what the input tensor holds. */
-$preprocess
-/* What the output tensor holds to the embedding. */
-$embedding
+""",
+    "what": "Pixels",
+    "golden_data": """\
 /* The golden vector: pixels that are repeated to the model's size, and their embedding, by $made_by. */
 static const uint8_t ${name}_golden_pixels[$rows * $columns * ${NAME}_INPUT_CHANNELS] = {
 $pixels
 };
-static const float ${name}_golden[${NAME}_EMBEDDING_SIZE] = {
-$vector
-};
-
+""",
+    "golden_frame": """\
 static inline void ${name}_golden_frame(uint8_t *pixels)
 {
     for (int32_t y = 0; y < ${NAME}_INPUT_HEIGHT; y++) {
@@ -214,7 +226,55 @@ static inline void ${name}_golden_frame(uint8_t *pixels)
         }
     }
 }
+""",
+}
 
+_ARRAY_PIECES = {
+    "about": """\
+ * Values are float values$shape, the last axis fastest, in the units of the data.
+""",
+    "first": "",
+    "what": "Values",
+    "golden_data": """\
+/* The golden vector: values that are repeated to the model's size, and their embedding, by $made_by. */
+static const float ${name}_golden_values[$stored] = {
+$values
+};
+""",
+    "golden_frame": """\
+static inline void ${name}_golden_frame(float *values)
+{
+$loops
+}
+""",
+}
+
+_HEADER = """\
+/*
+ * What belongs to $file besides the model itself, written by embedlite $version.
+ * SHA-256 of the file: $sha256
+ *
+$about */
+#ifndef ${NAME}_CONTRACT_H
+#define ${NAME}_CONTRACT_H
+
+#include <stdint.h>
+$math
+#define ${NAME}_SHA256 "$sha256"
+$first$constants
+/* What a value of the input and of the output tensor is. */
+typedef $input_type ${name}_input;
+typedef $output_type ${name}_output;
+
+/* $what to what the input tensor holds. */
+$preprocess
+/* What the output tensor holds to the embedding. */
+$embedding
+${golden_data}static const float ${name}_golden[${NAME}_EMBEDDING_SIZE] = {
+$vector
+};
+
+$golden_frame
 /* 1 if the embedding of the golden frame is what it was at the export, as near as another machine comes; 0 if not. */
 static inline int ${name}_is_golden(const float *embedding)
 {

@@ -1,9 +1,10 @@
 """A file as C for microcontrollers: the flatbuffer as an array, and what ``Encoder`` does around it as functions.
 
 A microcontroller has no file system; TensorFlow Lite Micro takes the flatbuffer from memory. The contract after it
-would be lost there, so what it says of pixels and of the normalization becomes two functions beside the array. They
-compute what :mod:`embedlite.runtime.input.preprocess` and :mod:`embedlite.runtime.input.normalize` compute, are C99 and
-C++11, allocate nothing, and include nothing but ``<stdint.h>`` (L2 also ``<math.h>``).
+would be lost there, so what it says of pixels (or of another array's values) and of the normalization becomes two
+functions beside the array. They compute what :mod:`embedlite.runtime.input.preprocess` and
+:mod:`embedlite.runtime.input.normalize` compute, are C99 and C++11, allocate nothing, and include nothing but
+``<stdint.h>`` (L2, and what quantizes values that are not pixels, also ``<math.h>``).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def c_source(stem: str, flatbuffer: bytes, contract: Contract, arena_bytes: int 
 
     Args:
         stem: of the ``.tflite`` file; both files and everything in them are called after it.
-        flatbuffer: one image in, one embedding out; int8, uint8 or float32 at both ends.
+        flatbuffer: one input in, one embedding out; int8, uint8 or float32 at both ends.
         contract: what belongs to it.
         arena_bytes: memory that TensorFlow Lite Micro was seen to need for it, for the comment on top.
 
@@ -75,11 +76,12 @@ def c_source(stem: str, flatbuffer: bytes, contract: Contract, arena_bytes: int 
     }
     before, after = _input_usage(image, contract.input), _output_usage(raw, contract, normalize)
     usage = [*_setup_usage(info, arena_bytes), *before, "interpreter.Invoke();", *after]
+    sizes = constants_of(image, raw, is_image=contract.input.is_image)
     texts = {
         header: Template(_HEADER).substitute(
             words,
             usage="".join(f" *   {Template(line).substitute(words)}".rstrip() + "\n" for line in usage),
-            constants="".join(f"#define {name.upper()}_{line}\n" for line in constants_of(image, raw)),
+            constants="".join(f"#define {name.upper()}_{line}\n" for line in sizes),
             functions="".join(f"\n{function.comment}\n{function.prototype};\n" for function in functions),
         ),
         source: Template(_SOURCE).substitute(
@@ -108,7 +110,12 @@ def c_type(tensor: TensorInfo) -> str:
 
 
 def preprocess_function(name: str, image: TensorInfo, contract: InputContract) -> CFunction:
-    """``void NAME_preprocess(const uint8_t *pixels, TYPE *input)``: what each pixel becomes, looked up if quantized."""
+    """``void NAME_preprocess(const uint8_t *pixels, TYPE *input)``: what each pixel becomes, looked up if quantized.
+
+    Of arrays that are not images ``const float *values`` are taken in place of the pixels.
+    """
+    if not contract.is_image:
+        return _values_function(name, image, contract)
     type_name, count = C_TYPES[image.dtype], math.prod(image.shape)
     prototype = f"void {name}_preprocess(const uint8_t *pixels, {type_name} *input)"
     channels = max(len(contract.mean), len(contract.std))
@@ -135,11 +142,43 @@ def preprocess_function(name: str, image: TensorInfo, contract: InputContract) -
     return CFunction(prototype, f"{constants}\n{prototype}\n{{\n{loop}}}\n", comment)
 
 
-def constants_of(image: TensorInfo, raw: TensorInfo) -> list[str]:
+def _values_function(name: str, source: TensorInfo, contract: InputContract) -> CFunction:
+    """``void NAME_preprocess(const float *values, TYPE *input)``."""
+    type_name, count = C_TYPES[source.dtype], math.prod(source.shape)
+    prototype = f"void {name}_preprocess(const float *values, {type_name} *input)"
+    parts = max(len(contract.mean), len(contract.std))
+    each = f"n % {parts}" if parts > 1 else "0"
+    constants = "".join(
+        f"static const float {name}_{which}[{parts}] = "
+        f"{{{', '.join(c_float(value) for value in np.resize(np.array(values, np.float32), parts))}}};\n"
+        for which, values in (("mean", contract.mean), ("std", contract.std))
+    )
+    value = f"(values[n] - {name}_mean[{each}]) / {name}_std[{each}]"
+    lines = [f"input[n] = {value};"]
+    if source.dtype != "float32":
+        low, high = np.iinfo(source.dtype).min, np.iinfo(source.dtype).max
+        scale, zero_point = c_float(source.scale[0]), c_float(source.zero_point[0])
+        lines = [
+            f"const float step = rintf({value} / {scale}) + {zero_point};",
+            f"input[n] = ({type_name})(step < {low} ? {low} : step > {high} ? {high} : step);",
+        ]
+    inner = "".join(f"        {line}\n" for line in lines)
+    loop = f"    for (int32_t n = 0; n < {count}; n++) {{\n{inner}    }}\n"
+    comment = "/* The data's own values, the last axis fastest, to what the input tensor holds. */"
+    return CFunction(
+        prototype,
+        f"{constants}\n{prototype}\n{{\n{loop}}}\n",
+        comment,
+        needs_math=source.dtype != "float32",
+    )
+
+
+def constants_of(image: TensorInfo, raw: TensorInfo, *, is_image: bool) -> list[str]:
     """Sizes, scales and zero points, as the rest of a ``#define`` after the prefix of its name."""
-    lines = [
-        f"INPUT_{side} {size}" for side, size in zip(("HEIGHT", "WIDTH", "CHANNELS"), image.shape[1:], strict=True)
-    ]
+    sizes = image.shape[1:]
+    sides = ("HEIGHT", "WIDTH", "CHANNELS") if is_image else [f"AXIS_{place}" for place in range(len(sizes))]
+    lines = [f"INPUT_{side} {size}" for side, size in zip(sides, sizes, strict=True)]
+    lines += [] if is_image else [f"INPUT_SIZE {math.prod(sizes)}"]
     lines.append(f"EMBEDDING_SIZE {math.prod(raw.shape)}")
     for end, tensor in (("INPUT", image), ("OUTPUT", raw)):
         if tensor.dtype != "float32":
@@ -179,6 +218,9 @@ def _resolver_name(operator: str) -> str:
 
 
 def _input_usage(image: TensorInfo, contract: InputContract) -> list[str]:
+    if not contract.is_image:
+        values = f"// float values{''.join(f'[{size}]' for size in contract.shape)}, in the units of the data"
+        return ["", values, "${name}_preprocess(values, interpreter.typed_input_tensor<$input_type>(0));"]
     height, width, channels = contract.shape
     pixels = f"// uint8_t pixels[{height}][{width}][{channels}], {contract.color_order}; resized: {contract.reading}"
     lines = ["", pixels]

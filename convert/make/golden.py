@@ -14,9 +14,10 @@ from ...runtime.check.golden import Golden, golden_frames, pack_golden, pixel_ta
 from ...runtime.errors import RequestError
 from ...runtime.images.open import Data, open_source
 from ...runtime.images.source import Source
-from ...runtime.input.preprocess import model_ready, to_pixels
+from ...runtime.input.preprocess import as_float32, model_ready, to_pixels
 from ...runtime.model.contract import Contract, InputContract
 from ..graph.run import float_rows
+from .frames import span_of, synthetic_arrays, synthetic_frames
 
 MOST_IMAGES = 4
 """Images that --golden-from puts into every file."""
@@ -24,25 +25,22 @@ MOST_IMAGES = 4
 MOST_BYTES = 1 << 20
 """Of vectors in one file; an embedding of many rows gets fewer inputs, at least one."""
 
-_SIDE = 32
-"""Height and width of a stored synthetic frame; a larger model sees each pixel repeated."""
-
 
 @dataclass(frozen=True)
 class GoldenInputs:
     """What every file of an export is replayed on.
 
     Attributes:
-        pixels: (N, h, w, C) uint8, as an image file holds them.
+        pixels: (N, h, w, C) uint8, as an image file holds them; of other arrays (N, ...) float32 values.
         reference: the float graph's embeddings, (N, ...) float32.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[Any]
     reference: NDArray[np.float32]
 
 
 def golden_inputs(
-    data: Data | None, feature: str | None, seed: int, flatbuffer: bytes, contract: InputContract
+    data: Data | None, feature: str | None, seed: int, flatbuffer: bytes, contract: InputContract, like: Source | None
 ) -> GoldenInputs:
     """Choose the inputs and run the float graph on them.
 
@@ -53,38 +51,21 @@ def golden_inputs(
         seed: of the choice.
         flatbuffer: the float graph.
         contract: the input's.
+        like: says where values lie that are made up for an array that is not an image.
 
     Raises:
         RequestError: the images are model-ready floats, so that preprocessing could not be replayed.
         DataError: see :func:`embedlite.runtime.images.open.open_source`.
     """
-    pixels = synthetic_frames(contract.shape) if data is None else _from_source(data, feature, seed, contract)
+    if data is not None:
+        pixels = _from_source(data, feature, seed, contract)
+    else:
+        pixels = synthetic_frames(contract.shape) if contract.is_image else synthetic_arrays(contract, span_of(like))
     frames = golden_frames(pixels, contract)
     # One thread: more may split sums differently, and the same input shall give the same bytes.
     rows = [float_rows(flatbuffer, [model_ready(frame, contract)], threads=1)[0] for frame in frames]
     count = max(1, MOST_BYTES // (2 * rows[0].nbytes))
     return GoldenInputs(pixels[:count], np.stack(rows[:count]))
-
-
-def synthetic_frames(shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Three frames with structure at several scales and colours that differ by channel: (3, h, w, C) uint8.
-
-    Blocks of random colour; waves of another direction and length in each channel; a lit disc with noise on a gradient.
-    At most 32x32, whatever the model's size. Contrast and brightness are those of photos: harsher frames leave the
-    ranges that calibration found, and a saturated file says little about the device.
-    """
-    height, width, channels = min(shape[0], _SIDE), min(shape[1], _SIDE), shape[2]
-    rng = np.random.default_rng(0)
-    y, x = np.meshgrid(np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij")
-    coarse = rng.integers(0, 160, (8, 8, channels))
-    blocks = coarse[(y * 7.999).astype(int), (x * 7.999).astype(int)]
-    turn = np.arange(channels)
-    waves = 127.5 + 110 * np.sin(2 * np.pi * ((1 + turn) * x[..., None] + (3 - turn % 3) * y[..., None]))
-    disc = ((x - 0.6) ** 2 + (y - 0.4) ** 2 < 0.08)[..., None]
-    scene = np.where(disc, 200 - 40 * (turn % 3), 40 + 120 * x[..., None] * (1 + turn % 3) / 3)
-    scene = scene + rng.integers(-16, 17, (height, width, channels))
-    frames: NDArray[np.uint8] = np.stack([blocks, waves, scene]).clip(0, 255).astype(np.uint8)
-    return frames
 
 
 def pack(inputs: GoldenInputs, embeddings: NDArray[np.float32], runtime: str, contract: Contract) -> bytes | None:
@@ -102,8 +83,10 @@ def pack(inputs: GoldenInputs, embeddings: NDArray[np.float32], runtime: str, co
     return pack_golden(Golden(inputs.pixels, pixel_table(contract.input), reference, embeddings, runtime))
 
 
-def _from_source(data: Data, feature: str | None, seed: int, contract: InputContract) -> NDArray[np.uint8]:
+def _from_source(data: Data, feature: str | None, seed: int, contract: InputContract) -> NDArray[Any]:
     source = open_source(data, contract, feature).sample(MOST_IMAGES, seed)
+    if not contract.is_image:
+        return np.stack([as_float32(values) for values in source])
     if not source.pixels:
         raise RequestError(
             f"{source.name} holds floats, and golden vectors are replayed from pixels. Pass images or integers 0-255 "
@@ -122,7 +105,7 @@ def _as_pixels(image: NDArray[Any], source: Source) -> NDArray[np.uint8]:
 
 
 def golden_path(folder: Path, inputs: GoldenInputs, contract: InputContract) -> Path:
-    """Lay the inputs out for the interpreters' processes: a ``.npy`` of pixels as the encoder takes them."""
+    """Lay the inputs out for the interpreters' processes: a ``.npy`` of what the encoder takes."""
     path = folder / "golden.npy"
     np.save(path, golden_frames(inputs.pixels, contract))
     return path

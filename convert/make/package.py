@@ -29,7 +29,7 @@ from ..graph.constraints import check_constraints
 from ..graph.graph import Graph
 from ..graph.half import allow_half
 from ..graph.repair import add_metadata, repair
-from ..load.lower import INPUT_NAME, OUTPUT_NAME
+from ..load.lower import OUTPUT_NAME
 
 _TYPES = {"int8": schema.TensorType.INT8, "uint8": schema.TensorType.UINT8}
 
@@ -52,7 +52,7 @@ def package(flatbuffer: bytes, contract: Contract, raw_name: str | None = None) 
         _end_at(graph, raw_name)
     if contract.output_dtype != "float32":
         _quantized_output(graph, contract.output_dtype)
-    _name(graph)
+    _name(graph, contract.input.noun)
     repair(graph)
     check_constraints(graph)
     if contract.half_precision is not None:
@@ -135,11 +135,11 @@ def _set_type(graph: Graph, index: int, dtype: str, scale: float, zero_point: in
     tensor.type, tensor.quantization = _TYPES[dtype], quantization
 
 
-def _name(graph: Graph) -> None:
+def _name(graph: Graph, name: str) -> None:
     """One signature, and tensors that carry the names people see in other tools."""
     source, result = int(graph.subgraph.inputs[0]), int(graph.subgraph.outputs[0])
-    graph.tensor(source).name, graph.tensor(result).name = INPUT_NAME, OUTPUT_NAME
-    graph.sign(INPUT_NAME, OUTPUT_NAME)
+    graph.tensor(source).name, graph.tensor(result).name = name, OUTPUT_NAME
+    graph.sign(name, OUTPUT_NAME)
     graph.model.description = DESCRIPTION
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.drift.wording import IDENTICAL, UNMEASURED, decibels
+from ...runtime.model.words import word
 from ...runtime.version import __version__
 from ..results import ExportedFile, ExportResult
 
@@ -45,7 +46,8 @@ def render_card(result: ExportResult, stem: str) -> bytes:
     for title, text in sections.items():
         lines += [f"## {title}", "", *text, ""]
     lines += [f"Made by embedlite {__version__} from {stem}.export.json, which has every figure.", ""]
-    return "\n".join(lines).encode()
+    is_image = contract.get("input", {}).get("kind", "image") == "image"
+    return word("\n".join(lines), is_image=is_image).encode()
 
 
 def _what(result: ExportResult, contract: Mapping[str, Any]) -> list[str]:
@@ -77,10 +79,14 @@ def _contract(files: Sequence[ExportedFile]) -> list[str]:
     texts = {name: _placed(spec) for name, spec in placed.items()}
     alike = len(set(texts.values())) == 1
     placement = next(iter(texts.values())) if alike else "; ".join(f"`{name}`: {text}" for name, text in texts.items())
+    shape, scaled = " × ".join(map(str, given["shape"])), f"{_values(given['mean'])}) / {_values(given['std'])}"
+    image = {
+        "image": f"{shape}, colour order {given.get('color_order')}",
+        "values": f"(pixel − {scaled}, pixels being 0 to 255",
+        "resampler": given.get("resampler"),
+    }
     facts = {
-        "image": f"{' × '.join(map(str, given['shape']))}, colour order {given['color_order']}",
-        "values": f"(pixel − {_values(given['mean'])}) / {_values(given['std'])}, pixels being 0 to 255",
-        "resampler": given["resampler"],
+        **(image if given["kind"] == "image" else {"input": shape, "values": f"(value − {scaled}"}),
         **{
             name.replace("_", " "): str(given[name])
             for name in ("fit", "jpeg_decoder", "exif", "gray")

@@ -12,6 +12,7 @@ from ...runtime.drift.wording import UNMEASURED, decibels
 from ...runtime.layout import Column, fit, join_lines, table, wrap
 from ...runtime.model.contract import InputContract
 from ...runtime.model.origin import PROOF, describe_input, explain_assumed
+from ...runtime.model.words import word
 from ...runtime.printable import one_line, paint
 from ..budget import Budget, missed_text, required_of_shipped
 from ..results import ExportedFile, ExportResult, NotMade, SearchReport, Verdict
@@ -46,7 +47,11 @@ def render_result(result: ExportResult, width: int, *, details: bool) -> str:
         paragraphs += _details(result, width)
     else:
         paragraphs.append(_wrapped([_left_out(result)], width))
-    return join_lines(*paragraphs)
+    return word(join_lines(*paragraphs), is_image=_is_image(result))
+
+
+def _is_image(result: ExportResult) -> bool:
+    return all(InputContract.from_json(file.contract["input"]).is_image for file in result.files[:1])
 
 
 def _painted(lines: list[str], text: str) -> list[str]:
@@ -121,8 +126,10 @@ def _under_contract(result: ExportResult) -> list[str]:
     contract, origins = InputContract.from_json(result.files[0].contract["input"]), result.files[0].contract["origins"]
     assumed = explain_assumed(contract, origins)
     drift = "; drift is measured under it" if assumed and result.files[0].drift is not None else ""
-    lines = [f"contract: pixels become {describe_input(contract, origins)}{drift}"]
-    return [*lines, f"  {assumed}, {PROOF} proves it"] if assumed else lines
+    what = "pixels" if contract.is_image else "values"
+    lines = [f"contract: {what} become {describe_input(contract, origins)}{drift}"]
+    proved = f", {PROOF} proves it" if contract.is_image else ""
+    return [*lines, f"  {assumed}{proved}"] if assumed else lines
 
 
 def _busy(files: Sequence[ExportedFile]) -> list[str]:

@@ -75,8 +75,8 @@ def explain_flat(
     value = f"{statistics.tensors[first.name].high:g} throughout all {count} calibration images"
     if graph.input_name in first.members:
         raise CalibrationDataError(
-            f"every pixel is {value}, so these images say nothing about the encoder. Pass images like those that it "
-            "will see."
+            f"every {'pixel' if contract.is_image else 'value'} is {value}, so these images say nothing about the "
+            "encoder. Pass images like those that it will see."
         )
     cause, advice = _cause(graph, first, contract)
     operators = Graph(graph.flatbuffer)
@@ -93,11 +93,10 @@ def explain_flat(
 
 def _cause(graph: FloatGraph, group: TensorGroup, contract: InputContract) -> tuple[str, str]:
     """Why a tensor is flat, and what can be done: whether it is on random images too tells the model from the data."""
-    mean, std = np.asarray(contract.mean), np.asarray(contract.std)
     operators = Graph(graph.flatbuffer)
     shape = operators.shape(operators.index_of(graph.input_name))[1:]
     rng = np.random.default_rng(0)
-    noise = [((rng.integers(0, 256, shape) - mean) / std).astype(np.float32) for _ in range(_RANDOM_IMAGES)]
+    noise = [_random(shape, contract, rng) for _ in range(_RANDOM_IMAGES)]
     values = [found[group.name] for found in tensor_values(graph.flatbuffer, [group.name], noise)]
     if min(map(np.min, values)) < max(map(np.max, values)):
         return (
@@ -114,6 +113,14 @@ def _cause(graph: FloatGraph, group: TensorGroup, contract: InputContract) -> tu
         "a ReLU) or follows a layer that is dead",
         "Export without int8 and int16x8.",
     )
+
+
+def _random(shape: tuple[int, ...], contract: InputContract, rng: np.random.Generator) -> NDArray[np.float32]:
+    if not contract.is_image:
+        return rng.standard_normal(shape).astype(np.float32)
+    mean, std = np.asarray(contract.mean), np.asarray(contract.std)
+    noise: NDArray[np.float32] = ((rng.integers(0, 256, shape) - mean) / std).astype(np.float32)
+    return noise
 
 
 def _all_alike(graph: FloatGraph, images: Sequence[NDArray[np.float32]]) -> bool:

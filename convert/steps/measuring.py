@@ -12,6 +12,7 @@ from ...runtime.check.timing import Timing
 from ...runtime.files import sha256
 from ...runtime.images.source import Source
 from ...runtime.model.contract import InputContract
+from ..data import ExportData
 from ..load.lower import LoweredModel
 from ..make.golden import golden_inputs
 from ..make.recipe import Recipe
@@ -56,7 +57,7 @@ def run_files(
     request: Request,
     contract: InputContract,
     lowered: LoweredModel,
-    test: Source | None,
+    data: ExportData,
     graph: FloatGraph,
     files: Files,
     stopwatch: Stopwatch,
@@ -69,7 +70,7 @@ def run_files(
         request: where golden vectors come from, the training batch, targets.
         contract: of the input.
         lowered: the original.
-        test: images that drift is measured on; None verifies on a few synthetic frames.
+        data: what drift is measured on; without test images files are verified on a few synthetic frames.
         graph: the prepared float graph.
         files: what was made.
         stopwatch: of the target that latencies are measured on.
@@ -78,8 +79,8 @@ def run_files(
     Raises:
         RequestError: the recipe was made with other golden vectors.
     """
-    ends = files.made[0].contract.input
-    inputs = golden_inputs(request.golden_from, request.feature, request.seed, graph.flatbuffer, ends)
+    ends, test, like = files.made[0].contract.input, data.test, data.calibration or data.test
+    inputs = golden_inputs(request.golden_from, request.feature, request.seed, graph.flatbuffer, ends, like)
     golden = sha256(inputs.pixels.tobytes())
     if recipe is not None:
         recipe.check_golden(golden, str(request.recipe))

@@ -11,7 +11,7 @@ What is compared, on images and on edge frames (flat, saturated, one hot pixel, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,6 @@ from ...runtime.check.selftest import quantized_limit
 from ...runtime.drift import measure_drift
 from ...runtime.drift.metrics import ranked_db
 from ...runtime.drift.wording import decibels
-from ...runtime.input.preprocess import model_ready
-from ...runtime.model.contract import InputContract
 from ..results import Verdict
 
 FLOAT_TOLERANCE = 1e-4
@@ -49,7 +47,7 @@ class Frames:
     """What files are verified on.
 
     Attributes:
-        ready: path of a ``.npy`` with model-ready frames, (N, H, W, C) float32.
+        ready: path of a ``.npy`` with model-ready frames, (N, ...) float32.
         reference: the original's embedding of each, (N, ...) float32, finite.
         edge: which of them are edge frames, (N,) bool.
         firm: on which of them the original does not jump when the frame changes by rounding, (N,) bool.
@@ -65,24 +63,6 @@ class Frames:
     def part(self, rows: Sequence[int]) -> Frames:
         """Some of the frames, in this order."""
         return Frames(self.ready, self.reference[rows], self.edge[rows], self.firm[rows], self.rounded)
-
-
-def edge_frames(contract: InputContract) -> Iterator[NDArray[np.float32]]:
-    """Frames that cameras deliver and calibration images seldom hold, model-ready.
-
-    Flat black, flat white, saturated (half black, half white), one hot pixel, low contrast.
-    """
-    height, width, channels = contract.shape
-    black = np.zeros((height, width, channels), np.uint8)
-    white = np.full_like(black, 255)
-    saturated = black.copy()
-    saturated[:, width // 2 :] = 255
-    hot = black.copy()
-    hot[height // 2, width // 2] = 255
-    low = np.full_like(black, 127)
-    low[::2, ::2] = 129
-    for frame in (black, white, saturated, hot, low):
-        yield model_ready(frame, contract)
 
 
 def judge(

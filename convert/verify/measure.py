@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from ...runtime.drift.intervals import Interval, drift_and_intervals
 from ...runtime.drift.silent import count_silent
 from ...runtime.files import sha256
 from ...runtime.images.source import Source
-from ...runtime.input.preprocess import model_ready
 from ...runtime.machine import available_threads
 from ...runtime.model.contract import InputContract
 from ...runtime.progress import progress, stage
 from ..graph.graph import Graph
 from ..graph.loops import has_loops
+from ..make.frames import edge_frames, plain_frames, span_of
 from ..make.golden import GoldenInputs, golden_path, pack
 from ..make.maker import Made
 from ..make.names import OutputNames
@@ -33,7 +33,7 @@ from ..make.package import seal
 from ..modes import takes_ranges
 from ..request import Request
 from ..results import ExportedFile, Verdict
-from .judge import Frames, edge_frames, judge
+from .judge import Frames, judge
 from .latency import Stopwatch
 from .vela import NpuCompilation, compile_for_npu
 
@@ -82,10 +82,11 @@ def collect_frames(
     Returns:
         The frames, and for how many of them the original answered NaN or infinity; zeros stand there instead.
     """
-    images = list(_synthetic(contract)) if test is None else None
+    span = span_of(test)
+    images = list(plain_frames(contract, span)) if test is None else None
     count = len(images) if images is not None else len(test or ())
     ready = folder / "frames.npy"
-    edges = list(edge_frames(contract))
+    edges = list(edge_frames(contract, span))
     open_memmap: Any = np.lib.format.open_memmap
     stored = open_memmap(ready, "w+", np.float32, (count + len(edges), *contract.shape))
     rows = []
@@ -263,7 +264,7 @@ def describe(
         OutputNames(request).file(item.mode),
         len(item.data),
         sha256(item.data),
-        asdict(item.contract),
+        item.contract.to_json(),
         _float_operators(item),
         drift,
         intervals,
@@ -285,14 +286,3 @@ def _float_operators(item: Made) -> tuple[str, ...]:
         if graph.dtype(int(operator.outputs[0])) == "float32" and graph.operator_name(operator) != "DEQUANTIZE"
     )
     return tuple(dict.fromkeys(names))
-
-
-def _synthetic(contract: InputContract) -> Iterator[NDArray[np.float32]]:
-    """A few frames for files that have no images to be verified on: noise, a ramp, and flat gray."""
-    height, width, channels = contract.shape
-    rng = np.random.default_rng(0)
-    noise = rng.integers(0, 256, (2, height, width, channels))
-    ramp = np.broadcast_to(np.linspace(0, 255, width)[:, None], contract.shape)
-    gray = np.full(contract.shape, 128)
-    for frame in (*noise, ramp, gray):
-        yield model_ready(frame.astype(np.uint8), contract)

@@ -137,7 +137,7 @@ def find_sources(request: SourcesRequest) -> DriftSources:
             ids=few.ids,
             contract=contract.input,
             batch_size=TRAINING_BATCH if request.ladder and keras else None,
-            resize=request.ladder,
+            resize=request.ladder and contract.input.is_image,
         )
         float_file = request.reference
         with stage("preparing"):

@@ -177,6 +177,8 @@ class _Climb:
 
     def _preprocessing(self, float_file: Path, before: Rows) -> Iterator[LadderStep]:
         """The float file on the same images, prepared by other means."""
+        if not self._request.contract.input.is_image:
+            return
         own = self._request.contract.input.resampler
         usual = f"Pillow's {own}" if own in PILLOW_RESAMPLERS else own
         stored = np.load(self._inputs, mmap_mode="r")

@@ -3,7 +3,7 @@
 ``page`` puts it together, from ``template.html`` with ``body.html`` (a report) or ``several.html`` (several
 candidates) and ``style.css``; ``plot`` is a plotting area with axes as SVG;
 ``map``, ``cosines``, ``overlap``, ``dimensions``, ``layers`` and ``tradeoff`` draw one picture each; ``pictures`` makes
-the small photos; ``export_files`` reads an export.json.
+the small photos, ``inputs`` the small plots of other inputs; ``export_files`` reads an export.json.
 """
 
 from .page import check_page, render_comparison, render_gallery, render_page

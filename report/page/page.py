@@ -13,6 +13,7 @@ from ...runtime.drift.report import DriftReport
 from ...runtime.errors import MissingPackageError
 from ...runtime.model.contract import InputContract
 from ...runtime.model.origin import describe_input
+from ...runtime.model.words import word
 from ...runtime.version import __version__
 from ..causes.layers import layer_name
 from ..gallery.answer import NAMES, GalleryAnswer
@@ -34,6 +35,7 @@ SHOWN_LAYERS = 12
 SHOWN_SENSITIVITY = 20
 SHOWN_PARTS = 20
 _FOLDER = Path(__file__).parent
+_SVG = b"<svg"
 
 _COMPARED = ("cosine_p1", "sqnr_db", "knn_overlap_cross", "recall_at_1_drop", "map_drop", "eer_rise", "far_ratio")
 """Figures of candidates side by side; ``far_ratio`` and those of retrieval where there are labels."""
@@ -67,7 +69,7 @@ def render_page(
         report: the report.
         projection: see :func:`embedlite.report.page.pictures.project`; without it, as in a saved report, there is no
             map.
-        thumbnails: PNG files by id; where one is missing, the id alone is shown.
+        thumbnails: PNG files, or SVG elements, by id; where one is missing, the id alone is shown.
         export: the files that were exported with the candidate, which is one of them.
 
     Raises:
@@ -186,7 +188,8 @@ def _body(
         pictures=pictures,
         map=None if projection is None else draw_map(projection, [row.id for row in report.worst]),
         markup=Markup,
-        images={name: _data_url(content) for name, content in thumbnails.items()},
+        images={name: _data_url(content) for name, content in thumbnails.items() if not content.startswith(_SVG)},
+        plots={name: Markup(content.decode()) for name, content in thumbnails.items() if content.startswith(_SVG)},
         export=export,
         candidate_sha256=model_sha256(report.candidate),
         sensitivity=() if export is None else export.sensitivity[:SHOWN_SENSITIVITY],
@@ -196,8 +199,9 @@ def _body(
         metrics=METRICS,
         wording=wording,
         prefix=prefix,
+        noun="image" if report.is_image else "input",
     )
-    return Markup(text)
+    return Markup(word(text, is_image=report.is_image))
 
 
 def _drawn(report: DriftReport, export: ExportSummary | None) -> dict[str, dict[str, str]]:

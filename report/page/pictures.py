@@ -1,4 +1,4 @@
-"""What the page shows besides figures: both embeddings in one plane, and small pictures of the images."""
+"""What the page shows besides figures: both embeddings in one plane, and small pictures of the inputs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ...runtime.errors import EmbedliteError
 from ...runtime.images.source import Source
 from ...runtime.input.preprocess import to_pixels
 from ...runtime.model.contract import InputContract
+from .inputs import draw_input
 
 POINTS = 500
 """Rows that are drawn; of more, every n-th, and the worst."""
@@ -64,25 +65,21 @@ def project(
 
 
 def thumbnails(source: Source, report: DriftReport) -> Mapping[str, bytes]:
-    """PNG files of the worst images and their neighbours, as the model gets them, by id."""
-    # Needed by this alone; whether it is there was asked before the work began.
-    from PIL import Image
-
+    """PNG files of the worst images and their neighbours, as the model gets them, by id; SVG of other arrays."""
     place = {name: index for index, name in enumerate(source.ids)}
     pictures = {}
     for name in _shown(report):
         if name not in place:
             continue
         try:
-            pixels = _pixels(source.load(place[name]), source.contract)
+            values = source.load(place[name])
         except EmbedliteError:
             # The report stands without the picture.
             continue
-        image = Image.fromarray(pixels)
-        image.thumbnail((_SIDE, _SIDE))
-        content = io.BytesIO()
-        image.save(content, "PNG")
-        pictures[name] = content.getvalue()
+        if source.contract.is_image:
+            pictures[name] = _png(_pixels(values, source.contract))
+        else:
+            pictures[name] = draw_input(values.astype(np.float64), name).encode(errors="backslashreplace")
     return pictures
 
 
@@ -90,6 +87,8 @@ def small_images(source: Source, ids: Sequence[str]) -> list[bytes | None]:
     """JPEG files of some tenths of a kilobyte and more, of the images of points; None where one cannot be read."""
     from PIL import Image
 
+    if not source.contract.is_image:
+        return [None] * len(ids)
     place = {name: index for index, name in enumerate(source.ids)}
     found: list[bytes | None] = []
     for name in ids:
@@ -103,6 +102,17 @@ def small_images(source: Source, ids: Sequence[str]) -> list[bytes | None]:
         image.save(content, "JPEG", quality=70)
         found.append(content.getvalue())
     return found
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    # Needed by this alone; whether it is there was asked before the work began.
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
+    image.thumbnail((_SIDE, _SIDE))
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
 
 
 def _shown(report: DriftReport) -> Iterable[str]:

@@ -3,8 +3,10 @@
 They travel in the file as ``golden.npz``, so that any device can replay them (:mod:`embedlite.runtime.check.selftest`).
 Its arrays:
 
-    pixels      (N, h, w, C) uint8: what an image file holds, RGB order; stretched to the model's size by repetition
-    ready       (256, C) float32: what each pixel value becomes for the float model, by channel
+    pixels      (N, h, w, C) uint8: what an image file holds, RGB order; stretched to the model's size by repetition.
+                Of other arrays (N, ...) float32: their values, repeated likewise along each axis
+    ready       (256, C) float32: what each pixel value becomes for the float model, by channel; of other arrays
+                what the values 0 to 255 become, (256, 1) or for each element of the last axis
     reference   (N, ...) float32: the float encoder's embeddings
     embeddings  (N, ...) float32: this file's, made by the interpreter that ``runtime`` names
     runtime     text, such as "ai-edge-litert 2.3.0"
@@ -16,13 +18,14 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import READ_ERRORS
 from ..errors import DamagedModelError
-from ..input.preprocess import model_ready
+from ..input.preprocess import scaled
 from ..model.contract import Contract, InputContract
 
 
@@ -30,26 +33,30 @@ from ..model.contract import Contract, InputContract
 class Golden:
     """Golden vectors; see the module's text for the arrays."""
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | NDArray[np.float32]
     ready: NDArray[np.float32]
     reference: NDArray[np.float32]
     embeddings: NDArray[np.float32]
     runtime: str
 
 
-def golden_frames(pixels: NDArray[np.uint8], contract: InputContract) -> NDArray[np.uint8]:
-    """Stored pixels as the encoder takes them: (N, H, W, C), the contract's size and colour order."""
-    height, width, _ = contract.shape
-    stored_height, stored_width = pixels.shape[1:3]
-    frames = pixels[:, np.arange(height) * stored_height // height]
-    frames = frames[:, :, np.arange(width) * stored_width // width]
+def golden_frames(
+    pixels: NDArray[np.uint8] | NDArray[np.float32], contract: InputContract
+) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Stored inputs as the encoder takes them: (N, ...), the contract's size and colour order."""
+    frames: NDArray[Any] = pixels
+    for axis, size in enumerate(contract.shape, 1):
+        stored = pixels.shape[axis]
+        if stored != size:
+            frames = np.take(frames, np.arange(size) * stored // size, axis)
     return np.ascontiguousarray(frames[..., ::-1] if contract.color_order == "bgr" else frames)
 
 
 def pixel_table(contract: InputContract) -> NDArray[np.float32]:
     """What each pixel value becomes for the float model: (256, C) float32, row v for value v."""
-    values = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], contract.shape[2], axis=2)
-    return model_ready(values, contract)[:, 0]
+    count = contract.shape[-1] if contract.is_image else max(len(contract.mean), len(contract.std))
+    values = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], count, axis=2)
+    return scaled(values, contract)[:, 0]
 
 
 def pack_golden(golden: Golden) -> bytes:
@@ -66,20 +73,25 @@ def parse_golden(data: bytes, contract: Contract) -> Golden:
     Raises:
         DamagedModelError: they do not fit the contract; the file was not written by an export.
     """
-    height, width, channels = contract.input.shape
+    kind, table = (np.uint8, contract.input.shape[-1]) if contract.input.is_image else (np.float32, None)
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             golden = Golden(
                 arrays["pixels"], arrays["ready"], arrays["reference"], arrays["embeddings"], str(arrays["runtime"])
             )
-        count, *size, depth = golden.pixels.shape
+        count, *size = golden.pixels.shape
+        table = table or max(len(contract.input.mean), len(contract.input.std))
         shapes = [golden.ready.shape, golden.reference.shape, golden.embeddings.shape]
         vectors = (count, *contract.output_shape)
-        if shapes != [(256, channels), vectors, vectors] or depth != channels or count == 0:
+        if shapes != [(256, table), vectors, vectors] or count == 0:
             raise ValueError(f"arrays of shape {golden.pixels.shape}, {shapes}")
-        if not (0 < size[0] <= height and 0 < size[1] <= width) or len(size) != 2 or golden.pixels.dtype != np.uint8:
-            raise ValueError(f"pixels of {golden.pixels.dtype} {golden.pixels.shape}")
-        for values in (golden.ready, golden.reference, golden.embeddings):
+        # Each element of an image's last axis is a channel, of which none may be made of another.
+        fits = len(size) == len(contract.input.shape) and (size[-1] == table or not contract.input.is_image)
+        fits = fits and all(0 < mine <= whole for mine, whole in zip(size, contract.input.shape, strict=True))
+        if not fits or golden.pixels.dtype != kind:
+            raise ValueError(f"inputs of {golden.pixels.dtype} {golden.pixels.shape}")
+        floats = (golden.ready, golden.reference, golden.embeddings)
+        for values in floats if kind is np.uint8 else (golden.pixels, *floats):
             if values.dtype != np.float32 or not np.isfinite(values).all():
                 raise ValueError(f"values of {values.dtype} that are not all finite float32")
     except (*READ_ERRORS, KeyError, TypeError, IndexError) as error:

@@ -67,7 +67,7 @@ def probe(
         rows: which of them to embed, in this order.
         threads: processors that one inference may use.
         seconds: after this time no further image is begun, once there are two.
-        golden: a ``.npy`` of uint8 frames that golden vectors are made of, (N, H, W, C).
+        golden: a ``.npy`` of frames that golden vectors are made of, as an encoder takes them.
         limit: seconds after which the process is ended without an answer.
     """
     version = importlib.metadata.version(runtime)
@@ -108,7 +108,7 @@ class ProbeRequest:
         rows: which of them to embed, in this order.
         result: path for the embeddings; fewer than ``rows`` if time ran out.
         seconds: after this time no further image is begun, once there are two.
-        golden: path of a ``.npy`` with uint8 frames (N, H, W, C) that golden vectors are made of, or None.
+        golden: path of a ``.npy`` with frames that golden vectors are made of, as an encoder takes them, or None.
         golden_result: path for their embeddings.
     """
 
@@ -152,7 +152,7 @@ def _embed(encoder: Encoder, inputs: Any, request: ProbeRequest) -> Iterator[NDA
     for done, row in enumerate(request.rows):
         if done >= LEAST_ROWS and time.monotonic() > end:
             return
-        yield encoder.embed_one(np.array(inputs[row]))
+        yield encoder.embed_ready(np.array(inputs[row]))
 
 
 if __name__ == "__main__":

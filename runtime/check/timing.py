@@ -158,9 +158,13 @@ def summarize(rounds: Sequence[float]) -> tuple[float, float, float]:
     return low, min(max(float(np.quantile(rounds, _LOW)), low), high), high
 
 
-def noise_frame(encoder: Encoder) -> NDArray[np.uint8]:
-    """An image of noise as pixels, (H, W, C); always the same."""
-    return np.random.default_rng(0).integers(0, 256, encoder.contract.input.shape).astype(np.uint8)
+def noise_frame(encoder: Encoder) -> NDArray[Any]:
+    """An input of noise, always the same: of an image (H, W, C) as pixels, of another array around its mean."""
+    contract = encoder.contract.input
+    if contract.is_image:
+        return np.random.default_rng(0).integers(0, 256, contract.shape).astype(np.uint8)
+    noise = np.random.default_rng(0).standard_normal(contract.shape)
+    return (noise * contract.std + contract.mean).astype(np.float32)
 
 
 def _burst(encoder: Encoder, seconds: float) -> float:

@@ -20,6 +20,7 @@ from ..images.source import Readable
 from ..layout import fit, line_width
 from ..model.contract import InputOptions
 from ..model.origin import describe_input
+from ..model.words import wording
 from ..printable import one_line
 from ..progress import progress
 from .options import (
@@ -102,7 +103,8 @@ def embed(
 ) -> int:
     """Embed DATA with MODEL (.tflite) and store the vectors with their ids.
 
-    DATA is a folder of images, an image, an array (.npy, .npz) of shape (N, H, W, C), or a .tfrecord.
+    DATA is a folder of images, an image, an array (.npy, .npz) of shape (N, H, W, C), or a .tfrecord; for an encoder of
+    other arrays a folder of .npy files, an array (N, ...), a .tfrecord or .parquet.
 
     With --selftest, and neither DATA nor -o: embed the inputs that the export packed into the file, and compare the
     vectors with those that it packed beside them. Exit code 1 says that they differ.
@@ -136,7 +138,7 @@ def embed(
         input_contract=inputs,
         accept_contract=accept_contract,
     )
-    with opened as encoder:
+    with opened as encoder, wording(lambda: encoder.contract.input.is_image):
         source = open_source(data, encoder.contract.input, feature)
         readable = Readable(source) if skip_unreadable else source
         rows = list(progress(encoder.embed_iter(readable), len(source), "embedding"))
@@ -155,21 +157,23 @@ def embed(
             "output": str(output),
             "count": len(embeddings),
             "embedding_shape": list(encoder.embedding_shape),
-            "contract": {"input": asdict(encoder.contract.input), "origins": dict(encoder.contract.origins)},
+            "contract": {"input": encoder.contract.input.to_json(), "origins": dict(encoder.contract.origins)},
             "silent": asdict(silent),
             "skipped": [asdict(image) for image in skipped],
         }
         shape = "x".join(str(size) for size in embeddings.shape)
+        what = "pixels" if encoder.contract.input.is_image else "values"
         said = [
             f"{output}: {shape} float32, by {encoder.runtime.name} {encoder.runtime.version}",
-            f"contract: pixels become {describe_input(encoder.contract.input, encoder.contract.origins)}",
+            f"contract: {what} become {describe_input(encoder.contract.input, encoder.contract.origins)}",
         ]
         if silent.any:
             place = "" if silent.first is None else f", the first for {ids[silent.first]}"
             said.append(f"vectors that say nothing: {silent}{place}")
         if skipped:
             named = ", ".join(image.id for image in skipped[:3]) + (", …" if len(skipped) > 3 else "")
-            said.append(f"{len(skipped)} of {len(source)} images cannot be used and were left out: {named}")
+            noun = encoder.contract.input.noun
+            said.append(f"{len(skipped)} of {len(source)} {noun}s cannot be used and were left out: {named}")
     emit_result(result, "\n".join(fit(map(one_line, said), line_width())), json_path)
     return 0
 

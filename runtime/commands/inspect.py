@@ -71,7 +71,7 @@ def _assumed(path: Path, artifact: Artifact) -> dict[str, Any] | None:
             return None
         except RequestError as error:
             return {"contradiction": str(error)}
-    return {"input": asdict(contract.input), "origins": dict(contract.origins)}
+    return {"input": contract.input.to_json(), "origins": dict(contract.origins)}
 
 
 def _golden(artifact: Artifact) -> dict[str, Any] | None:
@@ -119,7 +119,7 @@ def _render(result: dict[str, Any]) -> list[str]:
             lines.append(f"  {name}: {json.dumps(contract[name], sort_keys=True)}")
         if (half := contract["half_precision"]) is not None:
             lines.append(f"  half precision, where the processor has it: {decibels(half['sqnr_db'])}, simulated")
-    lines.append(_render_golden(result["golden"]))
+    lines.append(_render_golden(result["golden"], "pixels" if contract is None else _values_of(contract)))
     if (metadata := result["tflite_metadata"]) is not None:
         lines.append(f"TFLite Metadata: {json.dumps(metadata)}")
     lines.append("operators")
@@ -134,16 +134,21 @@ def _render_assumed(assumed: dict[str, Any] | None) -> str:
         return "contract none: mean, std, colour order and resampler are unknown"
     if "contradiction" in assumed:
         return f"contract none: {assumed['contradiction']}"
-    said = describe_input(InputContract.from_json(assumed["input"]), assumed["origins"])
-    return f"contract none: without options, pixels are taken as {said}"
+    contract = InputContract.from_json(assumed["input"])
+    what = "pixels" if contract.is_image else "values"
+    return f"contract none: without options, {what} are taken as {describe_input(contract, assumed['origins'])}"
 
 
-def _render_golden(golden: dict[str, Any] | None) -> str:
+def _values_of(contract: dict[str, Any]) -> str:
+    return "pixels" if contract["input"]["kind"] == "image" else "values"
+
+
+def _render_golden(golden: dict[str, Any] | None, what: str) -> str:
     if golden is None:
         return "golden   none"
     shape = "x".join(map(str, golden["pixels"]))
     return (
-        f"golden   {golden['count']} inputs of {shape} pixels by {golden['made_by']}, {golden['bytes']:,} bytes; "
+        f"golden   {golden['count']} inputs of {shape} {what} by {golden['made_by']}, {golden['bytes']:,} bytes; "
         f"from the float encoder {decibels(golden['sqnr_db'])}"
     )
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..files import finite_json
+from ..model.words import word
 from .advice import Advice, advise, find_doubt, under_contract
 from .compare import Measurement
 from .decisions import (
@@ -118,6 +119,12 @@ class DriftReport:
         """Whether all rows are the same, so that there is no noise."""
         return self.metrics.get("max_abs") == 0 and self.metrics["invalid"] == 0
 
+    @property
+    def is_image(self) -> bool:
+        """Whether the inputs are images, as far as a model says so; vectors alone do not tell."""
+        contracts = [side.get("contract") for side in (self.candidate, self.reference)]
+        return all(contract is None or contract["input"].get("kind", "image") == "image" for contract in contracts)
+
     def judge(self, gates: Mapping[str, float]) -> DriftReport:
         """The same figures under the default gates with others on top."""
         labelled = self.decisions is not None and self.decisions.truth == "labels"
@@ -130,8 +137,8 @@ class DriftReport:
         value = {
             "schema": SCHEMA,
             "verdict": self.verdict,
-            "doubt": self.doubt,
-            "advice": asdict(self.advice),
+            "doubt": None if self.doubt is None else word(self.doubt, is_image=self.is_image),
+            "advice": self._advice(),
             "candidate": dict(self.candidate),
             "reference": dict(self.reference),
             "data": dict(self.data),
@@ -155,6 +162,11 @@ class DriftReport:
         }
         finite: dict[str, Any] = finite_json(value)
         return finite
+
+    def _advice(self) -> dict[str, Any]:
+        why = [word(reason, is_image=self.is_image) for reason in self.advice.why]
+        headline = word(self.advice.headline, is_image=self.is_image)
+        return {**asdict(self.advice), "headline": headline, "why": why}
 
     @classmethod
     def from_json(cls, value: Any) -> DriftReport:

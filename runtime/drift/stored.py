@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def pack_embeddings(
     bytes.
     """
     buffer = io.BytesIO()
-    prepared = "" if contract is None else json.dumps(asdict(contract), sort_keys=True)
+    prepared = "" if contract is None else json.dumps(contract.to_json(), sort_keys=True)
     np.savez(
         buffer,
         embeddings=embeddings,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..layout import Column, join_lines, table, wrap
+from ..model.words import word as suited
 from ..printable import one_line, paint
 from .decisions import Decisions
 from .gates import Gate
@@ -44,7 +45,7 @@ def render_text(report: DriftReport, width: int, *, details: bool) -> str:
     elif report.worst:
         worst = report.worst[0]
         paragraphs.append(wrap(f"worst input: {one_line(worst.id)}, cosine {cosine(worst.cosine)}", width, rest="  "))
-    return join_lines(*paragraphs)
+    return suited(join_lines(*paragraphs), is_image=report.is_image)
 
 
 def _verdict(report: DriftReport, width: int) -> list[str]:

@@ -71,7 +71,9 @@ def decode_image(file: BinaryIO, name: str, contract: InputContract, holder: str
     image_module, ops = pillow()
     if contract.color_order not in _MODES:
         raise RequestError(
-            f"the model takes {contract.shape[2]} channels, which no image file has. Pass arrays (.npy) instead."
+            f"the model takes {contract.shape[-1]} channels, which no image file has. Pass arrays (.npy) instead."
+            if contract.is_image
+            else f"{name} is an image, and the model takes arrays of shape {contract.shape}. Pass .npy files instead."
         )
     try:
         with opened_image(file, name) as opened:

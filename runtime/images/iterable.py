@@ -45,7 +45,7 @@ class SpooledImages:
     """
 
     def __init__(self, images: Any, contract: InputContract, feature: str | None) -> None:
-        self._shape = contract.shape
+        self._shape, self._is_image = contract.shape, contract.is_image
         self._dtypes: list[np.dtype[Any]] = []
         self._kinds, self._starts = array("H"), array("Q", [0])
         names: dict[str, None] = {}
@@ -80,7 +80,8 @@ class SpooledImages:
         return stored
 
     def _append(self, file: IO[bytes], image: NDArray[Any], name: str) -> None:
-        if self._dtypes and (image.dtype.kind == "f") != (self._dtypes[0].kind == "f"):
+        other = self._dtypes and (image.dtype.kind == "f") != (self._dtypes[0].kind == "f")
+        if other and self._is_image:
             raise InputTypeError(
                 f"image {name!r} is of dtype {image.dtype}, the first of dtype {self._dtypes[0]}. Integers are pixels "
                 "and floats are model-ready; pass all images in one of the two ways."
@@ -215,7 +216,7 @@ def _checked(value: Any, contract: InputContract, where: str) -> NDArray[Any]:
         except ValueError:
             # check_one says what is uneven about it.
             made = value
-        if isinstance(made, np.ndarray) and made.ndim == 4:
+        if isinstance(made, np.ndarray) and made.ndim == len(contract.shape) + 1:
             return check_batch(made, contract)
         return check_one(made, contract)[None]
     except InputError as error:

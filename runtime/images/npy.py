@@ -1,11 +1,9 @@
-"""Rows of a ``.npy`` file that is far away, of which another process can be handed any part.
-
-Rows of a ``.npy`` file, of which another process can be handed any part.
-"""
+"""Rows of a ``.npy`` file, here or far away, and many such files, of which another process can be handed any part."""
 
 from __future__ import annotations
 
 import functools
+import io
 import math
 import threading
 from collections.abc import Sequence
@@ -15,8 +13,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import READ_ERRORS, load_npy, read_row
-from ..errors import UnreadableDataError
+from ..arrays import NPY_MAGIC, READ_ERRORS, load_npy, read_row
+from ..errors import InputError, UnreadableDataError
+from ..input.shapes import check_one
+from ..model.contract import InputContract
+from .folder import Folder
 from .remote import RemoteFile
 
 _BLOCK = 4 << 20
@@ -100,8 +101,9 @@ def open_remote_array(file: RemoteFile) -> RemoteArray:
         raise UnreadableDataError(f"{file} is not a sound .npy ({error}). Save it again with numpy.save.") from error
     if dtype.hasobject or fortran or len(shape) < 2:
         raise UnreadableDataError(
-            f"{file} holds {dtype} of shape {shape}{' in Fortran order' if fortran else ''}; images are numbers of "
-            "shape (N, H, W, C), row after row. Save it again with numpy.save and numpy.ascontiguousarray."
+            f"{file} holds {dtype} of shape {shape}{' in Fortran order' if fortran else ''}; inputs are numbers of "
+            "shape (N, ...), for images (N, H, W, C), row after row. Save it again with numpy.save and "
+            "numpy.ascontiguousarray."
         )
     return RemoteArray(file, dtype, tuple(shape[1:]), offset, np.arange(shape[0]))
 
@@ -139,6 +141,101 @@ class ArrayFile:
     @functools.cached_property
     def _array(self) -> NDArray[Any]:
         return load_npy(self._path)
+
+
+class NpyFiles:
+    """Many ``.npy`` files, each of one input or of a batch of them.
+
+    A file that cannot be read, or is of another shape, counts as one input, whose loading says so.
+
+    Attributes:
+        ids: the file's name for one input, ``name:row`` for those of a batch.
+
+    Args:
+        folder: where they are.
+        names: of the files.
+        contract: says what one input is.
+        places: file and row (-1: the file is one input) of each input; default all that the files hold.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        names: Sequence[str],
+        contract: InputContract,
+        places: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
+        self._folder, self._names, self._contract = folder, names, contract
+        self._last = threading.local()
+        self._places = [place for file in range(len(names)) for place in self._rows(file)] if places is None else places
+
+    def __reduce__(self) -> Any:
+        return NpyFiles, (self._folder, self._names, self._contract, self._places)
+
+    @property
+    def ids(self) -> list[str]:
+        """See the class."""
+        return [self._names[file] + ("" if row < 0 else f":{row}") for file, row in self._places]
+
+    def load(self, index: int) -> NDArray[Any]:
+        """Input ``index``, of the contract's shape.
+
+        Raises:
+            UnreadableDataError: its file cannot be read.
+            InputError: it is of another shape, or of a dtype without a meaning here.
+        """
+        file, row = self._places[index]
+        array = self._open(file)
+        one = array if row < 0 else read_row(array, row)
+        try:
+            return check_one(np.array(one) if row < 0 else one, self._contract)
+        except InputError as error:
+            raise type(error)(f"{self._folder.spell(self._names[file])}: {error}") from error
+
+    def raw(self, index: int) -> bytes:
+        """The same as it is stored, after its dtype and shape: as of an array of all of them."""
+        file, row = self._places[index]
+        array = self._open(file)
+        return raw_row(array[None], 0) if row < 0 else raw_row(array, row)
+
+    def part(self, indices: Sequence[int]) -> NpyFiles:
+        """See :meth:`embedlite.runtime.images.folder.Images.part`."""
+        return NpyFiles(self._folder, self._names, self._contract, [self._places[index] for index in indices])
+
+    def _rows(self, file: int) -> list[tuple[int, int]]:
+        try:
+            shape = self._open(file).shape
+        except UnreadableDataError:
+            return [(file, -1)]
+        batch = shape[1:] == self._contract.shape
+        return [(file, row) for row in range(shape[0])] if batch else [(file, -1)]
+
+    def _open(self, file: int) -> NDArray[Any]:
+        # Rows of a batch are read one after the other.
+        place, array = getattr(self._last, "read", (-1, None))
+        if place == file and array is not None:
+            return cast(NDArray[Any], array)
+        path = self._folder.file(self._names[file])
+        if isinstance(path, Path):
+            array = load_npy(path)
+        else:
+            array = npy_from_bytes(self._folder.read(self._names[file]), str(path))
+        self._last.read = (file, array)
+        return array
+
+
+def npy_from_bytes(data: bytes, name: str) -> NDArray[Any]:
+    """The array of a ``.npy``'s content.
+
+    Raises:
+        UnreadableDataError: it is not that, or holds objects.
+    """
+    try:
+        if not data.startswith(NPY_MAGIC):
+            raise ValueError(f"it begins with {data[:6]!r}")
+        return cast(NDArray[Any], np.load(io.BytesIO(data), allow_pickle=False))
+    except READ_ERRORS as error:
+        raise UnreadableDataError(f"{name} is not a sound .npy ({error}). Save it again with numpy.save.") from error
 
 
 def raw_row(array: NDArray[Any], index: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Where images come from: a folder, one file, ``.npy``, ``.npz``, ``.tfrecord``, ``.parquet``, an array, an iterable.
+"""Where inputs come from: a folder, one file, ``.npy``, ``.npz``, ``.tfrecord``, ``.parquet``, an array, an iterable.
 
 Folders and files may be far away: whatever fsspec reaches by a URL.
 
@@ -25,7 +25,7 @@ from ..model.contract import InputContract
 from .folder import Folder, ImageFiles, Images, LocalFolder, Names
 from .formats import IMAGE_SUFFIXES
 from .iterable import SpooledImages
-from .npy import ArrayFile, open_remote_array, raw_row
+from .npy import ArrayFile, NpyFiles, open_remote_array, raw_row
 from .parquet import PARQUET_SUFFIX, ParquetRows
 from .records import RecordImages, Records
 from .remote import GLOB_CHARACTERS, fixed_part, is_url, list_url
@@ -38,15 +38,18 @@ Data = str | os.PathLike[str] | NDArray[Any] | Iterable[Any] | Callable[[], Iter
 
 _IMAGE_KEYS = ("images", "image", "x")
 
+_ARRAY_KEYS = ("inputs", "input", "x", "data")
+
 
 def open_source(data: Data, contract: InputContract, feature: str | None = None) -> Source:
-    """Open images for an encoder with this input contract.
+    """Open images, or other arrays, for an encoder with this input contract.
 
     Args:
-        data: a folder (searched recursively, in the order of the paths), an image file, a ``.npy`` or ``.npz``
-            file with an array (N, H, W, C), a ``.tfrecord`` of ``tf.train.Example``, a ``.parquet`` with a column of
-            image files or lists, a pattern with ``*``, or the URL of any of these but ``.npz``; or such an array; or an
-            iterable of images, or a function that returns one, see
+        data: a folder of images or of ``.npy`` (searched recursively, in the order of the paths), an image file, a
+            ``.npy`` or ``.npz`` file with an array (N, H, W, C), or (N, ...) for an encoder of other arrays, a
+            ``.tfrecord`` of ``tf.train.Example``, a ``.parquet`` with a column of image files or lists, a pattern with
+            ``*``, or the URL of any of these but ``.npz``; or such an array; or an iterable of images, or a function
+            that returns one, see
             :class:`embedlite.runtime.images.iterable.SpooledImages`.
         contract: size, channels and preprocessing.
         feature: which feature of a ``.tfrecord``, column of a ``.parquet``, array of a ``.npz`` or key of a dict holds
@@ -76,14 +79,17 @@ def open_source(data: Data, contract: InputContract, feature: str | None = None)
         return _folder_source(path, contract, feature)
     if special is not None:
         raise UnreadableDataError(
-            f"{path} is one of the {special}, and images are read from files alone. Name a file or a folder."
+            f"{path} is one of the {special}, and {contract.noun}s are read from files alone. Name a file or a folder."
         )
     if missing and GLOB_CHARACTERS.intersection(str(path)):
         return _glob_source(path, contract, feature)
     if missing:
-        raise UnreadableDataError(
-            f"there is no {path}. Pass a folder of images, an image file, .npy, .npz, .tfrecord or .parquet."
-        )
+        kinds = "a folder of images, an image file" if contract.is_image else "a folder of .npy files"
+        raise UnreadableDataError(f"there is no {path}. Pass {kinds}, .npy, .npz, .tfrecord or .parquet.")
+    return _file_source(path, contract, feature)
+
+
+def _file_source(path: Path, contract: InputContract, feature: str | None) -> Source:
     if path.suffix == ".npz":
         return _npz_source(path, contract, feature)
     if is_tfrecord(path.name) or path.name.lower().endswith(PARQUET_SUFFIX):
@@ -91,11 +97,24 @@ def open_source(data: Data, contract: InputContract, feature: str | None = None)
     if path.suffix == ".npy":
         _check_nameless(feature, str(path))
         array = load_npy(path)
+        if not contract.is_image and array.shape == contract.shape:
+            return _npy_source(path.name, [path.name], LocalFolder(path.parent), contract)
         rows = ArrayFile(path, np.arange(len(array)) if array.ndim else np.empty(0, np.intp))
         return _array_source(str(path), array, None, contract, rows.part)
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+    is_image = path.suffix.lower() in IMAGE_SUFFIXES
+    if is_image and contract.is_image:
         _check_nameless(feature, str(path))
         return _image_source(path.name, [path.name], LocalFolder(path.parent), contract)
+    if is_image:
+        raise UnreadableDataError(
+            f"{path} is an image file, and the model takes arrays of shape {contract.shape}. Pass a folder of .npy "
+            "files, .npy, .npz, .tfrecord or .parquet."
+        )
+    if not contract.is_image:
+        raise UnreadableDataError(
+            f"cannot tell what {path} holds from its name. Pass a folder of .npy files, .npy, .npz, .tfrecord or "
+            ".parquet; save what other formats hold as .npy first."
+        )
     raise UnreadableDataError(
         f"cannot tell what {path} holds from its name. Pass a folder of images, .npy, .npz, .tfrecord, .parquet, or "
         "one of: " + ", ".join(IMAGE_SUFFIXES)
@@ -129,6 +148,8 @@ def _url_source(url: str, contract: InputContract, feature: str | None) -> Sourc
     if len(names) == 1 and names[0].endswith(".npy"):
         _check_nameless(feature, url)
         array = open_remote_array(folder.file(names[0]))
+        if not contract.is_image and array.row_shape == contract.shape[1:]:
+            return _npy_source(url, names, folder, contract)
         check_one(np.zeros(array.row_shape, array.dtype), contract)
         ids = [str(index) for index in range(len(array))]
         return Source(url, ids, array.load, array.raw, contract, pixels=array.dtype.kind in "iu", part=array.part)
@@ -146,12 +167,16 @@ def _files_source(
 ) -> Source:
     """Images among files, or if there are none, records; what is left out is told."""
     images = [item for item in names if item.lower().endswith(IMAGE_SUFFIXES)]
-    if images:
+    if images and contract.is_image:
         _check_nameless(feature, f"the folder of images {name}")
         # Sorted in place: of the names of millions there is one list and, at the end, none.
         images.sort()
         _tell(place, names, images, left)
         return _image_source(name, images, folder, contract)
+    if arrays := sorted(item for item in names if item.endswith(".npy")):
+        _check_nameless(feature, f"the folder of arrays {name}")
+        _tell(place, names, arrays, left)
+        return _npy_source(name, arrays, folder, contract)
     for belongs in (is_tfrecord, lambda item: item.lower().endswith(PARQUET_SUFFIX)):
         records = sorted(item for item in names if belongs(item.rpartition("/")[2]))
         if records:
@@ -159,6 +184,12 @@ def _files_source(
             prefixes = [""] if records == names and len(records) == 1 else [f"{item}:" for item in records]
             return _record_source(name, [folder.file(item) for item in records], prefixes, contract, feature)
     there = _left_out(names, (), left)
+    if not contract.is_image:
+        what = f"{len(images)} images and no arrays" if images else "no arrays"
+        raise EmptyDataError(
+            f"there are {what} in {place}{f' ({describe(there)})' if there and not images else ''}, and the model "
+            f"takes arrays of shape {contract.shape}. Put .npy files of that shape there, or name another folder."
+        )
     raise EmptyDataError(
         f"there are no images in {place}{f' ({describe(there)})' if there else ''}. Put images there "
         f"({', '.join(IMAGE_SUFFIXES)}), or name another folder."
@@ -188,6 +219,13 @@ def _image_source(name: str, names: Sequence[str], folder: Folder, contract: Inp
     return Source(name, files.names, files.load, files.raw, contract, pixels=True, part=files.part)
 
 
+def _npy_source(name: str, names: Sequence[str], folder: Folder, contract: InputContract) -> Source:
+    files = NpyFiles(folder, names, contract)
+    # What the first holds stands for all: of floats and pixels together nobody could tell which are which.
+    pixels = contract.is_image and files.load(0).dtype.kind in "iu"
+    return Source(name, files.ids, files.load, files.raw, contract, pixels=pixels, part=files.part)
+
+
 def _array_source(
     name: str,
     array: NDArray[Any],
@@ -196,7 +234,8 @@ def _array_source(
     part: Callable[[Sequence[int]], Images] | None = None,
 ) -> Source:
     if array.size == 0:
-        raise EmptyDataError(f"{name} holds no images: its shape is {array.shape}. Pass at least one.")
+        what = f"{contract.noun}s"
+        raise EmptyDataError(f"{name} holds no {what}: its shape is {array.shape}. Pass at least one.")
     try:
         check_batch(array, contract)
     except InputError as error:
@@ -226,7 +265,11 @@ def _record_source(
 def _npz_source(path: Path, contract: InputContract, feature: str | None) -> Source:
     arrays = load_npz(path)
     stored_ids = arrays.pop("ids", None)
-    chosen = next((name for name in _IMAGE_KEYS if name in arrays), None)
+    if contract.is_image:
+        chosen = next((name for name in _IMAGE_KEYS if name in arrays), None)
+    else:
+        fitting = [name for name, array in arrays.items() if array.shape[1:] == contract.shape]
+        chosen = fitting[0] if len(fitting) == 1 else next((name for name in _ARRAY_KEYS if name in arrays), None)
     if chosen is None and len(arrays) == 1:
         chosen = next(iter(arrays))
     if feature is not None:
@@ -237,16 +280,17 @@ def _npz_source(path: Path, contract: InputContract, feature: str | None) -> Sou
             )
         chosen = feature
     if chosen is None:
+        name = (_IMAGE_KEYS if contract.is_image else _ARRAY_KEYS)[0]
         raise RequestError(
-            f"cannot tell which array of {path} holds the images: it has {', '.join(arrays) or 'none'}. "
-            f"Call it {_IMAGE_KEYS[0]!r}, or name it with --feature."
+            f"cannot tell which array of {path} holds the {contract.noun}s: it has {', '.join(arrays) or 'none'}. "
+            f"Call it {name!r}, or name it with --feature."
         )
     array, ids = arrays[chosen], None
     if stored_ids is not None:
         ids = texts(stored_ids, path)
         if array.ndim == 0 or len(ids) != len(array) or len(set(ids)) != len(ids):
             raise UnreadableDataError(
-                f"{path} has images of shape {array.shape} and {len(ids)} ids, {len(set(ids))} of them different. "
-                "Every image needs an id of its own."
+                f"{path} has {contract.noun}s of shape {array.shape} and {len(ids)} ids, {len(set(ids))} of them "
+                f"different. Every {contract.noun} needs an id of its own."
             )
     return _array_source(str(path), array, ids, contract)

@@ -13,11 +13,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EmptyDataError, InputShapeError, RequestError, UnreadableDataError
+from ..arrays import NPY_MAGIC
+from ..errors import EmptyDataError, InputError, InputShapeError, RequestError, UnreadableDataError
+from ..input.shapes import check_one
 from ..model.contract import InputContract
 from .decode import decode_image
 from .formats import begins_like_an_image
-from .tfrecord import Feature, FilePath
+from .npy import npy_from_bytes
+from .tfrecord import Feature, FilePath, stored_tensor
 
 IMAGE_FEATURES = ("image/encoded", "image", "images", "x")
 """Where images are looked for, in this order."""
@@ -94,7 +97,7 @@ class RecordImages:
         """
         where = self._where(index)
         values = _pick(self._example(index), self._feature, where)
-        if _are_pixels(values) != self.pixels:
+        if self._contract.is_image and _are_pixels(values) != self.pixels:
             kinds = ("floats", "pixels")
             raise UnreadableDataError(
                 f"{where}: its feature {self._feature!r} holds {kinds[not self.pixels]}, but the first sound record "
@@ -102,6 +105,12 @@ class RecordImages:
             )
         if isinstance(values, tuple):
             return self._from_bytes(values, where)
+        if values.size != math.prod(self._contract.shape) and not self._contract.is_image:
+            raise InputShapeError(
+                f"{where}: its feature {self._feature!r} holds {values.size} values; an input of shape "
+                f"{self._contract.shape} has {math.prod(self._contract.shape)}. Inputs are never cut or padded; store "
+                "lists of that length."
+            )
         if values.size != math.prod(self._contract.shape):
             raise InputShapeError(
                 f"{where}: its feature {self._feature!r} holds {values.size} values; an image of shape "
@@ -140,6 +149,8 @@ class RecordImages:
                 f"{where}: its feature {self._feature!r} holds {len(values)} byte strings. Store one image a record."
             )
         (data,) = values
+        if not self._contract.is_image:
+            return self._array_from_bytes(data, where)
         if begins_like_an_image(data):
             return decode_image(io.BytesIO(data), f"in {where}", self._contract, "record")
         size = math.prod(self._contract.shape)
@@ -149,6 +160,23 @@ class RecordImages:
                 f"file and are not the {size} pixels of an image of shape {self._contract.shape}. Store one of the two."
             )
         return np.frombuffer(data, np.uint8).reshape(self._contract.shape)
+
+    def _array_from_bytes(self, data: bytes, where: str) -> NDArray[Any]:
+        """What ``tf.io.serialize_tensor``, ``numpy.save`` or ``tobytes()`` of float32 made."""
+        shape, what = self._contract.shape, f"{where}: its feature {self._feature!r}"
+        found = npy_from_bytes(data, what) if data.startswith(NPY_MAGIC) else stored_tensor(data)
+        if found is None and len(data) == 4 * math.prod(shape):
+            found = np.frombuffer(data, "<f4").reshape(shape)
+        if found is None:
+            image = ", an image file," if begins_like_an_image(data) else ""
+            raise UnreadableDataError(
+                f"{what} holds {len(data)} bytes{image} and not an array of shape {shape}. Store a list of floats, or "
+                "what tf.io.serialize_tensor, numpy.save, or tobytes() of float32 gives."
+            )
+        try:
+            return check_one(found.astype(found.dtype.newbyteorder("="), copy=False), self._contract)
+        except InputError as error:
+            raise type(error)(f"{what}: {error}") from error
 
     def _first_sound(self, feature: str | None) -> tuple[str, bool]:
         """The feature that holds the image, and whether that is pixels, from the first record that says so."""
@@ -199,19 +227,24 @@ def _pick(features: Mapping[str, Feature], name: str, where: str) -> Feature:
 
 
 def _choose(features: Mapping[str, Feature], contract: InputContract, where: str) -> str:
-    for name in IMAGE_FEATURES:
+    for name in IMAGE_FEATURES if contract.is_image else ():
         if name in features:
             return name
-    possible = [name for name, values in features.items() if _could_be_image(values, math.prod(contract.shape))]
+    possible = [name for name, values in features.items() if _could_be_input(values, contract)]
     if len(possible) == 1:
         return possible[0]
     raise RequestError(
-        f"cannot tell which feature of {where}, holds the image: it has {', '.join(map(repr, features))}. "
+        f"cannot tell which feature of {where}, holds the {contract.noun}: it has {', '.join(map(repr, features))}. "
         "Name it with --feature."
     )
 
 
-def _could_be_image(values: Feature, size: int) -> bool:
-    if isinstance(values, tuple):
-        return len(values) == 1 and (len(values[0]) == size or begins_like_an_image(values[0]))
-    return values.size == size
+def _could_be_input(values: Feature, contract: InputContract) -> bool:
+    size = math.prod(contract.shape)
+    if not isinstance(values, tuple):
+        return values.size == size
+    if len(values) != 1:
+        return False
+    if contract.is_image:
+        return len(values[0]) == size or begins_like_an_image(values[0])
+    return len(values[0]) == 4 * size or values[0].startswith(NPY_MAGIC) or stored_tensor(values[0]) is not None

@@ -1,4 +1,4 @@
-"""Named images of one size, and parts of them that another process can open."""
+"""Named images (or other arrays) of one size, and parts of them that another process can open."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ class Source:
     Attributes:
         name: what the user called it.
         ids: one text for each image: the path within the folder, or the row number.
-        pixels: whether the images are pixels or files of them (rather than model-ready floats of unknown origin).
+        pixels: whether the images are pixels or files of them (rather than model-ready floats of unknown origin); never
+            where the contract is not of images.
         contract: the preprocessing that :meth:`ready` applies.
     """
 
@@ -72,7 +73,7 @@ class Source:
         pixels: bool,
         part: Callable[[Sequence[int]], Images] | None = None,
     ) -> None:
-        self.name, self.pixels = name, pixels
+        self.name, self.pixels = name, pixels and contract.is_image
         self.ids: Sequence[str] = ids if isinstance(ids, Names) else tuple(ids)
         self._load, self._raw, self.contract, self._part = load, raw, contract, part
 
@@ -80,12 +81,13 @@ class Source:
         return len(self.ids)
 
     def load(self, index: int) -> NDArray[Any]:
-        """Image ``index`` as it is: (H, W, C), pixels or model-ready floats."""
+        """Input ``index`` as it is, of the contract's shape: pixels or model-ready floats, or other values."""
         return self._load(index)
 
     def ready(self, index: int) -> NDArray[np.float32]:
-        """Image ``index`` as the float model takes it: (H, W, C) float32."""
-        return model_ready(self._load(index), self.contract, f"{self.name}, image {self.ids[index]!r}")
+        """Input ``index`` as the float model takes it: float32 of the contract's shape."""
+        what = self.contract.noun
+        return model_ready(self._load(index), self.contract, f"{self.name}, {what} {self.ids[index]!r}")
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         return (self._load(index) for index in range(len(self)))

@@ -236,6 +236,29 @@ def parse_example(data: bytes) -> dict[str, Feature]:
     return features
 
 
+_TENSOR_DTYPES = {
+    **{1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 9: "<i8"},
+    **{17: "<u2", 19: "<f2", 22: "<u4", 23: "<u8"},
+}
+"""Of TensorFlow's numbers for dtypes those that an array may have."""
+
+
+def stored_tensor(data: bytes) -> NDArray[Any] | None:
+    """The array in what ``tf.io.serialize_tensor`` made, a ``TensorProto``; None if that is something else."""
+    try:
+        fields = list(_fields(memoryview(data)))
+        kind = next(_varint(value, 0)[0] for number, wire, value in fields if number == 1 and wire == _VARINT)
+        content = next(value for number, wire, value in fields if number == 4 and wire == _LENGTH)
+        shape = next(value for number, wire, value in fields if number == 2 and wire == _LENGTH)
+        sizes = [
+            next((_varint(value, 0)[0] for number, wire, value in _fields(one) if number == 1 and wire == _VARINT), 0)
+            for one in _messages(shape, 2)
+        ]
+        return np.frombuffer(content, _TENSOR_DTYPES[kind]).reshape(sizes)
+    except (ValueError, KeyError, StopIteration):
+        return None
+
+
 def _feature(data: memoryview) -> Feature:
     kind, pieces = _BYTES, list[memoryview]()
     for number, wire, value in _fields(data):

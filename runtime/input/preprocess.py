@@ -1,4 +1,4 @@
-"""From pixels or arrays to what an encoder's input tensor holds, by the file's own contract.
+"""From pixels or other values to what an encoder's input tensor holds, by the file's own contract.
 
 One place for the arithmetic: calibration, the device and the drift report all call it, because a model
 that was calibrated with one preprocessing and run with another drifts more than int8 ever costs.
@@ -20,19 +20,21 @@ _FLOAT32, _UINT8 = np.dtype(np.float32), np.dtype(np.uint8)
 
 
 def model_ready(image: NDArray[Any], contract: InputContract, name: str = "") -> NDArray[np.float32]:
-    """One image as the float32 values that the float model takes.
+    """One input as the float32 values that the float model takes.
+
+    Of an image, floats are model-ready as they are and pixels are scaled; of any other array, all values are.
 
     Args:
-        image: (H, W, C), checked by :func:`embedlite.runtime.input.shapes.check_one` or
+        image: of the contract's shape, checked by :func:`embedlite.runtime.input.shapes.check_one` or
             :func:`embedlite.runtime.input.shapes.check_batch`.
         contract: gives mean and std.
-        name: what to call the image in an error.
+        name: what to call the input in an error.
 
     Raises:
-        InputValueError: NaN or infinity among floats, or integers outside 0-255.
+        InputValueError: NaN or infinity among floats, or of an image integers outside 0-255.
     """
-    if image.dtype.kind == "f":
-        ready = as_float32(image)
+    if image.dtype.kind == "f" or not contract.is_image:
+        ready = as_float32(image) if contract.is_image else scaled(image, contract)
         low, high = extremes(ready)
         if not (np.isfinite(low) and np.isfinite(high)):
             refuse_non_finite(ready, name)
@@ -41,8 +43,20 @@ def model_ready(image: NDArray[Any], contract: InputContract, name: str = "") ->
 
 
 def scaled(pixels: NDArray[Any], contract: InputContract) -> NDArray[np.float32]:
-    """Pixels (H, W, C) from 0 to 255, uint8 or float32 with fractions, as the float model takes them."""
-    return _scaler(contract, pixels.shape[-2])(pixels, np.empty(pixels.shape, np.float32))
+    """Values as the float model takes them: ``(value - mean) / std``.
+
+    Args:
+        pixels: (H, W, C) from 0 to 255, uint8 or float32 with fractions; or of an array of any other kind, its values
+            in any dtype, the last axis as the contract has it.
+        contract: gives mean and std.
+    """
+    if contract.is_image:
+        return _scaler(contract, pixels.shape[-2])(pixels, np.empty(pixels.shape, np.float32))
+    # Integers beyond 24 bits lose their last digits here, as they would in the model.
+    values = as_float32(pixels)
+    if not any(contract.mean) and set(contract.std) == {1.0}:
+        return values
+    return _scaler(contract, 1)(values, np.empty(values.shape, np.float32))
 
 
 class PixelScaler:
@@ -50,11 +64,12 @@ class PixelScaler:
 
     Args:
         contract: gives mean and std.
-        width: of the images. Values for channels are laid out over it: numpy is slow with three at a time.
+        width: of the images, 1 for other arrays. Values for channels are laid out over it: numpy is slow with three at
+            a time.
     """
 
     def __init__(self, contract: InputContract, width: int) -> None:
-        channels = contract.shape[2]
+        channels = contract.shape[-1]
         self._mean = self._row(contract.mean, width, channels)
         self._std = self._row(contract.std, width, channels)
         self._shifts = any(contract.mean)
@@ -64,10 +79,12 @@ class PixelScaler:
         # An array even of one value: with a scalar, numpy would compute uint8 pixels in float16.
         if len(set(values)) == 1:
             return np.array(values[:1], np.float32)
-        return np.tile(np.array(values, np.float32), width).reshape(width, channels)
+        row = np.tile(np.array(values, np.float32), width)
+        return row if width == 1 else row.reshape(width, channels)
 
     def __call__(self, pixels: NDArray[Any], out: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scale an image (H, W, C) of uint8 or float32 pixels into ``out``, of the same shape, and return that."""
+        """Scale an image (H, W, C) of uint8 or float32 pixels, or float32 values of another shape, into ``out``, of the
+        same shape, and return that."""
         if not self._shifts:
             return np.divide(pixels, self._std, out)
         np.subtract(pixels, self._mean, out)
@@ -78,7 +95,7 @@ _scaler = functools.lru_cache(maxsize=8)(PixelScaler)
 
 
 def as_float32(image: NDArray[Any]) -> NDArray[np.float32]:
-    """A float image as float32, itself if it is that; what float32 cannot hold becomes infinite."""
+    """Values as float32, the array itself if it is that; what float32 cannot hold becomes infinite."""
     if image.dtype == _FLOAT32:
         return image
     with np.errstate(over="ignore", invalid="ignore"):
@@ -101,7 +118,7 @@ def refuse_non_finite(ready: NDArray[np.float32], name: str = "") -> None:
     if len(bad):
         raise InputValueError(
             f"{name or 'the input'} has {len(bad)} value(s) that are NaN or infinite, the first at "
-            f"{tuple(int(i) for i in bad[0])}. Remove or repair that image."
+            f"{tuple(int(i) for i in bad[0])}. Remove or repair it."
         )
 
 

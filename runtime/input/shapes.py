@@ -1,7 +1,8 @@
-"""Shapes and dtypes of what callers pass as images: refused with the name of the likely mistake."""
+"""Shapes and dtypes of what callers pass as inputs: refused with the name of the likely mistake."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,17 +16,17 @@ _INT8 = np.dtype(np.int8)
 
 
 def check_batch(inputs: Any, contract: InputContract) -> NDArray[Any]:
-    """``inputs`` as an array of shape (N, H, W, C) and of a dtype that has a meaning here.
+    """``inputs`` as an array (N, ...) of inputs of the contract's shape, of a dtype that has a meaning here.
 
-    Integers are pixels 0-255 (uint16: 0-65535); floats are model-ready. Values are checked one image at a time, by
-    :func:`embedlite.runtime.input.preprocess.model_ready` or :class:`embedlite.runtime.input.values.InputValues`, so
-    that a memory-mapped pool is never read twice.
+    Of images, integers are pixels 0-255 (uint16: 0-65535) and floats are model-ready. Values are checked one input at
+    a time, by :func:`embedlite.runtime.input.preprocess.model_ready` or
+    :class:`embedlite.runtime.input.values.InputValues`, so that a memory-mapped pool is never read twice.
 
     Raises:
         InputShapeError: another rank or size.
         InputTypeError: int8 (nobody means it), bool, complex, text or objects.
     """
-    array = _as_array(inputs)
+    array = _as_array(inputs, contract)
     if array.shape[1:] != contract.shape:
         raise InputShapeError(_shape_message(array.shape, contract))
     return array
@@ -44,15 +45,15 @@ def check_images(inputs: Any, contract: InputContract) -> NDArray[Any] | list[ND
         return (_check_place(image, index, contract) for index, image in enumerate(inputs))
     if isinstance(inputs, (list, tuple)) and inputs and all(hasattr(image, "__array__") for image in inputs):
         return [_check_place(image, index, contract) for index, image in enumerate(inputs)]
-    array = _as_array(inputs)
+    array = _as_array(inputs, contract)
     if array.size == 0:
-        raise EmptyBatchError(f"the batch holds no image: its shape is {array.shape}. Pass at least one.")
+        raise EmptyBatchError(f"the batch holds no {contract.noun}: its shape is {array.shape}. Pass at least one.")
     return check_batch(array, contract)
 
 
 def check_one(image: Any, contract: InputContract) -> NDArray[Any]:
-    """One image of shape (H, W, C); see :func:`check_batch`."""
-    array = _as_array(image)
+    """One input of the contract's shape; see :func:`check_batch`."""
+    array = _as_array(image, contract)
     if array.shape != contract.shape:
         raise InputShapeError(_shape_message(array.shape, contract))
     return array
@@ -62,20 +63,35 @@ def _check_place(image: Any, index: int, contract: InputContract) -> NDArray[Any
     try:
         return check_one(image, contract)
     except (InputShapeError, InputTypeError) as error:
-        raise type(error)(f"image {index}: {error}") from error
+        raise type(error)(f"{contract.noun} {index}: {error}") from error
 
 
-def _as_array(inputs: Any) -> NDArray[Any]:
+def _as_array(inputs: Any, contract: InputContract) -> NDArray[Any]:
     try:
         array = inputs if isinstance(inputs, np.ndarray) else np.asarray(inputs)
     except ValueError as error:
+        axes = "H, W, C" if contract.is_image else ", ".join(map(str, contract.shape))
         raise InputShapeError(
-            f"the inputs do not form one array ({error}). Pass images of one size as an array (N, H, W, C)."
+            f"the inputs do not form one array ({error}). Pass {contract.noun}s of one size as an array (N, {axes})."
         ) from error
     dtype = array.dtype
     if dtype.kind != "f" and (dtype.kind not in "iu" or dtype == _INT8):
-        raise InputTypeError(f"an input of dtype {dtype} cannot be embedded. {_dtype_advice(dtype)}")
+        advice = _dtype_advice(dtype) if contract.is_image else _array_dtype_advice(dtype)
+        raise InputTypeError(f"an input of dtype {dtype} cannot be embedded. {advice}")
     return array
+
+
+def _array_dtype_advice(dtype: np.dtype[Any]) -> str:
+    if dtype == _INT8:
+        return (
+            "int8 may be values or may be quantized already, so its meaning would be a guess: Encoder quantizes for "
+            "the model itself. Values become whole numbers that are taken as such by x.astype(np.int16)."
+        )
+    if dtype.kind in "US":
+        return "Pass numbers. Names of files are not opened here: np.load(name), or use embed-tflite, which does."
+    if dtype == np.object_:
+        return "Pass numbers. Inputs of several lengths, or None among them, make such an array: cut, then np.stack."
+    return "Pass floats or integers, in the units that the model was trained on."
 
 
 def _dtype_advice(dtype: np.dtype[Any]) -> str:
@@ -102,26 +118,54 @@ def _dtype_advice(dtype: np.dtype[Any]) -> str:
 
 def _shape_message(found: tuple[int, ...], contract: InputContract) -> str:
     wanted = contract.shape
+    if not contract.is_image:
+        received = f"expected inputs of shape {wanted}, received an array of shape {found}"
+        return f"{received}. {_call_advice(found, wanted, 'inputs') or _array_shape_advice(found, wanted)}"
     return (
         f"expected images of shape {wanted} (height, width, channels), received an array of shape {found}. "
         f"{_shape_advice(found, contract)}"
     )
 
 
-def _shape_advice(found: tuple[int, ...], contract: InputContract) -> str:
-    wanted, (height, width, channels) = contract.shape, contract.shape
-    size = (height, width)
+def _call_advice(found: tuple[int, ...], wanted: tuple[int, ...], noun: str) -> str:
+    """What to do where one is expected and a batch came, or the other way round; empty for another mistake."""
+    one = noun.removesuffix("s")
     if found == wanted:
-        return "That is one image: call embed_one, or add a batch axis with image[None]."
+        return f"That is one {one}: call embed_one, or add a batch axis with {one}[None]."
     if found == (1, *wanted):
-        return "That is a batch of one: call embed, or take the image out with images[0]."
+        return f"That is a batch of one: call embed, or take the {one} out with {noun}[0]."
     if found[1:] == wanted:
         return "That is a batch: call embed."
-    if len(found) > 4 and found[-3:] == wanted:
-        whole = f"images.reshape(-1, {height}, {width}, {channels})"
+    rank = len(wanted)
+    if len(found) > rank + 1 and found[-rank:] == wanted:
+        whole = f"{noun}.reshape(-1, {', '.join(map(str, wanted))})"
         return "That is a batch in a batch: " + (
-            f"take it out with images[0], or {whole}." if found[0] == 1 else whole + "."
+            f"take it out with {noun}[0], or {whole}." if found[0] == 1 else whole + "."
         )
+    return ""
+
+
+def _array_shape_advice(found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    rank = len(wanted)
+    if rank > 1 and found[-rank:] == wanted[::-1]:
+        order = ", ".join(str(axis) for axis in range(-1, -rank - 1, -1))
+        ahead = "0, " if len(found) > rank else ""
+        return f"The axes come in reverse order: np.transpose(x, ({ahead}{order})) turns them round."
+    if rank > 1 and wanted[-1] == 1 and found[-rank + 1 :] == wanted[:-1]:
+        return "The last axis is missing: add it with x[..., None]."
+    if found[-1:] == (1,) and found[-rank - 1 : -1] == wanted:
+        return "There is an axis of one too many: take it away with x[..., 0]."
+    if rank > 1 and len(found) in (1, 2) and found[-1] == math.prod(wanted):
+        return f"The inputs are flat: x.reshape(-1, {', '.join(map(str, wanted))})."
+    return "Inputs are never cut or padded; bring them to that shape, as in training."
+
+
+def _shape_advice(found: tuple[int, ...], contract: InputContract) -> str:
+    wanted = contract.shape
+    height, width, channels = wanted
+    size = (height, width)
+    if advice := _call_advice(found, wanted, "images"):
+        return advice
     if found[-3:] == (channels, height, width):
         return "The channels come first: move them with np.moveaxis(images, -3, -1)."
     if found[-3:] == (width, height, channels):

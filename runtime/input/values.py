@@ -64,6 +64,16 @@ class InputValues:
         size = math.prod(contract.shape)
         self._step = 1 if size <= WHOLE else min(-(-size // SAMPLE), contract.shape[0])
         self._turns = itertools.count()
+        self._lock = threading.Lock()
+        self._said: set[str] = set()
+        self._pixel_images = 0
+        self._wide_images, self._widest = 0, 0
+        self._seen, self._lowest, self._highest = 0, math.inf, -math.inf
+        if not contract.is_image:
+            # Any number may be right, so that nothing is left to be found but what is not one.
+            self._low, self._high = (float(limit) for limit in (np.finfo(np.float32).min, np.finfo(np.float32).max))
+            self._unscaled, self._watches = -math.inf, False
+            return
         black, white = (
             [(pixel - mean) / std for mean, std in np.broadcast(contract.mean, contract.std)] for pixel in (0, 255)
         )
@@ -72,19 +82,14 @@ class InputValues:
         self._low, self._high = self._black - _OVERSHOOT * span, self._white + _OVERSHOOT * span
         # A range this wide means raw pixels, or nearly; an image within a few units was scaled before.
         self._unscaled = _STANDARDIZED if span > 32 else -math.inf
-        self._lock = threading.Lock()
-        self._said: set[str] = set()
-        self._pixel_images = 0
-        self._wide_images, self._widest = 0, 0
-        self._seen, self._lowest, self._highest = 0, math.inf, -math.inf
         # Black below zero, as with mean and std of 127.5 or of ImageNet: 0-1 floats fit in, but never go below 0.
         self._watches = self._black <= -span / 4 and self._white >= span / 4
 
     def check_floats(self, ready: NDArray[np.float32], *, every_value: bool) -> None:
-        """Look at a float32 image (H, W, C).
+        """Look at a float32 input of the contract's shape, model-ready.
 
         Args:
-            ready: the image.
+            ready: the image, or other array.
             every_value: at all of it, however large it is.
 
         Raises:
@@ -264,6 +269,9 @@ class ColorWatch:
     """
 
     def __init__(self, contract: InputContract, calibration: Mapping[str, Any] | None) -> None:
+        self.watches = False
+        if not contract.is_image:
+            return
         means = (calibration or {}).get("channel_means")
         # Nothing vouches for this part of a contract, so it may hold anything.
         if not (isinstance(means, list) and len(means) == 3 and all(type(mean) is float for mean in means)):

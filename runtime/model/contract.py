@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
@@ -42,6 +42,27 @@ GRAYS = ("pillow", "tf-image", "tf-decode")
 COLOR_ORDERS = {1: ("gray",), 3: ("rgb", "bgr"), 4: ("rgba",)}
 """Colour orders by number of channels, the default first; other numbers of channels have none."""
 
+KINDS_OF_INPUT = ("image", "array")
+"""What one input is: an image, whose integers are pixels, or any other array, such as a window of sensor samples."""
+
+MOST_AXES = 4
+"""Of one input, without the batch axis."""
+
+IMAGE_PARTS = ("color_order", "resampler", "fit", "jpeg_decoder", "exif", "gray")
+"""The parts of an input contract that only images have."""
+
+_DEFAULTS = {
+    "image": {
+        "std": (255.0,),
+        "resampler": "bilinear",
+        "fit": "stretch",
+        "jpeg_decoder": "pillow",
+        "exif": "apply",
+        "gray": "pillow",
+    },
+    "array": {"std": (1.0,), "color_order": "none"},
+}
+
 INPUT_DTYPES = ("float32", "uint8", "int8")
 
 PLACEMENTS = ("graph", "runtime", "frozen")
@@ -66,37 +87,99 @@ def binding(contract: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
+def kind_of(shape: Sequence[int]) -> str:
+    """What an input of this shape is taken for: an image if it is (height, width, 1, 3 or 4), else an array."""
+    return "image" if len(shape) == 3 and shape[2] in COLOR_ORDERS else "array"
+
+
 @dataclass(frozen=True)
 class InputContract:
-    """How an image becomes the encoder's input: ``(pixel - mean) / std``, pixels being 0-255.
+    """How one input becomes what the encoder takes: ``(value - mean) / std``.
+
+    Of an image the values are pixels 0-255, and arrays of floats are taken as they are. Of any other array they are
+    whatever numbers it holds, integers and floats alike.
 
     Attributes:
-        shape: (height, width, channels) of one input.
-        dtype: what the file's input tensor holds: ``float32``, ``uint8`` (raw pixels) or ``int8``.
-        color_order: ``rgb``, ``bgr``, ``gray``, ``rgba``, or ``none`` (arrays only).
-        mean: one value, or one per channel, in units of pixels.
-        std: one value, or one per channel, in units of pixels.
+        shape: of one input: (height, width, channels) of an image, one to four sizes of an array.
+        dtype: what the file's input tensor holds: ``float32``, ``uint8`` (of an image: raw pixels) or ``int8``.
+        color_order: ``rgb``, ``bgr``, ``gray``, ``rgba``, or ``none`` (no colours).
+        mean: one value, or one for each channel or element of the last axis, in units of the input; default 0.
+        std: likewise; default 255 for an image, 1 for an array.
         resampler: what brings image files to ``shape``: Pillow's filter of that name, or TensorFlow's method.
         fit: what is done about other proportions: ``stretch``, ``crop``, ``resize-crop``, ``resize-crop:N`` or ``pad``.
         jpeg_decoder: one of :data:`JPEG_DECODERS`.
         exif: one of :data:`EXIF`.
         gray: one of :data:`GRAYS`; of no consequence for models that take colour.
+        kind: one of :data:`KINDS_OF_INPUT`; default by the shape, see :func:`kind_of`.
+
+    The parts in :data:`IMAGE_PARTS` are empty (``color_order`` is ``none``) where the input is not an image.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     dtype: str = "float32"
     color_order: str = ""
     mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (255.0,)
-    resampler: str = "bilinear"
-    fit: str = "stretch"
-    jpeg_decoder: str = "pillow"
-    exif: str = "apply"
-    gray: str = "pillow"
+    std: tuple[float, ...] = ()
+    resampler: str = ""
+    fit: str = ""
+    jpeg_decoder: str = ""
+    exif: str = ""
+    gray: str = ""
+    kind: str = ""
 
     def __post_init__(self) -> None:
-        if len(self.shape) != 3 or not all(type(size) is int and size > 0 for size in self.shape):
-            raise RequestError(f"the input shape is {self.shape}. Use three whole numbers: height, width, channels.")
+        if not all(type(size) is int and size > 0 for size in self.shape) or not 1 <= len(self.shape) <= MOST_AXES:
+            raise RequestError(
+                f"the input shape is {self.shape}. Use one to four whole numbers; of an image height, width, channels."
+            )
+        if not self.kind:
+            object.__setattr__(self, "kind", kind_of(self.shape))
+        if self.kind not in KINDS_OF_INPUT:
+            raise RequestError(f"unknown kind of input {self.kind!r}. Use one of: {', '.join(KINDS_OF_INPUT)}.")
+        if self.is_image and len(self.shape) != 3:
+            raise RequestError(
+                f"an input of shape {self.shape} is not an image, which has a height, a width and channels. Leave "
+                "--kind out, or say --kind array."
+            )
+        for name, value in _DEFAULTS[self.kind].items():
+            if getattr(self, name) in ((), ""):
+                object.__setattr__(self, name, value)
+        if self.is_image:
+            self._check_image()
+        else:
+            self._check_array()
+        if self.dtype not in INPUT_DTYPES:
+            raise RequestError(f"unknown input type {self.dtype!r}. Use one of: {', '.join(INPUT_DTYPES)}.")
+        last = self.shape[-1]
+        whose, each = ("the model has", "channel") if self.is_image else ("the last axis has", "element")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, last) or not all(math.isfinite(value) for value in values):
+                raise RequestError(
+                    f"{name} has the values {list(values)}, but {whose} {last} {each}(s). "
+                    f"Pass one finite number, or one for each {each}."
+                )
+        if any(value <= 0 for value in self.std):
+            raise RequestError(f"std has the values {list(self.std)}. Every one must be greater than zero.")
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is an image, and not any other array."""
+        return self.kind == "image"
+
+    @property
+    def noun(self) -> str:
+        """What one input is called in messages."""
+        return "image" if self.is_image else "input"
+
+    def _check_array(self) -> None:
+        for name in IMAGE_PARTS:
+            if getattr(self, name) != _DEFAULTS["array"].get(name, ""):
+                raise RequestError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)} is for images, and the model takes arrays of "
+                    f"shape {self.shape}. Leave it out, or say --kind image if they are images."
+                )
+
+    def _check_image(self) -> None:
         channels = self.shape[2]
         orders = COLOR_ORDERS.get(channels, ("none",))
         if not self.color_order:
@@ -115,16 +198,6 @@ class InputContract:
             if value not in known:
                 raise RequestError(f"unknown {what} {value!r}. Use one of: {', '.join(known)}.")
         self._check_fit()
-        if self.dtype not in INPUT_DTYPES:
-            raise RequestError(f"unknown input type {self.dtype!r}. Use one of: {', '.join(INPUT_DTYPES)}.")
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) not in (1, channels) or not all(math.isfinite(value) for value in values):
-                raise RequestError(
-                    f"{name} has the values {list(values)}, but the model has {channels} channel(s). "
-                    "Pass one finite number, or one for each channel."
-                )
-        if any(value <= 0 for value in self.std):
-            raise RequestError(f"std has the values {list(self.std)}. Every one must be greater than zero.")
 
     @property
     def reading(self) -> str:
@@ -151,9 +224,14 @@ class InputContract:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> InputContract:
         """The contract from its JSON object, whose lists become tuples."""
-        height, width, channels = value["shape"]
-        lists = {"shape": (height, width, channels), "mean": tuple(value["mean"]), "std": tuple(value["std"])}
+        lists = {name: tuple(value[name]) for name in ("shape", "mean", "std")}
         return cls(**{**value, **lists})
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract as a JSON object; of an array only the parts that it has."""
+        left_out = () if self.is_image else IMAGE_PARTS
+        first = {"kind": self.kind}
+        return first | {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 @described
@@ -164,10 +242,14 @@ class InputOptions:
     title: ClassVar[str] = "Input"
 
     mean: tuple[float, ...] | None = option(
-        None, "Subtracted from pixels, one number or one a channel.  [default: 0]", metavar="X[,X...]", parse=numbers
+        None,
+        "Subtracted from pixels, or from the values of an array; one number, or one a channel (element of the last "
+        "axis).  [default: 0]",
+        metavar="X[,X...]",
+        parse=numbers,
     )
     std: tuple[float, ...] | None = option(
-        None, "Divisor of pixels, likewise.  [default: 255]", metavar="X[,X...]", parse=numbers
+        None, "Divisor, likewise.  [default: 255; for arrays 1]", metavar="X[,X...]", parse=numbers
     )
     color_order: str | None = option(
         None, "rgb, bgr, gray or rgba.  [default: by the number of channels]", metavar="ORDER"
@@ -199,12 +281,19 @@ class InputOptions:
         metavar="HOW",
     )
 
+    kind: str | None = option(
+        None,
+        "image or array: what one input is.  [default: image if it is height, width and 1, 3 or 4 channels]",
+        metavar="KIND",
+        choices=KINDS_OF_INPUT,
+    )
+
     def stated(self) -> dict[str, Any]:
         """What is said, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
-    def for_shape(self, shape: tuple[int, int, int]) -> InputContract:
-        """The contract of a float32 input of this (height, width, channels)."""
+    def for_shape(self, shape: tuple[int, ...]) -> InputContract:
+        """The contract of a float32 input of this shape."""
         return InputContract(shape, **self.stated())
 
 
@@ -285,7 +374,7 @@ class Contract:
 
     def to_json(self) -> dict[str, Any]:
         """The contract as a JSON object."""
-        return asdict(self)
+        return {**asdict(self), "input": self.input.to_json()}
 
     @classmethod
     def from_json(cls, value: Any) -> Contract:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .contract import COLOR_ORDERS, InputContract, InputOptions
+from .contract import COLOR_ORDERS, IMAGE_PARTS, InputContract, InputOptions
 
 PARTS = tuple(item.name for item in fields(InputOptions))
 """The parts of a contract that have an origin."""
@@ -55,7 +55,7 @@ def statement(source: str, origin: str, **said: Any) -> Statement:
     return Statement(source, InputOptions(**said), dict.fromkeys(said, origin))
 
 
-def contract_of(shape: tuple[int, int, int], *statements: Statement | None) -> tuple[InputContract, dict[str, str]]:
+def contract_of(shape: tuple[int, ...], *statements: Statement | None) -> tuple[InputContract, dict[str, str]]:
     """The contract that statements make, and the origin of each part; the first that says a part is believed."""
     said: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -64,6 +64,9 @@ def contract_of(shape: tuple[int, int, int], *statements: Statement | None) -> t
             if one is not None and name not in said:
                 said[name], origins[name] = value, one.origins[name]
     contract = InputOptions(**said).for_shape(shape)
+    origins.setdefault("kind", "inferred")
+    if not contract.is_image:
+        return contract, {name: origins.get(name, "assumed") for name in PARTS if name not in IMAGE_PARTS}
     if len(COLOR_ORDERS.get(shape[2], ("none",))) == 1:
         # There is but one, so that nothing is assumed.
         origins.setdefault("color_order", "inferred")
@@ -78,18 +81,23 @@ def same_scaling(one: InputContract, other: InputContract) -> bool:
 
 
 def ends(contract: InputContract) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """What 0 and 255 become in each channel, (2, C)."""
-    channels = contract.shape[2]
+    """What 0 and 255 become in each channel or element of the last axis, (2, C)."""
+    channels = contract.shape[-1]
     mean, std = np.broadcast_to(contract.mean, channels), np.broadcast_to(contract.std, channels)
     found: np.ndarray[Any, np.dtype[np.float64]] = (np.array([[0.0], [255.0]]) - mean) / std
     return found
 
 
 def describe_input(contract: InputContract, origins: Mapping[str, str]) -> str:
-    """A contract in words, each part with its origin: ``(pixel - 0) / 255 (given), rgb (assumed)``."""
+    """A contract in words, each part with its origin: ``(pixel - 0) / 255 (given), rgb (assumed)``.
+
+    Of an array the value is said in place of the pixel, and nothing more.
+    """
     mean, std = numbers_text(contract.mean), numbers_text(contract.std)
     made = [origins.get("mean", "assumed"), origins.get("std", "assumed")]
     scaling = made[0] if made[0] == made[1] else f"mean {made[0]}, std {made[1]}"
+    if not contract.is_image:
+        return f"(value - {mean}) / {std} ({scaling})"
     parts = {
         f"(pixel - {mean}) / {std}": scaling,
         contract.color_order: origins.get("color_order", "assumed"),
@@ -108,6 +116,11 @@ PROOF = "export-tflite --preprocess FILE.py:FUNCTION"
 """What proves one, at the export: the user's own code."""
 
 
+def check_command(contract: InputContract) -> str:
+    """The command that checks a contract, with the right word for the data."""
+    return CHECK if contract.is_image else CHECK.replace("PHOTOS", "DATA")
+
+
 def explain_assumed(contract: InputContract, origins: Mapping[str, str]) -> str:
     """What of a contract nothing proves, and what checks it; empty where nothing of it is assumed."""
     parts = assumed_parts(origins)
@@ -118,14 +131,15 @@ def explain_assumed(contract: InputContract, origins: Mapping[str, str]) -> str:
         f"{name.replace('color_order', 'colour order')} {value if isinstance(value, str) else numbers_text(value)}"
         for name, value in zip(parts, values, strict=True)
     ]
-    return (
-        f"{', '.join(said)} {'is' if len(said) == 1 else 'are'} assumed, not proved: {CHECK} checks your own pipeline"
-    )
+    verb, check = "is" if len(said) == 1 else "are", check_command(contract)
+    return f"{', '.join(said)} {verb} assumed, not proved: {check} checks your own pipeline"
 
 
 def assumed_parts(origins: Mapping[str, str]) -> tuple[str, ...]:
     """The parts that decide what pixels become and that nothing told."""
-    return tuple(name for name in ("mean", "std", "color_order") if origins.get(name, "assumed") == "assumed")
+    # Arrays have no colour order, nor an origin of it.
+    names = ("mean", "std", "color_order") if "color_order" in origins or not origins else ("mean", "std")
+    return tuple(name for name in names if origins.get(name, "assumed") == "assumed")
 
 
 def numbers_text(values: tuple[float, ...]) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import DamagedModelError, EmbedliteWarning, RequestError, UnsupportedModelError
 from .artifact import Artifact
-from .contract import COLOR_ORDERS, INPUT_DTYPES, Contract, InputContract, InputOptions, NormalizationSpec
+from .contract import COLOR_ORDERS, INPUT_DTYPES, MOST_AXES, Contract, InputContract, InputOptions, NormalizationSpec
 from .flatbuffer import ModelInfo, TensorInfo
 from .origin import (
     PARTS,
@@ -54,10 +54,10 @@ def resolve_contract(
 
     Raises:
         RequestError: something was given for a file that brings its own contract, or sources contradict each other.
-        UnsupportedModelError: the file is no encoder of images.
+        UnsupportedModelError: the file is not an encoder: one input of one to four axes after the batch, one output.
     """
     info = artifact.info
-    source, target = _image_input(path, info), info.outputs[0]
+    source, target = _one_input(path, info), info.outputs[0]
     if artifact.contract is not None:
         if given not in (None, InputOptions()):
             raise RequestError(
@@ -112,9 +112,19 @@ def _plain_input(
     *,
     accept: bool,
 ) -> tuple[InputContract, dict[str, str]]:
-    shape = (source.shape[1], source.shape[2], source.shape[3])
+    shape = source.shape[1:]
     parts = {} if given is None else {name: getattr(given, name) for name in PARTS}
     said = statement("the options", "given", **{name: value for name, value in parts.items() if value is not None})
+    contract, origins = contract_of(shape, said)
+    if not contract.is_image:
+        if "assumed" in (origins["mean"], origins["std"]):
+            warnings.warn(
+                f"{path} carries no contract: values are taken as {describe_input(contract, origins)}. Say otherwise "
+                "with mean and std.",
+                EmbedliteWarning,
+                stacklevel=4,
+            )
+        return replace(contract, dtype=source.dtype), origins
     stated, levels = metadata_statement(path, info, shape[2]), _levels(info, source)
     if stated is not None and levels is not None and levels.raw and (stated.options.mean, stated.options.std) == _RAW:
         # Of integers this says that nothing is to be done to pixels.
@@ -191,7 +201,7 @@ class _Levels:
         by_contract = ends(contract) / self.scale + self.zero_point - self.lowest
         return float(np.abs(by_contract - np.array([[0.0], [255.0]])).max())
 
-    def inferred(self, shape: tuple[int, int, int]) -> Statement | None:
+    def inferred(self, shape: tuple[int, ...]) -> Statement | None:
         """What mean and std the levels speak for."""
         # Six digits: 1 / float32(1 / 255) is 255.
         own = (float(self.zero_point - self.lowest), float(f"{1 / self.scale:.6g}"))
@@ -213,7 +223,7 @@ class _Levels:
         )
 
 
-def _scaled(shape: tuple[int, int, int], mean: float, std: float) -> InputContract:
+def _scaled(shape: tuple[int, ...], mean: float, std: float) -> InputContract:
     return InputContract(shape, mean=(mean,), std=(std,))
 
 
@@ -236,7 +246,7 @@ def _levels(info: ModelInfo, source: TensorInfo) -> _Levels | None:
 
 
 def _contradiction(
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     said: Statement,
     stated: Statement | None,
     levels: _Levels | None,
@@ -259,16 +269,18 @@ def _contradiction(
     return " and ".join([", ".join(f"({word})" for word in words[:-1]), f"({words[-1]})"])
 
 
-def _image_input(path: str | Path, info: ModelInfo) -> TensorInfo:
-    """The input tensor of an encoder: one image, and one output beside it."""
+def _one_input(path: str | Path, info: ModelInfo) -> TensorInfo:
+    """The input tensor of an encoder: one image or other array, and one output beside it."""
     if len(info.inputs) != 1 or len(info.outputs) != 1:
         raise UnsupportedModelError(
             f"{path} has {len(info.inputs)} inputs and {len(info.outputs)} outputs; an encoder has one of each."
         )
     source = info.inputs[0]
-    if len(source.shape) != 4 or source.shape[0] != 1 or source.dtype not in INPUT_DTYPES:
+    axes = len(source.shape) - 1
+    if not 1 <= axes <= MOST_AXES or source.shape[0] != 1 or source.dtype not in INPUT_DTYPES:
         raise UnsupportedModelError(
-            f"{path} takes {source.dtype} {source.shape}; an encoder takes one image, (1, height, width, channels) of "
-            f"{', '.join(INPUT_DTYPES)}. Export it with export-tflite, which fixes the shape."
+            f"{path} takes {source.dtype} {source.shape}; an encoder takes one image, (1, height, width, channels), or "
+            f"one other array of one to four axes after a batch of 1, of {', '.join(INPUT_DTYPES)}. Export it with "
+            "export-tflite, which fixes the shape."
         )
     return source

@@ -4,20 +4,30 @@ import numpy as np
 from google_crc32c import value as checksum
 
 
-def record(image: np.ndarray) -> bytes:
-    """One record of a tf.train.Example with the pixels as bytes."""
+def record(image: np.ndarray | bytes) -> bytes:
+    """One record of a tf.train.Example with the pixels, or other content, as bytes in the feature ``image``."""
+    content = image if isinstance(image, bytes) else image.tobytes()
+    return _record("image", _field(1, _field(1, content)))
 
-    def field(number: int, content: bytes) -> bytes:
-        size, length = len(content), b""
-        while size > 127:
-            length, size = length + bytes([size & 127 | 128]), size >> 7
-        return bytes([number << 3 | 2]) + length + bytes([size]) + content
 
-    def masked(data: bytes) -> bytes:
-        crc = checksum(data)
-        return (((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
+def listed(values: np.ndarray, name: str) -> bytes:
+    """One record with a list of floats."""
+    return _record(name, _field(2, _field(1, values.astype("<f4").tobytes())))
 
-    entry = field(1, b"image") + field(2, field(1, field(1, image.tobytes())))
-    example = field(1, field(1, entry))
+
+def _record(name: str, feature: bytes) -> bytes:
+    example = _field(1, _field(1, _field(1, name.encode()) + _field(2, feature)))
     length = len(example).to_bytes(8, "little")
-    return length + masked(length) + example + masked(example)
+    return length + _masked(length) + example + _masked(example)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    size, length = len(content), b""
+    while size > 127:
+        length, size = length + bytes([size & 127 | 128]), size >> 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + content
+
+
+def _masked(data: bytes) -> bytes:
+    crc = checksum(data)
+    return (((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")

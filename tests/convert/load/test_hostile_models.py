@@ -403,7 +403,8 @@ SIGNATURES: dict[str, tuple[list[tuple[int | None, ...]], tf.DType, type[Excepti
     "text": ([(None,)], tf.string, ModelShapeError, "takes text"),
     "integers": ([IMAGE], tf.int32, ModelShapeError, "takes int32"),
     "an open size": ([(None, None, None, 3)], tf.float32, ModelShapeError, "--input-shape"),
-    "a vector": ([(None, 8, 8)], tf.float32, ModelShapeError, "takes inputs of shape"),
+    "five axes": ([(None, 2, 2, 2, 2, 2)], tf.float32, ModelShapeError, "takes inputs of shape"),
+    "an open length": ([(None, None, 6)], tf.float32, ModelShapeError, "--input-shape 128,6"),
     "eight images": ([(8, 8, 8, 3)], tf.float32, ModelShapeError, "8 images at a time"),
 }
 

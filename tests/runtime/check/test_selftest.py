@@ -14,7 +14,7 @@ from keras import layers
 from embedlite.convert import Asked, ExportOptions, export, export_asked
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.layers import MinMaxNormalization
-from embedlite.convert.make.golden import synthetic_frames
+from embedlite.convert.make.frames import synthetic_frames
 from embedlite.convert.make.package import package, seal
 from embedlite.runtime import Contract, Encoder, InputContract
 from embedlite.runtime.check.golden import Golden, golden_frames, pack_golden, parse_golden, pixel_table

@@ -66,7 +66,7 @@ def test_every_mode_becomes_the_models_channels(mode: str, channels: int, tmp_pa
     with Image.open(path) as stored:
         assert stored.mode == mode
     wanted = {1: luma(color)[..., None], 3: color, 4: np.dstack([color, alpha])}[channels]
-    pixels = load_image(path, InputContract((6, 4, channels)))
+    pixels = load_image(path, InputContract((6, 4, channels), kind="image"))
     assert (pixels.dtype, pixels.shape) == (np.uint8, wanted.shape)
     # Integer luma and CMYK arithmetic may round the other way; everything else is exact.
     exact = channels > 1 and mode != "CMYK"
@@ -222,7 +222,7 @@ def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
 def test_a_model_whose_channels_are_no_colour_takes_no_files(channels: int, tmp_path: Path) -> None:
     Image.fromarray(COLOR).save(tmp_path / "image.png")
     with pytest.raises(RequestError, match=rf"takes {channels} channels.*Pass arrays \(\.npy\)"):
-        load_image(tmp_path / "image.png", InputContract((6, 4, channels)))
+        load_image(tmp_path / "image.png", InputContract((6, 4, channels), kind="image"))
 
 
 def test_floating_point_pixels_have_no_known_range(tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ def test_readable_of_nothing_readable_says_why(folder: Path) -> None:
 
 def test_readable_does_not_take_a_wrong_request_for_a_damaged_image(folder: Path) -> None:
     with pytest.raises(RequestError, match="takes 2 channels"):
-        open_source(folder, InputContract((4, 4, 2))).readable()
+        open_source(folder, InputContract((4, 4, 2), kind="image")).readable()
 
 
 def write(path: Path, array: np.ndarray) -> Path:

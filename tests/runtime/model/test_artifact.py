@@ -297,6 +297,7 @@ def contracts(draw: st.DrawFn) -> Contract:
         draw(st.sampled_from(JPEG_DECODERS)),
         draw(st.sampled_from(EXIF)),
         draw(st.sampled_from(GRAYS)),
+        kind="image",
     )
     normalization = NormalizationSpec(
         draw(st.sampled_from(["none", "minmax", "l2"])),

@@ -14,7 +14,7 @@ import importlib.util
 import runpy
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -230,6 +230,20 @@ def unopened(package: str) -> Library:
         return any(name in _public(package, home) for home in (*_HOMES, "activations", "ops", "utils"))
 
     return Library(has_class, has_function, lambda name: True, lambda name: False)
+
+
+def check_unopened(path: Path, config: Mapping[str, Any], replaced: Mapping[str, str], package: str) -> None:
+    """Say what is missing without importing the package; what a function's name alone cannot tell is told later.
+
+    Raises:
+        CustomCodeError, RequestError: see :func:`check_code`.
+    """
+    library = unopened(package)
+    needs = find_needs(config, library)
+    everything = find_needs(config, replace(library, has_function=lambda name, module: False))
+    # A Lambda of the user's may be called as a function of Keras is, such as ``norm``.
+    unsure = {need.layer for need in everything if need.kind == "Lambda"} - {need.layer for need in needs}
+    check_code(path, needs, {}, {name: kind for name, kind in replaced.items() if name not in unsure}, library)
 
 
 def load_custom_objects(path: Path) -> dict[str, Any]:

@@ -15,12 +15,11 @@ from .custom_code import (
     INSTALL_KERAS_2,
     PREPROCESSING,
     bring_code,
-    check_code,
+    check_unopened,
     find_needs,
     load_custom_objects,
     parse_replacements,
     rename_replaced,
-    unopened,
 )
 from .edit.cut import alone, cut, library_of, shared_layer, tower
 from .edit.prune import prune
@@ -61,8 +60,7 @@ def load_keras(path: Path, options: LoadOptions) -> Original:
         config, said = prune(str(path), config, options.layer)
     if options.custom_objects is None and "keras" not in sys.modules and (version is None or is_installed()):
         # What is missing can be told before seconds go into importing TensorFlow.
-        library = unopened("keras" if version is None else "tf_keras")
-        check_code(path, find_needs(config, library), {}, replaced, library)
+        check_unopened(path, config, replaced, "keras" if version is None else "tf_keras")
     check_backend(str(path))
     from .. import layers  # noqa: F401 -- registers our layers
 

@@ -308,7 +308,7 @@ def test_an_image_that_has_gone_leaves_a_page_without_it(digits: Digits) -> None
     assert f">{lost}</span>" in render_page(report, None, pictures).decode()
 
 
-@pytest.mark.parametrize(("channels", "order"), [(1, ""), (2, ""), (3, "rgb"), (3, "bgr"), (4, "")])
+@pytest.mark.parametrize(("channels", "order"), [(1, ""), (3, "rgb"), (3, "bgr"), (4, "")])
 @pytest.mark.parametrize("floats", [False, True], ids=["pixels", "floats"])
 def test_thumbnails_show_the_images(channels: int, floats: bool, order: str) -> None:
     rng = np.random.default_rng(0)
@@ -323,7 +323,7 @@ def test_thumbnails_show_the_images(channels: int, floats: bool, order: str) -> 
         image = images[int(name)]
         if order == "bgr":
             image = image[..., ::-1]
-        expected = image[..., 0] if channels == 1 else image.mean(axis=2) if channels == 2 else image
+        expected = image[..., 0] if channels == 1 else image
         assert shown.shape == expected.shape
         assert np.abs(shown.astype(float) - expected).max() <= 1
 

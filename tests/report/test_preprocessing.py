@@ -76,7 +76,7 @@ def test_the_way_of_keras_is_found_and_named(mode: str, kind: str, made: Made) -
     assert (part["quantization_db"] is None) == (mode == "float32")
     headline = f": preprocessing, not quantization: with {KINDS[kind]} it is {part['found_db']:.0f} dB; "
     assert headline in found["advice"]["headline"]
-    assert headline in text
+    assert headline in " ".join(text.split())
     if kind == "jpg":
         # What the decoder alone costs is told, too.
         first, second = part["steps"]
@@ -191,7 +191,7 @@ def test_the_users_function_is_held_against_the_files_contract(made: Made) -> No
         "of which mean 0, std 255, colour order rgb are assumed, not proved: drift-report FILE --reference VECTORS"
     )
     done = CliRunner().invoke(drift_report, arguments[:-1], standalone_mode=False)
-    assert assumed in done.output.splitlines()[1]
+    assert assumed in " ".join(done.output.split())
     saved = made.root / "proved.json"
     done = CliRunner().invoke(drift_report, [*arguments, f"{code}:right", "--json", str(saved)], standalone_mode=False)
     assert done.exception is None, done.output

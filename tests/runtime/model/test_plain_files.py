@@ -300,7 +300,7 @@ def test_every_command_hears_the_metadata(files: dict[str, bytes], pixels: np.nd
         for arguments in ([*names[:1], "--reference", names[0], "--data", names[1], "--std", "1"],):
             assert isinstance(command.invoke(drift_report, arguments, standalone_mode=False).exception, RequestError)
     shown = command.invoke(inspect, names[:1], standalone_mode=False)
-    assert "pixels are taken as (pixel - 127.5) / 127.5 (metadata), rgb (metadata)" in shown.output
+    assert "pixels are taken as (pixel - 127.5) / 127.5 (metadata), rgb (metadata)" in " ".join(shown.output.split())
     shown = command.invoke(inspect, [names[0], "--json", "-"], standalone_mode=False)
     assert json.loads(shown.output)["assumed"]["origins"]["std"] == "metadata"
     original = load_original(path, LoadOptions())

@@ -405,8 +405,11 @@ def scheduler_and_worker() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]
 def test_a_cluster_that_dies_ends_the_run(
     victim: int, words: str, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("embedlite.calibration.engine.dask_engine.CONNECT_SECONDS", 4)
+    # A scheduler that was only just started may take long to answer; one that was killed never does.
+    seconds = "embedlite.calibration.engine.dask_engine.CONNECT_SECONDS"
+    monkeypatch.setattr(seconds, 60)
     with scheduler_and_worker() as (address, processes), open_engine(address, None) as engine:
+        monkeypatch.setattr(seconds, 4)
         monkeypatch.setattr(engine, "_patience", 2)
 
         def indices() -> Iterator[int]:

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -113,6 +114,21 @@ def ready() -> Iterator[ReadyPython]:
     """Processes that have imported what the commands import; each command is a fork of one, see :mod:`servers`."""
     with ready_python() as servers:
         yield servers
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _signals_arrive() -> Iterator[None]:
+    """In the background signals are ignored (a shell does that to SIGINT, nohup to SIGHUP), and children inherit it.
+
+    A signal that has a handler here has its default in what a test starts.
+    """
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: lambda number, frame: None}
+    ignored = [number for number in handlers if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, handlers[number])
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(autouse=True)

@@ -49,9 +49,7 @@ def start(tmp_path: Path) -> Start:
     def started(body: str) -> "subprocess.Popen[str]":
         program = tmp_path / "program.py"
         program.write_text(PROGRAM.format(body=textwrap.indent(textwrap.dedent(body), "    ")))
-        # A shell starts background jobs with the signal ignored, and children inherit that.
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, program],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -59,8 +57,6 @@ def start(tmp_path: Path) -> Start:
             env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
             cwd=tmp_path,
         )
-        signal.signal(signal.SIGINT, before)
-        return process
 
     return started
 

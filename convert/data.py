@@ -67,6 +67,7 @@ class ExportData:
         decisions: what was decided on the user's behalf.
         skipped: images that were left out because they cannot be read, those for calibration first.
         statistics: what was seen of calibration images elsewhere, in place of ``calibration``.
+        golden: what is shipped with the files to be replayed.
     """
 
     calibration: Source | None
@@ -74,6 +75,7 @@ class ExportData:
     decisions: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
     statistics: Statistics | None = None
+    golden: Source | None = None
 
     @property
     def judging(self) -> Source | None:
@@ -87,7 +89,11 @@ def open_data(request: Request, contract: InputContract) -> ExportData:
     Raises:
         DataError: see :func:`embedlite.runtime.images.open.open_source`.
     """
-    test, decisions = None, _explain_golden(request, contract)
+    test, golden, decisions = None, None, list[str]()
+    if request.golden_from is not None:
+        golden = open_source(request.golden_from, contract, request.feature).sample(GOLDEN_IMAGES, request.seed)
+        # Floats are refused where the vectors are made.
+        decisions += explain_values("golden", golden) if golden.pixels else []
     skipped: tuple[Skipped, ...] = ()
     if request.test_data is not None:
         test, skipped, given = _open(request.test_data, MOST_TEST_IMAGES, request, contract)
@@ -96,11 +102,11 @@ def open_data(request: Request, contract: InputContract) -> ExportData:
         decisions += explain_values("test", test)
     if request.calibration_data is None:
         decisions += explain_repeats(None, test, request.seed)
-        return ExportData(None, test, (*decisions, *_explain(skipped)), skipped)
+        return ExportData(None, test, (*decisions, *_explain(skipped)), skipped, golden=golden)
     statistics = _statistics(request)
     if statistics is not None:
         decisions += explain_repeats(None, test, request.seed)
-        return ExportData(None, test, (*decisions, *_explain(skipped)), skipped, statistics)
+        return ExportData(None, test, (*decisions, *_explain(skipped)), skipped, statistics, golden)
     # Coverage chooses from all of them, once there is a float graph to embed them with.
     count = request.num_samples if request.select == "random" else None
     calibration, others, _ = _open(request.calibration_data, count, request, contract)
@@ -119,7 +125,7 @@ def open_data(request: Request, contract: InputContract) -> ExportData:
                 f"no drift was measured: {len(calibration)} calibration image(s) are too few to set some aside."
             )
     decisions += explain_repeats(calibration, test, request.seed)
-    return ExportData(calibration, test, (*decisions, *_explain(skipped)), skipped)
+    return ExportData(calibration, test, (*decisions, *_explain(skipped)), skipped, golden=golden)
 
 
 def explain_values(use: str, source: Source) -> list[str]:
@@ -156,14 +162,6 @@ def explain_values(use: str, source: Source) -> list[str]:
             "hold for photos: pass images such as the model will see."
         )
     return [f"mind the {use} images: {text}" for text in said]
-
-
-def _explain_golden(request: Request, contract: InputContract) -> list[str]:
-    """The same of the images that are to be shipped with the files; floats are refused where those are made."""
-    if request.golden_from is None:
-        return []
-    source = open_source(request.golden_from, contract, request.feature)
-    return explain_values("golden", source.sample(GOLDEN_IMAGES, request.seed)) if source.pixels else []
 
 
 def _neighbours(image: NDArray[Any]) -> list[float]:

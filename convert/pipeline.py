@@ -81,15 +81,16 @@ class Pipeline:
             graph = prepare_graph(request, lowered, data, proof=proof, recipe=recipe)
             with timed("calibrating"):
                 calibrated = calibrate(request, graph, data, contract, engine, recipe=recipe)
-        half = find_half(request, graph, data.judging)
-        maker = Maker(request, contract, decided.origins, graph, calibrated.plan, recipe, half)
         stopwatch = Stopwatch(request.timed_on, request.threads)
         with timed("quantizing"):
+            half = find_half(request, graph, data.judging)
+            maker = Maker(request, contract, decided.origins, graph, calibrated.plan, recipe, half)
             files = make_files(request, graph, calibrated.plan, maker, stopwatch, recipe=recipe)
-        ran = not_run(request, graph, files)
         if request.measure:
             with timed("measuring"):
                 ran = run_files(request, contract, lowered, data, graph, files, stopwatch, recipe=recipe)
+        else:
+            ran = not_run(request, graph, files)
         chosen = choose(request, ran.measured.files, files, stopwatch, self.device)
         written = contents(request, ran.measured, chosen)
         steps = Steps(original, decided, data, graph, calibrated, half, files, ran, chosen, written)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,8 +197,6 @@ def _check_tuning(asked: Asked, modes: Sequence[str]) -> None:
         )
     if asked.recipe is not None:
         raise RequestError("--recipe makes files again without trying, and --fine-tune tries. Leave one of them out.")
-    if importlib.util.find_spec("tensorflow") is None:
-        raise RequestError("--fine-tune trains with TensorFlow, which is not installed: pip install tensorflow.")
 
 
 def _check_measured(asked: Asked) -> None:

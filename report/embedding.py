@@ -80,8 +80,8 @@ class _EmbedWork:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", EmbedliteWarning)
             try:
-                embed = self._encoder.embed_ready if self._ready else self._encoder.embed_one
-                self._rows.append(embed(image))
+                # Looks at every value, as on one machine.
+                self._rows.extend(self._encoder.embed_iter([image], ready=self._ready))
             except InputError as error:
                 raise type(error)(f"{source.name}, {source.contract.noun} {source.ids[index]!r}: {error}") from error
         self._notes |= {str(item.message): None for item in caught if issubclass(item.category, EmbedliteWarning)}

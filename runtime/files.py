@@ -116,6 +116,7 @@ def check_names(reads: Sequence[Any], writes: Mapping[str, Path | str | None]) -
     outputs = [(name, path) for name, path in written.items() if not _is_special(path)]
     inputs = [Path(path) for path in reads if isinstance(path, (str, os.PathLike))]
     inputs += [path.with_name(f"{path.name}{_BESIDE}") for path in inputs if path.name]
+    read_as = {_identity(read) for read in inputs}
     taken: dict[Any, str] = {}
     folded: dict[str, tuple[str, Path]] = {}
     for name, path in outputs:
@@ -133,11 +134,8 @@ def check_names(reads: Sequence[Any], writes: Mapping[str, Path | str | None]) -
                     f"{path} ({name}) and {like} ({other}) differ only in how their letters are written, and many "
                     "disks take them for one file. Name another output."
                 )
-        for read in inputs:
-            if _same(path, read) or _holds(read, path):
-                raise RequestError(
-                    f"{path} is named twice: it is read, and {name} would replace it. Name another output."
-                )
+        if _identity(path) in read_as or any(_holds(read, path) for read in inputs):
+            raise RequestError(f"{path} is named twice: it is read, and {name} would replace it. Name another output.")
     files = {_real(path): name for name, path in outputs if not path.is_dir()}
     for name, path in outputs:
         for folder in _real(path).parents:
@@ -152,12 +150,6 @@ _BESIDE = ".embedlite.json"
 
 _REPORTS = (".json", ".xml", ".html", ".npz", ".h", ".c")
 """Suffixes of what commands write; such a file in a folder of images is an earlier result, and may be replaced."""
-
-
-def _same(path: Path, other: Path) -> bool:
-    if path.exists() and other.exists():
-        return path.samefile(other)
-    return path.resolve() == other.resolve()
 
 
 def _identity(path: Path) -> Any:

@@ -75,7 +75,8 @@ def largest_value(flatbuffer: bytes, images: Sequence[NDArray[np.float32]]) -> f
         if graph.dtype(index) == "float32"
     ]
     for values in tensor_values(flatbuffer, names, images):
-        largest = max(largest, *(float(np.abs(value).max()) for value in values.values() if value.size))
+        # Unlike max(), it does not lose what is not a number.
+        largest = float(np.max([largest, *(np.abs(value).max() for value in values.values() if value.size)]))
     return largest
 
 

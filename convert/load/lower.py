@@ -85,7 +85,7 @@ def lower(original: Original) -> LoweredModel:
     decisions = (*taken_out, *((_explain_precisions(precisions),) if precisions else ()))
     unroll = None
     if original.unrolling is not None and 0 < steps(Graph(flatbuffer)) <= UNROLLED:
-        unroll = functools.partial(_unrolled, original)
+        unroll = functools.cache(functools.partial(_unrolled, original))
     return LoweredModel(flatbuffer, single, batches, scaling, decisions, precisions, frozen, unroll)
 
 

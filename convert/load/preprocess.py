@@ -214,9 +214,14 @@ class _Function:
 
     def __init__(self, function: Any, contract: InputContract) -> None:
         self.name, self._call = _load(function)
-        self._contract, self.notes, self.integers = contract, list[str](), False
+        self._contract, self.notes = contract, list[str]()
         self._by_path: bool | None = None
         self._dtype: np.dtype[Any] | None = None
+
+    @property
+    def integers(self) -> bool:
+        """Whether it returned integers."""
+        return self._dtype is not None and self._dtype.kind in "ui"
 
     def __call__(self, path: Path, *, twice: bool = False) -> Values:
         """What it makes of an image, float32; ``twice`` to see whether it always makes the same."""
@@ -275,13 +280,12 @@ class _Function:
             array = check_one(array, self._contract) if array.dtype != np.int8 else array
         except InputError as error:
             raise RequestError(f"{self.name} returns another thing than the model takes for {path}: {error}") from error
-        integers = array.dtype.kind in "ui"
-        if self._dtype is not None and integers != self.integers:
+        if self._dtype is not None and (array.dtype.kind in "ui") != self.integers:
             raise RequestError(
                 f"{self.name} returns {array.dtype} for {path} and {self._dtype} for another image. Return one of them "
                 "for all."
             )
-        self.integers, self._dtype = integers, array.dtype
+        self._dtype = array.dtype
         if not np.isfinite(array).all():
             raise RequestError(f"{self.name} returns NaN or infinity for {path}. Return finite values.")
         # A copy: it may answer with the same memory next time.

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from ...runtime.check.golden import Golden, golden_frames, pack_golden, pixel_table
 from ...runtime.errors import RequestError
-from ...runtime.images.open import Data, open_source
 from ...runtime.images.source import Source
 from ...runtime.input.preprocess import as_float32, model_ready, to_pixels
 from ...runtime.model.contract import Contract, InputContract
@@ -40,25 +39,23 @@ class GoldenInputs:
 
 
 def golden_inputs(
-    data: Data | None, feature: str | None, seed: int, flatbuffer: bytes, contract: InputContract, like: Source | None
+    source: Source | None, flatbuffer: bytes, contract: InputContract, like: Source | None
 ) -> GoldenInputs:
     """Choose the inputs and run the float graph on them.
 
     Args:
-        data: images to ship with the file, a seeded choice of :data:`MOST_IMAGES`; None makes synthetic frames, so that
-            nobody's photos ship by accident.
-        feature: which part of ``data`` holds the images.
-        seed: of the choice.
+        source: images to ship with the file, at most :data:`MOST_IMAGES`; None makes synthetic frames, so that nobody's
+            photos ship by accident.
         flatbuffer: the float graph.
         contract: the input's.
         like: says where values lie that are made up for an array that is not an image.
 
     Raises:
         RequestError: the images are model-ready floats, so that preprocessing could not be replayed.
-        DataError: see :func:`embedlite.runtime.images.open.open_source`.
+        DataError: an image cannot be read.
     """
-    if data is not None:
-        pixels = _from_source(data, feature, seed, contract)
+    if source is not None:
+        pixels = _from_source(source, contract)
     else:
         pixels = synthetic_frames(contract.shape) if contract.is_image else synthetic_arrays(contract, span_of(like))
     frames = golden_frames(pixels, contract)
@@ -83,8 +80,7 @@ def pack(inputs: GoldenInputs, embeddings: NDArray[np.float32], runtime: str, co
     return pack_golden(Golden(inputs.pixels, pixel_table(contract.input), reference, embeddings, runtime))
 
 
-def _from_source(data: Data, feature: str | None, seed: int, contract: InputContract) -> NDArray[Any]:
-    source = open_source(data, contract, feature).sample(MOST_IMAGES, seed)
+def _from_source(source: Source, contract: InputContract) -> NDArray[Any]:
     if not contract.is_image:
         return np.stack([as_float32(values) for values in source])
     if not source.pixels:

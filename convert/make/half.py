@@ -14,6 +14,7 @@ from ..graph.graph import Graph
 from ..graph.half import LARGEST, in_half, largest_value
 from ..graph.loops import has_loops
 from ..graph.run import float_rows
+from ..normalization.prepare import FloatGraph
 from ..request import Request
 
 MOST_IMAGES = 64
@@ -46,9 +47,14 @@ class HalfPrecision:
         return {"sqnr_db": self.drift.sqnr_db, "images": self.images}
 
 
-def half_modes(request: Request) -> tuple[str, ...]:
-    """Those of the modes asked for whose files devices may compute in half precision, if that does well."""
-    allowed = ("float16", "float32") if request.allow_fp16 else ("float16",)
+def half_modes(request: Request, graph: FloatGraph) -> tuple[str, ...]:
+    """Those of the modes asked for whose files devices may compute in half precision, if that does well.
+
+    Args:
+        request: the modes, and whether float32 is among them.
+        graph: the prepared float graph; a float32 file that keeps its loops is made of another one.
+    """
+    allowed = ("float16", "float32") if request.allow_fp16 and graph.looped is None else ("float16",)
     return tuple(mode for mode in request.modes if mode in allowed)
 
 

@@ -206,8 +206,13 @@ class Maker:
             calibration=facts,
             tools=tool_versions(),
             origins=self._origins,
-            half_precision=self._half.facts() if self._half is not None and mode in half_modes(self._request) else None,
+            half_precision=self._half_precision(mode),
         )
+
+    def _half_precision(self, mode: str) -> dict[str, Any] | None:
+        if self._half is None or mode not in half_modes(self._request, self._graph):
+            return None
+        return self._half.facts()
 
     def _packaged(self, mode: str, quantized: bytes) -> tuple[bytes, Contract, tuple[str, ...]]:
         """The file, its contract, and what was decided about its ends."""
@@ -222,13 +227,15 @@ class Maker:
 
 
 def _cannot_loop(mode: str, taken: int) -> ConversionError:
-    long = f"of {taken} steps, and up to {UNROLLED} could be laid out one after the other"
-    way_out = "Pass the Keras file, whose steps are laid out here, or ship float32."
     if taken > UNROLLED:
+        why = f"of {taken} steps, and up to {UNROLLED} could be laid out one after the other"
         way_out = f"Build the model for {UNROLLED} steps or fewer, or ship float32."
+    else:
+        why = "whose steps cannot be laid out"
+        way_out = "Pass the Keras file, whose steps are laid out here, or ship float32."
     return ConversionError(
-        f"the model has a loop (a recurrent layer) {long if taken > UNROLLED else 'whose steps cannot be laid out'}, "
-        f"and no quantizer enters one, so there is no {mode} of it. {way_out}"
+        f"the model has a loop (a recurrent layer) {why}, and no quantizer enters one, so there is no {mode} of it. "
+        f"{way_out}"
     )
 
 

@@ -126,8 +126,7 @@ def _under_contract(result: ExportResult) -> list[str]:
     contract, origins = InputContract.from_json(result.files[0].contract["input"]), result.files[0].contract["origins"]
     assumed = explain_assumed(contract, origins)
     drift = "; drift is measured under it" if assumed and result.files[0].drift is not None else ""
-    what = "pixels" if contract.is_image else "values"
-    lines = [f"contract: {what} become {describe_input(contract, origins)}{drift}"]
+    lines = [f"contract: {contract.content} become {describe_input(contract, origins)}{drift}"]
     proved = f", {PROOF} proves it" if contract.is_image else ""
     return [*lines, f"  {assumed}{proved}"] if assumed else lines
 

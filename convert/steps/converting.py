@@ -14,6 +14,7 @@ from ...runtime.model.contract import InputOptions
 from ...runtime.options import part
 from ..data import ExportData
 from ..decide import Decided, decide_contract
+from ..errors import ConversionError
 from ..graph.run import float_rows
 from ..load.lower import LoweredModel, lower
 from ..load.original import Original
@@ -36,6 +37,12 @@ def convert_model(request: Request, original: Original, path: Path) -> LoweredMo
         lowered = lower(original)
         if original.call is not None:
             lowered.reference(np.zeros(original.input_shape, np.float32))
+        if lowered.unroll is not None and any(mode != "float32" for mode in request.modes):
+            try:
+                lowered.unroll()
+            except ConversionError:
+                # Of float32 there is a file all the same.
+                return replace(lowered, unroll=None)
     return lowered
 
 

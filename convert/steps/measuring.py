@@ -80,7 +80,7 @@ def run_files(
         RequestError: the recipe was made with other golden vectors.
     """
     ends, test, like = files.made[0].contract.input, data.test, data.calibration or data.test
-    inputs = golden_inputs(request.golden_from, request.feature, request.seed, graph.flatbuffer, ends, like)
+    inputs = golden_inputs(data.golden, graph.flatbuffer, ends, like)
     golden = sha256(inputs.pixels.tobytes())
     if recipe is not None:
         recipe.check_golden(golden, str(request.recipe))

@@ -48,7 +48,7 @@ def find_half(request: Request, graph: FloatGraph, images: Source | None) -> Hal
         graph: the prepared float graph.
         images: on which it is tried; None if there are none.
     """
-    return try_half(graph.flatbuffer, images, request.threads) if half_modes(request) else None
+    return try_half(graph.flatbuffer, images, request.threads) if half_modes(request, graph) else None
 
 
 def make_files(

@@ -62,7 +62,7 @@ def tell(request: Request, source: Mapping[str, Any], steps: Steps, seconds: Map
         *data.decisions,
         *graph.decisions,
         *steps.calibrated.decisions,
-        *(() if steps.half is None else (explain_half(steps.half, half_modes(request)),)),
+        *(() if steps.half is None else (explain_half(steps.half, half_modes(request, steps.graph)),)),
         *steps.files.decisions,
         *explain_placement(request, graph, steps.files.made),
         *explain_reading(request, contract, graph, data.test),

@@ -43,7 +43,7 @@ def contents(request: Request, measured: Measured, chosen: Chosen) -> Contents:
             flatbuffer = item.data[: item.contract.flatbuffer_bytes]
             arena = next((v.arena_bytes for v in file.verified if v.arena_bytes is not None), None)
             sources = c_source(f"{request.stem}.{item.mode}", flatbuffer, item.contract, arena)
-            written |= dict(zip(names.c_source(item.mode), sources.values(), strict=True))
+            written |= {request.folder / name: content for name, content in sources.items()}
         compiled = measured.compiled.get(item.mode)
         if "ethos-u" in request.targets and compiled is not None and compiled.flatbuffer is not None:
             target, beside = names.compiled(item.mode)

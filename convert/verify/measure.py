@@ -168,17 +168,17 @@ def measure_files(
     compilers = [backend for backend in BACKENDS.values() if not backend.module and installed(backend.package)]
     jobs += [(item, one.package) for item in made for one in compilers if one.runs(item.mode, item.precision)]
 
-    def limit(item: Made) -> float:
-        # TFLite Micro may stay in a loop for minutes, or for good.
-        return _LOOPS_SECONDS if has_loops(Graph(item.data)) else PROBE_SECONDS
+    # TFLite Micro may stay in a loop for minutes, or for good.
+    limits = {item.mode: _LOOPS_SECONDS if has_loops(Graph(item.data)) else PROBE_SECONDS for item in made}
 
     def run(job: tuple[Made, str]) -> ProbeResult | NpuCompilation:
-        path, runtime = paths[job[0].mode], job[1]
+        mode, runtime = job[0].mode, job[1]
+        path = paths[mode]
         if not BY_PACKAGE[runtime].module:
-            working = folder / f"{job[0].mode}.npu"
+            working = folder / f"{mode}.npu"
             working.mkdir()
             return compile_for_npu(path, working)
-        return probe(path, runtime, frames.ready, order.few, threads=1, seconds=_AGREEMENT_SECONDS, limit=limit(job[0]))
+        return probe(path, runtime, frames.ready, order.few, threads=1, seconds=_AGREEMENT_SECONDS, limit=limits[mode])
 
     with ThreadPoolExecutor(threads) as pool:
         answers = list(progress(pool.map(run, jobs), len(jobs), "verifying"))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from ..graph.graph import Graph
@@ -23,15 +24,15 @@ _LAYERS = 6
 _CONSTANT = 0.02
 """Deviation, of its mean, of a channel that images do not move."""
 
-_BOUNDS = {1: (0.0, np.inf), 2: (-1.0, 1.0), 3: (0.0, 6.0)}
-"""Bounds by the number of a fused activation in TFLite's schema."""
-
 _OPERATORS = {
     "RELU": (0.0, np.inf),
     "RELU6": (0.0, 6.0),
     "RELU_N1_TO_1": (-1.0, 1.0),
     "RELU_0_TO_1": (0.0, 1.0),
 }
+
+_FUSED = {getattr(schema.ActivationFunctionType, name): _OPERATORS[name] for name in ("RELU", "RELU6", "RELU_N1_TO_1")}
+"""The same by the number of an activation that is fused into an operator."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def bounded_tensors(flatbuffer: bytes) -> dict[str, tuple[float, float]]:
     graph, found = Graph(flatbuffer), dict[str, tuple[float, float]]()
     for operator in graph.operators:
         fused = getattr(operator.builtinOptions, "fusedActivationFunction", 0)
-        bounds = _OPERATORS.get(graph.operator_name(operator)) or _BOUNDS.get(fused)
+        bounds = _OPERATORS.get(graph.operator_name(operator)) or _FUSED.get(fused)
         place = int(operator.outputs[0])
         if bounds is not None and len(graph.shape(place)) == 4:
             found[graph.tensor_name(place)] = bounds

@@ -7,6 +7,7 @@ contract would bring them together is tried on some images.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -151,6 +152,7 @@ def tell_apart(
             mine, wanted = (side.take(rows) for side in sides)
             names = [str(ids[row]) for row in rows]
 
+            @functools.cache
             def embed(tried: InputContract) -> NDArray[np.float32]:
                 source = open_source(data, tried, feature)
                 place = {name: index for index, name in enumerate(source.ids)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,7 +21,7 @@ _CELLS = 32
 _SHADES = 6
 
 
-def draw_input(values: NDArray[np.float64], name: str) -> str:
+def draw_input(values: NDArray[Any], name: str) -> str:
     """One input as an SVG element; always the same for the same values.
 
     Args:

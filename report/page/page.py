@@ -41,6 +41,10 @@ _COMPARED = ("cosine_p1", "sqnr_db", "knn_overlap_cross", "recall_at_1_drop", "m
 """Figures of candidates side by side; ``far_ratio`` and those of retrieval where there are labels."""
 
 
+_BESIDE = {"histogram": "Row cosines, with their tail", "overlap": "Neighbours kept"}
+"""Pictures of several candidates that stand side by side."""
+
+
 def check_page() -> None:
     """See whether pages can be made here, before there is work that would be lost.
 
@@ -76,7 +80,7 @@ def render_page(
         MissingPackageError: Jinja is not installed.
     """
     environment = _environment()
-    body = _body(environment, report, projection, thumbnails or {}, export)
+    body = _body(environment, report, _drawn(report, export), projection, thumbnails or {}, export)
     title = f"{report.verdict.capitalize()}: drift of {report.candidate['path']}"
     return _whole(environment, title=title, comparison=None, bodies=[body])
 
@@ -101,9 +105,10 @@ def render_comparison(
     for place, (one, (projection, thumbnails)) in enumerate(zip(comparison.candidates, pictures, strict=True)):
         if one.report is not None:
             mine = export if export is not None and _is_of(export, one.report) else None
+            shown = _drawn(one.report, mine)
             prefix = f"c{place + 1}-"
-            bodies.append((place, _body(environment, one.report, projection, thumbnails, mine, prefix)))
-            drawn.append((place, _drawn(one.report, None)))
+            bodies.append((place, _body(environment, one.report, shown, projection, thumbnails, mine, prefix)))
+            drawn.append((place, shown))
     ship = comparison.choice.ship
     reports = comparison.reports
     return _whole(
@@ -112,6 +117,7 @@ def render_comparison(
         comparison=comparison,
         bodies=bodies,
         drawn=drawn,
+        beside=[(kind, title) for kind, title in _BESIDE.items() if any(kind in shown for _, shown in drawn)],
         shown=bodies[0][0] if ship is None else ship,
         deciding=decided_by([report.metrics for report in reports]),
         columns=[name for name in _COMPARED if any(report.metrics.get(name) is not None for report in reports)],
@@ -128,7 +134,7 @@ def render_gallery(answer: GalleryAnswer) -> bytes:
         MissingPackageError: Jinja is not installed.
     """
     environment = _environment()
-    body = environment.get_template("gallery.html").render(answer=answer, names=NAMES, wording=wording)
+    body = environment.get_template("gallery.html").render(answer=answer, names=NAMES)
     from markupsafe import Markup
 
     return _whole(environment, title="Must the gallery be embedded again?", comparison=None, bodies=[Markup(body)])
@@ -173,6 +179,7 @@ def _whole(environment: jinja2.Environment, **values: Any) -> bytes:
 def _body(
     environment: jinja2.Environment,
     report: DriftReport,
+    pictures: Mapping[str, Mapping[str, str]],
     projection: Mapping[str, Any] | None,
     thumbnails: Mapping[str, bytes],
     export: ExportSummary | None,
@@ -181,7 +188,6 @@ def _body(
     """One report; ids of its parts begin with ``prefix``."""
     from markupsafe import Markup
 
-    pictures = _drawn(report, export)
     text = environment.get_template("body.html").render(
         report=report,
         others=[name for name in METRICS if name not in {gate.name for gate in report.gates}],

@@ -79,7 +79,7 @@ def thumbnails(source: Source, report: DriftReport) -> Mapping[str, bytes]:
         if source.contract.is_image:
             pictures[name] = _png(_pixels(values, source.contract))
         else:
-            pictures[name] = draw_input(values.astype(np.float64), name).encode(errors="backslashreplace")
+            pictures[name] = draw_input(values, name).encode(errors="backslashreplace")
     return pictures
 
 

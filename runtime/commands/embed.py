@@ -8,8 +8,6 @@ from pathlib import Path
 import click
 import numpy as np
 
-from ..check.measure import find_models, measure_device, render_figures
-from ..check.selftest import render_selftest, selftest
 from ..drift.silent import count_silent
 from ..drift.stored import pack_embeddings
 from ..encoder import Encoder
@@ -162,18 +160,17 @@ def embed(
             "skipped": [asdict(image) for image in skipped],
         }
         shape = "x".join(str(size) for size in embeddings.shape)
-        what = "pixels" if encoder.contract.input.is_image else "values"
+        taken = encoder.contract.input
         said = [
             f"{output}: {shape} float32, by {encoder.runtime.name} {encoder.runtime.version}",
-            f"contract: {what} become {describe_input(encoder.contract.input, encoder.contract.origins)}",
+            f"contract: {taken.content} become {describe_input(taken, encoder.contract.origins)}",
         ]
         if silent.any:
             place = "" if silent.first is None else f", the first for {ids[silent.first]}"
             said.append(f"vectors that say nothing: {silent}{place}")
         if skipped:
             named = ", ".join(image.id for image in skipped[:3]) + (", …" if len(skipped) > 3 else "")
-            noun = encoder.contract.input.noun
-            said.append(f"{len(skipped)} of {len(source)} {noun}s cannot be used and were left out: {named}")
+            said.append(f"{len(skipped)} of {len(source)} {taken.noun}s cannot be used and were left out: {named}")
     emit_result(result, "\n".join(fit(map(one_line, said), line_width())), json_path)
     return 0
 
@@ -181,6 +178,9 @@ def embed(
 def _selftest(
     model: Path, threads: int | None, delegate: str | None, delegate_options: dict[str, str], json_path: str | None
 ) -> int:
+    # Not what every start of the command waits for; nor is what measures.
+    from ..check.selftest import render_selftest, selftest
+
     check_outputs([model], json=json_path)
     with Encoder(model, threads, delegate, delegate_options=delegate_options) as encoder:
         found = selftest(encoder)
@@ -206,6 +206,8 @@ def _measure(
     delegate_options: dict[str, str],
     json_path: str | None,
 ) -> int:
+    from ..check.measure import find_models, measure_device, render_figures
+
     if output.suffix != ".json":
         raise click.UsageError(f"--measure {output}: the figures are JSON, so the name of their file ends in .json")
     check_writable([output], force=force)

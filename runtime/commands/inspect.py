@@ -119,7 +119,8 @@ def _render(result: dict[str, Any]) -> list[str]:
             lines.append(f"  {name}: {json.dumps(contract[name], sort_keys=True)}")
         if (half := contract["half_precision"]) is not None:
             lines.append(f"  half precision, where the processor has it: {decibels(half['sqnr_db'])}, simulated")
-    lines.append(_render_golden(result["golden"], "pixels" if contract is None else _values_of(contract)))
+    content = "pixels" if contract is None else InputContract.from_json(contract["input"]).content
+    lines.append(_render_golden(result["golden"], content))
     if (metadata := result["tflite_metadata"]) is not None:
         lines.append(f"TFLite Metadata: {json.dumps(metadata)}")
     lines.append("operators")
@@ -135,12 +136,8 @@ def _render_assumed(assumed: dict[str, Any] | None) -> str:
     if "contradiction" in assumed:
         return f"contract none: {assumed['contradiction']}"
     contract = InputContract.from_json(assumed["input"])
-    what = "pixels" if contract.is_image else "values"
-    return f"contract none: without options, {what} are taken as {describe_input(contract, assumed['origins'])}"
-
-
-def _values_of(contract: dict[str, Any]) -> str:
-    return "pixels" if contract["input"]["kind"] == "image" else "values"
+    said = describe_input(contract, assumed["origins"])
+    return f"contract none: without options, {contract.content} are taken as {said}"
 
 
 def _render_golden(golden: dict[str, Any] | None, what: str) -> str:

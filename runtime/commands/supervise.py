@@ -1,9 +1,9 @@
 """A command in a process of its own, whose end, however it comes, is one clear error.
 
 Models are run by libraries in C++, which a damaged or hostile file can crash, and which may not end. So work is done
-in a fork of the command, made before anything heavy is imported, and the first process waits: it passes signals on,
-reports a crash, and removes the temporary folder in which everything of the other one lies. Only on Linux, where a fork
-is sure to work; elsewhere the command does its work itself.
+in a fork of the command, made before an interpreter or TensorFlow is imported, and the first process waits: it passes
+signals on, reports a crash, and removes the temporary folder in which everything of the other one lies. Only on Linux,
+where a fork is sure to work; elsewhere the command does its work itself.
 
 The fork is a process group of its own: from a terminal the first process alone is interrupted, and passes that on once.
 """
@@ -11,6 +11,7 @@ The fork is a process group of its own: from a terminal the first process alone 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import shutil
@@ -51,6 +52,8 @@ def in_own_process() -> None:
     os.set_blocking(waker, False)
     ignored = {number for number in _PASSED_ON if signal.getsignal(number) == signal.SIG_IGN}
     signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
+    # Else both processes would copy every page to look for garbage when they end.
+    gc.freeze()
     child = os.fork()
     if child == 0:
         _begin(folder, wakes, waker)

@@ -82,11 +82,7 @@ def count_silent(vectors: NDArray[Any] | Rows) -> Silent:
         place += len(block)
     repeats = [kept[index] for index in finder.repeats()]
     count = len(kept)
-    collapsed = (
-        rows.size > 1
-        and count - len(repeats) >= _LEAST
-        and (float(total @ total) / count - 1) / (count - 1) > _COLLAPSED
-    )
+    collapsed = count - len(repeats) >= _LEAST and _one_direction(total, count)
     first = min((*zeros, *constants, *repeats), default=None)
     return Silent(len(rows), len(zeros), len(constants), len(repeats), collapsed, first)
 
@@ -95,9 +91,14 @@ def have_collapsed(rows: Rows) -> bool:
     """Whether vectors all have one direction but for rounding; those without a direction are left out."""
     total, count = np.zeros(rows.size), 0
     for part in rows.slices():
-        block = rows.take(part).astype(np.float64)
+        block = rows.take(part)
         norms = np.linalg.norm(block, axis=1)
         alive = np.isfinite(norms) & (norms > 0)
         total += (block[alive] / norms[alive, None]).sum(axis=0)
         count += int(alive.sum())
-    return rows.size > 1 and count >= _LEAST and (float(total @ total) / count - 1) / (count - 1) > _COLLAPSED
+    return _one_direction(total, count)
+
+
+def _one_direction(total: NDArray[np.float64], count: int) -> bool:
+    """Whether ``count`` unit vectors of this sum have one direction but for rounding."""
+    return len(total) > 1 and count >= _LEAST and (float(total @ total) / count - 1) / (count - 1) > _COLLAPSED

@@ -146,9 +146,11 @@ class ArrayFile:
 class NpyFiles:
     """Many ``.npy`` files, each of one input or of a batch of them.
 
-    A file that cannot be read, or is of another shape, counts as one input, whose loading says so.
+    A file that cannot be read, is of another shape, or holds floats where the first sound one holds pixels, counts as
+    inputs whose loading says so.
 
     Attributes:
+        pixels: whether the first sound file holds pixels of images.
         ids: the file's name for one input, ``name:row`` for those of a batch.
 
     Args:
@@ -156,6 +158,7 @@ class NpyFiles:
         names: of the files.
         contract: says what one input is.
         places: file and row (-1: the file is one input) of each input; default all that the files hold.
+        pixels: see the attribute; default what the files tell.
     """
 
     def __init__(
@@ -164,13 +167,16 @@ class NpyFiles:
         names: Sequence[str],
         contract: InputContract,
         places: Sequence[tuple[int, int]] | None = None,
+        pixels: bool | None = None,
     ) -> None:
         self._folder, self._names, self._contract = folder, names, contract
         self._last = threading.local()
+        self._pixels = pixels
         self._places = [place for file in range(len(names)) for place in self._rows(file)] if places is None else places
+        self.pixels = bool(self._pixels)
 
     def __reduce__(self) -> Any:
-        return NpyFiles, (self._folder, self._names, self._contract, self._places)
+        return NpyFiles, (self._folder, self._names, self._contract, self._places, self.pixels)
 
     @property
     def ids(self) -> list[str]:
@@ -181,11 +187,17 @@ class NpyFiles:
         """Input ``index``, of the contract's shape.
 
         Raises:
-            UnreadableDataError: its file cannot be read.
+            UnreadableDataError: its file cannot be read, or is of another kind than the first sound one.
             InputError: it is of another shape, or of a dtype without a meaning here.
         """
         file, row = self._places[index]
         array = self._open(file)
+        if self._contract.is_image and _are_pixels(array) != self.pixels:
+            kinds = ("floats", "pixels")
+            raise UnreadableDataError(
+                f"{self._folder.spell(self._names[file])} holds {kinds[not self.pixels]}, but the first sound file "
+                f"holds {kinds[self.pixels]}. Save all of them in the same way."
+            )
         one = array if row < 0 else read_row(array, row)
         try:
             return check_one(np.array(one) if row < 0 else one, self._contract)
@@ -200,15 +212,19 @@ class NpyFiles:
 
     def part(self, indices: Sequence[int]) -> NpyFiles:
         """See :meth:`embedlite.runtime.images.folder.Images.part`."""
-        return NpyFiles(self._folder, self._names, self._contract, [self._places[index] for index in indices])
+        return NpyFiles(
+            self._folder, self._names, self._contract, [self._places[index] for index in indices], self.pixels
+        )
 
     def _rows(self, file: int) -> list[tuple[int, int]]:
         try:
-            shape = self._open(file).shape
+            array = self._open(file)
         except UnreadableDataError:
             return [(file, -1)]
-        batch = shape[1:] == self._contract.shape
-        return [(file, row) for row in range(shape[0])] if batch else [(file, -1)]
+        if self._pixels is None:
+            self._pixels = self._contract.is_image and _are_pixels(array)
+        batch = array.shape[1:] == self._contract.shape
+        return [(file, row) for row in range(len(array))] if batch else [(file, -1)]
 
     def _open(self, file: int) -> NDArray[Any]:
         # Rows of a batch are read one after the other.
@@ -222,6 +238,10 @@ class NpyFiles:
             array = npy_from_bytes(self._folder.read(self._names[file]), str(path))
         self._last.read = (file, array)
         return array
+
+
+def _are_pixels(array: NDArray[Any]) -> bool:
+    return array.dtype.kind in "iu"
 
 
 def npy_from_bytes(data: bytes, name: str) -> NDArray[Any]:

@@ -221,9 +221,9 @@ def _image_source(name: str, names: Sequence[str], folder: Folder, contract: Inp
 
 def _npy_source(name: str, names: Sequence[str], folder: Folder, contract: InputContract) -> Source:
     files = NpyFiles(folder, names, contract)
-    # What the first holds stands for all: of floats and pixels together nobody could tell which are which.
-    pixels = contract.is_image and files.load(0).dtype.kind in "iu"
-    return Source(name, files.ids, files.load, files.raw, contract, pixels=pixels, part=files.part)
+    if not files.ids:
+        raise EmptyDataError(f"{name} holds no {contract.noun}s: its .npy files are empty. Pass at least one.")
+    return Source(name, files.ids, files.load, files.raw, contract, pixels=files.pixels, part=files.part)
 
 
 def _array_source(

@@ -171,6 +171,11 @@ class InputContract:
         """What one input is called in messages."""
         return "image" if self.is_image else "input"
 
+    @property
+    def content(self) -> str:
+        """What one input consists of, in messages."""
+        return "pixels" if self.is_image else "values"
+
     def _check_array(self) -> None:
         for name in IMAGE_PARTS:
             if getattr(self, name) != _DEFAULTS["array"].get(name, ""):

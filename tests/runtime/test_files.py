@@ -267,6 +267,10 @@ def test_outputs_are_compared_with_each_other_and_with_what_is_read(tmp_path: Pa
     check_names([model, photos], {"--json": photos / "report.json", "--html": None, "--junit": "-"})
     # The folder one stands in has no name of its own.
     check_names([Path(), "."], {"--json": tmp_path / "report.json"})
+    # A link that leads back to itself is refused where it is written.
+    loop = tmp_path / "loop.json"
+    loop.symlink_to(loop.name)
+    check_names([model], {"--json": loop})
     check_names([], {"--html": Path("/dev/null"), "--json": Path("/dev/null")})
 
 

@@ -32,7 +32,7 @@ def prune(name: str, config: dict[str, Any], layer: str) -> tuple[dict[str, Any]
         ModelShapeError: there is no such layer.
     """
     members = _members(config)
-    owner = next((item for item in members if _has(item, layer)), None)
+    owner = next((item for item in members if layer in (name_of(item), *layer_names(item))), None)
     if members and owner is None:
         raise ModelShapeError(
             f"{name} has no layer {layer!r} to end at. Near ones: {near(layer, layer_names(config))}."
@@ -50,10 +50,10 @@ def prune(name: str, config: dict[str, Any], layer: str) -> tuple[dict[str, Any]
     kept, left = set[str](), [name_of(owner)]
     sources = {name_of(item): {found[0] for found in _places(item.get("inbound_nodes"))} for item in members}
     while left:
-        name = left.pop()
-        if name not in kept:
-            kept.add(name)
-            left += sources.get(name, ())
+        found = left.pop()
+        if found not in kept:
+            kept.add(found)
+            left += sources.get(found, ())
     settings["layers"] = [item for item in settings["layers"] if name_of(item) in kept]
     inputs = [found for found in _places(settings["input_layers"]) if found[0] in kept]
     new = any(isinstance(node, dict) for item in members for node in item.get("inbound_nodes") or ())
@@ -108,10 +108,6 @@ def _members(config: Any) -> list[dict[str, Any]]:
     settings = config.get("config") if isinstance(config, dict) and config.get("class_name") in _MODELS else None
     members = settings.get("layers") if isinstance(settings, dict) else None
     return [item for item in members if isinstance(item, dict)] if isinstance(members, list) else []
-
-
-def _has(item: dict[str, Any], layer: str) -> bool:
-    return name_of(item) == layer or any(_has(member, layer) for member in _members(item))
 
 
 def _places(value: Any) -> Iterator[list[Any]]:

@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
 from embedlite.convert import Asked, export_asked
-from embedlite.convert.graph.half import in_half
+from embedlite.convert.graph.half import in_half, largest_value
 from embedlite.convert.outcome.table import render_result
 from embedlite.convert.results import ExportResult
 from embedlite.runtime import Encoder
@@ -102,6 +102,14 @@ def coarse(encoder: keras.Model) -> keras.Model:
     x = source = keras.Input((24, 24, 3))
     x = layers.ReLU()(layers.Rescaling(1.0, 20000.0)(inner(x)))
     return keras.Model(source, layers.Flatten()(layers.Rescaling(1.0, -20000.0)(x)))
+
+
+def test_what_is_not_a_number_is_too_large() -> None:
+    source = keras.Input((4, 4, 1))
+    model = keras.Model(source, layers.Flatten()(layers.Subtract()([source, layers.ReLU()(source)])))
+    flatbuffer = tf.lite.TFLiteConverter.from_keras_model(model).convert()
+    images = [np.full((4, 4, 1), value, np.float32) for value in (1, np.inf, 1)]
+    assert np.isnan(largest_value(flatbuffer, images))
 
 
 @pytest.mark.parametrize(("make", "reason"), [(large, "is too large for it"), (coarse, "fails the drift gates there")])

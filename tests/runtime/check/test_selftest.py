@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from keras import layers
+from PIL import Image
 
 from embedlite.convert import Asked, ExportOptions, export, export_asked
 from embedlite.convert.graph.graph import Graph
@@ -51,8 +52,10 @@ def files(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Files:
     made = export_asked(model, Asked(output_dir=folder / "modes", quantize=["all"], **given))
     paths = {file.mode: file.path for file in made.files}
     integers = {"input_type": "uint8", "output_type": "int8"}
+    # An iterator can be read only once.
+    once = (np.asarray(Image.open(path)) for path in sorted(photos.iterdir()))
     (file,) = export_asked(
-        model, Asked(output_dir=folder / "integers", quantize=["int8"], golden_from=photos, **integers, **given)
+        model, Asked(output_dir=folder / "integers", quantize=["int8"], golden_from=once, **integers, **given)
     ).files
     paths["integers"] = file.path
     per_channel = {"mean": (123.0, 117.0, 104.0), "std": (58.0, 57.0, 57.5), "color_order": "bgr"}

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from embedlite.runtime import EmbedliteError, InputContract
-from embedlite.runtime.errors import EmbedliteWarning
+from embedlite.runtime.errors import EmbedliteWarning, EmptyDataError, UnreadableDataError
 from embedlite.runtime.images.open import open_source
 
 from example_records import listed, record
@@ -217,3 +217,35 @@ def test_what_a_folder_holds_besides_is_told(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("about")
     with pytest.warns(EmbedliteWarning, match=r"1 of 2 entries are left out: other kinds: 1 \(notes.txt\)"):
         open_source(tmp_path, InputContract((12, 6)))
+
+
+IMAGE = InputContract((4, 5, 3))
+
+
+def image_files(folder: Path, *arrays: np.ndarray | bytes) -> Path:
+    for number, array in enumerate(arrays):
+        content = array if isinstance(array, bytes) else npy_bytes(array)
+        (folder / f"{number}.npy").write_bytes(content)
+    return folder
+
+
+def test_an_empty_batch_in_a_folder_is_told_as_an_empty_file_is(tmp_path: Path) -> None:
+    folder = image_files(tmp_path, np.zeros((0, 4, 5, 3), np.uint8))
+    for path in (folder, folder / "0.npy"):
+        with pytest.raises(EmptyDataError, match="Pass at least one"):
+            open_source(path, IMAGE)
+
+
+@pytest.mark.parametrize("first", [np.uint8, np.float32])
+def test_pixels_and_floats_in_one_folder_are_refused_by_the_files_name(first: type, tmp_path: Path) -> None:
+    """A damaged file before them decides nothing."""
+    second = np.float32 if first is np.uint8 else np.uint8
+    folder = image_files(tmp_path, b"damaged", np.ones((4, 5, 3), first), np.ones((2, 4, 5, 3), second))
+    source = open_source(folder, IMAGE)
+    assert source.pixels is (first is np.uint8)
+    assert source.load(1).dtype == first
+    for index in (2, 3):
+        with pytest.raises(UnreadableDataError, match=r"2\.npy holds .*, but the first sound file holds"):
+            pickle.loads(pickle.dumps(source.load))(index)
+    with pytest.raises(UnreadableDataError, match=r"0\.npy"):
+        source.load(0)

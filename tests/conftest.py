@@ -131,17 +131,28 @@ def _signals_arrive() -> Iterator[None]:
         signal.signal(number, signal.SIG_IGN)
 
 
+@pytest.fixture(scope="session")
+def _variables() -> dict[str, str]:
+    """What the shell, and imports of test modules, gave this process before any test."""
+    return _read_once()
+
+
 @pytest.fixture(autouse=True)
-def _imports_set_no_variables_of_commands() -> Iterator[None]:
-    """What a test imports may set such variables, as OpenCV does $LD_LIBRARY_PATH; no user's shell has them."""
-    before = _read_once()
+def _libraries_set_no_variables_of_commands(_variables: dict[str, str]) -> Iterator[None]:
+    """Libraries set such variables, OpenCV $LD_LIBRARY_PATH, Dask's clusters $OMP_NUM_THREADS; a user's shell does not.
+
+    Before a test as well as after it: a cluster may be of the module.
+    """
+    _restore(_variables)
     yield
-    after = _read_once()
-    for name in {*before, *after}:
-        if name not in before:
+    _restore(_variables)
+
+
+def _restore(variables: dict[str, str]) -> None:
+    for name in _read_once():
+        if name not in variables:
             del os.environ[name]
-        elif before[name] != after.get(name):
-            os.environ[name] = before[name]
+    os.environ.update(variables)
 
 
 def _read_once() -> dict[str, str]:

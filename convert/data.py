@@ -68,6 +68,7 @@ class ExportData:
         skipped: images that were left out because they cannot be read, those for calibration first.
         statistics: what was seen of calibration images elsewhere, in place of ``calibration``.
         golden: what is shipped with the files to be replayed.
+        further: what int8 is fine-tuned on besides the calibration images.
     """
 
     calibration: Source | None
@@ -76,6 +77,7 @@ class ExportData:
     skipped: tuple[Skipped, ...] = ()
     statistics: Statistics | None = None
     golden: Source | None = None
+    further: Source | None = None
 
     @property
     def judging(self) -> Source | None:
@@ -89,11 +91,21 @@ def open_data(request: Request, contract: InputContract) -> ExportData:
     Raises:
         DataError: see :func:`embedlite.runtime.images.open.open_source`.
     """
-    test, golden, decisions = None, None, list[str]()
+    golden, further, told = None, None, list[str]()
     if request.golden_from is not None:
         golden = open_source(request.golden_from, contract, request.feature).sample(GOLDEN_IMAGES, request.seed)
         # Floats are refused where the vectors are made.
-        decisions += explain_values("golden", golden) if golden.pixels else []
+        told += explain_values("golden", golden) if golden.pixels else []
+    if request.fine_tune_data is not None:
+        further = open_source(request.fine_tune_data, contract, request.feature)
+        told += explain_values("fine-tuning", further)
+    data = _open_images(request, contract)
+    return replace(data, decisions=(*told, *data.decisions), golden=golden, further=further)
+
+
+def _open_images(request: Request, contract: InputContract) -> ExportData:
+    """Those that set ranges and those that judge."""
+    test, decisions = None, list[str]()
     skipped: tuple[Skipped, ...] = ()
     if request.test_data is not None:
         test, skipped, given = _open(request.test_data, MOST_TEST_IMAGES, request, contract)
@@ -102,11 +114,11 @@ def open_data(request: Request, contract: InputContract) -> ExportData:
         decisions += explain_values("test", test)
     if request.calibration_data is None:
         decisions += explain_repeats(None, test, request.seed)
-        return ExportData(None, test, (*decisions, *_explain(skipped)), skipped, golden=golden)
+        return ExportData(None, test, (*decisions, *_explain(skipped)), skipped)
     statistics = _statistics(request)
     if statistics is not None:
         decisions += explain_repeats(None, test, request.seed)
-        return ExportData(None, test, (*decisions, *_explain(skipped)), skipped, statistics, golden)
+        return ExportData(None, test, (*decisions, *_explain(skipped)), skipped, statistics)
     # Coverage chooses from all of them, once there is a float graph to embed them with.
     count = request.num_samples if request.select == "random" else None
     calibration, others, _ = _open(request.calibration_data, count, request, contract)
@@ -125,7 +137,7 @@ def open_data(request: Request, contract: InputContract) -> ExportData:
                 f"no drift was measured: {len(calibration)} calibration image(s) are too few to set some aside."
             )
     decisions += explain_repeats(calibration, test, request.seed)
-    return ExportData(calibration, test, (*decisions, *_explain(skipped)), skipped, golden=golden)
+    return ExportData(calibration, test, (*decisions, *_explain(skipped)), skipped)
 
 
 def explain_values(use: str, source: Source) -> list[str]:

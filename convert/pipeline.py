@@ -84,7 +84,7 @@ class Pipeline:
         stopwatch = Stopwatch(request.timed_on, request.threads)
         with timed("quantizing"):
             half = find_half(request, graph, data.judging)
-            maker = Maker(request, contract, decided.origins, graph, calibrated.plan, recipe, half)
+            maker = Maker(request, contract, decided.origins, graph, calibrated.plan, recipe, half, data.further)
             files = make_files(request, graph, calibrated.plan, maker, stopwatch, recipe=recipe)
         if request.measure:
             with timed("measuring"):

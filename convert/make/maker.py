@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...runtime.errors import InterpreterFailedError
-from ...runtime.images.open import open_source
+from ...runtime.images.source import Source
 from ...runtime.model.contract import Contract, InputContract
 from ...runtime.version import __version__
 from ..errors import ConversionError
@@ -70,6 +70,7 @@ class Maker:
         plan: Int8Plan | None,
         recipe: Recipe | None,
         half: HalfPrecision | None = None,
+        further: Source | None = None,
     ) -> None:
         """Prepare, without making anything.
 
@@ -81,9 +82,10 @@ class Maker:
             plan: what int8 is made from; None where no file needs ranges.
             recipe: corrections to make without a trial; None tries.
             half: whether devices may compute float files in half precision; None if there are none that it is about.
+            further: images for fine-tuning besides those for calibration.
         """
         self._request, self._contract, self._graph, self._plan, self._recipe = request, contract, graph, plan, recipe
-        self._origins, self._half = origins, half
+        self._origins, self._half, self._further = origins, half, further
         self.dense_per_tensor = "tflite-runtime" in request.targets
         self._corrector = self._wide_corrector = None
         if plan is not None:
@@ -173,9 +175,8 @@ class Maker:
         request, plan = self._request, self._plan
         if mode != "int8" or not request.fine_tune or plan is None:
             return Tuned(quantized)
-        data = request.fine_tune_data
-        further = None if data is None else open_source(data, self._contract, request.feature)
-        return FineTuner(plan, self._graph.raw_name, further, request.fine_tune_time, request.seed).tune(quantized)
+        tuner = FineTuner(plan, self._graph.raw_name, self._further, request.fine_tune_time, request.seed)
+        return tuner.tune(quantized)
 
     def _mixed(self, precision: Precision) -> bytes:
         assert self._plan is not None

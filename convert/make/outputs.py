@@ -23,7 +23,8 @@ def check_written(request: Request, model: Path | None, json_path: str | None) -
         RequestError: one would be written twice, or over what is read.
         OutputError: ``--json`` cannot be written.
     """
-    reads = (model, request.calibration_data, request.test_data, request.golden_from, request.custom_objects)
+    data = (request.calibration_data, request.test_data, request.golden_from, request.fine_tune_data)
+    reads = (model, *data, request.custom_objects)
     preprocess = request.preprocess
     code = preprocess.rpartition(":")[0] if isinstance(preprocess, str) else None
     kept = {"--calibration-cache": request.calibration_cache, "--search-cache": request.search_cache}

@@ -2,12 +2,14 @@
 
 Real networks have them: ``x - |x|`` after a ReLU, channels filled up with zeros, a layer that died in training. Where
 the value is zero there is no range, and a step size of almost nothing is refused by one runtime and overflows in
-another. So such a tensor gets the width of what it is computed from, which fits its neighbours whatever they are.
+another. So such a tensor gets the width of what it is computed from, which fits its neighbours whatever they are; but
+where it is added to something it gets no more than the sum has, for interpreters abort where a step of a term is half a
+million steps of the sum. A sum in which large terms cancel that far gets a width for the same reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,10 @@ Limits = tuple[float, float]
 LEAST_WIDTH = 1e-9
 """litert-quantizer widens a narrower range to this, whatever lies beside it."""
 
+_SUMS = ("ADD", "SUB")
+_MOST_STEPS = 2.0**17
+"""Steps of a sum that a step of a term may be: TFLite's kernels abort at 2**19, because they shift by 20 bits."""
+
 _RANDOM_IMAGES = 8
 
 
@@ -36,17 +42,32 @@ def fill_flat(flatbuffer: bytes, limits: Mapping[str, Limits]) -> dict[str, Limi
         limits: (minimum, maximum) of its activations, by name.
     """
     filled = dict(limits)
-    if all(_width(low, high) >= LEAST_WIDTH for low, high in limits.values()):
-        return filled
     graph = Graph(flatbuffer)
     for operator in graph.operators:
+        widths = _widths(graph, graph.inputs(operator), filled)
         for index in map(int, operator.outputs):
             name = graph.tensor_name(index)
-            if name in filled and _width(*filled[name]) < LEAST_WIDTH:
-                sources = (graph.tensor_name(source) for source in graph.inputs(operator))
-                widths = [_width(*filled[source]) for source in sources if source in filled]
-                filled[name] = (0.0, max([*widths, LEAST_WIDTH]))
+            if name not in filled:
+                continue
+            low, high = filled[name]
+            if 0 < _width(low, high) < LEAST_WIDTH:
+                # It says something, which the width of its sources would drown: as narrow as can be.
+                wider = LEAST_WIDTH / _width(low, high)
+                filled[name] = (low * wider, high * wider)
+            elif not _width(low, high):
+                sums = [reader for reader in graph.consumers(index) if graph.operator_name(reader) in _SUMS]
+                most = [_widths(graph, reader.outputs, filled) for reader in sums]
+                reached = min([max([*widths, LEAST_WIDTH]), *(width for found in most for width in found)])
+                filled[name] = (0.0, max(reached, LEAST_WIDTH))
+            elif graph.operator_name(operator) in _SUMS:
+                least = max(widths, default=0.0) / _MOST_STEPS
+                filled[name] = (low, max(high, min(low, 0.0) + least))
     return filled
+
+
+def _widths(graph: Graph, indices: Iterable[int], limits: Mapping[str, Limits]) -> list[float]:
+    names = (graph.tensor_name(int(index)) for index in indices)
+    return [_width(*limits[name]) for name in names if name in limits]
 
 
 def explain_flat(

@@ -31,6 +31,7 @@ from ...calibration.images import channel_means, check_unchanged
 from ...calibration.methods import MINMAX
 from ...runtime.drift.metrics import sqnr_db
 from ...runtime.drift.wording import gained
+from ...runtime.errors import InterpreterFailedError
 from ...runtime.images.source import Source
 from ...runtime.model.contract import InputContract
 from ...runtime.progress import progress
@@ -212,9 +213,8 @@ class _Planner:
         """Equalize if it helps, collect, choose."""
         try:
             flatbuffer = self._with_absorbed(self._equalized())
-        except ConversionError as error:
-            # No int8 file can be made; the other modes lose nothing by it.
-            self._decisions.append(f"nothing was tried for int8: {error}")
+        except (ConversionError, InterpreterFailedError) as error:
+            self._decisions.append(f"nothing was tried for int8: {error}")  # the other modes lose nothing by it
             flatbuffer, self._trial = self._graph.flatbuffer, None
             self._equalization, self._absorbed = NO_EQUALIZATION, False
         parts = self._collect(flatbuffer)
@@ -223,7 +223,7 @@ class _Planner:
         self._decisions += explain_flat(self._graph, whole, groups, self._contract, self._some_images())
         try:
             choice = self._choose(flatbuffer, parts)
-        except ConversionError as error:
+        except (ConversionError, InterpreterFailedError) as error:
             self._decisions.append(f"no ranges were tried for int8: {error}")
             choice = AutoChoice(MINMAX, {}, 0, 0, 0)
         ranges = self._with_pixels(choose_ranges(whole, groups, choice.method, choice.only))

@@ -7,13 +7,11 @@ import hashlib
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ...runtime.drift.metrics import sqnr_db
 from ...runtime.drift.wording import decibels, gained
 from ...runtime.errors import RequestError
 from ...runtime.images.source import Source
@@ -21,7 +19,6 @@ from ...runtime.model.flatbuffer import read_flatbuffer
 from ...runtime.model.match import match_graphs
 from ...runtime.progress import Line
 from ..graph.graph import Graph
-from ..graph.run import float_rows
 from ..quantize.correct.paired_graph import PairedGraph
 from ..quantize.folds import LEAST_TO_COMPARE
 from ..quantize.plan import Int8Plan
@@ -29,7 +26,7 @@ from ..results import FineTuning
 from .images import Batches
 from .network import Network
 from .operators import UnsupportedError
-from .parameters import Parameters, Values
+from .parameters import Parameters
 from .train import Trained, Training, train
 
 _MOST_BATCH, _LEAST_BATCH, _MOST_BYTES = 32, 2, 1 << 30
@@ -92,7 +89,7 @@ class FineTuner:
                 quantized, f"{count} calibration images are too few to judge it by; {LEAST_TO_COMPARE} are enough"
             )
         try:
-            paired = PairedGraph(quantized, plan.flatbuffer, [plan.fitting.ready(0)], None)
+            paired = PairedGraph(quantized, plan.flatbuffer, [], None)
         except RequestError:
             return self._left(quantized, "none of its layers computes with integers")
         if not paired.layers:
@@ -140,7 +137,7 @@ class FineTuner:
         trial = self._plan.trial
         assert trial is not None
         before, after = trial.sqnr(trained.before), trial.sqnr(trained.errors)
-        apart = None if trained.best is None else self._from_original(parameters, trained.best, trial.images)
+        apart = None if trained.best is None else trial.sqnr(trial.errors_of(parameters.unrounded(trained.best)))
         return FineTuning(
             kept=trained.best is not None,
             images=images,
@@ -156,14 +153,6 @@ class FineTuner:
             float_from_original=apart,
             sha256=hashlib.sha256(tuned).hexdigest(),
         )
-
-    def _from_original(
-        self, parameters: Parameters, values: Values, images: Sequence[NDArray[np.float32]]
-    ) -> float | None:
-        """The SQNR of the float graph with the new weights."""
-        expected = float_rows(self._plan.flatbuffer, images).astype(np.float64)
-        found = float_rows(parameters.unrounded(values), images).astype(np.float64)
-        return sqnr_db(float((expected**2).sum()), float(((found - expected) ** 2).sum()))
 
 
 def _told(report: FineTuning) -> str:

@@ -33,7 +33,7 @@ class Batches:
         self._kept: dict[int, NDArray[np.float32]] = {}
         self._bytes = 0
         # What is not an image (a spectrogram, a window of a sensor) is as it is.
-        self._shifts = all(source.contract.color_order != "none" for source in sources)
+        self._shifts = all(source.contract.is_image for source in sources)
 
     def __len__(self) -> int:
         """How many images there are."""

@@ -104,10 +104,12 @@ def _conv(inputs: list[Tensor], call: Call) -> Tensor:
     kernel = tf.transpose(inputs[1], (1, 2, 3, 0))
     strides = (options.strideH, options.strideW)
     dilations = (options.dilationHFactor, options.dilationWFactor)
+    if max(strides) > 1 and max(dilations) > 1:
+        raise call.refuse("with strides and dilations")
     groups = source.shape[-1] // kernel.shape[2]
-    # TensorFlow has no gradient of grouped convolutions on processors.
+    # TensorFlow has no gradient of grouped convolutions on processors, nor of dilated ones but by this function.
     parts = [
-        tf.nn.conv2d(part, piece, strides, _padding(call), dilations=dilations)
+        tf.nn.convolution(part, piece, strides, _padding(call), dilations=dilations)
         for part, piece in zip(tf.split(source, groups, axis=-1), tf.split(kernel, groups, axis=-1), strict=True)
     ]
     return _biased(parts[0] if groups == 1 else tf.concat(parts, axis=-1), inputs, 2)
@@ -370,7 +372,7 @@ OPERATORS: dict[str, Function] = {
     "RSQRT": lambda inputs, call: inputs[0] ** -0.5,
     "POW": _two("pow"),
 }
-"""Roots are bounded where their gradient would not be finite."""
+"""The root is bounded where its gradient would not be finite."""
 
 
 def _positive(values: Tensor, least: float = 0.0) -> Tensor:

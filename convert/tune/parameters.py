@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..graph.graph import Graph
+from ..graph.constraints import FIXED
+from ..graph.graph import HEAVY, Graph
 from ..quantize.correct.paired_graph import LinearLayer, PairedGraph
 from .network import straight_through
 from .operators import Tensor
 
 _MOST = 127.0
 _CHANNEL_AXIS = {"DEPTHWISE_CONV_2D": 3}
-_FIXED = frozenset({"LOGISTIC", "SOFTMAX", "TANH", "L2_NORMALIZATION"})
-"""Operators whose kernels prescribe the step size of what they write."""
 
 STEP_SIZE_RATE = 0.25
 """How fast the logarithms of step sizes move beside weights in steps."""
@@ -152,6 +151,10 @@ class Parameters:
         image = {int(index) for index in graph.subgraph.inputs}
         trained = {index for item in self._layers for index in item.layer.tensors[1:3]}
         written = {int(operator.outputs[0]): operator for operator in graph.operators}
+        # The bias of a layer that is not trained has a step size that follows from its input's.
+        places = {item.layer.place for item in self._layers}
+        others = (op for place, op in enumerate(graph.operators) if place not in places)
+        held = {int(index) for op in others if graph.operator_name(op) in HEAVY for index in op.inputs}
         for index, tensor in enumerate(graph.subgraph.tensors):
             if tensor.quantization is None or tensor.quantization.scale is None or index in trained:
                 continue
@@ -160,7 +163,8 @@ class Parameters:
             key = float(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])
             operator = written.get(index)
             # The image's is what makes its integers pixels, and a constant's belongs to the constant.
-            if operator is None or graph.operator_name(operator) in _FIXED or int(operator.inputs[0]) in image:
+            prescribed = operator is not None and (graph.operator_name(operator), "int8") in FIXED
+            if operator is None or prescribed or index in held or int(operator.inputs[0]) in image:
                 fixed.add(key)
             found.setdefault(key, []).append(index)
         return [members for key, members in found.items() if key not in fixed]

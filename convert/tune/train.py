@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,7 @@ class Trained:
         steps: of the whole training, the probe's included.
         failures: how often the training stepped back because the loss was not a number.
         ended: ``time``, ``interrupted`` or ``failed``.
+        score: the mean logarithm of the best file's errors.
     """
 
     best: Values | None
@@ -61,7 +62,7 @@ class Trained:
     steps: int = 0
     failures: int = 0
     ended: str = "time"
-    score: float = field(default=math.inf)
+    score: float = math.inf
 
 
 class Training:
@@ -78,9 +79,6 @@ class Training:
             answers: see :data:`Answers`.
             parameters: of the student.
             batches: what is trained on.
-
-        Raises:
-            UnsupportedError: an operator is of a form that there is no gradient for.
         """
         import tensorflow as tf
 
@@ -100,7 +98,8 @@ class Training:
                 self._move(place, gradient, rate, number)
             return loss
 
-        self._step = tf.function(step)
+        # AutoGraph would tell an operator that is refused as a failure of its own, with pages of text.
+        self._step = tf.function(step, autograph=False)
 
     def _move(self, place: int, gradient: Tensor, rate: Tensor, number: Tensor) -> None:
         """Adam (Kingma and Ba, arXiv:1412.6980)."""
@@ -125,7 +124,11 @@ class Training:
         self._number = 0
 
     def step(self, rate: float) -> float:
-        """One step; the loss before it."""
+        """One step; the loss before it.
+
+        Raises:
+            UnsupportedError: an operator is of a form that there is no gradient for.
+        """
         self._number += 1
         images = self._batches.draw()
         loss = self._step(images, np.float32(rate), np.float32(self._number))
@@ -172,6 +175,7 @@ def train(
     run = _Run(training, parameters, judge, Trained(None, before, before), started, left, stopped, shown)
     scores = []
     for place, rate in enumerate(RATES):
+        run.result.rate = rate
         training.reset(parameters.start)
         share = _PROBED / len(RATES)
         if not run.until(share * (place + 1), rate, share * place):
@@ -184,6 +188,8 @@ def train(
             break
         run.judged()
         rate = run.result.rate
+        if run.gone() >= 1:
+            break
     return run.result
 
 
@@ -198,18 +204,19 @@ class _Run:
     stopped: Callable[[], bool]
     shown: Callable[[float, Trained], None]
 
-    def _gone(self) -> float:
+    def gone(self) -> float:
+        """The share of the time that is gone."""
         return (time.monotonic() - self.started) / self.seconds
 
     def until(self, share: float, rate: float, since: float, whole: float | None = None) -> bool:
         """Steps until a share of the time is gone, the rate falling as a cosine; False if the training is over."""
         first = True
-        while first or self._gone() < share:
+        while first or self.gone() < share:
             first = False
             if self.stopped():
                 self.result.ended = "interrupted"
                 return False
-            part = min(max((self._gone() - since) / ((whole or share) - since), 0.0), 1.0)
+            part = min(max((self.gone() - since) / ((whole or share) - since), 0.0), 1.0)
             loss = self.training.step(rate * 0.5 * (1 + math.cos(math.pi * part)))
             self.result.steps += 1
             if not math.isfinite(loss):
@@ -219,7 +226,7 @@ class _Run:
                 if self.result.failures > _MOST_FAILURES:
                     self.result.ended = "failed"
                     return False
-            self.shown(min(self._gone(), 1.0), self.result)
+            self.shown(min(self.gone(), 1.0), self.result)
         return True
 
     def _errors(self, values: Values) -> Errors:

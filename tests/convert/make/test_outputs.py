@@ -63,6 +63,7 @@ def refuse(asked: dict, json: str | None = None, model: str = "model.keras") -> 
         ({"quantize": (), "recipe": "old.json"}, "old.json", "model.keras"),
         ({"test_data": Path("old.json")}, "old.json", "model.keras"),
         ({"preprocess": "code.py:prepare"}, "code.py", "model.keras"),
+        ({"fine_tune": True, "fine_tune_data": "old.json"}, "old.json", "model.keras"),
         ({"card": True}, "out/model.card.md", "model.keras"),
         ({"c_header": True}, "out/model.float32.contract.h", "model.keras"),
         ({"c_array": True, "quantize": ["int16x8"]}, "out/model.int16x8.c", "model.keras"),

@@ -8,7 +8,9 @@ import pytest
 from keras import layers
 
 from embedlite.calibration import CalibrationDataError
-from embedlite.convert import ExportOptions, ExportResult, export
+from embedlite.convert import Asked, ExportOptions, ExportResult, export, export_asked
+from embedlite.runtime import Encoder
+from embedlite.runtime.drift import measure_drift
 
 from encoders import Call
 
@@ -82,3 +84,21 @@ def test_images_that_never_reach_a_layer_are_told_from_a_dead_one(tmp_path: Path
     model = keras.Model(image, layers.Flatten()(layers.Conv2D(8, 14)(first(image))), name="small")
     with pytest.raises(CalibrationDataError, match="On random images it is not, so it is these images"):
         made(model, tmp_path, dim)
+
+
+def test_activations_of_an_untrained_network_may_be_as_small_as_they_like(tmp_path: Path) -> None:
+    """Narrow ones keep steps of their own; a step that is wide beside the sum's makes interpreters abort."""
+    keras.utils.set_random_seed(3)
+    x = source = keras.Input((24, 24, 3))
+    x = layers.Conv2D(16, 3, strides=2, activation="relu")(x)
+    small = layers.Rescaling(1e-9)(x)
+    gate = layers.Conv2D(16, 1, activation="sigmoid")(layers.GlobalAveragePooling2D(keepdims=True)(x))
+    added = layers.Add()([layers.Conv2D(16, 1)(small), layers.Conv2D(16, 1)(layers.Multiply()([small, gate]))])
+    model = keras.Model(source, layers.Flatten()(layers.AveragePooling2D(4)(added)))
+    images = np.random.default_rng(0).integers(0, 256, (40, 24, 24, 3), np.uint8)
+    asked = Asked(output_dir=tmp_path, quantize=["int8"], measure=False, calibration_data=images[:32])
+    (file,) = export_asked(model, asked).files
+    with Encoder(file.path) as encoder:
+        found = encoder.embed(images[32:])
+    wanted = np.asarray(model(images[32:].astype(np.float32) / 255))
+    assert measure_drift(found, wanted, k=None)[0].sqnr_db > 15

@@ -14,6 +14,7 @@ import pytest
 from keras import layers
 
 from embedlite.convert import Asked, ExportOptions, export
+from embedlite.convert.graph.constraints import check_constraints
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.graph.run import float_rows
 from embedlite.convert.load.keras_model import from_keras
@@ -21,11 +22,13 @@ from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
 from embedlite.convert.make.recipe import read_recipe
 from embedlite.convert.normalization.prepare import prepare
+from embedlite.convert.quantize.correct.paired_graph import PairedGraph
 from embedlite.convert.quantize.plan import CalibrationOptions, plan_int8
 from embedlite.convert.request import check_request
 from embedlite.convert.tune import train as training
 from embedlite.convert.tune.fine_tune import FineTuner
 from embedlite.convert.tune.images import Batches
+from embedlite.convert.tune.parameters import Parameters
 from embedlite.runtime import InputContract
 from embedlite.runtime.errors import RequestError
 from embedlite.runtime.images.open import open_source
@@ -209,7 +212,7 @@ def test_an_export_says_so_everywhere_and_its_recipe_is_refused(tmp_path: Path) 
     assert written["recipe"]["files"]["int8"]["tuned"] == (report.sha256 if report.kept else None)
     card = (tmp_path / "tuned" / "small.float32.card.md").read_text()
     assert ("were trained further on 52 unlabelled" in card) == report.kept
-    # As if it had been kept, whatever two seconds brought here.
+    # As if it had been kept, whatever the training brought here.
     written["recipe"]["files"]["int8"]["tuned"] = report.sha256
     (tmp_path / "again.json").write_text(json.dumps(written))
     with pytest.raises(RequestError, match="was fine-tuned, and a recipe holds no weights"):
@@ -232,3 +235,34 @@ def test_where_it_does_not_apply_it_is_refused(options: dict, says: str) -> None
     with pytest.raises(RequestError) as raised:
         check_request(Asked(calibration_data=smooth(2, 0), **options), Path("model.keras"), None)
     assert says in str(raised.value)
+
+
+def planned(*body: keras.layers.Layer) -> tuple[FineTuner, bytes, bytes]:
+    """A tuner of a small network, its int8 graph, and the float one."""
+    keras.utils.set_random_seed(5)
+    model = keras.Sequential([keras.Input(SHAPE), *body, layers.GlobalAveragePooling2D()])
+    graph = prepare(lower(from_keras(model, "planned", LoadOptions())).flatbuffer)
+    options = CalibrationOptions("minmax", None, False, 1, modes=("int8",))
+    plan = plan_int8(graph, open_source(smooth(48, 0), CONTRACT), CONTRACT, options, raw_pixels=False)
+    assert plan.trial is not None
+    quantized = plan.trial.quantized(plan.flatbuffer, plan.ranges)
+    return FineTuner(plan, None, None, 0.5, 0), quantized, plan.flatbuffer
+
+
+def test_a_layer_that_is_used_twice_keeps_the_step_sizes_of_what_it_reads() -> None:
+    """Its weights are not trained, so the step size of its bias stays."""
+    twice = layers.Conv2D(3, 3, padding="same", activation="relu")
+    _, quantized, original = planned(twice, layers.Conv2D(3, 1), twice, layers.Conv2D(8, 3, activation="relu"))
+    parameters = Parameters(PairedGraph(quantized, original, [], None), original)
+    moved = [*parameters.start[:-1], parameters.start[-1] + np.float32(0.05)]
+    check_constraints(Graph(parameters.file(moved)))
+
+
+def test_dilated_convolutions_have_a_gradient() -> None:
+    tuner, quantized, _ = planned(
+        layers.Conv2D(8, 3, dilation_rate=2, activation="relu"), layers.Conv2D(8, 3, strides=2, activation="relu")
+    )
+    report = tuner.tune(quantized).report
+    assert report is not None
+    assert report.steps > 0
+    assert report.failures == 0

@@ -4,8 +4,8 @@ XNNPACK, which runs float graphs on the processors of phones and boards, compute
 has the instructions (ARMv8.2 and later) and the flatbuffer's metadata ``reduced_precision_support`` says
 ``fp16accfp16``: values and sums in float16. Everywhere else the mark changes nothing.
 
-Here every value is rounded to float16 between two operators, weights as well; sums inside an operator stay float32. What
-an emulated Cortex-A76 computes is within 6 dB of that (tests/whole/test_device.py).
+Here every value is rounded to float16 between two operators, weights as well; sums inside an operator stay float32.
+What an emulated Cortex-A76 computes is within 6 dB of that (tests/whole/test_device.py).
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from embedlite.runtime.machine import available_threads
+
 from project_wheel import ROOT, build_wheel
 from quick import is_quick, starts_a_world
 from servers import CONNECTION_LOST, ReadyPython, ready_python
@@ -48,6 +50,12 @@ LONGEST_FIRST = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--digits", metavar="FOLDER", help="use what an earlier `run.py demo FOLDER` left there")
     parser.addoption("--quick", action="store_true", help="only tests that start neither TensorFlow nor another world")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One for each processor that there is; xdist counts cores, of which a small virtual machine may have only one."""
+    return available_threads()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

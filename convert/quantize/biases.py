@@ -25,23 +25,24 @@ _MOST = {np.dtype(np.int32): 2**29, np.dtype(np.int64): 2**38}
 """The largest bias that is left. Sums of 16-bit products are 64 bits wide, of which the NPU has forty."""
 
 
-def fit_biases(quantized: bytes, flatbuffer: bytes) -> bytes:
-    """A quantized graph with no bias clipped.
+def fit_biases(graph: Graph, original: Graph) -> bool:
+    """Change a quantized graph so that no bias is clipped.
 
     Args:
-        quantized: as litert-quantizer made it.
-        flatbuffer: the float graph that it was made from.
+        graph: as litert-quantizer made it; it is changed.
+        original: the float graph that it was made from.
+
+    Returns:
+        Whether any was.
     """
-    graph = Graph(quantized)
     clipped = [place for place, operator in enumerate(graph.operators) if _is_clipped(graph, operator)]
     if not clipped:
-        return quantized
-    original = Graph(flatbuffer)
-    places = match_graphs(read_flatbuffer(quantized), read_flatbuffer(flatbuffer)).operators
+        return False
+    places = match_graphs(*(read_flatbuffer(one.to_bytes()) for one in (graph, original))).operators
     for place in clipped:
         if place in places:
             _fit(graph, graph.operators[place], original, original.operators[places[place]])
-    return graph.to_bytes()
+    return True
 
 
 def _bias_index(graph: Graph, operator: Any) -> int:

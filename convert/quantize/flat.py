@@ -34,15 +34,14 @@ _MOST_STEPS = 2.0**17
 _RANDOM_IMAGES = 8
 
 
-def fill_flat(flatbuffer: bytes, limits: Mapping[str, Limits]) -> dict[str, Limits]:
+def fill_flat(graph: Graph, limits: Mapping[str, Limits]) -> dict[str, Limits]:
     """The ranges of all tensors, with a width where there was none.
 
     Args:
-        flatbuffer: the float graph.
+        graph: the float graph.
         limits: (minimum, maximum) of its activations, by name.
     """
     filled = dict(limits)
-    graph = Graph(flatbuffer)
     for operator in graph.operators:
         widths = _widths(graph, graph.inputs(operator), filled)
         for index in map(int, operator.outputs):

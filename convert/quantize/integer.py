@@ -42,15 +42,18 @@ _NUMBERS = frozenset({"PRELU", "MINIMUM"})
 """Operators whose constant is of values; that of others is of axes."""
 
 
-def in_integers(quantized: bytes, limits: Mapping[str, Limits], floating: Collection[str]) -> bytes:
-    """An int8 graph in which these operators compute with integers, too.
+def in_integers(graph: Graph, limits: Mapping[str, Limits], floating: Collection[str]) -> bool:
+    """Make these operators of an int8 graph compute with integers, too.
 
     Args:
-        quantized: as litert-quantizer made it.
+        graph: as litert-quantizer made it; it is changed.
         limits: the range of every activation of the float graph, by name; none without a width.
         floating: operators that are to stay as they are, by the name of their first output tensor.
+
+    Returns:
+        Whether there were any.
     """
-    graph, changed = Graph(quantized), False
+    changed = False
     for operator in list(graph.operators):
         kind, name = graph.operator_name(operator), graph.tensor_name(int(operator.outputs[0]))
         if kind not in KERNELS or name not in limits or name in floating:
@@ -60,7 +63,7 @@ def in_integers(quantized: bytes, limits: Mapping[str, Limits], floating: Collec
             _convert(graph, operator, [index for index in sources if index is not None], limits[name])
             changed = True
     if not changed:
-        return quantized
+        return False
     outputs = {int(index) for index in graph.subgraph.outputs}
     graph.subgraph.operators = [
         operator
@@ -69,7 +72,7 @@ def in_integers(quantized: bytes, limits: Mapping[str, Limits], floating: Collec
         or int(operator.outputs[0]) in outputs
         or graph.consumers(int(operator.outputs[0]))
     ]
-    return graph.to_bytes()
+    return True
 
 
 def _stored(graph: Graph, index: int) -> int | None:

@@ -63,9 +63,11 @@ def quantize(
     if mode == DYNAMIC:
         keep_float = [*keep_float, *_not_worth_it(flatbuffer)]
     engine = quantizer.Quantizer(flatbuffer, _recipe(mode, keep_float, precision or {}, dense_per_tensor))
-    limits = {} if ranges is None else fill_flat(flatbuffer, ranges.limits)
-    if mode == "int8":
-        limits = carry_back(Graph(flatbuffer), limits)
+    # Read once, and what comes out below once: in a trial of ranges the reading takes as long as the quantizing.
+    original = Graph(flatbuffer) if mode in CALIBRATED else None
+    limits = {} if ranges is None or original is None else fill_flat(original, ranges.limits)
+    if mode == "int8" and original is not None:
+        limits = carry_back(original, limits)
     statistics = _statistics(flatbuffer, limits) if limits and mode in CALIBRATED else None
     version = package_version("litert-quantizer") or "of unknown version"
     way_out = "Leave that mode out, or simplify the operation it names."
@@ -79,21 +81,22 @@ def quantize(
         with contextlib.redirect_stderr(io.StringIO()):
             result = engine.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
     quantized = bytes(result.quantized_model)
-    if mode in CALIBRATED:
-        quantized = _unread_alike(quantized)
-        quantized = fit_biases(quantized, flatbuffer)
+    if original is not None:
+        graph = Graph(quantized)
+        changed = [_unread_alike(graph), fit_biases(graph, original)]
         if mode == "int8":
-            quantized = in_integers(quantized, limits, {*keep_float, *(precision or {})})
-        return quantized
+            changed.append(in_integers(graph, limits, {*keep_float, *(precision or {})}))
+        return graph.to_bytes() if any(changed) else quantized
     return _asymmetric(quantized) if mode == DYNAMIC else quantized
 
 
-def _unread_alike(quantized: bytes) -> bytes:
+def _unread_alike(graph: Graph) -> bool:
     """Make what an operator gives and nobody reads as its other outputs are: interpreters insist on one type.
 
-    litert-quantizer leaves it float, for instance a part of a split in the first step of an unrolled layer.
+    litert-quantizer leaves it float, for instance a part of a split in the first step of an unrolled layer. Returns
+    whether anything was changed.
     """
-    graph, changed = Graph(quantized), False
+    changed = False
     for operator in graph.operators:
         others = [graph.tensor(int(index)) for index in operator.outputs if graph.consumers(int(index))]
         for index in map(int, operator.outputs):
@@ -101,7 +104,7 @@ def _unread_alike(quantized: bytes) -> bytes:
                 tensor = graph.tensor(index)
                 changed = changed or tensor.type != others[0].type
                 tensor.type, tensor.quantization = others[0].type, others[0].quantization
-    return graph.to_bytes() if changed else quantized
+    return changed
 
 
 LEAST_WEIGHTS = 1024

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Digits, Run, save_small_encoder
-from documents import ABOUT_OPTIONS, WITH_COMMANDS, exports, run_console_blocks
+from documents import ABOUT_FIGURES, WITH_COMMANDS, exports, run_console_blocks
 from shared import made_once
 
 DOCUMENTS = [path for path in WITH_COMMANDS if exports(path)]
@@ -26,9 +26,9 @@ def soon(digits: Digits, run: Run, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_console_blocks_run(document: Path, digits: Digits, soon: Path, run: Run, tmp_path: Path) -> None:
-    models = soon if document.name in ABOUT_OPTIONS else digits.folder
+    models = digits.folder if document.name in ABOUT_FIGURES else soon
     run_console_blocks(document, models, digits, run, tmp_path)
 
 
-def test_every_document_about_options_is_there() -> None:
-    assert set(ABOUT_OPTIONS) <= {path.name for path in DOCUMENTS}
+def test_every_document_about_figures_is_there() -> None:
+    assert set(ABOUT_FIGURES) <= {path.name for path in DOCUMENTS}

@@ -11,9 +11,8 @@ OF_WINDOWS = ROOT / "docs" / "audio-and-sensors.md"
 
 WITH_COMMANDS = [path for path in WRITTEN if "```console" in path.read_text() and path != OF_WINDOWS]
 
-
-ABOUT_OPTIONS = ("calibration.md", "formats.md", "images.md", "microcontroller.md", "normalization.md", "runtimes.md")
-"""Documents that speak of options, not of figures: their exports say the same of a model that is made sooner."""
+ABOUT_FIGURES = ("accuracy.md",)
+"""Documents whose exports are of the trained model. The others show commands, which say the same of a small one."""
 
 
 def exports(document: Path) -> bool:
@@ -32,7 +31,7 @@ def run_console_blocks(document: Path, models: Path, digits: Digits, run: Run, t
         tmp_path: where.
     """
     # As many as suffice: of those that export, most of the time is spent on images.
-    few = exports(document) and document.name != "README.md"
+    few = exports(document)
     for images, name, count in ((digits.calibration, "photos", 100), (digits.test_images, "held-out", 150)):
         (tmp_path / name).mkdir()
         for path in sorted(images.iterdir())[: count if few else None]:

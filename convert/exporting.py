@@ -126,7 +126,7 @@ def export_asked(model: Any, asked: Asked, *, json_path: str | None = None) -> E
     if made:
         note_made(request.folder)
     try:
-        with wording(lambda: contract.is_image):
+        with wording(lambda: contract.is_image, path, *vars(request).values()):
             return Pipeline(request, source, decided, proof, stages).run(original)
     except BaseException:
         if made:

@@ -13,7 +13,7 @@ from ..runtime.drift.intervals import Interval
 from ..runtime.drift.silent import Silent
 from ..runtime.drift.wording import decibels
 from ..runtime.images.source import Skipped
-from ..runtime.model.words import reworded
+from ..runtime.model.words import names_of, reworded
 
 SCHEMA = 1
 
@@ -337,20 +337,30 @@ class ExportResult:
     why: tuple[str, ...]
     schema: int = SCHEMA
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Files and folders that the user named, and what was made of them."""
+        return names_of(self.source["path"], *self.options.values(), *(file.path for file in self.files))
+
     def worded(self, *, is_image: bool) -> ExportResult:
         """The result; of an encoder of other arrays with nothing said of images in its sentences."""
         if is_image:
             return self
-        names = ("missed", "failed_targets", "failed_modes", "decisions", "ship", "why")
-        said: dict[str, Any] = {name: tuple(map(reworded, getattr(self, name))) for name in names}
+        names = self.names
+
+        def suited(text: str) -> str:
+            return reworded(text, names)
+
+        fields = ("missed", "failed_targets", "failed_modes", "decisions", "ship", "why")
+        said: dict[str, Any] = {name: tuple(map(suited, getattr(self, name))) for name in fields}
         found = self.calibration
         return replace(
             self,
             **said,
-            calibration=None if found is None else replace(found, reason=reworded(found.reason)),
-            not_made=tuple(replace(item, reason=reworded(item.reason)) for item in self.not_made),
+            calibration=None if found is None else replace(found, reason=suited(found.reason)),
+            not_made=tuple(replace(item, reason=suited(item.reason)) for item in self.not_made),
             files=tuple(
-                replace(file, verified=tuple(replace(one, detail=reworded(one.detail)) for one in file.verified))
+                replace(file, verified=tuple(replace(one, detail=suited(one.detail)) for one in file.verified))
                 for file in self.files
             ),
         )

@@ -100,7 +100,7 @@ def _with_sources(found: Found, request: Request, sides: Sides, judging: Judging
             threads=request.threads,
         )
     )
-    return found.with_more(sources.render(line_width()), **sources.to_json())
+    return found.with_more(sources.render(line_width(), found.report.noun), **sources.to_json())
 
 
 def _check_float(candidate: Path, reference: Path, float_file: Path | None) -> None:

@@ -23,7 +23,6 @@ from ..runtime.drift.wording import metric_text
 from ..runtime.errors import DataError
 from ..runtime.files import check_writable, json_bytes, write_files
 from ..runtime.layout import line_width
-from ..runtime.model.words import word
 from .gallery.answer import GalleryAnswer
 from .page.export_files import ExportSummary, model_sha256
 from .several.comparison import Comparison
@@ -123,7 +122,7 @@ class Outputs:
             pictured = found.pictured
             files[self.html] = render_page(report, pictured.projection, pictured.thumbnails, found.export)
         details = is_verbose()
-        text = render_text(report, line_width(), details=details) + word(found.more, is_image=report.is_image)
+        text = render_text(report, line_width(), details=details) + found.more
         self._write(files, report.to_json(), text if details else f"{text}\n\n{MORE}")
 
     def write_several(

@@ -175,7 +175,10 @@ def open_sides(request: Request, passes: ReferencePasses | None = None) -> Sides
         check_made_by(request.candidate, mine, request.candidate_model)
         return _paired(request, mine, facts, None)
     assert request.data is not None
-    with request.open(request.candidate) as encoder, wording(lambda: encoder.contract.input.is_image):
+    with (
+        request.open(request.candidate) as encoder,
+        wording(lambda: encoder.contract.input.is_image, *vars(request).values(), *request.groups),
+    ):
         contract = encoder.contract
         inputs = encoder.contract.input
         source = open_source(request.data, inputs, request.feature).sample(request.num_samples, request.seed)

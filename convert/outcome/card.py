@@ -47,7 +47,7 @@ def render_card(result: ExportResult, stem: str) -> bytes:
         lines += [f"## {title}", "", *text, ""]
     lines += [f"Made by embedlite {__version__} from {stem}.export.json, which has every figure.", ""]
     is_image = contract.get("input", {}).get("kind", "image") == "image"
-    return word("\n".join(lines), is_image=is_image).encode()
+    return word("\n".join(lines), result.names, is_image=is_image).encode()
 
 
 def _what(result: ExportResult, contract: Mapping[str, Any]) -> list[str]:

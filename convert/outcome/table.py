@@ -47,7 +47,7 @@ def render_result(result: ExportResult, width: int, *, details: bool) -> str:
         paragraphs += _details(result, width)
     else:
         paragraphs.append(_wrapped([_left_out(result)], width))
-    return word(join_lines(*paragraphs), is_image=_is_image(result))
+    return word(join_lines(*paragraphs), result.names, is_image=_is_image(result))
 
 
 def _is_image(result: ExportResult) -> bool:

@@ -73,10 +73,10 @@ class DriftSources:
             "layers": None if self.layers is None else self.layers.to_json(),
         }
 
-    def render(self, width: int) -> str:
-        """Both tables as text, no line longer than ``width``."""
-        tables = [] if self.ladder is None else [render_ladder(self.ladder, width)]
-        tables += [] if self.layers is None else [render_layers(self.layers, width)]
+    def render(self, width: int, noun: str = "image") -> str:
+        """Both tables as text, no line longer than ``width``; an input is called ``noun``."""
+        tables = [] if self.ladder is None else [render_ladder(self.ladder, width, noun)]
+        tables += [] if self.layers is None else [render_layers(self.layers, width, noun)]
         return "\n\n".join(tables)
 
 

@@ -112,6 +112,7 @@ class _Climb:
     def __init__(self, request: LadderRequest, parts: Parts, folder: Path) -> None:
         self._request, self._parts, self._folder = request, parts, folder
         self._count = len(request.source)
+        self._noun = request.contract.input.noun
         self._top = request.top.reshape(self._count, -1)
         self._threads = request.threads or available_threads()
         self._first = find_runtime().name
@@ -166,13 +167,13 @@ class _Climb:
         return self._step(name, mine, self._run(path, self._first, self._inputs, _SECONDS))
 
     def _in_batches(self) -> LadderStep:
-        name = f"original, one image at a time → in batches of {self._request.batch_size}"
+        name = f"original, one {self._noun} at a time → in batches of {self._request.batch_size}"
         path = self._parts.get("batched.npy")
         if isinstance(path, str):
             return LadderStep(name, skipped=path)
         embeddings = np.load(path)
         if embeddings.size != self._top.size:
-            return LadderStep(name, skipped="its answer to a batch is not one embedding an image")
+            return LadderStep(name, skipped=f"its answer to a batch is not one embedding an {self._noun}")
         return self._compare(name, self._top, embeddings.reshape(self._count, -1), "")
 
     def _preprocessing(self, float_file: Path, before: Rows) -> Iterator[LadderStep]:
@@ -245,7 +246,7 @@ class _Climb:
     def _step(self, name: str, before: Rows, result: ProbeResult) -> LadderStep:
         if result.embeddings is None:
             return LadderStep(name, skipped=result.error)
-        detail = "" if len(result.embeddings) == self._count else f"on the first {len(result.embeddings)} images"
+        detail = "" if len(result.embeddings) == self._count else f"on the first {len(result.embeddings)} {self._noun}s"
         return self._compare(name, before, result.embeddings, detail)
 
     def _compare(self, name: str, before: Rows, after: Rows, detail: str) -> LadderStep:
@@ -362,7 +363,7 @@ def _noise(moved: Moved) -> float:
     return 0.0 if moved.sqnr_db is None else 10 ** (-moved.sqnr_db / 10)
 
 
-def render_ladder(ladder: Ladder, width: int) -> str:
+def render_ladder(ladder: Ladder, width: int, noun: str = "image") -> str:
     """The steps as text: those on the way, those beside it, those that were not run, and which spent most."""
     run = [step for step in ladder.steps if step.skipped is None]
     way, beside = ([step for step in run if step.on_the_way is side] for side in (True, False))
@@ -375,7 +376,7 @@ def render_ladder(ladder: Ladder, width: int) -> str:
         Column("from the top dB", 2),
         Column("", 4, left=True),
     ]
-    lines = wrap(f"where the drift comes from, step by step, {ladder.images} images", width)
+    lines = wrap(f"where the drift comes from, step by step, {ladder.images} {noun}s", width)
     rows = [_row(step) for step in (*way, *beside)]
     steps = table(columns, rows, width, "  ")
     if beside and len(steps) == len(rows) + 1:

@@ -250,7 +250,7 @@ class LayerReport:
         return layers
 
 
-def render_layers(report: LayerReport, width: int) -> str:
+def render_layers(report: LayerReport, width: int, noun: str = "image") -> str:
     """The layers that hurt most as a table, the worst first, no line longer than ``width``."""
     ranked = report.ranked()
     shown = ranked[:SHOWN_LAYERS]
@@ -272,7 +272,7 @@ def render_layers(report: LayerReport, width: int) -> str:
         ]
         for layer in shown
     ]
-    lines = wrap(f"layers by their share of the noise in the embedding, {report.images} images", width)
+    lines = wrap(f"layers by their share of the noise in the embedding, {report.images} {noun}s", width)
     lines += table(columns, rows, width, "  ")
     if others := ranked[SHOWN_LAYERS:]:
         lines.append(f"  {len(others)} others: {sum(layer.share or 0 for layer in others):.1%}")

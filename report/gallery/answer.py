@@ -44,6 +44,12 @@ class GalleryAnswer:
     notes: tuple[str, ...]
 
     @property
+    def noun(self) -> str:
+        """What one input is called: an image, as long as neither file says otherwise."""
+        kinds = [(side.get("contract") or {}).get("kind", "image") for side in (self.gallery, self.candidate)]
+        return "image" if all(kind == "image" for kind in kinds) else "input"
+
+    @property
     def best(self) -> Option:
         """The cheapest option that holds; embedding again if none does."""
         return answer(self.options)
@@ -95,7 +101,7 @@ class GalleryAnswer:
         """The answer as text, no line longer than ``width``."""
         images = self.images
         about = (
-            f"{images['paired']} of {images['gallery']} images of {self.gallery['path']} are in "
+            f"{images['paired']} of {images['gallery']} {self.noun}s of {self.gallery['path']} are in "
             f"{self.candidate['path']}: "
             f"{images['fitted']} for maps and thresholds, {images['judging']} that judge by {images['queries']} queries"
         )

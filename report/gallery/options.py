@@ -29,7 +29,7 @@ from ...runtime.drift.decisions import (
 )
 from ...runtime.drift.gates import DECISION_GATES, DEFAULT_GATES
 from ...runtime.drift.intervals import Interval, draw, drawn_means, interval_around, wilson_interval
-from ...runtime.drift.labelled.retrieval import measure_retrieval
+from ...runtime.drift.labelled.retrieval import measure_retrievals
 from ...runtime.drift.moments import GROUPS
 from ...runtime.drift.neighbours import LEAST_FOUND, TIE, NeighbourOverlap, kept_shares, nearest_rows, similarities
 from ...runtime.drift.rows import Rows, UnitRows
@@ -159,7 +159,9 @@ def judge_options(
         labels: (N,) one number a class.
         far: the false accept rate that thresholds are set for; default as in a report.
     """
-    searched = _search(candidate, gallery, mapped, split.queries, k)
+    # With labels the pairs are theirs, and only the half that judges need search.
+    queries = split.queries if labels is None else split.judging
+    searched = _search(candidate, gallery, mapped, queries, k)
     pairs = neighbour_pairs(searched.plain) if labels is None else labelled_pairs(labels)
     scores = score(pairs, candidate, gallery)
     told = {KEEP: searched.plain.kept_cross, AGAIN: searched.plain.kept_self}
@@ -169,7 +171,7 @@ def judge_options(
         told[MAP] = searched.mapped.kept_cross
         likeness[MAP] = score(pairs, mapped, gallery).cross
     told[MOVE] = told[KEEP]
-    judging = ~split.fitted[split.queries]
+    judging = ~split.fitted[queries]
     options = {name: Option(name, *_mean(told[name][judging, -1])) for name in (KEEP, MOVE, MAP, AGAIN) if name in told}
     before = Before()
     if labels is not None:
@@ -234,16 +236,17 @@ def _with_retrieval(
 ) -> tuple[Before, dict[str, Option]]:
     """With recall@1 and mAP of the half that judges."""
 
-    def measured(rows: Rows, overlap: NeighbourOverlap) -> Mapping[str, Any]:
+    def of_judges(overlap: NeighbourOverlap) -> NeighbourOverlap:
         nearest = tuple(side[judging] for side in overlap.nearest)
-        only = replace(overlap, queries=overlap.queries[judging], nearest=(nearest[0], nearest[1], nearest[2]))
-        found = measure_retrieval(rows, gallery, labels, only)
-        return {} if found is None else found.figures
+        return replace(overlap, queries=overlap.queries[judging], nearest=(nearest[0], nearest[1], nearest[2]))
 
-    plain = measured(candidate, searched.plain)
-    with_map = {} if mapped is None or searched.mapped is None else measured(mapped, searched.mapped)
-    if not plain:
+    searching = [(candidate, of_judges(searched.plain))]
+    if mapped is not None and searched.mapped is not None:
+        searching.append((mapped, of_judges(searched.mapped)))
+    found = measure_retrievals(candidate, gallery, labels, searching)
+    if found[0] is None:
         return before, dict(options)
+    plain, with_map = ({} if one is None else one.figures for one in (found[0], found[-1]))
     recall, precision = plain["recall_at_1"], plain["map"]
     changed = {}
     for name, option in options.items():

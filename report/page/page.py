@@ -13,7 +13,6 @@ from ...runtime.drift.report import DriftReport
 from ...runtime.errors import MissingPackageError
 from ...runtime.model.contract import InputContract
 from ...runtime.model.origin import describe_input
-from ...runtime.model.words import word
 from ...runtime.version import __version__
 from ..causes.layers import layer_name
 from ..gallery.answer import NAMES, GalleryAnswer
@@ -205,9 +204,9 @@ def _body(
         metrics=METRICS,
         wording=wording,
         prefix=prefix,
-        noun="image" if report.is_image else "input",
+        noun=report.noun,
     )
-    return Markup(word(text, is_image=report.is_image))
+    return Markup(text)
 
 
 def _drawn(report: DriftReport, export: ExportSummary | None) -> dict[str, dict[str, str]]:

@@ -148,7 +148,9 @@ class Comparison:
         if reports:
             against = one_line(str(reports[0].reference["path"]))
             head = wrap(
-                f"{len(self.candidates)} candidates against {against}, {reports[0].metrics['count']} images", width
+                f"{len(self.candidates)} candidates against {against}, "
+                f"{reports[0].metrics['count']} {reports[0].noun}s",
+                width,
             )
         sources = dict.fromkeys(one.latency.source for one in self.candidates if one.latency is not None)
         notes = [line for source in sources for line in wrap(f"latency: {one_line(source)}", width)]

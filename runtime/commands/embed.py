@@ -136,7 +136,7 @@ def embed(
         input_contract=inputs,
         accept_contract=accept_contract,
     )
-    with opened as encoder, wording(lambda: encoder.contract.input.is_image):
+    with opened as encoder, wording(lambda: encoder.contract.input.is_image, model, data, output):
         source = open_source(data, encoder.contract.input, feature)
         readable = Readable(source) if skip_unreadable else source
         rows = list(progress(encoder.embed_iter(readable), len(source), "embedding"))

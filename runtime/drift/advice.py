@@ -56,21 +56,25 @@ class Advice:
         return cls(value["action"], value["threshold"], value["headline"], tuple(value["why"]))
 
 
-def find_doubt(measurement: Measurement) -> str | None:
+def find_doubt(measurement: Measurement, noun: str = "image") -> str | None:
     """Why figures that hold every limit say nothing about the candidate; None where they do say something.
 
     A reference that gives the same embedding for everything, or embeddings without a direction, is matched by a
     candidate that computes nothing.
+
+    Args:
+        measurement: of the rows.
+        noun: what one input is called.
     """
     reference, moments = measurement.reference, measurement.moments
     if moments is None:
         return None
     if len(reference) == 1:
-        return "a single image was compared, and whether the candidate tells images apart takes several"
+        return f"a single {noun} was compared, and whether the candidate tells {noun}s apart takes several"
     length = float(measurement.signal[measurement.valid].sum()) / len(reference)
     if moments.variance <= LEAST_SPREAD**2 * length:
         kind = "an embedding of zeros" if length == 0 else "the same embedding"
-        return f"the reference gives {kind} for all {len(reference)} images"
+        return f"the reference gives {kind} for all {len(reference)} {noun}s"
     if all(constant_rows(reference.take(part)).all() for part in reference.slices()):
         return "every embedding of the reference is zero or constant, so none has a direction"
     if have_collapsed(reference):
@@ -78,7 +82,13 @@ def find_doubt(measurement: Measurement) -> str | None:
     return None
 
 
-def advise(gates: Sequence[Gate], metrics: Metrics, decisions: Decisions | None, doubt: str | None = None) -> Advice:
+def advise(
+    gates: Sequence[Gate],
+    metrics: Metrics,
+    decisions: Decisions | None,
+    doubt: str | None = None,
+    noun: str = "image",
+) -> Advice:
     """What the gates and the decisions say together.
 
     A gallery that is embedded again is worth it if the candidate's own vectors find the neighbours
@@ -90,11 +100,12 @@ def advise(gates: Sequence[Gate], metrics: Metrics, decisions: Decisions | None,
         metrics: by name.
         decisions: at the verification threshold, if there are any.
         doubt: why the figures say nothing, see :func:`find_doubt`.
+        noun: what one input is called.
     """
     limits = {gate.name: gate for gate in gates}
     failed = [gate for gate in gates if not gate.passed]
     doubts = tuple(
-        f"{gate.name} is close: its limit {gate.limit:g} lies within the interval; more images would tell."
+        f"{gate.name} is close: its limit {gate.limit:g} lies within the interval; more {noun}s would tell."
         for gate in gates
         if gate.uncertain
     )
@@ -102,7 +113,7 @@ def advise(gates: Sequence[Gate], metrics: Metrics, decisions: Decisions | None,
     refused = Advice("do-not-ship", None, "do not ship: " + ", ".join(_figure(gate) for gate in failed), reasons)
     if not failed and doubt is not None:
         headline = f"cannot tell: {doubt}"
-        return Advice("cannot-tell", None, headline, ("compare images that the reference tells apart.",))
+        return Advice("cannot-tell", None, headline, (f"compare {noun}s that the reference tells apart.",))
     if not failed:
         return _ship(metrics, decisions, reasons)
     if doubt is not None or any(gate.name in _BROKEN for gate in failed):

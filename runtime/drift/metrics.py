@@ -188,7 +188,7 @@ class Drift:
         "first percentile of the same",
         lambda rows: float(np.percentile(rows.cosines, 1)),
         gate=0.98,
-        why="one image in a hundred may be off by at most 11°; verification thresholds lie far beyond that",
+        why="one row in a hundred may be off by at most 11°; verification thresholds lie far beyond that",
         monitored=True,
     )
     cosine_min: float | None = _row(
@@ -356,7 +356,7 @@ _OF_PAIRS = {
     ),
     "recall_at_1_drop": _loss(
         "Loss of recall at 1",
-        "queries whose nearest image in the float gallery shows the same thing",
+        "queries whose nearest neighbour in the float gallery shows the same thing",
         _SEE_RETRIEVAL,
         "recall_at_1",
     ),

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..files import finite_json
-from ..model.words import word
 from .advice import Advice, advise, find_doubt, under_contract
 from .compare import Measurement
 from .decisions import (
@@ -120,16 +119,15 @@ class DriftReport:
         return self.metrics.get("max_abs") == 0 and self.metrics["invalid"] == 0
 
     @property
-    def is_image(self) -> bool:
-        """Whether the inputs are images, as far as a model says so; vectors alone do not tell."""
-        contracts = [side.get("contract") for side in (self.candidate, self.reference)]
-        return all(contract is None or contract["input"].get("kind", "image") == "image" for contract in contracts)
+    def noun(self) -> str:
+        """What one input is called: an image, as long as no model says otherwise; vectors alone do not tell."""
+        return _noun(self.candidate, self.reference)
 
     def judge(self, gates: Mapping[str, float]) -> DriftReport:
         """The same figures under the default gates with others on top."""
         labelled = self.decisions is not None and self.decisions.truth == "labels"
         applied = apply_gates(self.metrics, all_gates(gates, labelled=labelled), self.intervals)
-        advice = advise(applied, self.metrics, self.decisions, self.doubt)
+        advice = advise(applied, self.metrics, self.decisions, self.doubt, self.noun)
         return replace(self, gates=applied, advice=under_contract(advice, self.candidate, self.reference))
 
     def to_json(self) -> dict[str, Any]:
@@ -137,8 +135,8 @@ class DriftReport:
         value = {
             "schema": SCHEMA,
             "verdict": self.verdict,
-            "doubt": None if self.doubt is None else word(self.doubt, is_image=self.is_image),
-            "advice": self._advice(),
+            "doubt": self.doubt,
+            "advice": asdict(self.advice),
             "candidate": dict(self.candidate),
             "reference": dict(self.reference),
             "data": dict(self.data),
@@ -162,11 +160,6 @@ class DriftReport:
         }
         finite: dict[str, Any] = finite_json(value)
         return finite
-
-    def _advice(self) -> dict[str, Any]:
-        why = [word(reason, is_image=self.is_image) for reason in self.advice.why]
-        headline = word(self.advice.headline, is_image=self.is_image)
-        return {**asdict(self.advice), "headline": headline, "why": why}
 
     @classmethod
     def from_json(cls, value: Any) -> DriftReport:
@@ -266,6 +259,11 @@ class Description:
     groupings: Sequence[Grouping] = ()
 
 
+def _noun(*sides: Mapping[str, Any]) -> str:
+    kinds = [contract["input"].get("kind", "image") for side in sides if (contract := side.get("contract")) is not None]
+    return "image" if all(kind == "image" for kind in kinds) else "input"
+
+
 def build_report(
     measurement: Measurement, description: Description, gates: Mapping[str, float], *, far: float | None = None
 ) -> DriftReport:
@@ -308,7 +306,8 @@ def build_report(
                 intervals.update(retrieval.intervals)
     labelled = decisions is not None and decisions.truth == "labels"
     applied = apply_gates(metrics, all_gates(gates, labelled=labelled), intervals)
-    doubt = find_doubt(measurement)
+    noun = _noun(description.candidate, description.reference)
+    doubt = find_doubt(measurement, noun)
     return DriftReport(
         candidate=description.candidate,
         reference=description.reference,
@@ -318,7 +317,9 @@ def build_report(
         intervals=intervals,
         gates=applied,
         doubt=doubt,
-        advice=under_contract(advise(applied, metrics, decisions, doubt), description.candidate, description.reference),
+        advice=under_contract(
+            advise(applied, metrics, decisions, doubt, noun), description.candidate, description.reference
+        ),
         decisions=decisions,
         retrieval=retrieval,
         parts=tuple(

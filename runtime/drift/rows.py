@@ -17,6 +17,7 @@ from ..arrays import give_back
 _BLOCK_VALUES = 1 << 19
 _KEPT_VALUES = 1 << 23
 _SCATTERED = 256
+_TOGETHER_BYTES = 1 << 25
 _LARGEST = float(np.finfo(np.float32).max)
 _SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
 
@@ -49,7 +50,7 @@ class Rows:
         """Some rows as a new (n, D) float64 array; what float32 cannot hold is infinite or zero, as on a device."""
         if self._order is not None:
             rows = self._order[rows]
-        if self._mapping is None or isinstance(rows, slice):
+        if self._mapping is None or isinstance(rows, slice) or self._together(rows):
             taken = np.array(self._array[rows], np.float64)
         else:
             # The system maps what lies around each row as well, many times as much as is wanted.
@@ -63,6 +64,10 @@ class Rows:
             np.copyto(taken, np.copysign(np.inf, taken), where=np.abs(taken) > _LARGEST)
             np.copyto(taken, 0, where=np.abs(taken) < _SMALLEST)
         return taken
+
+    def _together(self, rows: NDArray[np.intp]) -> bool:
+        """Whether rows stand so near to each other that all between them may be mapped at once."""
+        return not len(rows) or int(rows.max() - rows.min()) * self._array.strides[0] <= _TOGETHER_BYTES
 
     def only(self, rows: NDArray[np.intp]) -> Rows:
         """These rows, in this order; nothing is copied."""

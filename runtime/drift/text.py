@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..layout import Column, join_lines, table, wrap
-from ..model.words import word as suited
 from ..printable import one_line, paint
 from .decisions import Decisions
 from .gates import Gate
@@ -36,7 +35,7 @@ def render_text(report: DriftReport, width: int, *, details: bool) -> str:
         paragraphs.append(_decisions(report.decisions, width))
     if report.retrieval is not None:
         paragraphs.append(_retrieval(report.retrieval, width))
-    paragraphs += [_parts(breakdown, width) for breakdown in report.parts]
+    paragraphs += [_parts(breakdown, report.noun, width) for breakdown in report.parts]
     for side, counts in (report.silent or {}).items():
         if (silent := Silent(**counts)).any:
             paragraphs.append(wrap(f"{side}: vectors that say nothing: {silent}", width, rest="  "))
@@ -45,7 +44,7 @@ def render_text(report: DriftReport, width: int, *, details: bool) -> str:
     elif report.worst:
         worst = report.worst[0]
         paragraphs.append(wrap(f"worst input: {one_line(worst.id)}, cosine {cosine(worst.cosine)}", width, rest="  "))
-    return suited(join_lines(*paragraphs), is_image=report.is_image)
+    return join_lines(*paragraphs)
 
 
 def _verdict(report: DriftReport, width: int) -> list[str]:
@@ -53,7 +52,7 @@ def _verdict(report: DriftReport, width: int) -> list[str]:
     verdict = report.verdict.upper() + (" (" + ", ".join(failed) + ")" if failed else "")
     head = wrap(
         f"{verdict}: {one_line(str(report.candidate['path']))} against {one_line(str(report.reference['path']))}, "
-        f"{report.metrics['count']} images",
+        f"{report.metrics['count']} {report.noun}s",
         width,
         rest="  ",
     )
@@ -154,19 +153,19 @@ def _retrieval(found: Retrieval, width: int) -> list[str]:
     return [*head, *table(columns, rows, width, "  ")]
 
 
-def _parts(found: Breakdown, width: int) -> list[str]:
+def _parts(found: Breakdown, noun: str, width: int) -> list[str]:
     judged = [part for part in found.parts if part.figures]
     left_out = len(found.parts) - len(judged)
     head = f"who pays, by {found.by}: {len(judged)} looked at, intervals corrected for {found.looked_at} figures"
     if left_out:
-        head += f"; {left_out} with too few images"
+        head += f"; {left_out} with too few {noun}s"
     lines = wrap(one_line(head), width, rest="  ")
     for part in found.worse[:SHOWN_PARTS]:
         for name in part.worse:
             figure = part.figures[name]
             low, high = (part_figure(name, value) for value in figure.interval)
             said = (
-                f"{found.by} {part.name} ({part.count} images): {PARTS[name]} {part_figure(name, figure.value)} "
+                f"{found.by} {part.name} ({part.count} {noun}s): {PARTS[name]} {part_figure(name, figure.value)} "
                 f"({low} to {high}), others {part_figure(name, figure.others)}"
             )
             lines += wrap(one_line(said), width, first="  ", rest="    ")

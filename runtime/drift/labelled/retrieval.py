@@ -7,22 +7,20 @@ and much surer than the figures themselves. Formulas: docs/drift.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...machine import available_threads
-from ...progress import progress
 from ..decisions import Pairs, Scores
 from ..intervals import Interval, draw, drawn_means, interval_around, wilson_interval
 from ..metrics import METRICS
 from ..moments import GROUPS
 from ..neighbours import NeighbourOverlap
 from ..rows import Rows, UnitRows
+from .precision import average_precisions
 
 RECALL_AT = (1, 5, 10)
 VOTES = 10
@@ -34,7 +32,6 @@ LEAST_RANKED = 100
 queries, but of no fewer than the other."""
 
 _BINS = 2048
-_BLOCK_VALUES = 1 << 24
 
 Three = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
@@ -144,25 +141,53 @@ def measure_retrieval(
     Returns:
         None where no query has another row of its class.
     """
-    sizes = np.bincount(labels)
-    useful = sizes[labels[neighbours.queries]] > 1
+    return measure_retrievals(candidate, reference, labels, [(candidate, neighbours)], clusters)[0]
+
+
+def measure_retrievals(
+    candidate: Rows,
+    reference: Rows,
+    labels: NDArray[np.intp],
+    searching: Sequence[tuple[Rows, NeighbourOverlap]],
+    clusters: NDArray[np.intp] | None = None,
+) -> list[Retrieval | None]:
+    """:func:`measure_retrieval` of several kinds of queries, such as mapped ones, in one pass over the galleries.
+
+    Args:
+        candidate, reference, labels, clusters: see there; the candidate's own gallery is searched by its own rows.
+        searching: what searches the reference's gallery, and what was found there; by the same queries.
+    """
+    neighbours = searching[0][1]
+    useful = np.bincount(labels)[labels[neighbours.queries]] > 1
     queries = neighbours.queries[useful]
     if not len(queries):
-        return None
-    found = [labels[nearest[useful]] for nearest in neighbours.nearest]
+        return [None for _ in searching]
+    wanted = min(len(queries), max(LEAST_RANKED, RANKED_PAIRS // len(labels)))
+    chosen = queries[np.linspace(0, len(queries) - 1, wanted).astype(np.intp)]
+    rows = [UnitRows(side.only(chosen)).take(slice(None)) for side in (reference, candidate)]
+    rows += [rows[1] if kind is candidate else UnitRows(kind.only(chosen)).take(slice(None)) for kind, _ in searching]
+    before, *cross = average_precisions([rows[0], *rows[2:]], UnitRows(reference), labels, chosen)
+    (own,) = average_precisions([rows[1]], UnitRows(candidate), labels, chosen)
     drawn = _Clusters(queries if clusters is None else clusters[queries])
+    ranked = _Clusters(chosen if clusters is None else clusters[chosen])
+    made: list[Retrieval | None] = []
+    for (_, overlap), precisions in zip(searching, cross, strict=True):
+        figures = _nearest_figures([labels[nearest[useful]] for nearest in overlap.nearest], labels[queries], drawn)
+        figures["map"] = ranked.figure((before, precisions, own))
+        made.append(Retrieval(len(queries), len(chosen), drawn.count, figures))
+    return made
+
+
+def _nearest_figures(found: list[NDArray[np.intp]], wanted: NDArray[np.intp], drawn: _Clusters) -> dict[str, Figure]:
+    """Recall and k-NN accuracy from the classes of what was found, (n, k) three times, and the queries' own, (n,)."""
     figures = {}
     for count in RECALL_AT:
         if found[0].shape[1] >= count:
-            hits = [(rows[:, :count] == labels[queries][:, None]).any(axis=1).astype(np.float64) for rows in found]
+            hits = [(rows[:, :count] == wanted[:, None]).any(axis=1).astype(np.float64) for rows in found]
             figures[f"recall_at_{count}"] = drawn.figure((hits[0], hits[1], hits[2]))
-    votes = [(_vote(rows[:, :VOTES]) == labels[queries]).astype(np.float64) for rows in found]
+    votes = [(_vote(rows[:, :VOTES]) == wanted).astype(np.float64) for rows in found]
     figures["knn_accuracy"] = drawn.figure((votes[0], votes[1], votes[2]))
-    wanted = min(len(queries), max(LEAST_RANKED, RANKED_PAIRS // len(labels)))
-    chosen = queries[np.linspace(0, len(queries) - 1, wanted).astype(np.intp)]
-    ranked = _Clusters(chosen if clusters is None else clusters[chosen])
-    figures["map"] = ranked.figure(_average_precisions(UnitRows(candidate), UnitRows(reference), labels, chosen))
-    return Retrieval(len(queries), len(chosen), drawn.count, figures)
+    return figures
 
 
 def equal_error_rates(pairs: Pairs, scores: Scores, clusters: NDArray[np.intp] | None = None) -> Figure | None:
@@ -268,58 +293,3 @@ def _vote(found: NDArray[np.intp]) -> NDArray[np.intp]:
     votes = (found[:, :, None] == found[:, None, :]).sum(axis=2)
     winners: NDArray[np.intp] = np.take_along_axis(found, votes.argmax(axis=1)[:, None], axis=1)[:, 0]
     return winners
-
-
-def _average_precisions(
-    candidate: UnitRows, reference: UnitRows, labels: NDArray[np.intp], queries: NDArray[np.intp]
-) -> Three:
-    """Each query's average precision, (n,), three times."""
-    precisions = np.zeros((3, len(queries)))
-    block = max(1, _BLOCK_VALUES // len(labels))
-    # Centring leaves a query's order as it is and the common part, which float32 would spend its digits on, out.
-    centres = reference.mean(), candidate.mean()
-    with ThreadPoolExecutor(available_threads()) as pool:
-        parts = [slice(start, start + block) for start in range(0, len(queries), block)]
-        for part in progress(parts, len(parts), "rankings"):
-            rows = queries[part]
-            r, c = reference.take(rows), candidate.take(rows)
-            relevant = [labels == labels[row] for row in rows]
-            for sides, gallery, centre in (
-                (((0, r), (1, c)), reference, centres[0]),
-                (((2, c),), candidate, centres[1]),
-            ):
-                similar = _similarities(np.concatenate([side for _, side in sides]), gallery, centre, pool)
-                for (place, _), told in zip(sides, similar.reshape(len(sides), len(rows), -1), strict=True):
-                    told[np.arange(len(rows)), rows] = -np.inf
-                    precisions[place, part] = list(pool.map(_average_precision, told, relevant))
-    return precisions[0], precisions[1], precisions[2]
-
-
-def _similarities(
-    queries: NDArray[np.float64], gallery: UnitRows, centre: NDArray[np.float64], pool: ThreadPoolExecutor
-) -> NDArray[np.float32]:
-    """Of the queries with the whole gallery, (n, N); equal ones are equal, the last bits being rounded off."""
-    similar = np.empty((len(queries), len(gallery)), np.float32)
-
-    def fill(start: int) -> None:
-        part = slice(start, min(start + (1 << 13), len(gallery)))
-        similar[:, part] = queries @ (gallery.take(part) - centre).T
-
-    list(pool.map(fill, range(0, len(gallery), 1 << 13)))
-    return similar
-
-
-def _average_precision(similar: NDArray[np.float32], relevant: NDArray[np.bool_]) -> float:
-    """The mean, over what is to be found, of the precision among all that is at least as similar.
-
-    Args:
-        similar: (N,) minus infinity for the query itself.
-        relevant: (N,) what is to be found, and the query.
-    """
-    wanted = np.sort(similar[relevant])[1:]
-    # What is less similar than all that is to be found need not be put in order.
-    others = similar[~relevant]
-    others = np.sort(others[others >= wanted[0]])
-    right = len(wanted) - np.searchsorted(wanted, wanted, "left")
-    wrong = len(others) - np.searchsorted(others, wanted, "left")
-    return float((right / (right + wrong)).mean())

@@ -13,7 +13,7 @@ from embedlite.runtime.drift import measure
 from embedlite.runtime.drift.compare import Measurement
 from embedlite.runtime.drift.decisions import labelled_pairs, score
 from embedlite.runtime.drift.gates import parse_gates
-from embedlite.runtime.drift.labelled import retrieval
+from embedlite.runtime.drift.labelled import precision, retrieval
 from embedlite.runtime.drift.labelled.retrieval import LOSSES, equal_error_rates, measure_retrieval
 from embedlite.runtime.drift.report import Description, DriftReport, build_report
 from embedlite.runtime.drift.rows import Rows
@@ -157,7 +157,9 @@ def test_of_a_large_gallery_a_part_of_the_queries_is_ranked(monkeypatch: pytest.
     candidate, reference, labels = labelled()
     neighbours = measured(candidate, reference).neighbours
     whole = measure_retrieval(Rows(candidate), Rows(reference), labels, neighbours)
-    monkeypatch.setattr(retrieval, "_BLOCK_VALUES", 7 * COUNT)
+    monkeypatch.setattr(precision, "_QUERIES", 7)
+    monkeypatch.setattr(precision, "_GALLERY_BLOCK", 13)
+    monkeypatch.setattr(precision, "_MOST_WANTED", 300)
     assert measure_retrieval(Rows(candidate), Rows(reference), labels, neighbours) == whole
     monkeypatch.setattr(retrieval, "RANKED_PAIRS", 30 * COUNT)
     monkeypatch.setattr(retrieval, "LEAST_RANKED", 20)

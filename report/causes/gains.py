@@ -27,7 +27,7 @@ from ...runtime.model.flatbuffer import ModelInfo, TensorInfo
 from ...runtime.model.match import Match
 
 # Axis of the output channels in a convolution's weights; the input channels are the last axis of both.
-_OUTPUT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3}
+OUTPUT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3}
 
 _SAME_SCALE = 0.02
 """Gains closer to one than this are rounding."""
@@ -104,9 +104,9 @@ def _between_convolutions(info: ModelInfo) -> set[int]:
     written = [
         writes[0]
         for operator, (_, writes) in zip(info.operators, info.wiring.operators, strict=True)
-        if operator.name in _OUTPUT_AXIS
+        if operator.name in OUTPUT_AXIS
     ]
-    single = {index for index in written if len(readers.get(index, [])) == 1 and readers[index][0] in _OUTPUT_AXIS}
+    single = {index for index in written if len(readers.get(index, [])) == 1 and readers[index][0] in OUTPUT_AXIS}
     return single - set(info.wiring.outputs)
 
 
@@ -121,9 +121,9 @@ def _convolutions(
     for place, other in match.operators.items():
         kind, (reads, writes) = candidate.operators[place].name, candidate.wiring.operators[place]
         # Weights that are unpacked in the graph are float16, and those files are never equalized.
-        if kind not in _OUTPUT_AXIS or not candidate.tensors[reads[1]].constant:
+        if kind not in OUTPUT_AXIS or not candidate.tensors[reads[1]].constant:
             continue
-        stored = _dequantized(candidate.tensors[reads[1]], constant(reads[1]), _OUTPUT_AXIS[kind])
+        stored = dequantized(candidate.tensors[reads[1]], constant(reads[1]), OUTPUT_AXIS[kind])
         true = float_constant(reference.wiring.operators[other][0][1]).astype(np.float64)
         inputs = candidate.tensors[reads[0]].shape[-1]
         depthwise = kind != "CONV_2D"
@@ -181,7 +181,7 @@ def _average(one: _Estimate, other: _Estimate) -> _Estimate:
     return _Estimate(gain, np.divide(1.0, total, out=np.full_like(total, np.inf), where=total > 0))
 
 
-def _dequantized(tensor: TensorInfo, values: NDArray[Any], axis: int) -> _Array:
+def dequantized(tensor: TensorInfo, values: NDArray[Any], axis: int) -> _Array:
     """Weights as real numbers, from one scale or from one for each place along ``axis``."""
     if not tensor.scale:
         return values.astype(np.float64)

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.backends.interpreters import find_runtime, open_interpreter
-from ...runtime.backends.subgraph import cut, runner
+from ...runtime.backends.subgraph import cut, runner, with_constants
 from ...runtime.input.normalize import normalize
 from ...runtime.input.preprocess import dequantize, quantize
 from ...runtime.model.artifact import Artifact
 from ...runtime.model.flatbuffer import TensorInfo
 from ...runtime.model.match import activations, match_graphs
-from .gains import channel_gains
+from .gains import OUTPUT_AXIS, channel_gains, dequantized
 
 INTEGERS = ("int8", "uint8", "int16")
 """Types of quantized activations."""
@@ -49,7 +49,8 @@ class GraphPair:
         self._candidate, self._reference = candidate, reference
         mine, other = candidate.info, reference.info
         self.match = match_graphs(mine, other)
-        self.gains = channel_gains(mine, other, self.match, self._constants(candidate), self._constants(reference))
+        self._constant = self._constants(candidate)
+        self.gains = channel_gains(mine, other, self.match, self._constant, self._constants(reference))
         self.mine, self.other = activations(mine), activations(other)
         self.output, self._result = mine.wiring.outputs[0], other.wiring.outputs[0]
 
@@ -93,6 +94,63 @@ class GraphPair:
         other = self.match.operators[place]
         outputs = self._reference.info.wiring.operators[other][1]
         return mine, self._run(self._reference, [other], [self.match.tensors[index] for index in reads], outputs)
+
+    def with_small_weights(self, place: int, reads: Sequence[int], writes: Sequence[int]) -> Run | None:
+        """The reference's operator with the candidate's weights and biases: what these alone make of its activations.
+
+        Args:
+            place: of the operator in the candidate.
+            reads: indices of its activations.
+            writes: indices of its outputs.
+
+        Returns:
+            A function of activations in the float graph's scale; None where no weights were rounded.
+        """
+        if self._unpacking(place):
+            return self.operator(place, reads, writes)[0]
+        if place not in self.match.operators:
+            return None
+        info, other = self._candidate.info, self.match.operators[place]
+        theirs, outputs = self._reference.info.wiring.operators[other]
+        rounded = {}
+        for mine, true in zip(info.wiring.operators[place][0], theirs, strict=False):
+            if mine < 0 or true < 0 or not info.tensors[mine].constant or not info.tensors[mine].scale:
+                continue
+            stored, wanted = info.tensors[mine], self._reference.info.tensors[true]
+            if stored.shape == wanted.shape and wanted.dtype == "float32":
+                axis = _axis(info.operators[place].name, stored)
+                values = dequantized(stored, self._constant(mine), axis)
+                rounded[true] = self._in_true_scale(place, values, axis).astype(np.float32)
+        if not rounded:
+            return None
+        inputs = [self.match.tensors[index] for index in reads]
+        part = with_constants(cut(self._reference.flatbuffer, [other], inputs, outputs), rounded)
+        return runner(self._runtime, part, inputs, outputs, self._threads)
+
+    def _in_true_scale(self, place: int, values: Values, axis: int) -> Values:
+        """A layer's weights or bias without the gains of what it reads and writes."""
+        info = self._candidate.info
+        reads, writes = info.wiring.operators[place]
+        if info.operators[place].name not in OUTPUT_AXIS:
+            return values
+        if writes[0] in self.gains:
+            shape = [1] * values.ndim
+            shape[axis] = -1
+            values = values / self.gains[writes[0]].reshape(shape)
+        if values.ndim > 1 and reads[0] in self.gains:
+            # The input channels are the last axis of both kinds of convolution.
+            values = values * self.gains[reads[0]]
+        return values
+
+    def clipped(self, index: int, values: Values) -> Values:
+        """Values in the float graph's scale without what the candidate's tensor cannot hold, to half a step."""
+        tensor = self._candidate.info.tensors[index]
+        if tensor.dtype not in INTEGERS:
+            return values
+        (step, zero), held = _parameters(tensor), np.iinfo(tensor.dtype)
+        gain = self.gains.get(index, 1.0)
+        within = np.clip(values * gain, step * (held.min - zero - 0.5), step * (held.max - zero + 0.5))
+        return (within / gain).astype(np.float32)
 
     def is_small(self, place: int) -> bool:
         """Whether an operator's weights or values are quantized, or were: float16 weights come through DEQUANTIZE."""
@@ -164,6 +222,13 @@ class GraphPair:
             for before, (_, writes) in enumerate(wiring.operators[:place])
             if reads.intersection(writes) and not self.mine.intersection(writes)
         ]
+
+
+def _axis(kind: str, tensor: TensorInfo) -> int:
+    """Along which axis a constant has a scale for each place; the first one where it has a single scale."""
+    wanted = OUTPUT_AXIS.get(kind, 0)
+    places = [place for place, size in enumerate(tensor.shape) if size == len(tensor.scale)]
+    return wanted if wanted in places or len(tensor.shape) > wanted == OUTPUT_AXIS.get(kind) else next(iter(places), 0)
 
 
 def _parameters(tensor: TensorInfo) -> tuple[float, int]:

@@ -7,7 +7,7 @@ the graph's inputs and outputs are appended to the file. Weights and tensor indi
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from ..errors import InterpreterFailedError
 from .interpreters import Runtime, open_interpreter
 
 # Field numbers of TFLite's schema.fbs, version 3.
-_SUBGRAPHS, _SIGNATURES = 2, 7
-_INPUTS, _OUTPUTS, _OPERATORS = 1, 2, 3
+_SUBGRAPHS, _BUFFERS, _SIGNATURES = 2, 4, 7
+_TENSORS, _INPUTS, _OUTPUTS, _OPERATORS = 0, 1, 2, 3
+_BUFFER, _DATA = 2, 0
 
 
 def cut(flatbuffer: bytes, operators: Sequence[int], inputs: Sequence[int], outputs: Sequence[int]) -> bytes:
@@ -42,6 +43,35 @@ def cut(flatbuffer: bytes, operators: Sequence[int], inputs: Sequence[int], outp
     # A signature names tensors that are not inputs and outputs any more.
     if position := _field(data, model, _SIGNATURES):
         _replace(data, position, ())
+    return bytes(data)
+
+
+def with_constants(flatbuffer: bytes, constants: Mapping[int, NDArray[Any]]) -> bytes:
+    """The same graph with other numbers in some of its constants.
+
+    Tensors that share a buffer with one of them get the numbers, too.
+
+    Args:
+        flatbuffer: a checked flatbuffer.
+        constants: by index of the tensor, of the shape and type that are there.
+
+    Raises:
+        ValueError: a tensor is not a constant of that many bytes inside the flatbuffer.
+    """
+    data = bytearray(flatbuffer)
+    model = _unsigned(data, 0)
+    graph = _target(data, _target(data, _field(data, model, _SUBGRAPHS)) + 4)
+    tensors, buffers = (
+        _target(data, position) for position in (_field(data, graph, _TENSORS), _field(data, model, _BUFFERS))
+    )
+    for index, values in constants.items():
+        number = _field(data, _target(data, tensors + 4 + 4 * index), _BUFFER)
+        buffer = _target(data, buffers + 4 + 4 * (_unsigned(data, number) if number else 0))
+        field = _field(data, buffer, _DATA)
+        start = _target(data, field) if field else 0
+        if not start or _unsigned(data, start) != values.nbytes:
+            raise ValueError(f"tensor {index} does not hold {values.nbytes} bytes")
+        data[start + 4 : start + 4 + values.nbytes] = values.tobytes()
     return bytes(data)
 
 

@@ -27,7 +27,8 @@ from embedlite.convert.quantize.equalize import equalizable_pairs, equalize
 from embedlite.convert.quantize.litert import LEAST_WEIGHTS, quantize
 from embedlite.convert.quantize.trial import only_float
 from embedlite.report.causes import pair as layer_pair
-from embedlite.report.causes.layers import LayerDrift, LayerReport, measure_layers, render_layers
+from embedlite.report.causes.help import Made, Noise, what_helps
+from embedlite.report.causes.layers import PARTS, LayerDrift, LayerReport, measure_layers, render_layers
 from embedlite.runtime import InputContract
 from embedlite.runtime.backends.interpreters import find_runtime
 from embedlite.runtime.backends.subgraph import cut, runner
@@ -128,6 +129,8 @@ def test_a_layer_whose_range_is_a_tenth_of_what_it_needs_is_ranked_first(
     assert worst.name == layer.name
     assert worst.share > 0.9 > layer.share
     assert worst.alone_db < layer.alone_db - 10
+    assert worst.clipping > 0.9 > layer.clipping + 0.8
+    assert faulty.helps.startswith("more calibration images like these: ")
     # What comes before it is as it was.
     place = sound.layers.index(layer)
     assert place > 0
@@ -156,6 +159,8 @@ def test_a_layer_with_damaged_weights_is_ranked_first(name: str, equalized: bool
     worst = measured(graph.to_bytes(), reference, tmp_path).ranked()[0]
     assert worst.name == layer.name
     assert worst.alone_db < layer.alone_db - 10
+    # The range was made for other weights, so that some values are clipped now.
+    assert worst.weights > 0.7
 
 
 @pytest.mark.parametrize("kind", ["depthwise", "residual"])
@@ -187,6 +192,34 @@ def test_alone_is_what_a_file_gives_in_which_nothing_else_is_quantized(tmp_path:
     assert named(report, "first").alone_db == pytest.approx(alone, abs=0.1)
 
 
+def test_the_part_of_the_weights_is_what_a_float_file_with_them_gives(tmp_path: Path) -> None:
+    """The integers as they are stored, put as floats where the float graph has its weights and biases."""
+    made = lowered("depthwise")
+    report = measured(int8("depthwise"), made.graph.flatbuffer, tmp_path)
+    wanted = float_rows(made.graph.flatbuffer, IMAGES, 1).astype(np.float64)
+    stored = Graph(int8("depthwise"))
+    for layer in report.layers:
+        if layer.operator not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+            assert not layer.weights
+            continue
+        assert layer.weights + layer.clipping + layer.rounding == pytest.approx(1)
+        graph = Graph(made.graph.flatbuffer)
+        (operator,) = [op for op in graph.operators if graph.tensor_name(int(op.outputs[0])) == layer.name]
+        (small,) = [op for op in stored.operators if stored.tensor_name(int(op.outputs[0])) == layer.name]
+        for place in (1, 2):
+            values, quantization = stored.constant(int(small.inputs[place])), stored.tensor(int(small.inputs[place]))
+            scale = np.asarray(quantization.quantization.scale)
+            shape = [-1 if size == len(scale) else 1 for size in values.shape]
+            if layer.operator == "CONV_2D" and place == 1:
+                shape = [-1, 1, 1, 1]
+            real = (values * scale.reshape(shape)).astype(np.float32)
+            graph.make_constant(int(operator.inputs[place]), real)
+        noise = float_rows(graph.to_bytes(), IMAGES, 1) - wanted
+        alone = 10 * np.log10((wanted**2).sum() / (noise**2).sum())
+        parts = layer.alone_db - 10 * np.log10(layer.weights)
+        assert parts == pytest.approx(alone, abs=1)
+
+
 def test_equalized_channels_are_brought_back_before_they_are_compared(tmp_path: Path) -> None:
     """Against the float graph that was equalized too, nothing needs to be brought back: the same must come out."""
     made = lowered("depthwise")
@@ -198,6 +231,8 @@ def test_equalized_channels_are_brought_back_before_they_are_compared(tmp_path: 
     for mine, true in zip(report.layers, direct.layers, strict=True):
         if mine.alone_db is not None and mine.share > 0.01:
             assert mine.alone_db == pytest.approx(true.alone_db, abs=1), mine.name
+            assert mine.weights == pytest.approx(true.weights, abs=0.1), mine.name
+            assert mine.rounding == pytest.approx(true.rounding, abs=0.1), mine.name
         if mine.rescaled:
             assert mine.sqnr_db > 25
 
@@ -253,6 +288,11 @@ def test_every_mode_of_a_real_export(mode: str, digits: Digits) -> None:
     # Beside a tensor that is not its counterpart, a layer is all noise: 0 dB.
     assert [layer.sqnr_db > 10 for layer in convolutions] == [True] * len(rounded)
     json.dumps(report.to_json(), allow_nan=False)
+    parts = {part: sum(layer.share * (getattr(layer, part) or 0) for layer in report.layers) for part in PARTS}
+    assert sum(parts.values()) == pytest.approx(1)
+    most = {"int8": "rounding", "int16x8": "weights", "float16": "weights"}.get(mode)
+    assert most is None or parts[most] > 0.6
+    assert (report.helps is None) == (report.together_db >= 60)
 
 
 def test_a_file_with_integer_ends_that_leaves_the_normalization_to_the_runtime(tmp_path: Path) -> None:
@@ -287,6 +327,31 @@ def test_the_table_shows_the_worst_and_counts_the_others() -> None:
     assert text[15].startswith("2 operator(s) have no counterpart")
 
 
+@pytest.mark.parametrize(
+    ("parts", "made", "says"),
+    [
+        (
+            ((0, 0.3, 0.1), (0.2, 0, 0.4)),
+            Made("int8", "minmax", 100),
+            r"^more calibration .* than the 100 .*30% .* first",
+        ),
+        (((0, 0.3, 0.1), (0.2, 0, 0.4)), Made("int8", "mse", 9), "^--calibrate-method minmax, or more calibration"),
+        (((0.1, 0, 0.8), (0.1, 0, 0)), Made("int8"), r"^float or 16 bits for first.* 90% .* 40.0 dB.*sqnr_db=39 "),
+        (((0.1, 0, 0.2),) * 3, Made(), r"^16-bit activations .*: 67% of the noise is rounded activations"),
+        (((0.2, 0.01, 0.1),) * 3, Made(), r"^fine-tuning .*: 65% of the noise is rounded weights"),
+        (((1, 0, 0),), Made("int16x8"), "^float16 or float32"),
+        (((1, 0, 0),), Made("dynamic"), "float16 or float32"),
+    ],
+)
+def test_what_helps_follows_from_the_parts(parts: tuple, made: Made, says: str) -> None:
+    layers = [Noise(name, *values) for name, values in zip(("first", "second", "third"), parts, strict=False)]
+    total = sum(layer.share for layer in layers)
+    layers = [Noise(layer.layer, *(getattr(layer, part) / total for part in PARTS)) for layer in layers]
+    assert re.search(says, what_helps(layers, 30.0, made))
+    assert what_helps(layers, 70.0, made) is None
+    assert what_helps(layers, None, made) is None
+
+
 def test_the_command_on_the_older_runtime(digits: Digits, run: Run) -> None:
     arguments = [digits.int8, "--reference", digits.float32, "--data", digits.test_images, "--num-samples", "16"]
     done = run("drift-report", *arguments, "--layers", "--json", "-", runtime="tflite-runtime")
@@ -295,7 +360,7 @@ def test_the_command_on_the_older_runtime(digits: Digits, run: Run) -> None:
     assert value["ladder"] is None
     assert len(value["layers"]) == 21
     keys = ["name", "operator", "shape", "sqnr_db", "drop_db", "rescaled", "alone_db", "share"]
-    assert list(value["layers"][0]) == keys
+    assert list(value["layers"][0]) == [*keys, "weights", "clipping", "rounding"]
 
 
 @pytest.mark.parametrize(

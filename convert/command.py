@@ -12,12 +12,31 @@ from ..runtime.layout import line_width
 from . import check_installed
 from .options import Asked
 
+_ANSWERS = (
+    (
+        "which file for a Pi Zero?",
+        "A Zero 2 W: int8 or dynamic. The first Zero (armv6l): no interpreter is made for it.",
+    ),
+    ("for a Pi 3 or 4?", "The same; on a 32-bit system int8 with --target tflite-runtime."),
+    (
+        "a Pi 5, a phone?",
+        "float16, which they compute in half precision. Measure there: embed-tflite FOLDER --measure.",
+    ),
+    ("for a microcontroller?", "int8, with --input-type int8 --output-type int8 --c-array."),
+    ("for a browser, an NPU?", "int8; an NPU mostly with integer ends, too. All devices: docs/devices.md."),
+    ("how many images?", "Some hundred like those in the field. The result says whether they are enough."),
+    ("what is assumed?", "The line 'contract:' of the result says what pixels become and who said so."),
+    ("my int8 is bad: why?", "drift-report --layers and --ladder; what to do: docs/int8-is-bad.md."),
+    ("what can I show?", "--card writes a page about the files; drift-report --html one with pictures."),
+)
+
 
 @click.command(
     name="export-tflite",
     cls=Command,
     example="export-tflite model.keras --calibration-data calibration -o exported",
     stages=True,
+    answers=_ANSWERS,
 )
 @click.argument("model", type=click.Path(path_type=Path))
 @options_of(Asked, "asked")

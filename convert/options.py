@@ -254,7 +254,10 @@ class Asked(ExportOptions):
         choices=(*MODES, "all"),
     )
     calibration_data: Data | None = option(
-        None, "Images that set int8 ranges: a folder, .npy, .npz, .tfrecord.", metavar="PATH", parse=data_location
+        None,
+        "Images that set int8 ranges, some hundred: a folder, .npy, .npz, .tfrecord.",
+        metavar="PATH",
+        parse=data_location,
     )
     test_data: Data | None = option(
         None,

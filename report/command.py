@@ -37,12 +37,22 @@ _sides, _data, _judge = in_group("What to compare"), in_group("Images"), in_grou
 _gallery = in_group("A gallery that exists")
 _causes, _outputs, _run = in_group("Causes"), in_group("Output"), in_group("Run")
 
+_ANSWERS = (
+    ("which threshold?", "The headline says whether the old one stays valid, or which one to set and what it costs."),
+    ("which class suffers?", "--labels: each class beside the others; --group: cameras or sites likewise."),
+    ("embed the gallery again?", "--gallery OLD.npz --candidate-vectors NEW.npz weighs keeping and mapping, too."),
+    ("my int8 is bad: why?", "--layers, --ladder: which layers and steps spend the drift; docs/int8-is-bad.md."),
+    ("which file to ship?", "Name several candidates, with --export or --measured for their latencies."),
+    ("what can I show?", "--html FILE: one page with figures and pictures, to pass on."),
+)
+
 
 @click.command(
     name="drift-report",
     cls=Command,
     example="drift-report model.int8.tflite --reference model.float32.tflite --data test",
     stages=True,
+    answers=_ANSWERS,
 )
 @click.argument("candidates", metavar="CANDIDATE...", nargs=-1, type=click.Path(path_type=Path))
 @_sides("--reference", type=click.Path(path_type=Path), help="What the candidate should match.")

@@ -101,8 +101,9 @@ def codes(labels: NDArray[Any], count: int, path: Path) -> NDArray[np.intp]:
     """
     distinct, numbers = np.unique(_flat(labels, count, path), return_inverse=True)
     if not 1 < len(distinct) < count:
+        what = "the same label" if len(distinct) < 2 else "a label of its own"
         raise DataError(
-            f"{path} has {len(distinct)} different labels for {count} rows; deciding needs pairs of the same label and "
+            f"{path} has {what} for each of {count} rows; deciding needs pairs of the same label and "
             "pairs of different ones. Leave the labels out, and nearest neighbours stand in for them."
         )
     classes: NDArray[np.intp] = numbers.astype(np.intp)

@@ -196,6 +196,7 @@ def open_sides(request: Request, passes: ReferencePasses | None = None) -> Sides
             return replace(sides, contract=contract)
         # Before the work: they may not fit.
         known = _known_of(request, source.ids)
+        _check_size(request, encoder)
         listing = _fill(rows, encoder, source, request, request.candidate, ready=False)
     theirs, other = (passes or ReferencePasses()).get(inputs, lambda: _run_reference(request, inputs, source, listing))
     data = {
@@ -206,6 +207,23 @@ def open_sides(request: Request, passes: ReferencePasses | None = None) -> Sides
     }
     description = Description(facts, other, data, source.ids, describe_environment(), **known)
     return Sides(Rows(rows), Rows(theirs), description, theirs, source, contract)
+
+
+def _check_size(request: Request, encoder: Encoder) -> None:
+    """See that a ``.tflite`` reference gives embeddings of the candidate's size, as far as its contract tells.
+
+    Raises:
+        DataError: of another one.
+    """
+    if is_keras_model(request.reference):
+        return
+    contract = read_artifact(request.reference).contract
+    size = encoder.embedding_size if contract is None else int(np.prod(contract.output_shape))
+    if size != encoder.embedding_size:
+        raise DataError(
+            f"{request.candidate} gives embeddings of {encoder.embedding_size} values, and {request.reference} of "
+            f"{size}. Compare encoders of the same size."
+        )
 
 
 def _run_reference(

@@ -113,7 +113,7 @@ def _failing(result: ExportResult) -> list[str]:
     """Which files fail the drift gates, and which of them."""
     required = required_of_shipped(None if result.limits is None else Budget(result.limits))
     return [
-        f"{file.mode} fails the drift gates: {missed_text(missed)}"
+        f"{file.mode} fails the drift gates: {missed_text(missed)}; what now: docs/int8-is-bad.md"
         for file in result.files
         if file.drift is not None and (missed := required.missed(file.drift))
     ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...runtime.drift import wording
 from ...runtime.drift.metrics import METRICS
 from ...runtime.drift.report import DriftReport
+from ...runtime.drift.text import WHAT_NOW
 from ...runtime.errors import MissingPackageError
 from ...runtime.model.contract import InputContract
 from ...runtime.model.origin import describe_input
@@ -205,6 +206,7 @@ def _body(
         wording=wording,
         prefix=prefix,
         noun=report.noun,
+        what_now=WHAT_NOW,
     )
     return Markup(text)
 

@@ -61,11 +61,19 @@ class Command(click.Command):
     Args:
         example: a command line that works as it stands in the folder that the project's example leaves.
         stages: whether its stages leave a line with their seconds on stderr.
+        answers: what people ask who run it for the first time, and the answers.
     """
 
-    def __init__(self, *arguments: Any, example: str, stages: bool = False, **more: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        example: str,
+        stages: bool = False,
+        answers: Sequence[tuple[str, str]] = (),
+        **more: Any,
+    ) -> None:
         super().__init__(*arguments, **more)
-        self.example, self._stages = example, stages
+        self.example, self._stages, self._answers = example, stages, answers
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it, telling of its work as much as was asked for."""
@@ -79,7 +87,10 @@ class Command(click.Command):
         super().format_usage(ctx, formatter)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The options by their groups, in the order of the first of each."""
+        """The answers, and the options by their groups, in the order of the first of each."""
+        if self._answers:
+            with formatter.section("Questions"):
+                formatter.write_dl(self._answers)
         groups: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)

@@ -21,6 +21,9 @@ SHOWN_PARTS = 5
 MORE = "-v shows every metric, the decisions and more of the worst inputs"
 """Said where details are left out."""
 
+WHAT_NOW = "what to do about it, step by step: docs/int8-is-bad.md."
+"""Said of what should not be shipped."""
+
 
 def render_text(report: DriftReport, width: int, *, details: bool) -> str:
     """The report as text, without a line break at its end and no line longer than ``width``.
@@ -59,7 +62,8 @@ def _verdict(report: DriftReport, width: int) -> list[str]:
     word = report.verdict.upper()
     head[0] = paint(word, "good" if report.verdict == "pass" else "bad") + head[0].removeprefix(word)
     lines = head + [paint(line, "strong") for line in wrap(one_line(report.advice.headline), width)]
-    return lines + [line for reason in report.advice.why for line in wrap(one_line(reason), width, first="  - ")]
+    why = [*report.advice.why, *([WHAT_NOW] if report.advice.action == "do-not-ship" else [])]
+    return lines + [line for reason in why for line in wrap(one_line(reason), width, first="  - ")]
 
 
 def _metrics(report: DriftReport, width: int, *, details: bool) -> list[str]:

@@ -236,7 +236,7 @@ def test_classes_and_groups_are_told_apart_by_name(home: Path, run: Run) -> None
     ("labels", "message"),
     [
         ("a.png,1\nb.png,2\n", "no label for 2 of 4 images (c.png, d.png)"),
-        ("a.png,1\nb.png,1\nc.png,1\nd.png,1\n", "1 different labels for 4 rows"),
+        ("a.png,1\nb.png,1\nc.png,1\nd.png,1\n", "the same label for each of 4 rows"),
         ("x/a.png,1\ny/a.png,2\nb.png,1\nc.png,1\nd.png,1\n", "2 labels that the image a.png may mean"),
         (None, "gives embeddings of 128 values, and those in vectors.npz have 8"),
     ],

@@ -79,6 +79,23 @@ def test_the_example_works(command: Command, folder: Path, digits: Digits) -> No
     assert command not in written or (folder / written[command]).is_file()
 
 
+QUESTIONS = {
+    export_tflite: ("Pi Zero", "Pi 5", "microcontroller", "how many images", "bad: why", "assumed", "can I show"),
+    drift_report: ("which threshold", "which class", "gallery again", "bad: why", "which file", "can I show"),
+}
+
+
+@pytest.mark.parametrize("command", QUESTIONS, ids=lambda command: command.name)
+def test_the_questions_of_a_newcomer_stand_above_the_options(command: Command) -> None:
+    shown = CliRunner().invoke(command, ["--help"]).output
+    answers = shown[shown.index("\nQuestions:\n") :].split("\n\n", maxsplit=1)[0]
+    assert all(question in answers for question in QUESTIONS[command])
+    flags = {flag for one in COMMANDS for option in one.params for flag in option.opts}
+    assert set(re.findall(r"--[a-z][a-z-]*", answers)) <= flags
+    for page in re.findall(r"docs/\S+\.md", answers):
+        assert (Path(__file__).parents[2] / page).exists()
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_every_option_is_in_a_group_and_used(command: Command) -> None:
     options = [option for option in command.params if isinstance(option, click.Option)]

@@ -59,8 +59,8 @@ BAD: dict[str, tuple[str, bytes, type[EmbedliteError], str]] = {
     "an empty file": ("a.json", b"", UnreadableDataError, "cannot read labels"),
     "an empty table": ("a.csv", b"", DataError, "no label for 3 of 3"),
     "a text": ("a.txt", b"a 1", UnreadableDataError, "labels are read from .csv, .json"),
-    "all the same": ("a.csv", b"a,1\nb,1\nc,1\n", DataError, "1 different labels for 3 rows; deciding needs pairs"),
-    "all different": ("a.csv", b"a,1\nb,2\nc,3\n", DataError, "3 different labels for 3 rows"),
+    "all the same": ("a.csv", b"a,1\nb,1\nc,1\n", DataError, "the same label for each of 3 rows; deciding needs pairs"),
+    "all different": ("a.csv", b"a,1\nb,2\nc,3\n", DataError, "a label of its own for each of 3 rows"),
     "a list without ids": ("a.json", b'[{"label": 1}]', UnreadableDataError, "nor a list of objects with both"),
     "a truth value": ("a.json", b'{"a": true}', UnreadableDataError, "not a JSON object of id to label"),
     "a line that is short": (

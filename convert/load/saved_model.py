@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelLoadError, ModelShapeError
-from .foreign import reason, versions
+from .edit.one_image import OPEN_BATCH, for_one_image
+from .foreign import reason, told, versions
 from .options import LoadOptions
 from .original import Original, check_input_shape, near
 from .saved_graph import check_folder, needed
@@ -46,11 +47,6 @@ def load_saved_model(path: Path, options: LoadOptions) -> Original:
     input_name, spec = _image(path, key, signature, options.input)
     shape = check_input_shape(str(path), _shape_of(spec), options.input_shape)
     batch = (_shape_of(spec) or (None,))[0]
-    if batch not in (None, 1):
-        raise ModelShapeError(
-            f"{path} takes {batch} images at a time, no more and no fewer, and a device takes one. Save it with an "
-            "open batch (None) or a batch of 1."
-        )
     output, decisions = _choose_output(path, signature, options.output)
     output_tensor = signature.outputs[output].name
     small, left_out = needed(path, meta_graph, key, output_tensor)
@@ -61,6 +57,11 @@ def load_saved_model(path: Path, options: LoadOptions) -> Original:
         call = _load_graph(path, small, spec.name, output_tensor, options.layer)
         decisions += left_out
     framework = versions("SavedModel", "tensorflow")
+    if batch is not None and batch > 1:
+        failed = f"cannot be called on {batch} inputs of shape {shape}"
+        with told(ModelLoadError, str(path), framework, failed, OPEN_BATCH):
+            call, said = for_one_image(call, str(path), batch, shape)
+        batch, decisions = 1, (*decisions, *said)
     return Original(str(path), shape, call, batch=batch, decisions=decisions, framework=framework)
 
 

@@ -405,7 +405,7 @@ SIGNATURES: dict[str, tuple[list[tuple[int | None, ...]], tf.DType, type[Excepti
     "an open size": ([(None, None, None, 3)], tf.float32, ModelShapeError, "--input-shape"),
     "five axes": ([(None, 2, 2, 2, 2, 2)], tf.float32, ModelShapeError, "takes inputs of shape"),
     "an open length": ([(None, None, 6)], tf.float32, ModelShapeError, "--input-shape 128,6"),
-    "eight images": ([(8, 8, 8, 3)], tf.float32, ModelShapeError, "8 images at a time"),
+    "a million images": ([(1_000_000, 8, 8, 3)], tf.float32, ModelShapeError, "1000000 images at a time"),
 }
 
 

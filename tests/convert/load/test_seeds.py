@@ -250,7 +250,6 @@ REFUSED: dict[str, tuple[str, str, type[Exception], str]] = {
     "a layer without its code": ("s3", "model.keras", CustomCodeError, "EmbeddingHead"),
     "a function without its code": ("s4", "model.keras", CustomCodeError, "norm_original=KIND"),
     "bytecode": ("s4-bytecode", "model.keras", CustomCodeError, "bytecode"),
-    "a SavedModel for eight images": ("formats", "only-eight", ModelShapeError, "8 images at a time"),
     "a folder that holds no model": ("formats", ".", ModelLoadError, "not a SavedModel"),
 }
 

@@ -166,10 +166,6 @@ def formats(folder: Path) -> None:
     module.model = model
     tf.saved_model.save(module, str(folder / "signature"), signatures={"embed": served})
 
-    eight = tf.TensorSpec((8, SIZE, SIZE, 3), tf.float32, "photos")
-    fixed = tf.function(lambda photos: {"vectors": model(photos, training=False)}, input_signature=[eight])
-    tf.saved_model.save(module, str(folder / "only-eight"), signatures={"embed": fixed})
-
     # Built by a call on a batch of eight, so the SavedModel declares eight images and no other number.
     by_call = keras.Sequential([layers.Conv2D(8, SIZE), layers.Flatten()])
     by_call(np.zeros((8, SIZE, SIZE, 3), np.float32))

@@ -19,6 +19,7 @@ _NUMPY_TYPES = {
     schema.TensorType.INT8: np.int8,
     schema.TensorType.UINT8: np.uint8,
     schema.TensorType.BOOL: np.bool_,
+    schema.TensorType.COMPLEX64: np.complex64,
 }
 _TENSOR_TYPES = {np.dtype(value): key for key, value in _NUMPY_TYPES.items()}
 

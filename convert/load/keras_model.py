@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import CustomCodeError, ModelLoadError, ModelShapeError
+from ..errors import ConversionError, CustomCodeError, ModelLoadError, ModelShapeError
 from .archive import H5_SUFFIXES, keras_2_version, keras_version, read_config, write_copy
 from .custom_code import (
     INSTALL_KERAS_2,
@@ -21,10 +21,10 @@ from .custom_code import (
     parse_replacements,
     rename_replaced,
 )
-from .edit.cut import alone, cut, library_of, shared_layer, tower
+from .edit.cut import alone, cut, inner_model, library_of, shared_layer, tower
 from .edit.prune import prune
 from .edit.still import quieten
-from .edit.unroll import unrolling
+from .edit.unroll import unrolling, without_dropout
 from .foreign import reason, told, versions
 from .keras_2.load import is_installed, load_keras_2
 from .options import LoadOptions
@@ -221,8 +221,21 @@ def _as_encoder(model: Any, name: str, options: LoadOptions) -> Original:
             f"{name} was saved before it was ever built, so it holds no weights. Call it once on an input, or give "
             "it an Input, train it, and save it again."
         )
-    inputs = getattr(model, "inputs", None) or []
+    stateful = [layer for layer in model._flatten_layers() if hasattr(layer, "return_sequences") and layer.stateful]
+    if stateful:
+        raise ConversionError(
+            f"{name} keeps state from one input to the next ({stateful[0].name}), so an embedding would depend on the "
+            "inputs before it. Build its recurrent layers with stateful=False, and load its weights into that."
+        )
     said: tuple[str, ...] = ()
+    inside = None if options.layer is None else inner_model(model, options.layer)
+    if inside is not None:
+        said = (
+            f"the encoder is the model {options.layer!r} inside, on its own input: a class of your own does not tell "
+            "what it does before.",
+        )
+        model, options = inside, replace(options, layer=None)
+    inputs = getattr(model, "inputs", None) or []
     names = [_input_name(tensor) for tensor in inputs]
     place = None
     if options.input is not None:
@@ -264,6 +277,7 @@ def _as_encoder(model: Any, name: str, options: LoadOptions) -> Original:
         rows=any(not text.rpartition("=")[2].startswith(PREPROCESSING) for text in options.replace_lambda),
         decisions=(*said, *decisions),
         quieten=quieten(model),
+        calm=without_dropout(model),
         unrolling=unrolling(model),
     )
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ def lower(original: Original) -> LoweredModel:
     if original.flatbuffer is not None:
         _check_constants(original.name, Graph(original.flatbuffer))
         return _already_lowered(original.flatbuffer)
-    traced, spec, taken_out = _trace_still(original)
+    original, traced, spec, taken_out = _trace_still(original)
     flatbuffer, scaling, precisions, frozen = _convert(original, traced, spec)
     _check_graph(original.name, Graph(flatbuffer))
     _check_constants(original.name, Graph(flatbuffer))
@@ -95,23 +96,28 @@ def _unrolled(original: Original) -> bytes:
         return _convert(original, *trace(original))[0]
 
 
-def _trace_still(original: Original) -> tuple[Any, Any, tuple[str, ...]]:
-    """The traced model, once it answers the same to the same image; its TensorSpec, and what to say of that.
+def _trace_still(original: Original) -> tuple[Original, Any, Any, tuple[str, ...]]:
+    """The model, once it answers the same to the same image; it traced, its TensorSpec, and what to say of that.
 
     Raises:
         ConversionError: it does not, and its layers cannot be taken out.
     """
     traced, spec = trace(original)
     changing = changing_layers(traced)
+    if changing and is_still(traced, spec) and original.calm is not None:
+        # Recurrent layers count on where their random numbers come from, even if they use none.
+        original = replace(original, call=_under(original.calm, original.call))
+        return original, *trace(original), ()
     if not changing or is_still(traced, spec):
-        return traced, spec, ()
+        return original, traced, spec, ()
     taken = () if original.quieten is None else original.quieten()
     if taken:
         traced, spec = trace(original)
     left = changing_layers(traced)
     if not taken or (left and not is_still(traced, spec)):
-        raise not_still(original.name, left)
+        raise not_still(original.name, left, keras=original.quieten is not None)
     return (
+        original,
         traced,
         spec,
         (
@@ -119,6 +125,14 @@ def _trace_still(original: Original) -> tuple[Any, Any, tuple[str, ...]]:
             "original that they are compared with.",
         ),
     )
+
+
+def _under(context: Callable[[], AbstractContextManager[None]], call: Any) -> Callable[[Any], Any]:
+    def inside(image: Any) -> Any:
+        with context():
+            return call(image)
+
+    return inside
 
 
 def _convert(original: Original, traced: Any, spec: Any) -> tuple[bytes, Scaling | None, tuple[str, ...], Any]:
@@ -190,10 +204,12 @@ def _check_graph(name: str, graph: Graph) -> None:
 
 def _check_constants(name: str, graph: Graph) -> None:
     """Refuse weights that are NaN: every embedding would be, or zero where the normalization hides it."""
+    choices = {int(index) for item in graph.operators if "SELECT" in graph.operator_name(item) for index in item.inputs}
     for index in range(len(graph.subgraph.tensors)):
         values = graph.constant(index) if graph.dtype(index).startswith("float") else None
         broken = 0 if values is None else int(np.isnan(values).sum())
-        if values is not None and broken:
+        # What stands for "no answer", as in a median of nothing, is chosen or not; it is not a weight.
+        if values is not None and broken and index not in choices:
             raise ModelLoadError(
                 f"{name}: {broken:,} of the {values.size:,} weights in {graph.tensor_name(index)!r} are NaN, as a "
                 "training run that diverged leaves them. Export an earlier checkpoint."

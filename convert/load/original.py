@@ -29,6 +29,7 @@ class Original:
         quieten: makes layers that are random do what they do at inference, whatever the model says, and returns their
             names; None where that cannot be done.
         framework: the kind of model and who runs it, with versions, for messages.
+        calm: a context in which recurrent layers draw no random numbers for a dropout that is off; None where none do.
         unrolling: a context in which recurrent layers are traced step by step; None where there are none, or that
             cannot be done.
     """
@@ -43,6 +44,7 @@ class Original:
     decisions: tuple[str, ...] = ()
     quieten: Callable[[], tuple[str, ...]] | None = None
     framework: str = ""
+    calm: Callable[[], AbstractContextManager[None]] | None = None
     unrolling: Callable[[], AbstractContextManager[None]] | None = None
 
 
@@ -76,7 +78,12 @@ def check_input_shape(
         if len(sizes) != len(wanted) or any(
             size is not None and size != given for size, given in zip(sizes, wanted, strict=True)
         ):
-            raise ModelShapeError(f"the input shape {wanted} was asked for, but {name} takes {shape}. Use that shape.")
+            raise ModelShapeError(
+                f"the input shape {wanted} was asked for, but {name} takes {shape}. Leave --input-shape out."
+                if None not in sizes
+                else f"the input shape {wanted} was asked for, but {name} takes {shape}, None for any size. Pass sizes "
+                f"that fit, for instance --input-shape {_example(sizes, wanted)}."
+            )
         return wanted
     if shape is None or (None in shape and len(shape) == 3):
         text = "unknown" if shape is None else str(shape)
@@ -85,9 +92,15 @@ def check_input_shape(
             "Pass --input-shape, for instance --input-shape 224,224,3."
         )
     if None in shape:
-        example = ",".join(str(128 if size is None else size) for size in shape)
+        example = _example(shape)
         raise ModelShapeError(
             f"the input size of {name} is not fixed: {shape}, and a device needs it fixed. Pass --input-shape, for "
             f"instance --input-shape {example}."
         )
     return tuple(size for size in shape if size is not None)
+
+
+def _example(sizes: tuple[int | None, ...], wanted: tuple[int, ...] = ()) -> str:
+    """Sizes to suggest where some are open: what was wanted there, if that has as many."""
+    open_sizes = wanted if len(wanted) == len(sizes) else (128,) * len(sizes)
+    return ",".join(str(other if size is None else size) for size, other in zip(sizes, open_sizes, strict=True))

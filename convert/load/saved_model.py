@@ -142,7 +142,8 @@ def _load_graph(path: Path, meta_graph: Any, input_tensor: str, output_tensor: s
         function.attr.pop("_GrapplerSpecializedFunc", None)
     imported = v1.wrap_function(lambda: tf.import_graph_def(frozen, name=""), [])
     try:
-        return imported.prune(input_tensor, output_tensor)
+        pruned = imported.prune(input_tensor, output_tensor)
+        return lambda image: pruned(tf.cast(image, pruned.inputs[0].dtype))
     except (KeyError, ValueError) as error:
         raise ModelShapeError(
             f"in {path}, {output_tensor!r} does not depend on the input {input_tensor!r} ({reason(error)}). "
@@ -246,9 +247,9 @@ def _image(path: Path, key: str, signature: Any, wanted: str | None) -> tuple[st
             f"the signature {key!r} of {path} takes text or encoded bytes (a string input); an encoder takes numbers. "
             "Save it with a signature that takes the decoded floats."
         )
-    if not dtype.is_floating:
+    if not (dtype.is_floating or (dtype.is_integer and len(_shape_of(spec) or ()) == 4)):
         raise ModelShapeError(
-            f"the signature {key!r} of {path} takes {dtype.name}; an encoder here takes floats. "
+            f"the signature {key!r} of {path} takes {dtype.name}; an encoder here takes floats, or pixels as integers. "
             "Save it with a float32 input."
         )
     return name, spec

@@ -59,7 +59,7 @@ TensorListPushBack TensorListReserve TensorListResize TensorListSetItem TensorLi
 
 _RANDOM = """
 RandomStandardNormal RandomUniform RandomUniformInt StatelessRandomGetAlg StatelessRandomGetKeyCounter
-StatelessRandomNormalV2 StatelessRandomUniformV2 TruncatedNormal StatelessRandomUniformFullIntV2
+RngReadAndSkip StatelessRandomNormalV2 StatelessRandomUniformV2 TruncatedNormal StatelessRandomUniformFullIntV2
 """
 """They only compute, so they may load; that a random encoder is not exported is said by another message."""
 

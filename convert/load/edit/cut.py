@@ -105,8 +105,27 @@ def cut(model: Any, name: str, layer: str, shape: tuple[int, ...]) -> Any:
     return keras.Model(image, found, name=model.name)
 
 
+def inner_model(model: Any, layer: str) -> Any | None:
+    """The model called ``layer`` inside one of the user's own class, if it has an input of its own; None otherwise."""
+    if _is_connected(model):
+        return None
+    found = (member for member in model._flatten_layers(include_self=False) if member.name == layer)
+    return next((member for member in found if _is_model(member) and getattr(member, "inputs", None)), None)
+
+
+def _is_connected(model: Any) -> bool:
+    """Whether a model tells how its layers are connected."""
+    sequential = isinstance(model, library_of(model).Sequential)
+    return sequential or hasattr(model, "_operations") or bool(getattr(model, "_is_graph_network", False))
+
+
 def _no_layer(model: Any, name: str, layer: str) -> ModelShapeError:
     known = list(_layer_names(model))
+    if layer in known and not _is_connected(model):
+        return ModelShapeError(
+            f"{name} is a model of your own class {type(model).__name__}, which does not tell how its layers are "
+            f"connected, so it cannot be cut at {layer!r}. Save the part up to there as a model of its own."
+        )
     if layer in known:
         return ModelShapeError(
             f"the layer {layer!r} of {name} depends on several inputs, and an encoder takes one. "
@@ -131,7 +150,7 @@ def _follow(model: Any, inputs: Any, layer: str, place: int = 0) -> Any | None:
             if member.name == layer:
                 return inputs
         return None
-    if not hasattr(model, "_operations") and not getattr(model, "_is_graph_network", False):
+    if not _is_connected(model):
         return None
     owner = next((member for member in model.layers if member.name == layer), None)
     if owner is not None:

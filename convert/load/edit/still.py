@@ -14,11 +14,13 @@ from ...errors import ConversionError
 _CALLS = 5
 """A random flip leaves an image as it is half of the time."""
 
-_CHANGING = re.compile(r"Random|Multinomial|Assign\w*VariableOp|ResourceScatter")
+_CHANGING = re.compile(r"Random|RngReadAndSkip|Multinomial|Assign\w*VariableOp|ResourceScatter")
 _SCOPES = re.compile(
     r"(stateless|stateful)_\w+|random_(uniform|normal|gamma|shuffle)\w*|cond|while|StatefulPartitionedCall"
 )
-_RANDOM_LAYERS = re.compile(r"(Spatial|Gaussian|Alpha)?Dropout([123]D)?|GaussianNoise|Random[A-Z]\w*|StochasticDepth")
+_RANDOM_LAYERS = re.compile(
+    r"(Spatial|Gaussian|Alpha)?Dropout([123]D)?|GaussianNoise|Random[A-Z]\w*|StochasticDepth|RandAugment|AugMix|MixUp|CutMix"
+)
 
 
 def changing_layers(traced: Any) -> tuple[str, ...]:
@@ -59,11 +61,14 @@ def _at_inference(call: Callable[..., Any], inputs: Any, **settings: Any) -> Any
     return call(inputs, **{**settings, "training": False})
 
 
-def not_still(name: str, layers: tuple[str, ...]) -> ConversionError:
-    """The error for a model that changes."""
+def not_still(name: str, layers: tuple[str, ...], *, keras: bool) -> ConversionError:
+    """The error for a model that changes; ``keras``: it is one of Keras, whose own layers were taken out."""
+    save = (
+        "Save the Keras model itself, model.save('model.keras'), and pass that file: such layers of Keras are taken "
+        "out there. "
+    )
     return ConversionError(
         f"{name} gives another embedding each time it is called: {', '.join(layers)} draw(s) random numbers or "
-        "change(s) variables at inference, as in training. Save the Keras model itself, model.save('model.keras'), and "
-        "pass that file: such layers of Keras are taken out there. Layers of your own have to ask for training, and "
-        "what is not a Keras model has to be saved without such operations."
+        f"change(s) variables at inference, as in training. {'' if keras else save}Layers of your own have to ask for "
+        "training, and what is not a Keras model has to be saved without such operations."
     )

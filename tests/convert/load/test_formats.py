@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,9 +13,11 @@ from keras import layers, ops
 from embedlite.convert import ExportOptions, export
 from embedlite.convert.errors import CustomCodeError, ModelLoadError, ModelShapeError
 from embedlite.convert.graph.graph import Graph
+from embedlite.convert.graph.run import float_runner
 from embedlite.convert.layers import MinMaxNormalization
 from embedlite.convert.load import load_original
 from embedlite.convert.load.custom_code import REPLACEMENTS
+from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
 from embedlite.runtime import Encoder
@@ -33,8 +36,6 @@ def embed(path: Path, **options: object) -> np.ndarray:
     original = load_original(path, LoadOptions(**options))
     lowered = lower(original)
     wanted = lowered.reference(IMAGE)
-    from embedlite.convert.graph.run import float_runner
-
     got = float_runner(lowered.flatbuffer)(IMAGE)
     np.testing.assert_allclose(got, wanted, atol=1e-5)
     return got
@@ -298,3 +299,73 @@ def test_runtime_placement_needs_a_normalization_at_the_end(tmp_path: Path) -> N
             options=ExportOptions(normalization="runtime", measure=False),
         )
     assert not (tmp_path / "out").exists()
+
+
+def check_alone(model: keras.Model, folder: Path, values: Any) -> None:
+    """A SavedModel gives what its Keras model gives."""
+    model.export(folder, verbose=False)
+    lowered = lower(load_original(folder))
+    wanted = np.asarray(model(values[None]), np.float32)[0]
+    np.testing.assert_allclose(
+        float_runner(lowered.flatbuffer)(values.astype(np.float32)), wanted, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_pixels_as_integers_in_a_saved_model(tmp_path: Path) -> None:
+    image = keras.Input((6, 5, 3), dtype="uint8")
+    model = keras.Model(image, layers.Dense(3)(layers.Flatten()(layers.Rescaling(1 / 255)(image))))
+    check_alone(model, tmp_path, np.random.default_rng(0).integers(0, 256, (6, 5, 3)).astype(np.uint8))
+
+
+def test_a_spectrogram_computes_with_complex_numbers(tmp_path: Path) -> None:
+    wave = keras.Input((800,))
+    sound = layers.MelSpectrogram(fft_length=256, sequence_stride=160, num_mel_bins=8)(wave)
+    model = keras.Model(wave, layers.Flatten()(sound))
+    check_alone(model, tmp_path, np.random.default_rng(0).normal(size=800).astype(np.float32))
+
+
+def test_what_stands_for_no_answer_is_not_a_weight(tmp_path: Path) -> None:
+    """A median has a NaN for that; no training run diverged."""
+    image = keras.Input((6, 5, 3))
+    model = keras.Model(image, keras.ops.median(layers.Conv2D(4, 3)(image), (1, 2)))
+    check_alone(model, tmp_path, np.random.default_rng(0).random((6, 5, 3), np.float32))
+
+
+@keras.saving.register_keras_serializable("formats")
+class Trained(keras.Model):
+    """A tower with a head, or two images of it, in a class of its own."""
+
+    def __init__(self, tower: keras.Model, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.tower, self.head = tower, layers.Dense(2, name="head")
+
+    def call(self, image):
+        return self.head(self.tower(image))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"tower": keras.saving.serialize_keras_object(self.tower)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Trained":
+        return cls(keras.saving.deserialize_keras_object(config["tower"]))
+
+
+def test_a_tower_in_a_class_of_its_own(tmp_path: Path) -> None:
+    image = keras.Input((6, 5, 3))
+    tower = keras.Model(image, layers.Dense(4)(layers.GlobalMaxPooling2D()(layers.Conv2D(4, 3)(image))), name="tower")
+    model, values = Trained(tower), np.random.default_rng(0).random((6, 5, 3), np.float32)
+    model(values[None])
+    original = from_keras(model, "model", LoadOptions(layer="tower"))
+    assert "does not tell what it does before" in original.decisions[0]
+    assert original.call is not None
+    np.testing.assert_allclose(original.call(values[None]), tower(values[None]), atol=1e-6)
+    with pytest.raises(ModelShapeError, match=r"own class Trained.*cannot be cut at 'head'"):
+        from_keras(model, "model", LoadOptions(layer="head"))
+
+
+def test_sizes_that_contradict_name_some_that_do_not(tmp_path: Path) -> None:
+    image = keras.Input((None, 5, 3))
+    model = keras.Model(image, layers.GlobalMaxPooling2D()(image))
+    with pytest.raises(ModelShapeError, match=r"asked for.* instance --input-shape 6,5,3"):
+        from_keras(model, "model", LoadOptions((6, 6, 3)))
+    from_keras(model, "model", LoadOptions((6, 5, 3)))

@@ -401,7 +401,7 @@ IMAGE = (None, 8, 8, 3)
 SIGNATURES: dict[str, tuple[list[tuple[int | None, ...]], tf.DType, type[Exception], str]] = {
     "two inputs": ([IMAGE, IMAGE], tf.float32, ModelShapeError, "2 inputs"),
     "text": ([(None,)], tf.string, ModelShapeError, "takes text"),
-    "integers": ([IMAGE], tf.int32, ModelShapeError, "takes int32"),
+    "numbers of words": ([(None, 4, 4)], tf.int32, ModelShapeError, "takes int32"),
     "an open size": ([(None, None, None, 3)], tf.float32, ModelShapeError, "--input-shape"),
     "five axes": ([(None, 2, 2, 2, 2, 2)], tf.float32, ModelShapeError, "takes inputs of shape"),
     "an open length": ([(None, None, 6)], tf.float32, ModelShapeError, "--input-shape 128,6"),

@@ -13,6 +13,7 @@ from embedlite.convert.errors import ConversionError
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.graph.loops import has_loops, steps
 from embedlite.convert.graph.run import float_runner
+from embedlite.convert.load import load_original
 from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
@@ -116,3 +117,35 @@ def test_a_loop_that_its_input_ends_is_refused() -> None:
     model = keras.Model(image, Doubling()(layers.Flatten()(image)))
     with pytest.raises(ConversionError, match="loop that nothing known beforehand ends"):
         lower(from_keras(model, "model", LoadOptions()))
+
+
+def test_dropout_that_is_off_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    """Keras 3 counts on where its random numbers come from all the same, and no device has a variable."""
+    signal = keras.Input((8, 6))
+    model = keras.Model(signal, layers.Bidirectional(layers.GRU(4, dropout=0.2, recurrent_dropout=0.1))(signal))
+    model.save(tmp_path / "model.keras")
+    lowered = lower(load_original(tmp_path / "model.keras"))
+    assert lowered.decisions == ()
+    window = IMAGES[0].reshape(8, 12)[:, :6]
+    np.testing.assert_allclose(float_runner(lowered.flatbuffer)(window), np.asarray(model(window[None]))[0], atol=1e-6)
+    assert lowered.unroll is not None
+    np.testing.assert_allclose(float_runner(lowered.unroll())(window), np.asarray(model(window[None]))[0], atol=1e-6)
+    # A model in memory is left as it was.
+    lower(from_keras(model, "model", LoadOptions()))
+    assert model.layers[-1].forward_layer.cell.dropout == 0.2
+
+
+def test_state_that_is_kept_is_refused_and_the_way_out_works(tmp_path: Path) -> None:
+    def build(*, stateful: bool) -> keras.Model:
+        signal = keras.Input((8, 6), batch_size=1)
+        return keras.Model(signal, layers.LSTM(4, stateful=stateful)(signal))
+
+    model, window = build(stateful=True), IMAGES[0].reshape(8, 12)[:, :6]
+    wanted = np.asarray(model(window[None]))[0]
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(ConversionError, match=r"keeps state from one input.*stateful=False, and load its weights"):
+        load_original(tmp_path / "model.keras")
+    other = build(stateful=False)
+    other.set_weights(model.get_weights()[: len(other.weights)])
+    got = float_runner(lower(from_keras(other, "model", LoadOptions())).flatbuffer)(window)
+    np.testing.assert_allclose(got, wanted, atol=1e-6)

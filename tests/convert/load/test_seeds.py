@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from embedlite.convert import Asked, ExportOptions, export, export_asked
-from embedlite.convert.errors import CustomCodeError, ModelLoadError, ModelShapeError
+from embedlite.convert.errors import CustomCodeError, ModelLoadError
 from embedlite.runtime import Encoder
 
 from conftest import ROOT, Run, error_line

@@ -6,6 +6,7 @@ outcome is held against the original; where that fails, every image goes through
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -130,7 +131,11 @@ def _rewritten(traced: Any, batch: int) -> Iterator[Callable[[Any], Any]]:
             pruned = wrapped.prune(*names)
         except (ValueError, KeyError):
             continue
-        yield lambda image, pruned=pruned: pruned(image)[0]
+        yield functools.partial(_first, pruned)
+
+
+def _first(function: Any, image: Any) -> Any:
+    return function(image)[0]
 
 
 def _open_input(graph: Any, batch: int) -> None:

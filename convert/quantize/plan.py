@@ -40,6 +40,7 @@ from ..graph.graph import Graph
 from ..modes import AUTO, CALIBRATED
 from ..normalization.prepare import FloatGraph
 from .absorb import absorb, absorbable_pairs
+from .bounds import pixel_range, told_of_pixels
 from .end import try_float_end
 from .equalize import Pair, equalizable_pairs, equalize
 from .flat import explain_flat
@@ -178,7 +179,7 @@ class _Planner:
         self._pixels: dict[str, tuple[float, float]] = {}
         if calibration.pixels or raw_pixels:
             self._pixels = {graph.input_name: pixel_range(contract)}
-            self._decisions.append("the int8 input covers all pixels 0-255, so that each keeps a step of its own.")
+            self._decisions.append(told_of_pixels(contract))
         # Parts are chosen by content, so that the order of the images does not matter.
         self._engine = options.engine or LocalEngine(options.threads)
         self._listing = list_images(calibration, self._engine)
@@ -442,9 +443,3 @@ def _check_different(calibration: Source, digests: Sequence[bytes]) -> None:
             f"all {len(digests)} calibration images of {calibration.name} are the same, and ranges from them would "
             f"clip every other. {advice}"
         )
-
-
-def pixel_range(contract: InputContract) -> tuple[float, float]:
-    """What the first and the last of the pixel values 0-255 become."""
-    mean, std = np.asarray(contract.mean), np.asarray(contract.std)
-    return float(((0 - mean) / std).min()), float(((255 - mean) / std).max())

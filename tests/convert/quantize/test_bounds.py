@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from keras import layers, ops
 
 from embedlite.calibration import Ranges
@@ -10,9 +12,10 @@ from embedlite.convert.graph.graph import Graph
 from embedlite.convert.graph.run import float_rows
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.original import Original
-from embedlite.convert.quantize.bounds import carry_back
+from embedlite.convert.quantize.bounds import carry_back, pixel_range, told_of_pixels
 from embedlite.convert.quantize.integer import scale_of
 from embedlite.convert.quantize.litert import quantize
+from embedlite.runtime import InputContract
 
 from encoders import Call
 
@@ -68,3 +71,43 @@ def test_what_others_read_as_well_keeps_its_range() -> None:
     assert carry_back(Graph(flatbuffer), limits).items() >= {
         (name, found) for name, found in limits.items() if name.endswith("convolution1")
     }
+
+
+def errors_in_steps(low: float, high: float, mean: float, std: float) -> np.ndarray:
+    """Of the pixels 0-255 in int8 with this range, in differences of two pixels; computed without the code."""
+    step = (high - low) / 255
+    zero = -128 + round(-low / step)
+    values = (np.arange(256) - mean) / std
+    stored = np.clip(np.rint(values / step) + zero, -128, 127)
+    return ((stored - zero) * step - values) * std
+
+
+@given(st.integers(-100, 700), st.floats(0.01, 300))
+def test_steps_that_fit_are_never_worse_and_cover_all_pixels(twice: int, std: float) -> None:
+    """Means of whole and half numbers, between the pixels and beyond."""
+    mean = twice / 2
+    low, high = pixel_range(InputContract((8, 8, 3), mean=(mean,), std=(std,)))
+    black, white = -mean / std, (255 - mean) / std
+    assert low == pytest.approx(black)
+    assert white <= high + 1e-9
+    if not black < 0 < white:
+        assert high == pytest.approx(white)
+        return
+    plain, fitting = (np.square(errors_in_steps(black, top, mean, std)).mean() for top in (white, high))
+    assert fitting <= plain + 1e-6
+    if twice % 2 == 0:
+        assert high == pytest.approx(white)
+    elif 20 < mean < 235:
+        assert fitting < plain / 2
+
+
+def test_a_mean_between_two_pixels_puts_none_of_them_half_a_step_off() -> None:
+    signed = InputContract((8, 8, 3), mean=(127.5,), std=(127.5,))
+    low, high = pixel_range(signed)
+    assert (low, high) == (-1, pytest.approx(128 / 127))
+    found = errors_in_steps(low, high, 127.5, 127.5)
+    assert (found[0], found[255]) == (pytest.approx(0), pytest.approx(0))
+    assert np.sqrt(np.square(found).mean()) == pytest.approx(1 / np.sqrt(12), abs=0.01)
+    assert np.sqrt(np.square(errors_in_steps(-1, 1, 127.5, 127.5)).mean()) == pytest.approx(0.5, abs=0.01)
+    assert "half a step off" in told_of_pixels(signed)
+    assert "a step of its own" in told_of_pixels(InputContract((8, 8, 3), mean=(127.0,), std=(128.0,)))

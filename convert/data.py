@@ -96,6 +96,8 @@ def open_data(request: Request, contract: InputContract) -> ExportData:
         golden = open_source(request.golden_from, contract, request.feature).sample(GOLDEN_IMAGES, request.seed)
         # Floats are refused where the vectors are made.
         told += explain_values("golden", golden) if golden.pixels else []
+    if request.fine_tune_flips and not contract.is_image:
+        raise RequestError("--fine-tune-flips is for images, and the input is an array. Leave it out.")
     if request.fine_tune_data is not None:
         further = open_source(request.fine_tune_data, contract, request.feature)
         told += explain_values("fine-tuning", further)

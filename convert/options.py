@@ -167,12 +167,18 @@ class TuneOptions:
     title: ClassVar[str] = "Fine-tuning"
 
     fine_tune: bool = option(
-        False, "Train the weights of int8 to answer as the float model does; kept where held-out images clearly gain."
+        False,
+        "Train the weights of int8 and int16x8 to answer as the float model does; kept where held-out images clearly "
+        "gain.",
     )
     fine_tune_data: Data | None = option(
         None, "Further images for that, unlabelled.", metavar="PATH", parse=data_location
     )
     fine_tune_time: float = option(FINE_TUNE_SECONDS, "How long.", metavar="SECONDS", check=_check_training)
+    fine_tune_flips: bool = option(False, "Left and right may change places in what is trained on.")
+    fine_tune_checkpoint: str | Path | None = option(
+        None, "Keeps the state of the training; one that was killed goes on there.", metavar="FILE"
+    )
 
 
 @described

@@ -182,18 +182,20 @@ def _check_tuning(asked: Asked, modes: Sequence[str]) -> None:
     further = (
         ("--fine-tune-data", asked.fine_tune_data is not None),
         ("--fine-tune-time", asked.fine_tune_time != FINE_TUNE_SECONDS),
+        ("--fine-tune-flips", asked.fine_tune_flips),
+        ("--fine-tune-checkpoint", asked.fine_tune_checkpoint is not None),
     )
     if not asked.fine_tune:
         for option, said in further:
             if said:
                 raise RequestError(f"{option} is for fine-tuning. Add --fine-tune, or leave it out.")
         return
-    if "int8" not in modes:
-        raise RequestError("--fine-tune is for the int8 file, which was not asked for. Add -q int8.")
+    if not set(CALIBRATED).intersection(modes):
+        raise RequestError("--fine-tune is for int8 and int16x8 files, and none was asked for. Add -q int8.")
     if asked.pareto or asked.max_drift:
         raise RequestError(
-            "--fine-tune trains the int8 file, and a search makes others out of the weights as they were. Leave "
-            "--fine-tune out, or --pareto and --max-drift."
+            "--fine-tune trains the int8 and int16x8 files, and a search makes others out of the weights as they were. "
+            "Leave --fine-tune out, or --pareto and --max-drift."
         )
     if asked.recipe is not None:
         raise RequestError("--recipe makes files again without trying, and --fine-tune tries. Leave one of them out.")

@@ -249,28 +249,32 @@ MUCH_LOST_DB = 10.0
 
 @dataclass(frozen=True)
 class FineTuning:
-    """What fine-tuning did to the int8 file.
+    """What fine-tuning did to one file.
 
     Attributes:
+        mode: its mode.
         kept: whether its weights are in the file; if not, the file is as it would be without.
         images: how many were trained on.
         held_out: calibration images that judged the file, none of which was trained on.
         steps: of the training.
-        seconds: how long it took.
+        resumed: how many of them an earlier run had made.
+        seconds: how long this run took.
         rate: steps of a weight that one step of the training moves it by, at most.
         seed: of what was drawn.
-        ended: ``time``, ``interrupted`` or ``failed``.
+        ended: ``finished``, ``time`` (before all planned steps were made), ``interrupted`` or ``failed``.
         failures: how often the loss was not a number and the training stepped back to a lower rate.
-        sqnr_before: of the int8 file on the held-out images, against the float graph.
+        sqnr_before: of the file on the held-out images, against the float graph.
         sqnr_after: likewise, of what was kept.
         float_from_original: SQNR of the float graph with the new weights; None where they were not kept.
-        sha256: of the int8 graph that was made from.
+        sha256: of the graph that the file was made from.
     """
 
+    mode: str
     kept: bool
     images: int
     held_out: int
     steps: int
+    resumed: int
     seconds: float
     rate: float
     seed: int
@@ -293,7 +297,7 @@ class ExportResult:
         conditioning: of each normalization that is computed from a tensor with int8 ranges; empty without images.
         batch_coupling: how far the same images move between batches; None if that could not be measured.
         calibration: whether the calibration images are enough; None where no ranges were needed.
-        fine_tuning: what it did to the int8 file; None where nothing was trained.
+        fine_tuning: what it did to each file that it trained.
         measured_on: what the latencies were measured on; None where there are none.
         search: what was tried for layers that should not be int8; None if nothing was.
         limits: what ``max_drift`` asked for, by metric; None if it did not.
@@ -319,7 +323,7 @@ class ExportResult:
     conditioning: tuple[Conditioning, ...]
     batch_coupling: BatchCoupling | None
     calibration: Assessment | None
-    fine_tuning: FineTuning | None
+    fine_tuning: tuple[FineTuning, ...]
     measured_on: MeasuredOn | None
     search: SearchReport | None
     limits: Mapping[str, float] | None

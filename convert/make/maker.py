@@ -14,7 +14,7 @@ from ...runtime.version import __version__
 from ..errors import ConversionError
 from ..graph.graph import Graph
 from ..graph.loops import UNROLLED, has_loops, steps
-from ..modes import MIXED, Precision, is_mixed, takes_ranges
+from ..modes import CALIBRATED, MIXED, Precision, is_mixed, takes_ranges
 from ..normalization.prepare import FloatGraph
 from ..quantize.correct import Corrected, Corrector
 from ..quantize.litert import quantize
@@ -171,12 +171,20 @@ class Maker:
             return Corrected(quantized, (), (f"{mode} was not corrected: {error}",))
 
     def _tuned(self, mode: str, quantized: bytes) -> Tuned:
-        """The graph of int8 with trained weights, if that was asked for and helps."""
+        """The graph with trained weights, if that was asked for and helps."""
         request, plan = self._request, self._plan
-        if mode != "int8" or not request.fine_tune or plan is None:
+        if mode not in CALIBRATED or not request.fine_tune or plan is None:
             return Tuned(quantized)
-        tuner = FineTuner(plan, self._graph.raw_name, self._further, request.fine_tune_time, request.seed)
-        return tuner.tune(quantized)
+        tuner = FineTuner(
+            plan,
+            self._graph.raw_name,
+            self._further,
+            request.fine_tune_time / len(set(CALIBRATED).intersection(request.modes)),
+            request.seed,
+            flips=request.fine_tune_flips,
+            checkpoint=request.fine_tune_checkpoint,
+        )
+        return tuner.tune(quantized, mode, self._graph.flatbuffer if mode == "int16x8" else plan.flatbuffer)
 
     def _mixed(self, precision: Precision) -> bytes:
         assert self._plan is not None

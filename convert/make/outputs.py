@@ -27,7 +27,11 @@ def check_written(request: Request, model: Path | None, json_path: str | None) -
     reads = (model, *data, request.custom_objects)
     preprocess = request.preprocess
     code = preprocess.rpartition(":")[0] if isinstance(preprocess, str) else None
-    kept = {"--calibration-cache": request.calibration_cache, "--search-cache": request.search_cache}
+    kept = {
+        "--calibration-cache": request.calibration_cache,
+        "--search-cache": request.search_cache,
+        "--fine-tune-checkpoint": request.fine_tune_checkpoint,
+    }
     # A cache is written under a name of its own first.
     kept |= {f"{name}, while it is written": f"{path}.tmp" for name, path in kept.items() if path is not None}
     named: dict[str, Path | str | None] = {**kept, "--json": json_path}

@@ -55,16 +55,17 @@ def _what(result: ExportResult, contract: Mapping[str, Any]) -> list[str]:
     digest = result.source["sha256"]
     made = f"`{source}`" + ("" if digest is None else f" (SHA-256 `{digest}`)")
     size = " × ".join(map(str, contract.get("output_shape", ())))
-    tuned = result.fine_tuning
-    changed = (
-        []
-        if tuned is None or not tuned.kept
-        else [
+    changed = [
+        line
+        for tuned in result.fine_tuning
+        if tuned.kept
+        for line in (
             "",
-            f"The weights of the int8 file are not the model's: they were trained further on {tuned.images} unlabelled "
-            f"images to answer as the model does. In float they are {decibels(tuned.float_from_original)} from it.",
-        ]
-    )
+            f"The weights of the {tuned.mode} file are not the model's: they were trained further on {tuned.images} "
+            f"unlabelled images to answer as the model does. In float they are {decibels(tuned.float_from_original)} "
+            "from it.",
+        )
+    ]
     return [
         f"An encoder: images in, embeddings of {size or 'unknown'} values out. Exported from {made} to TensorFlow "
         "Lite.",

@@ -88,7 +88,7 @@ def tell(request: Request, source: Mapping[str, Any], steps: Steps, seconds: Map
         conditioning=conditioning,
         batch_coupling=steps.ran.coupling,
         calibration=None if plan is None else plan.assessment,
-        fine_tuning=next((item.fine_tuning for item in steps.files.made if item.fine_tuning is not None), None),
+        fine_tuning=tuple(item.fine_tuning for item in steps.files.made if item.fine_tuning is not None),
         measured_on=chosen.measured_on if request.measure else None,
         search=steps.files.search,
         limits=None if request.budget is None else request.budget.limits,

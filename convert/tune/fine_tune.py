@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,11 +21,13 @@ from ...runtime.images.source import Source
 from ...runtime.model.flatbuffer import read_flatbuffer
 from ...runtime.model.match import match_graphs
 from ...runtime.progress import Line
+from ...runtime.version import __version__
 from ..graph.graph import Graph
 from ..quantize.correct.paired_graph import PairedGraph
 from ..quantize.folds import LEAST_TO_COMPARE
 from ..quantize.plan import Int8Plan
 from ..results import FineTuning
+from .checkpoint import Checkpoint
 from .images import Batches
 from .network import Network
 from .operators import UnsupportedError
@@ -50,76 +55,106 @@ class Tuned:
 
 
 class FineTuner:
-    """Fine-tunes the int8 file of one export."""
+    """Fine-tunes the files of one export."""
 
-    def __init__(self, plan: Int8Plan, raw_name: str | None, further: Source | None, seconds: float, seed: int) -> None:
+    def __init__(
+        self,
+        plan: Int8Plan,
+        raw_name: str | None,
+        further: Source | None,
+        seconds: float,
+        seed: int,
+        *,
+        flips: bool = False,
+        checkpoint: str | Path | None = None,
+    ) -> None:
         """Prepare, without reading anything.
 
         Args:
             plan: what int8 was made from.
             raw_name: of the embedding before its normalization; None without one.
             further: images besides those for calibration.
-            seconds: how long to train.
+            seconds: how long to train each file.
             seed: of what is drawn.
+            flips: whether left and right may change places.
+            checkpoint: a file that keeps the state of the training; None keeps nothing.
         """
         self._plan, self._raw_name, self._further = plan, raw_name, further
-        self._seconds, self._seed = seconds, seed
+        self._seconds, self._seed, self._flips, self._checkpoint = seconds, seed, flips, checkpoint
 
-    def tune(self, quantized: bytes) -> Tuned:
-        """Train the weights, biases and step sizes of an int8 graph.
+    def tune(self, quantized: bytes, mode: str, original: bytes) -> Tuned:
+        """Train the weights, biases and step sizes of a quantized graph.
 
         Args:
             quantized: float-in, float-out, as it would be without.
+            mode: ``int8`` or ``int16x8``.
+            original: the float graph that it was made from.
         """
         try:
-            return self._tuned(quantized)
+            return self._tuned(quantized, mode, original)
         except UnsupportedError as error:
-            return self._left(quantized, f"there is no gradient for {error} here")
+            return _left(quantized, mode, f"there is no gradient for {error} here")
 
-    def _left(self, quantized: bytes, reason: str) -> Tuned:
-        return Tuned(quantized, decisions=(f"int8 was not fine-tuned: {reason}.",))
-
-    def _tuned(self, quantized: bytes) -> Tuned:
+    def _tuned(self, quantized: bytes, mode: str, original: bytes) -> Tuned:
         plan = self._plan
         if plan.fitting is None or plan.trial is None:
-            return self._left(quantized, "there are no calibration images, or too few to hold some of them out")
+            return _left(quantized, mode, "there are no calibration images, or too few to hold some of them out")
         count = len(plan.fitting) + len(plan.trial)
         if count < LEAST_TO_COMPARE:
-            return self._left(
-                quantized, f"{count} calibration images are too few to judge it by; {LEAST_TO_COMPARE} are enough"
+            return _left(
+                quantized,
+                mode,
+                f"{count} calibration images are too few to judge it by; {LEAST_TO_COMPARE} are enough",
             )
         try:
-            paired = PairedGraph(quantized, plan.flatbuffer, [], None)
+            paired = PairedGraph(quantized, original, [], None)
         except RequestError:
-            return self._left(quantized, "none of its layers computes with integers")
+            return _left(quantized, mode, "none of its layers computes with integers")
         if not paired.layers:
-            return self._left(quantized, "it has no layer with weights of its own that computes with integers")
-        parameters = Parameters(paired, plan.flatbuffer)
-        student, teacher = Network(parameters.quantized), Network(plan.flatbuffer)
+            return _left(quantized, mode, "it has no layer with weights of its own that computes with integers")
+        parameters = Parameters(paired, original)
+        student, teacher = Network(parameters.quantized), Network(original)
         sources = [plan.fitting] if self._further is None else [plan.fitting, self._further]
-        batches = Batches(sources, _batch_size(student), self._seed)
+        batches = Batches(sources, _batch_size(student), self._seed, flips=self._flips)
+        checkpoint = Checkpoint(self._checkpoint, mode, self._key(parameters.quantized, original, batches))
         started = time.monotonic()
-        answers = self._answers(parameters.quantized)
-        trained = self._train(Training(student, teacher, answers, parameters, batches), parameters)
+        answers = self._answers(parameters.quantized, original)
+        training = Training(student, teacher, answers, parameters, batches)
+        trained = self._train(training, parameters, checkpoint, mode)
         found = trained.best or parameters.start
         tuned = parameters.file(found)
-        report = self._report(trained, parameters, len(batches), time.monotonic() - started, tuned)
-        return Tuned(tuned if report.kept else quantized, report, (_told(report),))
+        facts = FineTuning(
+            mode=mode,
+            images=len(batches),
+            seconds=round(time.monotonic() - started, 1),
+            seed=self._seed,
+            sha256=hashlib.sha256(tuned).hexdigest(),
+            **self._outcome(trained, parameters),
+        )
+        told = (_told(facts), *filter(None, [checkpoint.problem]))
+        return Tuned(tuned if facts.kept else quantized, facts, told)
 
-    def _answers(self, quantized: bytes) -> list[tuple[int, int]]:
+    def _key(self, quantized: bytes, original: bytes, batches: Batches) -> str:
+        """Fingerprint of all that the training depends on; of the images the first batch stands for all."""
+        versions = "".join(f"{name} {importlib.metadata.version(name)}\n" for name in ("tensorflow", "numpy"))
+        facts = f"{__version__} {self._seconds} {self._seed} {self._flips} {len(batches)}\n{versions}".encode()
+        parts = (quantized, original, batches.first.tobytes(), facts)
+        return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+    def _answers(self, quantized: bytes, original: bytes) -> list[tuple[int, int]]:
         """The embedding, and before its normalization where the file has that in integers."""
-        info, original = read_flatbuffer(quantized), read_flatbuffer(self._plan.flatbuffer)
-        pairs = [(info.wiring.outputs[0], original.wiring.outputs[0])]
+        info, true_info = read_flatbuffer(quantized), read_flatbuffer(original)
+        pairs = [(info.wiring.outputs[0], true_info.wiring.outputs[0])]
         if self._raw_name is not None:
-            raw = Graph(self._plan.flatbuffer).index_of(self._raw_name)
-            tensors = match_graphs(info, original).tensors
+            raw = Graph(original).index_of(self._raw_name)
+            tensors = match_graphs(info, true_info).tensors
             pairs += [(mine, true) for mine, true in tensors.items() if true == raw][-1:]
         return list(dict.fromkeys(pairs))
 
-    def _train(self, training: Training, parameters: Parameters) -> Trained:
+    def _train(self, training: Training, parameters: Parameters, checkpoint: Checkpoint, mode: str) -> Trained:
         trial = self._plan.trial
         assert trial is not None
-        line = Line(100, "fine-tuning")
+        line = Line(100, f"fine-tuning {mode}")
 
         def shown(share: float, now: Trained) -> None:
             gain = "" if now.best is None else f" %, {gained(trial.sqnr(now.before), trial.sqnr(now.errors))}"
@@ -127,46 +162,51 @@ class FineTuner:
 
         try:
             with _noted_interrupt() as stopped:
-                return train(training, parameters, trial.errors_of, self._seconds, lambda: bool(stopped), shown)
+                return train(
+                    training, parameters, trial.errors_of, self._seconds, lambda: bool(stopped), shown, checkpoint
+                )
         finally:
             line.close()
 
-    def _report(
-        self, trained: Trained, parameters: Parameters, images: int, seconds: float, tuned: bytes
-    ) -> FineTuning:
+    def _outcome(self, trained: Trained, parameters: Parameters) -> dict[str, Any]:
+        """What the training itself says of the report."""
         trial = self._plan.trial
         assert trial is not None
-        before, after = trial.sqnr(trained.before), trial.sqnr(trained.errors)
         apart = None if trained.best is None else trial.sqnr(trial.errors_of(parameters.unrounded(trained.best)))
-        return FineTuning(
-            kept=trained.best is not None,
-            images=images,
-            held_out=len(trial),
-            steps=trained.steps,
-            seconds=round(seconds, 1),
-            rate=trained.rate,
-            seed=self._seed,
-            ended=trained.ended,
-            failures=trained.failures,
-            sqnr_before=before,
-            sqnr_after=after,
-            float_from_original=apart,
-            sha256=hashlib.sha256(tuned).hexdigest(),
-        )
+        return {
+            "kept": trained.best is not None,
+            "held_out": len(trial),
+            "steps": trained.steps,
+            "resumed": trained.resumed,
+            "rate": trained.rate,
+            "ended": trained.ended,
+            "failures": trained.failures,
+            "sqnr_before": trial.sqnr(trained.before),
+            "sqnr_after": trial.sqnr(trained.errors),
+            "float_from_original": apart,
+        }
+
+
+def _left(quantized: bytes, mode: str, reason: str) -> Tuned:
+    return Tuned(quantized, decisions=(f"{mode} was not fine-tuned: {reason}.",))
 
 
 def _told(report: FineTuning) -> str:
     effort = f"{report.steps} steps in {report.seconds:.0f} s on {report.images} images"
+    if report.resumed:
+        effort = f"{report.steps} steps, {report.resumed} of them in an earlier run, on {report.images} images"
     if report.failures:
         count = f"{report.failures} of which ended in NaN and {'was' if report.failures == 1 else 'were'}"
         effort += f", {count} taken back, at a lower rate"
-    effort += ", interrupted" if report.ended == "interrupted" else ""
+    ends = {"interrupted": ", interrupted", "time": ", fewer than were planned: the machine became slower"}
+    effort += ends.get(report.ended, "")
     if not report.kept:
         return (
-            f"int8 was not fine-tuned: {effort} brought no clear gain on {report.held_out} held-out calibration images."
+            f"{report.mode} was not fine-tuned: {effort} brought no clear gain on {report.held_out} held-out "
+            "calibration images."
         )
     return (
-        f"the weights of int8 were changed by fine-tuning: {gained(report.sqnr_before, report.sqnr_after)} on "
+        f"the weights of {report.mode} were changed by fine-tuning: {gained(report.sqnr_before, report.sqnr_after)} on "
         f"{report.held_out} calibration images held out for that ({effort}). Its weights in float are "
         f"{decibels(report.float_from_original)} from the original; drift is measured against the original."
     )

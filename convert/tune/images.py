@@ -1,8 +1,9 @@
-"""The images that are trained on: calibration images and further ones, shifted a little as a camera would."""
+"""The images that are trained on: calibration images and further ones, changed a little as a camera would."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,24 +17,45 @@ _SHIFTED = 0.5
 _FARTHEST = 16
 """Images are shifted by at most this part of their sides."""
 
+_DARKENED, _DARKEST = 0.25, 0.7
+_MIXED = 0.25
+"""How often an image is darkened, and another one shines through it. Either stays between black and white."""
+
 
 class Batches:
     """Random batches of images, the same for the same seed."""
 
-    def __init__(self, sources: Sequence[Source], size: int, seed: int) -> None:
+    def __init__(self, sources: Sequence[Source], size: int, seed: int, *, flips: bool = False) -> None:
         """Read nothing yet.
 
         Args:
-            sources: model-ready images of one shape.
+            sources: model-ready images of one contract.
             size: images in a batch.
             seed: of what is drawn.
+            flips: whether left and right may change places.
         """
         self._places = [(source, index) for source in sources for index in range(len(source))]
-        self._size, self._rng = size, np.random.default_rng(seed)
+        self._size, self._flips, self._rng = size, flips, np.random.default_rng(seed)
         self._kept: dict[int, NDArray[np.float32]] = {}
         self._bytes = 0
+        contract = sources[0].contract
         # What is not an image (a spectrogram, a window of a sensor) is as it is.
-        self._shifts = all(source.contract.is_image for source in sources)
+        self._changes = contract.is_image
+        self._black = -np.asarray(contract.mean, np.float32) / np.asarray(contract.std, np.float32)
+
+    @property
+    def first(self) -> NDArray[np.float32]:
+        """The first images, as many as a batch has, unchanged."""
+        return np.stack([self._image(number) for number in range(min(self._size, len(self)))])
+
+    @property
+    def state(self) -> Any:
+        """Of what is drawn, as JSON; can be set."""
+        return self._rng.bit_generator.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self._rng.bit_generator.state = state
 
     def __len__(self) -> int:
         """How many images there are."""
@@ -42,7 +64,7 @@ class Batches:
     def draw(self) -> NDArray[np.float32]:
         """One batch, (size, H, W, C)."""
         drawn = self._rng.integers(0, len(self._places), self._size)
-        return np.stack([self._moved(self._image(int(number))) for number in drawn])
+        return np.stack([self._changed(self._image(int(number))) for number in drawn])
 
     def _image(self, number: int) -> NDArray[np.float32]:
         if number in self._kept:
@@ -53,10 +75,23 @@ class Batches:
             self._kept[number], self._bytes = image, self._bytes + image.nbytes
         return image
 
-    def _moved(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The image, or one that is shifted; the edge is repeated where nothing is known."""
-        if not self._shifts or self._rng.random() >= _SHIFTED:
+    def _changed(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not self._changes:
             return image
+        rng = self._rng
+        if self._flips and rng.random() < 0.5:
+            image = image[:, ::-1]
+        if rng.random() < _SHIFTED:
+            image = self._shifted(image)
+        if rng.random() < _DARKENED:
+            image = self._black + np.float32(rng.uniform(_DARKEST, 1)) * (image - self._black)
+        if rng.random() < _MIXED:
+            share = np.float32(rng.uniform(0, 0.5))
+            image = image + share * (self._image(int(rng.integers(len(self._places)))) - image)
+        return image
+
+    def _shifted(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The edge is repeated where nothing is known."""
         for axis in (0, 1):
             length = image.shape[axis]
             shift = int(self._rng.integers(-(length // _FARTHEST), length // _FARTHEST + 1))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..graph.graph import Graph
 from .operators import OPERATORS, Call, Tensor, UnsupportedError, activated
 
-_LOWEST, _HIGHEST = -128, 127
+_BOUNDS = {"int8": (-128, 127), "int16": (-32768, 32767)}
 
 
 def straight_through(values: Tensor, rounded: Tensor) -> Tensor:
@@ -28,17 +28,19 @@ def straight_through(values: Tensor, rounded: Tensor) -> Tensor:
     return values + tf.stop_gradient(rounded - values)
 
 
-def fake_quantized(values: Tensor, scale: Any, zero_point: int) -> Tensor:
-    """Real numbers as an int8 tensor with one step size can hold them.
+def fake_quantized(values: Tensor, scale: Any, zero_point: int, dtype: str = "int8") -> Tensor:
+    """Real numbers as an integer tensor with one step size can hold them.
 
     Args:
         values: float32.
         scale: the step size, a number or a tensor: a gradient reaches it, too (LSQ: Esser et al., arXiv:1902.08153).
         zero_point: the integer that stands for zero.
+        dtype: ``int8`` or ``int16``.
     """
     import tensorflow as tf
 
-    steps = tf.clip_by_value(values / scale, float(_LOWEST - zero_point), float(_HIGHEST - zero_point))
+    lowest, highest = _BOUNDS[dtype]
+    steps = tf.clip_by_value(values / scale, float(lowest - zero_point), float(highest - zero_point))
     return straight_through(steps, tf.round(steps)) * scale
 
 
@@ -55,7 +57,7 @@ class Network:
             UnsupportedError: an operator has no row in :data:`embedlite.convert.tune.operators.OPERATORS`, by name.
         """
         self.graph = graph = Graph(flatbuffer)
-        self._scales: dict[int, tuple[float, int]] = {}
+        self._scales: dict[int, tuple[float, int, str]] = {}
         self._constants: dict[int, NDArray[Any]] = {}
         unknown = {graph.operator_name(operator) for operator in graph.operators}
         unknown -= {*OPERATORS, "QUANTIZE", "DEQUANTIZE"}
@@ -64,13 +66,14 @@ class Network:
         for index in range(len(graph.subgraph.tensors)):
             if graph.is_constant(index):
                 self._constants[index] = real_constant(graph, index)
-            elif graph.dtype(index) == "int8":
+            elif graph.dtype(index) in _BOUNDS:
                 quantization = graph.tensor(index).quantization
                 if quantization is None or quantization.scale is None or len(quantization.scale) != 1:
-                    raise UnsupportedError("an int8 activation without a step size")
-                self._scales[index] = float(quantization.scale[0]), int(quantization.zeroPoint[0])
-            elif graph.dtype(index) in ("int16", "uint8"):
-                raise UnsupportedError(f"{graph.dtype(index)} activations")
+                    raise UnsupportedError(f"an {graph.dtype(index)} activation without a step size")
+                kind = str(graph.dtype(index))
+                self._scales[index] = float(quantization.scale[0]), int(quantization.zeroPoint[0]), kind
+            elif graph.dtype(index) == "uint8":
+                raise UnsupportedError("uint8 activations")
 
     @property
     def output(self) -> int:
@@ -124,8 +127,8 @@ class Network:
             call = Call(kind, operator.builtinOptions, graph.shape(written), len(graph.shape(indices[0])), constants)
             found = activated(OPERATORS[kind](inputs, call), operator.builtinOptions)
         if written in self._scales:
-            scale, zero_point = self._scales[written]
-            found = fake_quantized(found, scales.get(written, scale), zero_point)
+            scale, zero_point, dtype = self._scales[written]
+            found = fake_quantized(found, scales.get(written, scale), zero_point, dtype)
         return found
 
     def _value(self, index: int, values: Mapping[int, Tensor], replaced: Mapping[int, Tensor]) -> Tensor:

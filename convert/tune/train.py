@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...calibration.auto import better
 from ...runtime.errors import InterpreterFailedError
+from .checkpoint import Checkpoint, Saved
 from .images import Batches
 from .network import Network
 from .operators import Tensor
@@ -21,12 +23,14 @@ RATES = (0.0005, 0.002, 0.008)
 """Steps of a weight that one step of the training moves it by, at most."""
 
 _PROBED, _JUDGED = 0.3, 12
-"""Share of the time for the probe, and how often the file is judged in the rest."""
+"""Share of the steps for the probe, and how often the file is judged in the rest."""
 
 _STANDARD_ERRORS = 3.0
 """Some fifteen files are judged: what is kept must be better by more than the luckiest of so many is by chance."""
 
-_LEAST_SECONDS = 0.1
+_TIMED, _USED = 5, 0.9
+"""Steps whose median duration says how many fit into the time, and how much of it they may take."""
+
 _MOST_FAILURES = 3
 _LOWER = 0.25
 _FIRST_MOMENT, _SECOND_MOMENT, _TINY = 0.9, 0.999, 1e-12
@@ -50,8 +54,9 @@ class Trained:
         before: errors of the one at the start.
         rate: the one that was trained at.
         steps: of the whole training, the probe's included.
+        resumed: how many of them an earlier run had made.
         failures: how often the training stepped back because the loss was not a number.
-        ended: ``time``, ``interrupted`` or ``failed``.
+        ended: ``finished``, ``time`` (before all planned steps were made), ``interrupted`` or ``failed``.
         score: the mean logarithm of the best file's errors.
     """
 
@@ -60,8 +65,9 @@ class Trained:
     before: Errors
     rate: float = RATES[0]
     steps: int = 0
+    resumed: int = 0
     failures: int = 0
-    ended: str = "time"
+    ended: str = "finished"
     score: float = math.inf
 
 
@@ -138,6 +144,28 @@ class Training:
         """The running mean of the parameters."""
         return [np.array(variable.numpy()) for variable in self._means]
 
+    def saved(self) -> Saved:
+        """What it takes to go on from here."""
+        return Saved({"number": self._number, "drawn": self._batches.state}, _named("state", self._state()))
+
+    def restore(self, saved: Saved) -> None:
+        """Go on from there.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is not the state of such a training.
+        """
+        for place, variable in enumerate(self._state()):
+            variable.assign(saved.arrays[f"state{place}"])
+        self._number, self._batches.state = int(saved.facts["number"]), saved.facts["drawn"]
+
+    def _state(self) -> list[Any]:
+        moments = [moment for pair in self._moments for moment in pair]
+        return [*self._values, *self._means, *moments]
+
+
+def _named(name: str, values: Iterable[Any]) -> dict[str, NDArray[Any]]:
+    return {f"{name}{place}": np.asarray(value) for place, value in enumerate(values)}
+
 
 def _distance(found: Tensor, expected: Tensor) -> Tensor:
     """Noise over signal."""
@@ -154,95 +182,186 @@ def train(
     seconds: float,
     stopped: Callable[[], bool],
     shown: Callable[[float, Trained], None],
+    checkpoint: Checkpoint,
 ) -> Trained:
     """Train for a time.
+
+    How many steps fit into it is measured at the start and rounded down to one of ten numbers a decade, so that a
+    machine that is not busy makes the same ones again.
 
     Args:
         training: what makes a step.
         parameters: its parameters.
         judge: errors of held-out images with a file, see :func:`embedlite.calibration.auto.better`.
-        seconds: how long.
+        seconds: how long, what an earlier run took included.
         stopped: whether to end now, with what is best by then.
-        shown: called after each step with the share of the time that is gone and what is best.
+        shown: called after each step with the share of the steps that are made and what is best.
+        checkpoint: where the state is kept, and taken from.
     """
-    before = judge(parameters.file(parameters.start))
-    end = time.monotonic() + seconds
-    # The first step builds the graph, which takes a while; the shares are of what is left.
-    training.reset(parameters.start)
-    training.step(0.0)
-    started = time.monotonic()
-    left = max(end - started, _LEAST_SECONDS)
-    run = _Run(training, parameters, judge, Trained(None, before, before), started, left, stopped, shown)
-    scores = []
-    for place, rate in enumerate(RATES):
-        run.result.rate = rate
-        training.reset(parameters.start)
-        share = _PROBED / len(RATES)
-        if not run.until(share * (place + 1), rate, share * place):
-            return run.result
-        scores.append(run.judged())
-    run.result.rate = rate = RATES[int(np.argmin(scores))]
-    training.reset(parameters.start)
-    for share in np.linspace(_PROBED, 1, _JUDGED + 1)[1:]:
-        if not run.until(float(share), rate, _PROBED, whole=1.0):
-            break
-        run.judged()
-        rate = run.result.rate
-        if run.gone() >= 1:
-            break
+    run = _Run(training, parameters, judge, seconds, stopped, shown, checkpoint)
+    if not run.resume():
+        run.plan()
+    while run.part < _PARTS and run.next():
+        run.keep()
     return run.result
 
 
-@dataclass
+_PARTS = len(RATES) + _JUDGED
+
+
 class _Run:
-    training: Training
-    parameters: Parameters
-    judge: Judge
-    result: Trained
-    started: float
-    seconds: float
-    stopped: Callable[[], bool]
-    shown: Callable[[float, Trained], None]
+    """One run: parts of some steps, with a judgement after each; the probe's first."""
 
-    def gone(self) -> float:
-        """The share of the time that is gone."""
-        return (time.monotonic() - self.started) / self.seconds
+    def __init__(
+        self,
+        training: Training,
+        parameters: Parameters,
+        judge: Judge,
+        seconds: float,
+        stopped: Callable[[], bool],
+        shown: Callable[[float, Trained], None],
+        checkpoint: Checkpoint,
+    ) -> None:
+        self._training, self._parameters, self._judge = training, parameters, judge
+        self._seconds, self._stopped, self._shown, self._checkpoint = seconds, stopped, shown, checkpoint
+        self._began = time.monotonic()
+        self._earlier = 0.0
+        before = judge(parameters.file(parameters.start))
+        self._judging = time.monotonic() - self._began
+        self.result = Trained(None, before, before)
+        self.part, self._planned, self._made, self._scores = 0, _PARTS, 0, list[float]()
 
-    def until(self, share: float, rate: float, since: float, whole: float | None = None) -> bool:
-        """Steps until a share of the time is gone, the rate falling as a cosine; False if the training is over."""
-        first = True
-        while first or self.gone() < share:
-            first = False
-            if self.stopped():
-                self.result.ended = "interrupted"
+    def plan(self) -> None:
+        """Measure a step, and say how many there are to be."""
+        training = self._training
+        training.reset(self._parameters.start)
+        # The first step builds the graph, which takes a while.
+        training.step(0.0)
+        took = []
+        for _ in range(_TIMED):
+            since = time.monotonic()
+            training.step(0.0)
+            took.append(time.monotonic() - since)
+        left = _USED * (self._seconds - self._elapsed()) - _PARTS * self._judging
+        self._planned = _preferred(max(int(left / max(float(np.median(took)), _TINY)), _PARTS))
+
+    def resume(self) -> bool:
+        """Go on from the checkpoint; False if there is none that helps."""
+        saved = self._checkpoint.read()
+        if saved is None:
+            return False
+        fresh = self.result
+        try:
+            self._take(saved)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            self._checkpoint.useless(f"is damaged ({error})")
+            self.result, self.part, self._made, self._scores, self._earlier = fresh, 0, 0, [], 0.0
+            return False
+        return True
+
+    def _take(self, saved: Saved) -> None:
+        facts, arrays, before = saved.facts, saved.arrays, self.result.before
+        best, errors = None, before
+        if facts["kept"]:
+            best = [arrays[f"best{place}"].reshape(value.shape) for place, value in enumerate(self._parameters.start)]
+            errors = arrays["errors"].reshape(before.shape)
+        steps = int(facts["steps"])
+        self.result = Trained(
+            best,
+            errors,
+            before,
+            float(facts["rate"]),
+            steps,
+            steps,
+            int(facts["failures"]),
+            score=float(facts["score"]),
+        )
+        self.part, self._planned, self._made = int(facts["part"]), int(facts["planned"]), int(facts["made"])
+        self._earlier, self._scores = float(facts["seconds"]), [float(score) for score in facts["scores"]]
+        self._training.restore(saved)
+
+    def keep(self) -> None:
+        """Write the checkpoint."""
+        result = self.result
+        facts = {
+            "part": self.part,
+            "planned": self._planned,
+            "made": self._made,
+            "seconds": self._elapsed(),
+            "scores": self._scores,
+            "kept": result.best is not None,
+            **{name: getattr(result, name) for name in ("rate", "steps", "failures", "score")},
+        }
+        state = self._training.saved()
+        arrays = {**state.arrays, **_named("best", result.best or []), "errors": result.errors}
+        self._checkpoint.write(Saved({**facts, **state.facts}, arrays))
+
+    def next(self) -> bool:
+        """One part; False if the training is over."""
+        probed = self.part < len(RATES)
+        if probed:
+            self.result.rate = RATES[self.part]
+        elif self.part == len(RATES):
+            self.result.rate = RATES[int(np.argmin(self._scores))]
+        if self.part <= len(RATES):
+            self._training.reset(self._parameters.start)
+            self._made = 0
+        share = _PROBED / len(RATES) if probed else (1 - _PROBED) / _JUDGED
+        whole = max(round(share * self._planned), 1)
+        going_on = self._steps(whole, whole if probed else whole * _JUDGED)
+        if not going_on and self.result.ended != "time":
+            return False
+        score = self._judged()
+        self.part += 1
+        if probed:
+            self._scores.append(score)
+        return going_on
+
+    def _elapsed(self) -> float:
+        return self._earlier + time.monotonic() - self._began
+
+    def _steps(self, count: int, whole: int) -> bool:
+        """Some steps of so many, the rate falling as a cosine over all of them; False if the training is over."""
+        result = self.result
+        for _ in range(count):
+            if self._stopped():
+                result.ended = "interrupted"
                 return False
-            part = min(max((self.gone() - since) / ((whole or share) - since), 0.0), 1.0)
-            loss = self.training.step(rate * 0.5 * (1 + math.cos(math.pi * part)))
-            self.result.steps += 1
+            if self._elapsed() >= self._seconds and result.steps:
+                result.ended = "time"
+                return False
+            loss = self._training.step(result.rate * 0.5 * (1 + math.cos(math.pi * min(self._made / whole, 1.0))))
+            self._made += 1
+            result.steps += 1
             if not math.isfinite(loss):
-                self.result.failures += 1
-                rate = self.result.rate = rate * _LOWER
-                self.training.reset(self.result.best or self.parameters.start)
-                if self.result.failures > _MOST_FAILURES:
-                    self.result.ended = "failed"
+                result.failures += 1
+                result.rate *= _LOWER
+                self._training.reset(result.best or self._parameters.start)
+                if result.failures > _MOST_FAILURES:
+                    result.ended = "failed"
                     return False
-            self.shown(min(self.gone(), 1.0), self.result)
+            self._shown(min(result.steps / self._planned, 1.0), result)
         return True
 
     def _errors(self, values: Values) -> Errors:
         if not all(np.isfinite(value).all() for value in values):
             return np.array([np.inf])
         try:
-            return self.judge(self.parameters.file(values))
+            return self._judge(self._parameters.file(values))
         except InterpreterFailedError:
             # Step sizes so far from each other that a kernel refuses them.
             return np.array([np.inf])
 
-    def judged(self) -> float:
+    def _judged(self) -> float:
         """The file as it is now, kept if it is the best: the mean logarithm of its errors."""
-        values = self.training.values()
+        values = self._training.values()
         errors = self._errors(values)
         score = float(np.log(np.maximum(errors.reshape(len(errors), -1)[:, 0], 1e-30)).mean())
         if score < self.result.score and better(errors, self.result.before, _STANDARD_ERRORS):
             self.result.best, self.result.errors, self.result.score = values, errors, score
         return score
+
+
+def _preferred(count: int) -> int:
+    """The largest of ten numbers a decade (R10 of ISO 3, but whole) that is not above a count."""
+    return int(10 ** (math.floor(10 * math.log10(count) + 1e-9) / 10) + 1e-6)

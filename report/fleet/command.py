@@ -30,9 +30,6 @@ _COLUMNS = {
 }
 
 
-_judge = in_group("Judgement")
-
-
 @click.command(name="drift-fleet", cls=Command, example="drift-fleet monitors/*.json")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @in_group("Judgement")(

@@ -32,11 +32,6 @@ _TARGA = ".tga"
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _AVIF_BRANDS = (b"avif", b"avis")
 
-_SIGNATURES = (
-    *(b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*"),
-    b"\0\0\0\x0cjP  \r\n",
-)
-
 LARGE = 1 << 26
 """Images of more pixels are decoded one at a time, whatever the number of threads."""
 

@@ -4,10 +4,8 @@ Counts, exact sums, histograms with fixed bins, maxima and the few worst rows: e
 numbers or by a set operation. So any split of the rows over devices, any order and any tree of merges gives the same
 statistics, byte for byte. What is rounded is rounded once, in the row it comes from, before it is added.
 
-Sums of float64 values without any rounding, so that no order and no grouping of the additions can show.
-
-Every finite float64 is a whole multiple of 2^-1074, so a sum of them is one too, and Python's whole numbers of any
-length add exactly (U. Kulisch, Computer Arithmetic and Validity, 2008).
+Sums of float64 values are exact, so that no order and no grouping of the additions can show: every finite float64 is a
+whole multiple of 2^-1074, so a sum of them is one too, and Python's whole numbers of any length add exactly (U. Kulisch, Computer Arithmetic and Validity, 2008).
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """Fine-tuning mends what held-out images see, leaves a file that it does not improve, and says what it did."""
 
+import errno
 import json
 import os
 import signal
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,9 +26,10 @@ from embedlite.convert.make.recipe import read_recipe
 from embedlite.convert.normalization.prepare import prepare
 from embedlite.convert.quantize.correct.paired_graph import PairedGraph
 from embedlite.convert.quantize.plan import CalibrationOptions, plan_int8
+from embedlite.convert.quantize.wide import quantize_wide
 from embedlite.convert.request import check_request
 from embedlite.convert.tune import train as training
-from embedlite.convert.tune.fine_tune import FineTuner
+from embedlite.convert.tune.fine_tune import FineTuner, Tuned
 from embedlite.convert.tune.images import Batches
 from embedlite.convert.tune.parameters import Parameters
 from embedlite.runtime import InputContract
@@ -87,8 +90,20 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "RATES", (0.02, 0.1))
 
 
-def tuner(seconds: float = 400.0, **changed) -> FineTuner:
-    return FineTuner(replace(made().plan, **changed), made().graph.raw_name, None, seconds, 0)
+@dataclass
+class Int8Tuner:
+    """Of int8 files of the plan."""
+
+    tuner: FineTuner
+
+    def tune(self, quantized: bytes) -> Tuned:
+        return self.tuner.tune(quantized, "int8", made().plan.flatbuffer)
+
+
+def tuner(seconds: float = 400.0, checkpoint: Path | None = None, **changed) -> Int8Tuner:
+    return Int8Tuner(
+        FineTuner(replace(made().plan, **changed), made().graph.raw_name, None, seconds, 0, checkpoint=checkpoint)
+    )
 
 
 @pytest.mark.usefixtures("steps")
@@ -104,7 +119,7 @@ def test_what_is_wrong_is_mended_and_told() -> None:
     assert noise[1] < 0.5 * noise[0]
     assert report.sqnr_after == pytest.approx(trial.sqnr(trial.errors_of(tuned.graph)))
     assert report.sqnr_after > report.sqnr_before + 3
-    assert (report.images, report.held_out, report.ended, report.failures) == (36, 12, "time", 0)
+    assert (report.images, report.held_out, report.ended, report.failures) == (36, 12, "finished", 0)
     assert report.float_from_original is not None
     (said,) = tuned.decisions
     assert said.startswith("the weights of int8 were changed by fine-tuning: ")
@@ -132,7 +147,7 @@ def test_after_a_loss_that_is_no_number_it_steps_back(monkeypatch: pytest.Monkey
 
     def draw(self: Batches) -> np.ndarray:
         calls.append(1)
-        return drawn(self) * np.float32(np.nan if len(calls) == 4 else 1)
+        return drawn(self) * np.float32(np.nan if len(calls) == 10 else 1)
 
     monkeypatch.setattr(Batches, "draw", draw)
     tuning = tuner().tune(made().damaged)
@@ -143,7 +158,7 @@ def test_after_a_loss_that_is_no_number_it_steps_back(monkeypatch: pytest.Monkey
 
 @pytest.mark.usefixtures("steps")
 def test_ctrl_c_keeps_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    judged = training._Run.judged
+    judged = training._Run._judged
 
     def interrupted(run: training._Run) -> float:
         score = judged(run)
@@ -151,13 +166,123 @@ def test_ctrl_c_keeps_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
             os.kill(os.getpid(), signal.SIGINT)
         return score
 
-    monkeypatch.setattr(training._Run, "judged", interrupted)
+    monkeypatch.setattr(training._Run, "_judged", interrupted)
     tuning = tuner(4000.0).tune(made().damaged)
     assert tuning.report is not None
     assert tuning.report.ended == "interrupted"
     assert tuning.report.kept
     assert tuning.report.steps < 1000
     assert ", interrupted" in tuning.decisions[0]
+
+
+class KilledError(Exception):
+    """In place of a signal that nothing can catch."""
+
+
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Ends the training after a number of steps, once; -1 never."""
+    after, step = [-1], training.Training.step
+
+    def counted(self: training.Training, rate: float) -> float:
+        after[0] -= 1
+        if after[0] == 0:
+            raise KilledError
+        return step(self, rate)
+
+    monkeypatch.setattr(training.Training, "step", counted)
+    yield after
+
+
+@pytest.mark.usefixtures("steps")
+def test_a_training_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path, killed: list[int]) -> None:
+    whole = tuner(150.0, tmp_path / "whole.npz").tune(made().damaged)
+    assert whole.report.kept
+    path = tmp_path / "state.npz"
+    killed[0] = whole.report.steps // 2
+    with pytest.raises(KilledError):
+        tuner(150.0, path).tune(made().damaged)
+    resumed = tuner(150.0, path).tune(made().damaged)
+    assert 0 < resumed.report.resumed < resumed.report.steps == whole.report.steps
+    assert resumed.graph == whole.graph
+    (said,) = resumed.decisions
+    assert f"{whole.report.steps} steps, {resumed.report.resumed} of them in an earlier run" in said
+    # And one that had ended is not made again.
+    again = tuner(150.0, path).tune(made().damaged)
+    assert again.report.resumed == again.report.steps
+    assert again.graph == whole.graph
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["state.npz", "whole.npz"]
+
+
+@pytest.mark.usefixtures("steps")
+@pytest.mark.parametrize("what", ["cut", "no archive", "another"])
+def test_a_checkpoint_that_does_not_help_is_one_line(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "state.npz"
+    if what == "no archive":
+        path.write_bytes(b"no archive at all")
+    else:
+        tuner(100.0 if what == "another" else 60.0, path).tune(made().damaged)
+        if what == "cut":
+            path.write_bytes(path.read_bytes()[:-1000])
+    tuning = tuner(60.0, path).tune(made().damaged)
+    assert tuning.report.resumed == 0
+    _, said = tuning.decisions
+    why = "is of a training of another model, or with other" if what == "another" else "cannot be read"
+    assert said.startswith(f"the checkpoint {path} {why}")
+    assert said.endswith("so the fine-tuning of int8 began again.")
+
+
+@pytest.mark.usefixtures("steps")
+def test_a_disk_that_is_full_costs_the_checkpoint_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, write = tmp_path / "state.npz", Path.open
+
+    def full(self: Path, mode: str = "r", **options: object) -> object:
+        if self.name.startswith("state.npz"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(self, mode, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    tuning = tuner(60.0, path).tune(made().damaged)
+    assert tuning.report.steps > 0
+    _, said = tuning.decisions
+    assert said.startswith(f"no checkpoint of fine-tuning was kept: cannot write {path}: No space left on device")
+    assert not path.exists()
+
+
+@pytest.mark.usefixtures("steps")
+def test_16_bit_files_are_trained_too() -> None:
+    plan, original = made().plan, made().graph.flatbuffer
+    wide = quantize_wide(original, plan.minmax, made().graph.keep_float)
+    tuning = FineTuner(plan, made().graph.raw_name, None, 400.0, 0).tune(wide, "int16x8", original)
+    assert tuning.report.mode == "int16x8"
+    assert tuning.report.kept
+    unseen = [open_source(smooth(32, 9), CONTRACT).ready(index) for index in range(32)]
+    expected = float_rows(original, unseen)
+    noise = [((float_rows(file, unseen) - expected) ** 2).sum() for file in (wide, tuning.graph)]
+    assert noise[1] < noise[0]
+    check_constraints(Graph(tuning.graph))
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_what_is_trained_on_stays_between_black_and_white(flips: bool) -> None:
+    contract = InputContract(SHAPE, mean=(100.0, 110.0, 120.0), std=(50.0, 60.0, 70.0))
+    pixels = np.random.default_rng(1).integers(0, 256, (4, *SHAPE), np.uint8)
+    batches = Batches([open_source(pixels, contract)], 32, 0, flips=flips)
+    black, white = ((value - np.array(contract.mean)) / np.array(contract.std) for value in (0, 255))
+    drawn = np.concatenate([batches.draw() for _ in range(8)])
+    assert (drawn >= black - 1e-5).all()
+    assert (drawn <= white + 1e-5).all()
+    given = {image.tobytes() for image in batches.first}
+    mirrored = {np.ascontiguousarray(image[:, ::-1]).tobytes() for image in batches.first}
+    seen = {image.tobytes() for image in drawn}
+    assert seen & given
+    assert seen - given - mirrored
+    assert bool(seen & mirrored) == flips
+    # The state is all that it takes to draw the same again.
+    state = json.loads(json.dumps(batches.state))
+    first = batches.draw()
+    batches.state = state
+    assert (batches.draw() == first).all()
 
 
 @pytest.mark.parametrize(
@@ -180,7 +305,7 @@ def test_a_graph_without_layers_is_one_line() -> None:
     options = CalibrationOptions("minmax", None, False, 1, modes=("int8",))
     plan = plan_int8(graph, open_source(smooth(48, 0), CONTRACT), CONTRACT, options, raw_pixels=False)
     quantized = plan.trial.quantized(plan.flatbuffer, plan.ranges)
-    tuning = FineTuner(plan, None, None, 1.0, 0).tune(quantized)
+    tuning = FineTuner(plan, None, None, 1.0, 0).tune(quantized, "int8", plan.flatbuffer)
     assert tuning.graph is quantized
     (said,) = tuning.decisions
     assert said.startswith("int8 was not fine-tuned: ")
@@ -202,13 +327,12 @@ def test_an_export_says_so_everywhere_and_its_recipe_is_refused(tmp_path: Path) 
             **PLAIN, fine_tune=True, fine_tune_time=30.0, fine_tune_data=tmp_path / "more.npy", card=True, measure=False
         ),
     )
-    report = result.fine_tuning
-    assert report is not None
+    (report,) = result.fine_tuning
     assert (report.images, report.held_out) == (52, 12)
     told = [text for text in result.decisions if "fine-tun" in text]
     assert len(told) == 1
     written = json.loads((tmp_path / "tuned" / "small.float32.export.json").read_text())
-    assert written["fine_tuning"]["kept"] == report.kept
+    assert written["fine_tuning"][0]["kept"] == report.kept
     assert written["recipe"]["files"]["int8"]["tuned"] == (report.sha256 if report.kept else None)
     card = (tmp_path / "tuned" / "small.float32.card.md").read_text()
     assert ("were trained further on 52 unlabelled" in card) == report.kept
@@ -222,11 +346,16 @@ def test_an_export_says_so_everywhere_and_its_recipe_is_refused(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        ({"fine_tune_flips": True}, "--fine-tune-flips is for fine-tuning. Add --fine-tune"),
+        ({"fine_tune_checkpoint": "x"}, "--fine-tune-checkpoint is for fine-tuning. Add --fine-tune"),
         ({"fine_tune_time": 60.0}, "--fine-tune-time is for fine-tuning. Add --fine-tune"),
         ({"fine_tune_data": "x"}, "--fine-tune-data is for fine-tuning. Add --fine-tune"),
         ({"fine_tune": True, "fine_tune_time": 0.0}, "--fine-tune-time is 0 s. Give it some time"),
         ({"fine_tune": True, "fine_tune_time": float("nan")}, "--fine-tune-time is nan s"),
-        ({"fine_tune": True, "quantize": ("float32",)}, "--fine-tune is for the int8 file, which was not asked for"),
+        (
+            {"fine_tune": True, "quantize": ("float32",)},
+            "--fine-tune is for int8 and int16x8 files, and none was asked for",
+        ),
         ({"fine_tune": True, "pareto": True, "quantize": ("int8",)}, "Leave --fine-tune out, or --pareto"),
         ({"fine_tune": True, "recipe": "x", "quantize": ("int8",)}, "--recipe makes files again without trying"),
     ],
@@ -259,10 +388,10 @@ def test_a_layer_that_is_used_twice_keeps_the_step_sizes_of_what_it_reads() -> N
 
 
 def test_dilated_convolutions_have_a_gradient() -> None:
-    tuner, quantized, _ = planned(
+    tuner, quantized, original = planned(
         layers.Conv2D(8, 3, dilation_rate=2, activation="relu"), layers.Conv2D(8, 3, strides=2, activation="relu")
     )
-    report = tuner.tune(quantized).report
+    report = tuner.tune(quantized, "int8", original).report
     assert report is not None
     assert report.steps > 0
     assert report.failures == 0

@@ -1,0 +1,111 @@
+"""``--fine-tune-checkpoint``: the state of each mode's training, so that one that was killed goes on where it was.
+
+An ``.npz`` file without pickles: the parameters, Adam's moments, the best parameters so far, and JSON with the rest. A
+state belongs to one training by a fingerprint of all that it depends on.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...runtime.errors import OutputError
+from ...runtime.files import check_writable, replace_file
+
+_FACTS = "facts"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A state.
+
+    Attributes:
+        facts: JSON values.
+        arrays: by name.
+    """
+
+    facts: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any]]
+
+
+class Checkpoint:
+    """The state of one mode's training in a file.
+
+    Attributes:
+        problem: why the file was of no use, in words; empty if it was or there is none.
+    """
+
+    def __init__(self, path: str | Path | None, mode: str, key: str) -> None:
+        """Name the file; nothing is read.
+
+        Args:
+            path: where it is; None keeps nothing.
+            mode: whose.
+            key: fingerprint of the training.
+
+        Raises:
+            OutputError: it could not be written there.
+        """
+        self._path, self._mode, self._key = None if path is None else Path(path), mode, key
+        self.problem = ""
+        if self._path is not None:
+            check_writable([self._path], force=True)
+
+    def read(self) -> Saved | None:
+        """The state that a training like this one left; None if there is none."""
+        if self._path is None or not self._path.exists():
+            return None
+        try:
+            arrays = {name: array for name, array in self._all().items() if name.startswith(f"{self._mode}/")}
+            if not arrays:
+                return None
+            arrays = {name.partition("/")[2]: array for name, array in arrays.items()}
+            facts = json.loads(arrays.pop(_FACTS).tobytes())
+            key = facts.pop("key")
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            self.useless(f"cannot be read ({error})")
+            return None
+        if key != self._key:
+            self.useless("is of a training of another model, or with other images, options or versions")
+            return None
+        return Saved(facts, arrays)
+
+    def useless(self, why: str) -> None:
+        """Note that what the file holds is of no use."""
+        self.problem = f"the checkpoint {self._path} {why}, so the fine-tuning of {self._mode} began again."
+
+    def write(self, saved: Saved) -> None:
+        """Replace what the file holds of this mode; a disk that refuses costs the checkpoint and not the training."""
+        if self._path is None:
+            return
+        facts = json.dumps({**saved.facts, "key": self._key}).encode()
+        mine = {**saved.arrays, _FACTS: np.frombuffer(facts, np.uint8)}
+        stream = io.BytesIO()
+        arrays: dict[str, Any] = {**self._others(), **{f"{self._mode}/{name}": array for name, array in mine.items()}}
+        np.savez(stream, **arrays)
+        try:
+            replace_file(self._path, stream.getvalue())
+        except OutputError as error:
+            self.problem = f"no checkpoint of fine-tuning was kept: {error}"
+
+    def _all(self) -> dict[str, NDArray[Any]]:
+        assert self._path is not None
+        # Given a path, numpy leaves the file open where it turns out to be none of its own.
+        with np.load(io.BytesIO(self._path.read_bytes()), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+
+    def _others(self) -> dict[str, NDArray[Any]]:
+        """What other modes' trainings left."""
+        try:
+            found = self._all()
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, EOFError, zipfile.BadZipFile):
+            return {}
+        return {name: array for name, array in found.items() if not name.startswith(f"{self._mode}/")}

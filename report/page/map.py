@@ -58,7 +58,8 @@ def draw_map(projection: Mapping[str, Any], marked: Sequence[str]) -> Map:
     """The map of a projection.
 
     Args:
-        projection: see :func:`embedlite.report.page.projection.project`; ``images`` has JPEG files of its rows, or None.
+        projection: see :func:`embedlite.report.page.projection.project`; ``images`` has JPEG files of its
+            rows, or None.
         marked: ids of rows that are drawn with a ring.
 
     A good file's drift is smaller than a point. Lines are then drawn longer, by a round factor that the text names.

@@ -5,7 +5,8 @@ numbers or by a set operation. So any split of the rows over devices, any order 
 statistics, byte for byte. What is rounded is rounded once, in the row it comes from, before it is added.
 
 Sums of float64 values are exact, so that no order and no grouping of the additions can show: every finite float64 is a
-whole multiple of 2^-1074, so a sum of them is one too, and Python's whole numbers of any length add exactly (U. Kulisch, Computer Arithmetic and Validity, 2008).
+whole multiple of 2^-1074, so a sum of them is one too, and Python's whole numbers of any length add exactly
+(U. Kulisch, Computer Arithmetic and Validity, 2008).
 """
 
 from __future__ import annotations

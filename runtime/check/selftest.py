@@ -34,6 +34,7 @@ from ..drift.wording import IDENTICAL, UNMEASURED, decibels
 from ..encoder import Encoder
 from ..errors import DelegateLoadError, EmbedliteError, NoInterpreterError, RequestError
 from ..layout import fit
+from ..machine import half_precision_here
 from ..model.contract import Contract
 from .golden import Golden, golden_frames, parse_golden, pixel_table
 from .timing import noise_frame
@@ -167,7 +168,7 @@ def quantized_limit(exported_db: float | None) -> float:
     return MOST_DB if exported_db is None else float(np.clip(exported_db - DOUBLE_DB, LEAST_DB, MOST_DB))
 
 
-def render_selftest(result: Selftest, model: str, runs_on: str, width: int) -> str:
+def render_selftest(result: Selftest, model: str, runs_on: str, width: int, *, half: bool = False) -> str:
     """The result as text.
 
     Args:
@@ -175,9 +176,11 @@ def render_selftest(result: Selftest, model: str, runs_on: str, width: int) -> s
         model: what to call the file.
         runs_on: interpreter, version and delegate.
         width: of a line.
+        half: whether the file may be computed in half precision.
     """
     head = f"{'PASS' if result.passed else 'FAIL'}: {model} replays {result.count} golden vectors on {runs_on}"
     lines = [head, f"  golden vectors made by {result.made_by}"]
+    lines += [f"  half precision: {half_precision_here()}"] if half else []
     words = {
         "pixels_relative": ("preprocessing", "<=", "of the largest value"),
         "embeddings_relative": ("embeddings", "<=", "of the largest value"),

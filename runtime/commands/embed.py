@@ -192,8 +192,10 @@ def _selftest(
             "delegate": delegate,
             **found.to_json(),
         }
+        # A delegate has rules of its own.
+        half = encoder.contract.half_precision is not None and delegate is None
     runs_on = f"{runtime.name} {runtime.version}" + (f" with {delegate}" if delegate else "")
-    emit_result(result, render_selftest(found, str(model), runs_on, line_width()), json_path)
+    emit_result(result, render_selftest(found, str(model), runs_on, line_width(), half=half), json_path)
     return 0 if found.passed else EXIT_BAD_ANSWER
 
 

@@ -16,6 +16,7 @@ from ..drift import measure_drift
 from ..drift.wording import decibels
 from ..errors import EmbedliteWarning, RequestError, UnsupportedModelError
 from ..layout import fit, line_width
+from ..machine import half_precision_here
 from ..model.artifact import Artifact, read_artifact
 from ..model.contract import InputContract
 from ..model.flatbuffer import NPU_OPERATOR, ModelInfo, TensorInfo
@@ -119,6 +120,7 @@ def _render(result: dict[str, Any]) -> list[str]:
             lines.append(f"  {name}: {json.dumps(contract[name], sort_keys=True)}")
         if (half := contract["half_precision"]) is not None:
             lines.append(f"  half precision, where the processor has it: {decibels(half['sqnr_db'])}, simulated")
+            lines.append(f"    {half_precision_here()}")
     content = "pixels" if contract is None else InputContract.from_json(contract["input"]).content
     lines.append(_render_golden(result["golden"], content))
     if (metadata := result["tflite_metadata"]) is not None:

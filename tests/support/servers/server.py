@@ -9,6 +9,7 @@ only one that has threads as soon as it is imported, sees to that itself.) It en
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import functools
@@ -21,6 +22,7 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 import types
 import warnings
 from pathlib import Path
@@ -221,9 +223,31 @@ def _become(request: dict[str, Any], streams: list[int], set_by_imports: dict[st
     sys.modules.pop("client")
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
-    what, *rest = request["arguments"]
+    try:
+        _run(*request["arguments"])
+    except SystemExit as end:
+        _leave(end.code)
+        raise
+    _leave(0)
+    sys.exit(0)
+
+
+def _leave(code: object) -> None:
+    """End here unless there is something to be said: Python would copy every page of the imports to take them down."""
+    if code is None or isinstance(code, int):
+        with contextlib.suppress(OSError, ValueError):
+            # In this order Python does it, too.
+            threading._shutdown()
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit((code or 0) & 0xFF)
+
+
+def _run(what: str, *rest: str) -> None:
+    """What stands on Python's command line."""
     if what == "-m":
-        sys.argv = rest
+        sys.argv = list(rest)
         sys.path[0] = str(Path.cwd())
         if not hasattr(sys.modules.get(rest[0]), "__path__"):
             sys.modules.pop(rest[0], None)
@@ -238,7 +262,6 @@ def _become(request: dict[str, Any], streams: list[int], set_by_imports: dict[st
         sys.argv = [what, *rest]
         sys.path[0] = str(Path(what).parent)
         runpy.run_path(what, run_name="__main__")
-    sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -34,17 +34,25 @@ LONGEST_FIRST = (
     "test_seeds.py",
     "test_device.py",
     "test_docs.py",
-    "test_docs_scale_out.py",
-    "test_runtimes_agree.py",
+    "test_recognise.py",
     "test_export.py",
+    "test_calibration_cache.py",
     "test_targets.py",
-    "test_formats.py",
-    "test_keras_2.py",
+    "test_docs_scale_out.py",
+    "test_engine.py",
     "test_install.py",
+    "test_device_commands.py",
+    "test_doubt.py",
     "test_search.py",
+    "test_c_source.py",
+    "test_freeze.py",
+    "test_formats.py",
+    "test_scaling.py",
+    "test_runtimes_agree.py",
+    "test_keras_2.py",
     "test_selftest.py",
 )
-"""Files of tests that take a minute or more."""
+"""Files of tests that take longest, by processor time."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

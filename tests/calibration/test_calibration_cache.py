@@ -29,7 +29,7 @@ from embedlite.runtime.images.open import open_source
 from embedlite.runtime.images.source import Source
 from embedlite.runtime.model.artifact import read_artifact
 
-from conftest import Digits
+from conftest import Digits, Run
 
 CONTRACT = InputContract((32, 32, 1))
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 32, 32, 1), np.uint8)
@@ -191,19 +191,21 @@ def test_the_command_says_that_its_cache_could_not_be_written(digits: Digits, tm
     assert [item.name for item in tmp_path.iterdir()] == ["images.npy"]
 
 
-def test_a_run_that_was_killed_goes_on_to_the_same_bytes(digits: Digits, tmp_path: Path) -> None:
+def test_a_run_that_was_killed_goes_on_to_the_same_bytes(digits: Digits, run: Run, tmp_path: Path) -> None:
     data = tmp_path / "many.npy"
     np.save(data, np.random.default_rng(2).integers(0, 256, (4000, 32, 32, 1), np.uint8))
-    program = Path(sysconfig.get_path("scripts"), "export-tflite")
 
-    def command(name: str) -> list[str | Path]:
-        return [
-            *(sys.executable, program, digits.float32, "-o", tmp_path / name, "-q", "int8"),
+    def command(name: str) -> tuple[str | Path, ...]:
+        return (
+            *("export-tflite", digits.float32, "-o", tmp_path / name, "-q", "int8"),
             *("--calibration-data", data, "--calibrate-method", "mse", "--calibration-cache", tmp_path / f"{name}.npz"),
             *("--correct", "none"),
-        ]
+        )
 
-    process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # What is killed has to be the command itself, not what passes it on to a server.
+    name, *arguments = command("killed")
+    program = [sys.executable, Path(sysconfig.get_path("scripts"), name)]
+    process = subprocess.Popen([*program, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 120
     while not (tmp_path / "killed.npz").exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
@@ -214,7 +216,8 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(digits: Digits, tmp_pat
     assert 0 < done < 4000 - 64
     shutil.copy(tmp_path / "killed.npz", tmp_path / "as it was killed.npz")
     for name in ("killed", "whole"):
-        subprocess.run(command(name), check=True, capture_output=True)
+        ended = run(*command(name))
+        assert ended.returncode == 0, ended.stderr
     for suffix in (".npz", "/model.float32.int8.tflite"):
         first, second = (Path(f"{tmp_path / name}{suffix}").read_bytes() for name in ("killed", "whole"))
         assert first == second

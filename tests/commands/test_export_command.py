@@ -69,7 +69,10 @@ def test_json_to_stdout_is_only_json_and_the_same_as_the_file(small: Path, tmp_p
 
 
 def test_default_modes_depend_on_calibration_data(small: Path, photos: Path, tmp_path: Path, run: Run) -> None:
-    for name, arguments, modes in (("a", [], ["float32"]), ("b", ["--calibration-data", photos], ["float32", "int8"])):
+    for name, arguments, modes in (
+        ("a", [], ["float32"]),
+        ("b", ["--calibration-data", photos, *PLAIN], ["float32", "int8"]),
+    ):
         done = run("export-tflite", small, "-o", tmp_path / name, *arguments)
         assert done.returncode == 0, done.stderr
         assert sorted(tmp_path.joinpath(name).glob("*.tflite")) == [

@@ -50,6 +50,9 @@ def run_console_blocks(document: Path, models: Path, digits: Digits, run: Run, t
     commands = console_commands(document.read_text())
     assert commands
     for command, *arguments in commands:
+        if "--time-budget" in arguments:
+            # Whatever was found until then is what the next commands work on.
+            arguments[arguments.index("--time-budget") + 1] = "2"
         done = run(command, *arguments, cwd=tmp_path)
         assert done.returncode == 0, f"{command} {arguments}\n{done.stdout}{done.stderr}"
 

@@ -6,7 +6,7 @@ import contextlib
 import io
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from ...calibration import Ranges
 from ...runtime.backends.interpreters import package_version
 from ...runtime.model.flatbuffer import read_flatbuffer
 from ..errors import ConversionError
-from ..graph.graph import Graph
+from ..graph.graph import HEAVY, Graph
 from ..load.foreign import told
 from ..modes import CALIBRATED, DYNAMIC, FLOAT, INT16
 from .biases import fit_biases
@@ -30,6 +30,10 @@ _DYNAMIC = ("CONV_2D", "DEPTHWISE_CONV_2D", _DENSE)
 _LEFT_FLOAT = ("DIV", "GELU")
 """tflite-runtime 2.14 refuses a quantized DIV, and LiteRT rounds small divisors to zero; GELU in 8 bits costs more than
 its time is worth, and tflite-runtime refuses it in 16."""
+
+_NO_KERNEL = frozenset({*_LEFT_FLOAT, "EXP", "LOG", "POW", "SQRT"})
+"""Operators that are never quantized, and what is often between two of them."""
+_BETWEEN = frozenset({"ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "NEG", "ABS", "RESHAPE"})
 
 
 def quantize(
@@ -62,9 +66,13 @@ def quantize(
 
     if mode == DYNAMIC:
         keep_float = [*keep_float, *_not_worth_it(flatbuffer)]
-    engine = quantizer.Quantizer(flatbuffer, _recipe(mode, keep_float, precision or {}, dense_per_tensor))
+    if mode == "float16":
+        keep_float = [*keep_float, *_beyond_half(flatbuffer)]
     # Read once, and what comes out below once: in a trial of ranges the reading takes as long as the quantizing.
     original = Graph(flatbuffer) if mode in CALIBRATED else None
+    if original is not None:
+        keep_float = [*keep_float, *_between_float(original, keep_float)]
+    engine = quantizer.Quantizer(flatbuffer, _recipe(mode, keep_float, precision or {}, dense_per_tensor))
     limits = {} if ranges is None or original is None else fill_flat(original, ranges.limits)
     if mode == "int8" and original is not None:
         limits = carry_back(original, limits)
@@ -88,6 +96,28 @@ def quantize(
             changed.append(in_integers(graph, limits, {*keep_float, *(precision or {})}))
         return graph.to_bytes() if any(changed) else quantized
     return _asymmetric(quantized) if mode == DYNAMIC else quantized
+
+
+def _between_float(graph: Graph, keep_float: Collection[str]) -> list[str]:
+    """Operators that only float ones lead to and read, by the name of what they write.
+
+    Between the exponential and the logarithm of a softplus, say, integers save nothing, and all small values are lost.
+    """
+    staying, found = set(keep_float), list[str]()
+
+    def in_float(operator: Any) -> bool:
+        return graph.operator_name(operator) in _NO_KERNEL or graph.tensor_name(int(operator.outputs[0])) in staying
+
+    for operator in graph.operators:
+        name = graph.tensor_name(int(operator.outputs[0]))
+        before = [graph.producer(index) for index in graph.inputs(operator)]
+        after = graph.consumers(int(operator.outputs[0]))
+        if graph.operator_name(operator) not in _BETWEEN or name in staying or not before or not after:
+            continue
+        if all(item is not None and in_float(item) for item in before) and all(map(in_float, after)):
+            found.append(name)
+            staying.add(name)
+    return found
 
 
 def _unread_alike(graph: Graph) -> bool:
@@ -125,6 +155,30 @@ def _not_worth_it(flatbuffer: bytes) -> list[str]:
             continue
         if kind == "DEPTHWISE_CONV_2D" or weights.size < LEAST_WEIGHTS:
             found.append(graph.tensor_name(int(operator.outputs[0])))
+    return found
+
+
+_LOST_IN_HALF = 1e-3
+"""Relative error from which on a constant stays float32: twice what rounding costs where float16 has all its bits."""
+
+
+def _beyond_half(flatbuffer: bytes) -> list[str]:
+    """Operators with constants that float16 makes infinite or cuts bits off, by the name of what they write.
+
+    Below 6e-5 it has ever fewer bits. That does not count in a bias, to which larger values are added.
+    """
+    graph, found = Graph(flatbuffer), []
+    for operator in graph.operators:
+        for place, index in enumerate(map(int, operator.inputs)):
+            values = graph.constant(index) if index >= 0 and graph.dtype(index) == "float32" else None
+            if values is None or not np.isfinite(values).all():
+                continue
+            with np.errstate(over="ignore"):
+                error = np.linalg.norm(values.astype(np.float64) - values.astype(np.float16))
+            small = np.isfinite(error) and graph.operator_name(operator) in HEAVY and place > 1
+            if not small and error > _LOST_IN_HALF * np.linalg.norm(values.astype(np.float64)):
+                found.append(graph.tensor_name(int(operator.outputs[0])))
+                break
     return found
 
 
@@ -179,6 +233,9 @@ def _recipe(mode: str, keep_float: Sequence[str], precision: Mapping[str, str], 
             explicit_dequantize=True,
         )
         recipe.add_quantization_config(".*", every, config, AlgorithmName.FLOAT_CASTING)
+        for name in keep_float:
+            scope = f"^{re.escape(name)}(;|$)"
+            recipe.add_quantization_config(scope, every, algorithm_key=AlgorithmName.NO_QUANTIZE)
     return recipe.get_quantization_recipe()
 
 

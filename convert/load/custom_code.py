@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+import re
 import runpy
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -419,15 +420,26 @@ def _missing_message(path: Path, missing: list[Need]) -> str:
             f"{text}TFOpLambda and SlicingOpLambda are calls of TensorFlow that only Keras 2 can replay. "
             f"{INSTALL_KERAS_2}"
         )
+    if called := dict.fromkeys(need.wanted[0] for need in missing if _is_operation(need)):
+        return (
+            f"{path} calls functions of Keras ({', '.join(called)}) between its layers, and Keras cannot read such "
+            "calls from this format. Save the model again with model.save('model.keras')."
+        )
     text += f"Either pass --custom-objects FILE.py, a file you trust that defines {', '.join(names)}"
-    lambdas = [need.layer for need in missing if need.kind == "Lambda"]
-    if lambdas:
+    if lambdas := [need.layer for need in missing if need.kind == "Lambda"]:
         return (
             f"{text}; or put a known layer in a Lambda's place, and none of that code runs: "
             f"{' '.join(f'--replace-lambda {layer}=KIND' for layer in lambdas)}, KIND one of "
             f"{', '.join(_likely_kinds(names))}."
         )
     return f"{text}; or build the model from layers of Keras or embedlite.convert.layers and save it again."
+
+
+def _is_operation(need: Need) -> bool:
+    """Whether what is missing is a function of ``keras.ops`` or a slice; unlike layers, those cannot be trained."""
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", need.wanted[0]).lower()
+    is_class = need.kind == "class" and "trainable" not in (need.item.get("config") or {"trainable": None})
+    return is_class and name in {*_public("keras", "ops"), "get_item"}
 
 
 def _likely_kinds(functions: Iterable[str]) -> list[str]:

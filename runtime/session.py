@@ -63,6 +63,7 @@ class Session:
         self._floats = np.empty((1, *shape), np.float32)
         self._integers = np.empty((1, *shape), np.uint8)
         self._output_shape = contract.output_shape
+        self._output_size = math.prod(contract.output_shape)
         self._answers_floats = np.dtype(target["dtype"]) == np.float32
         self._finished = contract.normalization.placement != "runtime" and self._answers_floats
         # What five operations on floats do to a pixel, one on bytes may do, or none.
@@ -96,6 +97,11 @@ class Session:
                 f"{self._runtime.name} {self._runtime.version} failed while running the model: {str(error).strip()}. "
                 "Update the interpreter, or export the model in another mode."
             ) from error
+        if values.size != self._output_size:
+            raise InterpreterFailedError(
+                f"{self._runtime.name} {self._runtime.version} answered {values.size:,} values, where the file declares "
+                f"the shape {self._output_shape}. The file is damaged; get it again from where it was made."
+            )
         # A sum of squares is quick, and finite unless a value is not or all are huge.
         if self._answers_floats and not math.isfinite(np.vdot(values, values)):
             self._values.explain_non_finite(image, values)

@@ -2,8 +2,9 @@
 
 What may run: the chosen signature, the calls that restore variables, initializers, and what makes the resources of
 TensorFlow 2's objects. Everything they reach, through calls, branches and loops as well, has to be on the list of
-:mod:`.saved_operators`. Of a graph of TensorFlow 1 only signature and restoring go into the copy that is loaded: what
-initializers fill, tables of labels, is on no embedding's way.
+:mod:`.saved_operators`. TensorFlow loads a copy with what was judged and nothing else: functions that are merely
+there would have their shapes worked out, and for that TensorFlow runs operators too. Of a graph of TensorFlow 1 only
+signature and restoring go into the copy: what initializers fill, tables of labels, is on no embedding's way.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelLoadError
-from .saved_operators import CALLS, COMPUTING, FILE_INPUT, INITIALIZING, LOOPS, RESTORING
+from .saved_operators import CALLS, COMPUTING, FILE_INPUT, INITIALIZING, LOOPS, RESTORING, SAVING
 
 MOST_NODES = 1_000_000
 """The largest published image networks have some ten thousand."""
@@ -67,7 +68,7 @@ def needed(path: Path, meta_graph: Any, key: str, output_tensor: str) -> tuple[A
         output_tensor: the tensor that is the embedding.
 
     Returns:
-        The smaller meta graph, without descriptions of objects, and what was left out, as a sentence.
+        The smaller meta graph, with TensorFlow 2's objects where it has them, and what was left out, as a sentence.
 
     Raises:
         ModelLoadError: something that would run is not on the list, names files of its own, or may not end.
@@ -75,14 +76,15 @@ def needed(path: Path, meta_graph: Any, key: str, output_tensor: str) -> tuple[A
     judge = _Judge(path, meta_graph)
     judge.check_assets()
     judge.walk("its initializer", _initializers(meta_graph), INITIALIZING, keep=False)
-    judge.objects(meta_graph.object_graph_def)
+    judge.objects(meta_graph.object_graph_def, key)
     judge.walk(f"the signature {key!r}", [output_tensor], COMPUTING)
     # What the user feeds need not lead to the output, and has to be there to be told so.
     judge.keep(tensor.name for tensor in meta_graph.signature_def[key].inputs.values())
     if meta_graph.HasField("saver_def"):
         judge.walk("the call that restores its variables", [meta_graph.saver_def.restore_op_name], RESTORING)
         judge.keep([meta_graph.saver_def.filename_tensor_name])
-    return judge.pruned(key), judge.left_out(key)
+    small = judge.pruned_objects() if meta_graph.object_graph_def.nodes else judge.pruned(key)
+    return small, judge.left_out(key)
 
 
 def _initializers(meta_graph: Any) -> list[str]:
@@ -163,8 +165,8 @@ class _Judge:
         if keep:
             self.kept.update(reached)
 
-    def objects(self, graph: Any) -> None:
-        """Judge what TensorFlow 2 runs of its objects while it loads them."""
+    def objects(self, graph: Any, key: str) -> None:
+        """Judge what TensorFlow 2 runs of its objects: while it loads them, and as the signature found there."""
         self._keep = True
         for node in graph.nodes:
             for child in node.children:
@@ -172,6 +174,13 @@ class _Judge:
                     self._object(f"{child.local_name!r} of an object", graph, child.node_id, INITIALIZING, _RESOURCES)
             for saved in node.saveable_objects.values():
                 self._object("what restores an object", graph, saved.restore_function, RESTORING, None)
+                # It runs when variables are restored, too: it tells how many tensors there are.
+                self._object("what saves an object", graph, saved.save_function, SAVING, _RESOURCES)
+        for child in graph.nodes[0].children if graph.nodes else ():
+            if child.local_name == "signatures" and 0 <= child.node_id < len(graph.nodes):
+                for signature in graph.nodes[child.node_id].children:
+                    if signature.local_name == key:
+                        self._object(f"the signature {key!r}", graph, signature.node_id, COMPUTING, _RESOURCES)
 
     def _object(
         self, door: str, graph: Any, number: int, allowed: frozenset[str], fed_kinds: frozenset[str] | None
@@ -318,6 +327,41 @@ class _Judge:
         if whole.HasField("saver_def"):
             small.saver_def.CopyFrom(whole.saver_def)
         small.signature_def[key].CopyFrom(whole.signature_def[key])
+        return small
+
+    def pruned_objects(self) -> Any:
+        """The copy of TensorFlow 2's objects: all of them, but functions only if they were judged."""
+        from tensorflow.core.protobuf import meta_graph_pb2
+
+        small, whole = meta_graph_pb2.MetaGraphDef(), self.meta_graph
+        small.graph_def.versions.CopyFrom(whole.graph_def.versions)
+        # Of the graph itself objects take their constants alone.
+        small.graph_def.node.extend(node for node in whole.graph_def.node if node.op == "Const")
+        for name in sorted(self.used):
+            small.graph_def.library.function.add().CopyFrom(self.functions[name])
+        for node in (node for function in small.graph_def.library.function for node in function.node_def):
+            # It names what gives gradients, which nothing here needs and which is not in the copy.
+            node.attr.pop("_gradient_op_type", None)
+        small.asset_file_def.extend(whole.asset_file_def)
+        small.object_graph_def.CopyFrom(whole.object_graph_def)
+        graph = small.object_graph_def
+        for name in set(graph.concrete_functions) - self.used:
+            del graph.concrete_functions[name]
+        for node in graph.nodes:
+            kind = node.WhichOneof("kind")
+            kept = (
+                [name for name in node.function.concrete_functions if name in self.used] if kind == "function" else []
+            )
+            if kind == "function":
+                node.function.concrete_functions[:] = kept
+            elif kind == "bare_concrete_function":
+                kept = [node.bare_concrete_function.concrete_function_name]
+            elif kind == "captured_tensor":
+                kept = [node.captured_tensor.concrete_function]
+            else:
+                continue
+            if not self.used.intersection(kept):
+                node.user_object.SetInParent()  # an object without anything, in the function's place
         return small
 
     def left_out(self, key: str) -> tuple[str, ...]:

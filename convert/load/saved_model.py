@@ -52,10 +52,10 @@ def load_saved_model(path: Path, options: LoadOptions) -> Original:
     small, left_out = needed(path, meta_graph, key, output_tensor)
     # TensorFlow 2 describes its objects beside the graph; TensorFlow 1 has the graph alone.
     if meta_graph.object_graph_def.nodes:
-        call = _load_objects(path, key, signature, input_name, output, options.layer)
+        call = _load_objects(path, small, key, signature, input_name, output, options.layer)
     else:
         call = _load_graph(path, small, spec.name, output_tensor, options.layer)
-        decisions += left_out
+    decisions += left_out
     framework = versions("SavedModel", "tensorflow")
     if batch is not None and batch > 1:
         failed = f"cannot be called on {batch} inputs of shape {shape}"
@@ -65,7 +65,9 @@ def load_saved_model(path: Path, options: LoadOptions) -> Original:
     return Original(str(path), shape, call, batch=batch, decisions=decisions, framework=framework)
 
 
-def _load_objects(path: Path, key: str, signature: Any, input_name: str, output: str, layer: str | None) -> Any:
+def _load_objects(
+    path: Path, meta_graph: Any, key: str, signature: Any, input_name: str, output: str, layer: str | None
+) -> Any:
     """A SavedModel of TensorFlow 2, through its signature."""
     if layer is not None:
         raise ModelShapeError(
@@ -75,7 +77,8 @@ def _load_objects(path: Path, key: str, signature: Any, input_name: str, output:
     import tensorflow as tf
 
     try:
-        loaded = tf.saved_model.load(str(path), tags=[TAG])
+        with _copy_of(path, meta_graph) as copy:
+            loaded = tf.saved_model.load(copy, tags=[TAG])
         function = loaded.signatures[key]
     except Exception as error:
         raise _load_error(path, error) from error
@@ -153,14 +156,17 @@ def _load_graph(path: Path, meta_graph: Any, input_tensor: str, output_tensor: s
 
 @contextmanager
 def _copy_of(path: Path, meta_graph: Any) -> Iterator[str]:
-    """A SavedModel of this meta graph alone, beside the same variables."""
+    """A SavedModel of this meta graph alone, beside the same variables and assets."""
     from tensorflow.core.protobuf import saved_model_pb2
 
+    del meta_graph.meta_info_def.tags[:]
+    meta_graph.meta_info_def.tags.append(TAG)
     with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
         model = saved_model_pb2.SavedModel(saved_model_schema_version=1, meta_graphs=[meta_graph])
         (Path(folder) / SAVED_MODEL_NAME).write_bytes(model.SerializeToString())
-        if (path / "variables").is_dir():
-            (Path(folder) / "variables").symlink_to((path / "variables").resolve(), target_is_directory=True)
+        for name in ("variables", "assets"):
+            if (path / name).is_dir():
+                (Path(folder) / name).symlink_to((path / name).resolve(), target_is_directory=True)
         yield folder
 
 

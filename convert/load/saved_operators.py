@@ -78,8 +78,11 @@ COMPUTING = frozenset(
 INITIALIZING = COMPUTING | frozenset(_TABLES.split())
 """Operators allowed in an initializer, and in what makes and removes a resource."""
 
-RESTORING = COMPUTING | {"Restore", "RestoreSlice", "RestoreV2"}
+RESTORING = INITIALIZING | {"Restore", "RestoreSlice", "RestoreV2"}
 """Operators allowed in the restore call."""
+
+SAVING = COMPUTING | {"LookupTableExport", "LookupTableExportV2"}
+"""Operators allowed in what tells an object's tensors, which runs before they are restored."""
 
 FILE_INPUT = {
     "Restore": 0,

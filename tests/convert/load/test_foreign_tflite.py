@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -82,3 +83,15 @@ def test_a_sound_one_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         Encoder(path, input_contract=InputContract((8, 8, 3))).close()
         assert load_original(path).input_shape == (8, 8, 3)
     assert len(asked) == 1
+
+
+def test_another_number_of_values_than_the_file_declares(tmp_path: Path) -> None:
+    graph = Graph(convert(lambda image: tf.matmul(pooled(image), tf.ones((3, 4)))))
+    graph.tensor(int(graph.subgraph.outputs[0])).shape = [1, 5]
+    path = tmp_path / "model.tflite"
+    path.write_bytes(graph.to_bytes())
+    with (
+        Encoder(path, input_contract=InputContract((8, 8, 3))) as encoder,
+        pytest.raises(InterpreterFailedError, match=r"answered 4 values, where the file declares the shape \(5,\)"),
+    ):
+        encoder.embed_one(np.zeros((8, 8, 3), np.uint8))

@@ -99,8 +99,8 @@ class Session:
             ) from error
         if values.size != self._output_size:
             raise InterpreterFailedError(
-                f"{self._runtime.name} {self._runtime.version} answered {values.size:,} values, where the file declares "
-                f"the shape {self._output_shape}. The file is damaged; get it again from where it was made."
+                f"{self._runtime.name} {self._runtime.version} answered {values.size:,} values, where the file "
+                f"declares the shape {self._output_shape}. The file is damaged; get it again from where it was made."
             )
         # A sum of squares is quick, and finite unless a value is not or all are huge.
         if self._answers_floats and not math.isfinite(np.vdot(values, values)):

@@ -106,16 +106,6 @@ def read_with(reader: Any, name: str) -> None:
     raw.ReaderReadV2(reader_handle=reader, queue_handle=queue)
 
 
-def summary(write: Callable[[Any], Any] | None, folder: str) -> None:
-    writer = raw.SummaryWriter(shared_name=folder)
-    raw.CreateSummaryFileWriter(
-        writer=writer, logdir=folder, max_queue=1, flush_millis=1, filename_suffix=tf.constant(".x")
-    )
-    if write is not None:
-        write(writer)
-        raw.FlushSummaryWriter(writer=writer)
-
-
 def fixed(c: Canary) -> dict[str, Any]:
     return {"filenames": c / "bytes", "header_bytes": 0, "record_bytes": 4, "footer_bytes": 0, "buffer_size": 0}
 
@@ -179,15 +169,8 @@ TOUCH: dict[str, Callable[[Canary], Any]] = {
         raw.CacheDatasetV2(input_dataset=ones(), filename=c / "new", cache=raw.DummyMemoryCache(), **SHAPED),
         tf.float32,
     ),
-    "SnapshotDataset": lambda c: all_of(
-        raw.SnapshotDataset(input_dataset=ones(), path=c / "new", **SHAPED), tf.float32
-    ),
     "DatasetToTFRecord": lambda c: raw.DatasetToTFRecord(
         input_dataset=tf.data.Dataset.from_tensors("x")._variant_tensor, filename=c / "new", compression_type=""
-    ),
-    "CreateSummaryFileWriter": lambda c: summary(None, c / "new"),
-    "WriteScalarSummary": lambda c: summary(
-        lambda writer: raw.WriteScalarSummary(writer=writer, step=1, tag="t", value=1.0), c / "new"
     ),
     "InitializeTableFromTextFileV2": lambda c: raw.InitializeTableFromTextFileV2(
         table_handle=table(c, "table"), filename=c / "text", key_index=-2, value_index=-1

@@ -202,8 +202,8 @@ def _told(report: FineTuning) -> str:
     effort += ends.get(report.ended, "")
     if not report.kept:
         return (
-            f"{report.mode} was not fine-tuned: {effort} brought no clear gain on {report.held_out} held-out "
-            "calibration images."
+            f"{report.mode} was not fine-tuned: no clear gain on {report.held_out} held-out calibration images "
+            f"({effort})."
         )
     return (
         f"the weights of {report.mode} were changed by fine-tuning: {gained(report.sqnr_before, report.sqnr_after)} on "

@@ -20,7 +20,7 @@ with quiet_libraries():
     from embedlite.convert.verify.judge import judge
     from embedlite.convert.verify.measure import collect_frames
     from embedlite.runtime import InputContract
-    from embedlite.runtime.backends.table import BACKENDS
+    from embedlite.runtime.backends.registry import BACKENDS
     from embedlite.runtime.check.timing import time_files
 from embedlite.runtime.backends.interpreters import installed
 from embedlite.runtime.check.probe import probe

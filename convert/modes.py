@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..runtime.backends.interpreters import installed
-from ..runtime.backends.table import BACKENDS
+from ..runtime.backends.registry import BACKENDS
 from ..runtime.errors import MissingPackageError, RequestError
 
 MODES = ("float32", "float16", "dynamic", "int8", "int16x8")

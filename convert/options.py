@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from ..calibration import parse_method
 from ..calibration.engine import LOCAL
-from ..runtime.backends.table import BACKENDS
+from ..runtime.backends.registry import BACKENDS
 from ..runtime.errors import RequestError
 from ..runtime.images.open import Data
 from ..runtime.images.remote import data_location

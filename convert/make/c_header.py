@@ -21,7 +21,7 @@ from ...runtime.check.golden import Golden, parse_golden
 from ...runtime.check.selftest import FLOAT_TOLERANCE, quantized_limit
 from ...runtime.drift import measure_drift
 from ...runtime.files import sha256
-from ...runtime.input.resample import leaves_fractions
+from ...runtime.input.tf_resample import leaves_fractions
 from ...runtime.model.artifact import parse_artifact
 from ...runtime.model.contract import Contract
 from ...runtime.model.flatbuffer import TensorInfo, read_flatbuffer

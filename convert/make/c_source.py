@@ -17,7 +17,7 @@ import numpy as np
 
 from ...runtime.files import sha256
 from ...runtime.input.preprocess import model_ready, quantize
-from ...runtime.input.resample import leaves_fractions
+from ...runtime.input.tf_resample import leaves_fractions
 from ...runtime.model.contract import Contract, InputContract
 from ...runtime.model.flatbuffer import ModelInfo, TensorInfo, read_flatbuffer
 from ...runtime.version import __version__

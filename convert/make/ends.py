@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...runtime.backends.table import BACKENDS
+from ...runtime.backends.registry import BACKENDS
 from ...runtime.errors import RequestError
 from ..modes import CALIBRATED
 from ..normalization.prepare import FloatGraph

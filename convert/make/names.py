@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...runtime.backends.table import BACKENDS
+from ...runtime.backends.registry import BACKENDS
 from ...runtime.errors import RequestError
 from ...runtime.model.artifact import SIDECAR_SUFFIX
 from ..request import Request

@@ -8,7 +8,7 @@ from ...runtime.drift.intervals import drift_of
 from ...runtime.drift.wording import decibels
 from ...runtime.images.source import Source
 from ...runtime.input.preprocess import scaled
-from ...runtime.input.resample import leaves_fractions
+from ...runtime.input.tf_resample import leaves_fractions
 from ...runtime.model.contract import InputContract
 from ..graph.run import float_rows
 from ..normalization.prepare import FloatGraph

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...runtime.backends.table import BACKENDS, BY_PACKAGE
+from ...runtime.backends.registry import BACKENDS, BY_PACKAGE
 from ...runtime.drift.metrics import ranked_db
 from ..budget import Budget, missed_text, required_of_shipped
 from ..modes import MIXED, is_mixed

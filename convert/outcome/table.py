@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ...calibration import Assessment
 from ...calibration.assess import MOST_GROWTH, MOST_MISSED
 from ...calibration.tensors import short_name
-from ...runtime.backends.table import BY_PACKAGE
+from ...runtime.backends.registry import BY_PACKAGE
 from ...runtime.drift.wording import UNMEASURED, decibels
 from ...runtime.layout import Column, fit, join_lines, table, wrap
 from ...runtime.model.contract import InputContract

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ...runtime.backends.table import BACKENDS
+from ...runtime.backends.registry import BACKENDS
 from ...runtime.drift import Drift
 from ...runtime.drift.gates import Gate
 from ...runtime.drift.metrics import ranked_db

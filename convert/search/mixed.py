@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...calibration.auto import better
 from ...runtime.backends.interpreters import package_version
-from ...runtime.backends.table import BACKENDS
+from ...runtime.backends.registry import BACKENDS
 from ...runtime.drift import Drift
 from ...runtime.drift.metrics import ranked_db
 from ...runtime.drift.wording import gained

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...runtime.backends.table import BACKENDS
+from ...runtime.backends.registry import BACKENDS
 from ...runtime.check.figures import DeviceFigures
 from ..make.names import REJECTED, c_mode
 from ..modes import is_mixed

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ...runtime.backends.table import BACKENDS, BY_PACKAGE
+from ...runtime.backends.registry import BACKENDS, BY_PACKAGE
 from ...runtime.check.timing import Timing, time_files
 from ...runtime.errors import InterpreterFailedError
 from ...runtime.machine import available_threads
@@ -22,7 +22,7 @@ class Stopwatch:
         """Prepare, without running anything.
 
         Args:
-            target: one of :data:`embedlite.runtime.backends.table.BACKENDS`.
+            target: one of :data:`embedlite.runtime.backends.registry.BACKENDS`.
             threads: processors that one inference may use; default all.
         """
         self.package = BACKENDS[target].package

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.backends.interpreters import installed, installed_runtimes
-from ...runtime.backends.table import BACKENDS, BY_PACKAGE
+from ...runtime.backends.registry import BACKENDS, BY_PACKAGE
 from ...runtime.check.probe import PROBE_SECONDS, ProbeResult, probe
 from ...runtime.check.timing import Timing
 from ...runtime.drift import Drift

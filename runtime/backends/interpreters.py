@@ -30,7 +30,7 @@ from ..errors import (
 from ..model.flatbuffer import NPU_OPERATOR, read_flatbuffer
 from ..model.operators import OPERATOR_NAMES, first_runtime
 from .delegates import load_delegate, refuse_idle_delegate
-from .table import INTERPRETERS, Backend
+from .registry import INTERPRETERS, Backend
 
 RUNTIME_VARIABLE = "EMBEDLITE_RUNTIME"
 """Environment variable that names the one runtime to use instead of the first that works."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import EmbedliteError, MissingPackageError, RequestError, UnreadableDataError
 from ..input.preprocess import scaled
-from ..input.resample import TF_RESAMPLERS, resize
+from ..input.tf_resample import TF_RESAMPLERS, resize
 from ..model.contract import InputContract
 from .fit import Fit, fit
 from .formats import opened_image, pillow

@@ -14,7 +14,7 @@ from embedlite.convert.graph.graph import Graph
 from embedlite.convert.layers import L2Normalization, MinMaxNormalization
 from embedlite.convert.modes import MODES
 from embedlite.runtime import Encoder
-from embedlite.runtime.backends.table import BACKENDS
+from embedlite.runtime.backends.registry import BACKENDS
 from embedlite.runtime.errors import OutputExistsError, RequestError
 from embedlite.runtime.images.open import open_source
 from embedlite.runtime.model.artifact import read_artifact

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from embedlite.runtime.backends.table import INTERPRETERS
+from embedlite.runtime.backends.registry import INTERPRETERS
 
 from conftest import ROOT, Digits, blocks, console_commands
 from project_wheel import pip

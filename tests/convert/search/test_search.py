@@ -36,7 +36,7 @@ from embedlite.convert.search.choose import mark_dominated
 from embedlite.convert.search.search import PrecisionSearch
 from embedlite.convert.search.trials import SearchEndedError, Trials
 from embedlite.runtime import Encoder, InputContract
-from embedlite.runtime.backends.table import BACKENDS
+from embedlite.runtime.backends.registry import BACKENDS
 from embedlite.runtime.drift import Drift, measure_drift
 from embedlite.runtime.drift.gates import apply_gates
 from embedlite.runtime.errors import RequestError, UnreadableDataError

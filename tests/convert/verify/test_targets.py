@@ -17,7 +17,7 @@ from embedlite.convert.layers import MinMaxNormalization
 from embedlite.convert.make.frames import edge_frames
 from embedlite.convert.modes import check_targets, missing_runtimes
 from embedlite.convert.verify.judge import Frames, judge
-from embedlite.runtime.backends.table import BACKENDS
+from embedlite.runtime.backends.registry import BACKENDS
 from embedlite.runtime.check.probe import probe
 from embedlite.runtime.errors import MissingPackageError, RequestError
 from embedlite.runtime.model.artifact import append_contract, read_artifact

@@ -14,7 +14,7 @@ from embedlite.runtime import InputContract
 from embedlite.runtime.errors import MissingPackageError, RequestError, UnreadableDataError
 from embedlite.runtime.images.decode import decode_image, load_image
 from embedlite.runtime.images.fit import fit
-from embedlite.runtime.input.resample import TF_RESAMPLERS
+from embedlite.runtime.input.tf_resample import TF_RESAMPLERS
 
 RNG = np.random.default_rng(0)
 AS_THEY_ARE: dict[str, Any] = {"mean": (0.0,), "std": (1.0,)}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedlite.runtime.input.resample import TF_RESAMPLERS, resize
+from embedlite.runtime.input.tf_resample import TF_RESAMPLERS, resize
 
 SIDES = st.one_of(st.integers(1, 12), st.integers(1, 400))
 

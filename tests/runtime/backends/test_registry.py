@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from embedlite.convert.modes import MODES
-from embedlite.runtime.backends.table import BACKENDS
+from embedlite.runtime.backends.registry import BACKENDS
 
 ROOT = Path(__file__).parents[3]
 
@@ -63,7 +63,7 @@ def test_a_backend_is_added_as_one_row(tmp_path: Path) -> None:
     """A package that pip knows, whose interpreter is LiteRT's own."""
     for package in ("runtime", "calibration", "convert"):
         shutil.copytree(ROOT / package, tmp_path / "embedlite" / package)
-    table = tmp_path / "embedlite/runtime/backends/table.py"
+    table = tmp_path / "embedlite/runtime/backends/registry.py"
     before, after = table.read_text("utf-8").split('        Backend(\n            "micro",', 1)
     table.write_text(before + ROW.lstrip("\n") + '        Backend(\n            "micro",' + after, "utf-8")
     (tmp_path / "phone_runtime.py").write_text("from ai_edge_litert.interpreter import Interpreter, load_delegate\n")

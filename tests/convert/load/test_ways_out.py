@@ -31,7 +31,7 @@ IMAGE = np.random.default_rng(0).random(SHAPE, np.float32)
 
 _ERRORS = ("ModelLoadError", "ModelShapeError", "ConversionError", "CustomCodeError", "RequestError")
 _NAMES_A_WAY = re.compile(r"--[a-z]|model\.\w+\(|keras\.Model\(|stateful=|saved_model\.")
-_OF_OTHERS = ("preprocess.py", "scaling.py")
+_OF_OTHERS = ("preprocess.py", "resizing.py", "scaling.py")
 """Modules about the input's preprocessing, whose errors are of another table: their ways out are tested beside them."""
 
 

@@ -6,7 +6,7 @@ Where they contradict each other, that is an error that shows all of them, and t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -62,6 +62,23 @@ def decide_contract(
         RequestError: options, file and graph contradict each other, or the graph's scaling fits no pixel range, or
             several.
     """
+    resized = _other_resizing(name, given.stated(), known)
+    if resized and not accept:
+        raise RequestError(f"{resized} Leave the options out, or insist with --accept-contract.")
+    decided = _decide_scaling(name, shape, given, known, scaling, accept=accept)
+    insisted = (f"{resized} --accept-contract takes the options all the same.",) if resized else ()
+    return replace(decided, decisions=(*insisted, *decided.decisions))
+
+
+def _decide_scaling(
+    name: str,
+    shape: tuple[int, ...],
+    given: InputOptions,
+    known: Statement | None,
+    scaling: Scaling | None,
+    *,
+    accept: bool,
+) -> Decided:
     said = given.stated()
     contract, origins = stated_contract(shape, given, known)
     told = {**({} if known is None else known.options.stated()), **said}
@@ -96,7 +113,7 @@ def decide_contract(
     contradiction = _contradiction(name, contract, said, scaling, pixels) or _file_contradiction(
         name, shape, known, found, scaling, pixels
     )
-    if contradiction and known is not None:
+    if contradiction and known is not None and known.tells:
         contradiction += f" What the file says of itself, {known}."
     _refuse(contradiction, accept=accept)
     if contradiction:
@@ -107,6 +124,19 @@ def decide_contract(
         f"{pixels.std:g}."
     )
     return Decided(contract, origins, (scales,))
+
+
+def _other_resizing(name: str, said: dict[str, object], known: Statement | None) -> str:
+    """What the caller says of resizing against what the model did itself; empty where it is the same."""
+    if known is None or known.settled:
+        return ""
+    own = {key: known.options.stated()[key] for key, origin in known.origins.items() if origin == "graph"}
+    others = [key for key in ("resampler", "fit") if key in said and said[key] != own.get(key, said[key])]
+    if not others:
+        return ""
+    given = " ".join(f"--{key} {said[key]}" for key in others)
+    right = " ".join(f"--{key} {own[key]}" for key in ("resampler", "fit"))
+    return f"{given} contradicts {name}: it brings pictures to its size itself, as {right} does."
 
 
 def _refuse(contradiction: str, *, accept: bool) -> None:

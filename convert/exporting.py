@@ -31,6 +31,7 @@ from .decide import stated_contract
 from .load import load_original
 from .load.keras_model import from_keras
 from .load.options import LoadOptions
+from .load.original import Original
 from .load.preprocess import prove
 from .make.outputs import check_outputs, check_written
 from .make.recipe import read_recipe
@@ -107,6 +108,7 @@ def export_asked(model: Any, asked: Asked, *, json_path: str | None = None) -> E
         original = from_keras(model, model.name, opening) if in_memory else load_original(path, opening)
     # Sizes, orders and names that do not fit should say so before the model is converted.
     given = part(request, InputOptions)
+    _check_size(original, accept=request.accept_contract)
     contract, _ = stated_contract(original.input_shape, given, original.inputs)
     proof = None
     if request.preprocess is not None and not contract.is_image:
@@ -133,6 +135,21 @@ def export_asked(model: Any, asked: Asked, *, json_path: str | None = None) -> E
             with contextlib.suppress(OSError):
                 request.folder.rmdir()
         raise
+
+
+def _check_size(original: Original, *, accept: bool) -> None:
+    """Refuse an input shape that is not the one a model brings pictures to, where its own would be taken.
+
+    Raises:
+        RequestError: it is another one, and nobody insists.
+    """
+    if original.resizes_to is not None and not accept:
+        own, does = original.resizes_to
+        raise RequestError(
+            f"--input-shape {','.join(map(str, original.input_shape))} contradicts {original.name}: it {does}, so "
+            f"pictures would be resized twice. Leave it out, and the contract takes {own[0]}x{own[1]} and the way of "
+            "resizing from the model, or insist with --accept-contract."
+        )
 
 
 def _digest(path: Path) -> str:

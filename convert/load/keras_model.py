@@ -23,6 +23,7 @@ from .custom_code import (
 )
 from .edit.cut import alone, cut, inner_model, library_of, shared_layer, tower
 from .edit.prune import prune
+from .edit.resizing import Sized, with_own_size
 from .edit.still import quieten
 from .edit.unroll import unrolling, without_dropout
 from .foreign import reason, told, versions
@@ -260,7 +261,10 @@ def _as_encoder(model: Any, name: str, options: LoadOptions) -> Original:
         inputs = model.inputs
     if inputs and "string" in str(inputs[0].dtype):
         raise ModelShapeError(f"{name} takes text (a string input); an encoder takes numbers. Save the model after it.")
-    shape = check_input_shape(name, _known_shape(model), options.input_shape)
+    known = _known_shape(model)
+    # An open picture size may be one that the model brings pictures to itself, which is found when it is whole.
+    open_size = _has_open_size(known)
+    shape: Any = known[1:] if open_size and known is not None else check_input_shape(name, known, options.input_shape)
     if inputs and "int" in str(inputs[0].dtype) and len(shape) != 3:
         raise ModelShapeError(
             f"{name} takes {inputs[0].dtype} of shape {shape}: numbers that stand for words or categories; an encoder "
@@ -269,17 +273,27 @@ def _as_encoder(model: Any, name: str, options: LoadOptions) -> Original:
     if options.layer is not None:
         model = cut(model, name, options.layer, shape)
     call, decisions = _choose_output(model, name, options.output)
+    sized = with_own_size(name, call, known, options.input_shape) if open_size else Sized(shape, call)
+    whole = sized.call is call
     return Original(
         name=name,
-        input_shape=shape,
-        call=call,
+        input_shape=sized.shape,
+        call=sized.call,
         # A replaced normalization may have reshaped a map into rows as well; preprocessing never does.
         rows=any(not text.rpartition("=")[2].startswith(PREPROCESSING) for text in options.replace_lambda),
-        decisions=(*said, *decisions),
-        quieten=quieten(model),
-        calm=without_dropout(model),
-        unrolling=unrolling(model),
+        inputs=sized.inputs,
+        resizes_to=sized.resizes_to,
+        decisions=(*said, *decisions, *sized.decisions),
+        # What comes after a part that was left out is traced already.
+        quieten=quieten(model) if whole else None,
+        calm=without_dropout(model) if whole else None,
+        unrolling=unrolling(model) if whole else None,
     )
+
+
+def _has_open_size(known: tuple[int | None, ...] | None) -> bool:
+    """Whether a model takes pictures of any size."""
+    return known is not None and len(known) == 4 and None in known[1:3] and known[3] is not None
 
 
 def _input_name(tensor: Any) -> str:

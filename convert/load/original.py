@@ -24,7 +24,9 @@ class Original:
         flatbuffer: the float ``.tflite``; None for what TensorFlow runs.
         batch: the batch size that the model declares; None if it takes any, or may.
         rows: whether a 4-D result is to be read as rows of its channels.
-        inputs: what the file itself says of its preprocessing; only ``.tflite`` files do, by a contract or metadata.
+        inputs: what the model itself says of its preprocessing: a ``.tflite`` by a contract or metadata, others by
+            layers that bring pictures of any size to theirs.
+        resizes_to: the size of such layers where the caller gave another one, and what they do, in words; else None.
         decisions: what was decided on the user's behalf while loading.
         quieten: makes layers that are random do what they do at inference, whatever the model says, and returns their
             names; None where that cannot be done.
@@ -41,6 +43,7 @@ class Original:
     batch: int | None = None
     rows: bool = False
     inputs: Statement | None = None
+    resizes_to: tuple[tuple[int, ...], str] | None = None
     decisions: tuple[str, ...] = ()
     quieten: Callable[[], tuple[str, ...]] | None = None
     framework: str = ""

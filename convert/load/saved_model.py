@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import ModelLoadError, ModelShapeError
 from .edit.one_image import OPEN_BATCH, for_one_image
+from .edit.resizing import Sized, with_own_size
 from .foreign import reason, told, versions
 from .options import LoadOptions
 from .original import Original, check_input_shape, near
@@ -45,8 +46,10 @@ def load_saved_model(path: Path, options: LoadOptions) -> Original:
     key = _choose_signature(path, signatures, options.signature)
     signature = signatures[key]
     input_name, spec = _image(path, key, signature, options.input)
-    shape = check_input_shape(str(path), _shape_of(spec), options.input_shape)
-    batch = (_shape_of(spec) or (None,))[0]
+    known = _shape_of(spec)
+    batch = (known or (None,))[0]
+    open_size = known is not None and len(known) == 4 and None in known[1:3] and batch in (None, 1)
+    shape = None if open_size else check_input_shape(str(path), known, options.input_shape)
     output, decisions = _choose_output(path, signature, options.output)
     output_tensor = signature.outputs[output].name
     small, left_out = needed(path, meta_graph, key, output_tensor)
@@ -57,12 +60,22 @@ def load_saved_model(path: Path, options: LoadOptions) -> Original:
         call = _load_graph(path, small, spec.name, output_tensor, options.layer)
     decisions += left_out
     framework = versions("SavedModel", "tensorflow")
-    if batch is not None and batch > 1:
+    if batch is not None and batch > 1 and shape is not None:
         failed = f"cannot be called on {batch} inputs of shape {shape}"
         with told(ModelLoadError, str(path), framework, failed, OPEN_BATCH):
             call, said = for_one_image(call, str(path), batch, shape)
         batch, decisions = 1, (*decisions, *said)
-    return Original(str(path), shape, call, batch=batch, decisions=decisions, framework=framework)
+    sized = Sized(shape, call) if shape is not None else with_own_size(str(path), call, known, options.input_shape)
+    return Original(
+        str(path),
+        sized.shape,
+        sized.call,
+        batch=batch,
+        inputs=sized.inputs,
+        resizes_to=sized.resizes_to,
+        decisions=(*decisions, *sized.decisions),
+        framework=framework,
+    )
 
 
 def _load_objects(

@@ -12,7 +12,7 @@ first convolution, where nothing tells it any more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import Any
@@ -44,6 +44,9 @@ _BENDING = {
     *("Mean", "Sum", "Max", "Min", "Tanh", "Sigmoid", "Floor", "Round", "Rint", "ClipByValue", "FloorMod"),
 }
 """Operators that a preprocessing may have and that no factor and offset can say."""
+
+CLAMPS = {"MINIMUM", "MAXIMUM", "Minimum", "Maximum", "ClipByValue"}
+"""Those of them that do nothing to pixels where their limits are wide enough."""
 
 _SAME = 1e-3
 """Relative to the largest: factors, offsets and answers that are nearer than this are taken for equal."""
@@ -84,7 +87,7 @@ Run = Callable[[NDArray[np.float32]], NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class _Operator:
+class Operator:
     """An operator: its name, the tensors that depend on the model's input among those it reads, those it writes."""
 
     name: str
@@ -93,20 +96,20 @@ class _Operator:
 
 
 @dataclass(frozen=True)
-class _View:
+class View:
     """A graph of either kind.
 
     Attributes:
-        shape: of the input, (H, W, C).
+        shape: of the input, (H, W, C); None for a size that is open.
         source: the input tensor.
         operators: what depends on the input, in order.
         rank: of a tensor, None where it is unknown.
         run_to: the graph up to a tensor, as a function of one (1, H, W, C) input.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int | None, int | None, int]
     source: Any
-    operators: tuple[_Operator, ...]
+    operators: tuple[Operator, ...]
     rank: Callable[[Any], int | None]
     run_to: Callable[[Any], Run]
 
@@ -116,7 +119,7 @@ def scaling_of_tflite(flatbuffer: bytes) -> Scaling | None:
     graph = Graph(flatbuffer)
     source = int(graph.subgraph.inputs[0])
     operators = tuple(
-        _Operator(graph.operator_name(operator), tuple(graph.inputs(operator)), tuple(int(i) for i in operator.outputs))
+        Operator(graph.operator_name(operator), tuple(graph.inputs(operator)), tuple(int(i) for i in operator.outputs))
         for operator in graph.operators
         if graph.inputs(operator)
     )
@@ -130,7 +133,7 @@ def scaling_of_tflite(flatbuffer: bytes) -> Scaling | None:
     if len(graph.shape(source)) != 4:
         return None
     _, height, width, channels = graph.shape(source)
-    return _find(_View((height, width, channels), source, operators, lambda i: len(graph.shape(i)), run_to))
+    return _find(View((height, width, channels), source, operators, lambda i: len(graph.shape(i)), run_to))
 
 
 def scaling_of_tensorflow(frozen: Any) -> Scaling | None:
@@ -142,13 +145,16 @@ def scaling_of_tensorflow(frozen: Any) -> Scaling | None:
     Returns:
         None where nothing is done to the input, or nothing of the kind.
     """
+    return None if frozen.inputs[0].shape.rank != 4 else _find(view_of_tensorflow(frozen))
+
+
+def view_of_tensorflow(frozen: Any) -> View:
+    """What is asked of a concrete function without variables, of one (N, H, W, C) float32 input; H, W may be open."""
     import tensorflow as tf
 
     definition = frozen.graph.as_graph_def()
     source = frozen.inputs[0].name
     shape = frozen.inputs[0].shape.as_list()
-    if len(shape) != 4:
-        return None
     nodes = {node.name: node for node in definition.node}
     # A loop's second round comes after all that is looked at; without it there is no cycle.
     again = {name for name, node in nodes.items() if node.op in ("NextIteration", "RefNextIteration")}
@@ -157,14 +163,14 @@ def scaling_of_tensorflow(frozen: Any) -> Scaling | None:
         for name, node in nodes.items()
     }
     order = TopologicalSorter({name: [text.partition(":")[0] for text in texts] for name, texts in reads.items()})
-    reached, operators = {source.partition(":")[0]}, list[_Operator]()
+    reached, operators = {source.partition(":")[0]}, list[Operator]()
     for name in order.static_order():
         inputs = tuple(text for text in reads[name] if text.partition(":")[0] in reached)
         # A shape is known before any pixel.
         if inputs and nodes[name].op not in ("Shape", "ShapeN", "Size", "Rank"):
             reached.add(name)
             outputs = tuple(tensor.name for tensor in frozen.graph.get_operation_by_name(name).outputs)
-            operators.append(_Operator(nodes[name].op, inputs, outputs))
+            operators.append(Operator(nodes[name].op, inputs, outputs))
 
     def run_to(tensor: str) -> Run:
         whole = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(definition, name=""), [])
@@ -175,25 +181,26 @@ def scaling_of_tensorflow(frozen: Any) -> Scaling | None:
         found: int | None = frozen.graph.get_tensor_by_name(tensor).shape.rank
         return found
 
-    return _find(_View((shape[1], shape[2], shape[3]), source, tuple(operators), rank, run_to))
+    return View((shape[1], shape[2], shape[3]), source, tuple(operators), rank, run_to)
 
 
 def _tensor(text: str) -> str:
     return text if ":" in text else f"{text}:0"
 
 
-def _find(view: _View) -> Scaling | None:
+def _find(view: View) -> Scaling | None:
     found: Scaling | None = None
     beyond: list[str] = []
-    for tensor, names in _waists(view):
-        if beyond or not _BENDING.isdisjoint(names):
-            beyond += [name for name in names if name in _BENDING]
-            continue
-        if view.rank(tensor) == 4:
-            scaling = _probe(view, tensor)
-            if scaling is None:
-                break
+    for tensor, names in waists(view, _STRAIGHT | _BENDING):
+        bending = [name for name in names if name in _BENDING]
+        maybe = CLAMPS.issuperset(bending) and not beyond and view.rank(tensor) == 4
+        scaling = probe(view, tensor, view.shape) if maybe else None
+        if beyond or (bending and scaling is None):
+            beyond += bending
+        elif scaling is not None:
             found = scaling
+        elif view.rank(tensor) == 4:
+            break
     if found is None and not beyond:
         return None
     if found is None:
@@ -202,17 +209,22 @@ def _find(view: _View) -> Scaling | None:
     return Scaling(found.factor, found.offset, found.source, tuple(dict.fromkeys(beyond)))
 
 
-def _waists(view: _View) -> list[tuple[Any, list[str]]]:
-    """Tensors that everything from the input passes through, and the operators between them, up to the first layer."""
+def waists(view: View, known: Container[str]) -> list[tuple[Any, list[str]]]:
+    """Tensors that everything from the input passes through, and the operators between them.
+
+    Args:
+        view: the graph.
+        known: names of operators; what comes after the first other one is left out.
+    """
     counts: dict[Any, int] = {}
     for operator in view.operators:
         for tensor in set(operator.inputs):
             counts[tensor] = counts.get(tensor, 0) + 1
-    waists, names = list[tuple[Any, list[str]]](), list[str]()
+    found, names = list[tuple[Any, list[str]]](), list[str]()
     # Tensors that come from the input, by the readers that they still have.
     readers = {view.source: counts.get(view.source, 0)}
     for operator in view.operators:
-        if operator.name not in _STRAIGHT | _BENDING or any(tensor not in readers for tensor in operator.inputs):
+        if operator.name not in known or any(tensor not in readers for tensor in operator.inputs):
             break
         for tensor in set(operator.inputs):
             readers[tensor] -= 1
@@ -221,18 +233,24 @@ def _waists(view: _View) -> list[tuple[Any, list[str]]]:
         readers |= {tensor: counts[tensor] for tensor in operator.outputs if tensor in counts}
         names.append(operator.name)
         if len(readers) == 1:
-            waists.append((next(iter(readers)), names))
+            found.append((next(iter(readers)), names))
             names = []
-    return waists
+    return found
 
 
-def _probe(view: _View, tensor: Any) -> Scaling | None:
-    """The map from the input's channels to a tensor's, if it is one factor, one offset and one source for each."""
+def probe(view: View, tensor: Any, shape: tuple[Any, ...]) -> Scaling | None:
+    """The map from the input's channels to a tensor's, if it is one factor, one offset and one source for each.
+
+    Args:
+        view: the graph.
+        tensor: one that comes from the input alone.
+        shape: of the pictures that are tried, (H, W, C).
+    """
     channels = view.shape[2]
     run = view.run_to(tensor)
 
     def answer(colour: NDArray[np.float64]) -> NDArray[np.float64]:
-        values = np.asarray(run(np.broadcast_to(colour, (1, *view.shape)).astype(np.float32)), np.float64)
+        values = np.asarray(run(np.broadcast_to(colour, (1, *shape)).astype(np.float32)), np.float64)
         return values.reshape(-1, values.shape[-1])
 
     mixed = np.linspace(30, 90, channels)

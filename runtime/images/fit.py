@@ -15,7 +15,7 @@ class Fit:
     """What is done to one picture, in this order.
 
     Attributes:
-        top, left, taken: the part of the picture that is taken, and its size.
+        top, left, taken: the part of the picture that is taken, and its size; what of it lies outside is black.
         resized: the size that this part is brought to.
         down, right: where that lies in the model's input; what lies outside is cut off, what stays free is black.
     """
@@ -36,7 +36,9 @@ def fit(kind: str, picture: Size, model: Size) -> Fit:
             then resized (``keras.preprocessing.image.smart_resize``, ``crop_to_aspect_ratio``); ``resize-crop``,
             resized until the picture just covers the model's size, then the middle (torchvision's ``Resize`` and
             ``CenterCrop``), or ``resize-crop:N``, resized until its short side is N; ``pad``, resized until it just
-            fits, with black bars (``tf.image.resize_with_pad``).
+            fits, with black bars (``tf.image.resize_with_pad``); ``pad-resize``, first black bars, then resized (Keras'
+            ``Resizing`` with ``pad_to_aspect_ratio``); ``center-crop``, the middle as it is, and as ``crop`` where the
+            picture is smaller (Keras' ``CenterCrop``).
         picture: height and width of the picture.
         model: height and width of the model's input.
     """
@@ -46,6 +48,12 @@ def fit(kind: str, picture: Size, model: Size) -> Fit:
         return _crop(picture, model)
     if name == "pad":
         return _pad(picture, model)
+    if name == "pad-resize":
+        return _framed(picture, model)
+    if name == "center-crop" and height >= model[0] and width >= model[1]:
+        return Fit((height - model[0]) // 2, (width - model[1]) // 2, model, model)
+    if name == "center-crop":
+        return _crop(picture, model)
     if name == "resize-crop":
         resized = _covering(picture, model) if not short else _short_side(picture, int(short))
         # Python's round, to even, as torchvision's CenterCrop has it.
@@ -70,6 +78,14 @@ def _pad(picture: Size, model: Size) -> Fit:
     free = np.maximum(np.floor((np.array(model, np.float32) - resized) / np.float32(2)), 0).astype(int)
     height, width = np.maximum(np.floor(resized), 1).astype(int)
     return Fit(0, 0, picture, (int(height), int(width)), int(free[0]), int(free[1]))
+
+
+def _framed(picture: Size, model: Size) -> Fit:
+    (height, width), (tall, wide) = picture, model
+    # float32, and bars of one size on both sides, as in Keras.
+    top = (max(height, int(np.float32(width * tall) / np.float32(wide))) - height) // 2
+    left = (max(width, int(np.float32(height * wide) / np.float32(tall))) - width) // 2
+    return Fit(-top, -left, (height + 2 * top, width + 2 * left), model)
 
 
 def _short_side(picture: Size, short: int) -> Size:

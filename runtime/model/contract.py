@@ -27,7 +27,7 @@ PILLOW_RESAMPLERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczo
 RESAMPLERS = (*PILLOW_RESAMPLERS, "tf-bilinear", "tf-nearest", "tf-area", "tf-bicubic")
 """Those, and the methods of ``tf.image.resize``."""
 
-FITS = ("stretch", "crop", "resize-crop", "pad")
+FITS = ("stretch", "crop", "resize-crop", "pad", "pad-resize", "center-crop")
 """How a picture of other proportions is brought to the model's."""
 
 JPEG_DECODERS = ("pillow", "tensorflow")
@@ -106,7 +106,7 @@ class InputContract:
         mean: one value, or one for each channel or element of the last axis, in units of the input; default 0.
         std: likewise; default 255 for an image, 1 for an array.
         resampler: what brings image files to ``shape``: Pillow's filter of that name, or TensorFlow's method.
-        fit: what is done about other proportions: ``stretch``, ``crop``, ``resize-crop``, ``resize-crop:N`` or ``pad``.
+        fit: what is done about other proportions: one of :data:`FITS`, or ``resize-crop:N``.
         jpeg_decoder: one of :data:`JPEG_DECODERS`.
         exif: one of :data:`EXIF`.
         gray: one of :data:`GRAYS`; of no consequence for models that take colour.
@@ -268,7 +268,8 @@ class InputOptions:
     fit: str | None = option(
         None,
         "What is done about other proportions: stretch, crop (the middle, as Keras), resize-crop or resize-crop:N (as "
-        "torchvision, N the short side), pad (black bars).  [default: stretch]",
+        "torchvision, N the short side), pad (black bars), pad-resize (bars first), center-crop (not resized).  "
+        "[default: stretch]",
         metavar="HOW",
     )
     jpeg_decoder: str | None = option(

@@ -96,6 +96,17 @@ def test_pad_is_tensorflows_own(size: tuple[int, int]) -> None:
     np.testing.assert_array_equal(read(encoded(pixels), (24, 32, 3), fit="pad", resampler="tf-bilinear"), wanted)
 
 
+@pytest.mark.parametrize("size", [(40, 50), (50, 31), (33, 33), (7, 90), (90, 7), (24, 32)])
+@pytest.mark.parametrize("how", ["pad-resize", "center-crop"])
+def test_bars_and_cuts_are_those_of_keras_layers(how: str, size: tuple[int, int]) -> None:
+    from keras import layers
+
+    pixels = picture(*size)
+    layer = layers.CenterCrop(24, 32) if how == "center-crop" else layers.Resizing(24, 32, pad_to_aspect_ratio=True)
+    found = read(encoded(pixels), (24, 32, 3), fit=how, resampler="tf-bilinear")
+    np.testing.assert_array_equal(found, layer(pixels.astype(np.float32)))
+
+
 def resize_and_crop(image: Any, short: int, size: int) -> np.ndarray:
     """torchvision's Resize(short) and CenterCrop(size) on Pillow images, as its documentation has it."""
     width, height = image.size

@@ -8,6 +8,7 @@ resampler.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +20,7 @@ from ..input.preprocess import scaled
 from ..input.tf_resample import TF_RESAMPLERS, resize
 from ..model.contract import InputContract
 from .fit import Fit, fit
-from .formats import opened_image, pillow
+from .formats import MOST_PIXELS, opened_image, pillow
 
 _MODES = {"gray": "L", "rgb": "RGB", "bgr": "RGB", "rgba": "RGBA"}
 
@@ -108,6 +109,13 @@ def _sized(image: Any, contract: InputContract, image_module: Any) -> NDArray[An
 def _fitted(image: Any, how: Fit, contract: InputContract, image_module: Any) -> NDArray[Any]:
     """uint8 pixels, or float32 ones with fractions."""
     channels = contract.shape[2]
+    # A line of a few thousand pixels is a small file, and a square around it fills the memory.
+    tall, wide = max(how.taken, how.resized, key=math.prod)
+    if tall * wide > MOST_PIXELS:
+        raise ValueError(
+            f"it has {image.width}x{image.height} pixels, of which fit {contract.fit} makes {wide}x{tall} on the way; "
+            f"at most {MOST_PIXELS} in all are made"
+        )
     if how.taken != (image.height, image.width):
         image = image.crop((how.left, how.top, how.left + how.taken[1], how.top + how.taken[0]))
     if contract.resampler in TF_RESAMPLERS:

@@ -107,6 +107,14 @@ def test_bars_and_cuts_are_those_of_keras_layers(how: str, size: tuple[int, int]
     np.testing.assert_array_equal(found, layer(pixels.astype(np.float32)))
 
 
+@pytest.mark.parametrize("how", ["pad-resize", "resize-crop"])
+def test_a_small_file_does_not_fill_the_memory(how: str) -> None:
+    """A line of pixels: a square around it, or what covers the model, would be billions of them."""
+    line = encoded(np.zeros((1, 60_000, 3), np.uint8))
+    with pytest.raises(UnreadableDataError, match=rf"it has 60000x1 pixels, of which fit {how} makes .* Remove"):
+        read(line, (224, 224, 3), fit=how)
+
+
 def resize_and_crop(image: Any, short: int, size: int) -> np.ndarray:
     """torchvision's Resize(short) and CenterCrop(size) on Pillow images, as its documentation has it."""
     width, height = image.size

@@ -37,8 +37,8 @@ OPEN_BATCH = "Save it with an open batch (None) or a batch of 1."
 _SAME = 1e-4
 """Of the largest value: what other orders of additions may leave between both."""
 
-_TRIED = 2
-"""Inputs on which both are held against each other."""
+_SCALES = (1, 255)
+"""Of the inputs on which both are held against each other; values up to 1 are all zero to a model of integers."""
 
 
 def for_one_image(
@@ -74,18 +74,18 @@ def for_one_image(
     traced = tf.function(whole, autograph=False).get_concrete_function(spec)
     rows = traced.structured_outputs.shape
     if rows.rank is None or rows.rank < 2 or (rows[0] or 0) % batch:
-        raise ModelShapeError(
-            f"{name} takes {batch} images at a time and gives {rows} for them, which is not an embedding for each. "
-            f"{OPEN_BATCH}"
-        )
+        raise _not_for_each(name, batch, rows)
     rng = np.random.default_rng(0)
-    images = [rng.random((1, *shape), np.float32) for _ in range(_TRIED)]
+    images = [scale * rng.random((1, *shape), np.float32) for scale in _SCALES]
+    results = [np.asarray(traced(tf.repeat(tf.constant(image), batch, axis=0))) for image in images]
+    each = len(results[0]) // batch
+    if not each or any(len(result) != each * batch for result in results):
+        raise _not_for_each(name, batch, results[0].shape)
 
     def repeated(image: Any) -> Any:
-        result = traced(tf.repeat(image, batch, axis=0))
-        return result[: result.shape[0] // batch]
+        return traced(tf.repeat(image, batch, axis=0))[:each]
 
-    wanted = [np.asarray(repeated(tf.constant(image))) for image in images]
+    wanted = [result[:each] for result in results]
     said = f"the model takes {batch} images at a time; the files take one, and give what it gives for that one alone"
     for rewritten in _rewritten(traced, batch):
         if _is_same(rewritten, images, wanted):
@@ -95,6 +95,13 @@ def for_one_image(
     return repeated, (
         f"{said}, at the cost of {batch}: the number stands where it cannot be changed. Save the model with an open "
         "batch (None), and the files take a fraction of the time.",
+    )
+
+
+def _not_for_each(name: str, batch: int, rows: object) -> ModelShapeError:
+    return ModelShapeError(
+        f"{name} takes {batch} images at a time and gives {rows} for them, which is not an embedding for each. "
+        f"{OPEN_BATCH}"
     )
 
 

@@ -75,6 +75,34 @@ def test_where_the_number_cannot_be_changed_it_costs_time(tmp_path: Path) -> Non
     check(tmp_path, lambda x: module.embed(x)["vectors"], said="at the cost of 6")
 
 
+def test_integers_are_tried_with_values_that_they_have(tmp_path: Path) -> None:
+    """With zeros alone, what the whole batch adds up to would look like what one image does."""
+
+    class Pixels(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((BATCH, *SHAPE), tf.uint8)])
+        def embed(self, photos: Any) -> dict[str, Any]:
+            values = tf.cast(photos, tf.float32)
+            return {"vectors": tf.reduce_mean(values, (1, 2)) * tf.reduce_sum(values)}
+
+    module = Pixels()
+    tf.saved_model.save(module, str(tmp_path), module.embed)
+    loaded = load_original(tmp_path)
+    assert "at the cost of 6" in " ".join(loaded.decisions)
+    image = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)
+    wanted = np.asarray(module.embed(np.repeat(image[None], BATCH, 0))["vectors"])[0]
+    np.testing.assert_allclose(float_runner(lower(loaded).flatbuffer)(image.astype(np.float32)), wanted, rtol=1e-5)
+
+
+def test_a_number_of_rows_that_only_the_values_tell(tmp_path: Path) -> None:
+    def end(x: Any) -> Any:
+        rows = tf.stack([tf.reduce_mean(image, (0, 1)) for image in tf.unstack(x)])
+        return tf.boolean_mask(rows, tf.reduce_sum(rows, 1) < 1e9)
+
+    module = Encoder(end)
+    tf.saved_model.save(module, str(tmp_path), module.embed)
+    check(tmp_path, lambda x: module.embed(x)["vectors"], said="at the cost of 6")
+
+
 def test_a_keras_model_built_by_a_call_and_saved_by_tensorflow(tmp_path: Path) -> None:
     class Tower(keras.Model):
         def __init__(self) -> None:

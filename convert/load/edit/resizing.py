@@ -22,6 +22,7 @@ from ....runtime.model.origin import Statement, statement
 from ...errors import ModelShapeError
 from ..original import check_input_shape
 from ..scaling import CLAMPS, Scaling, View, probe, view_of_tensorflow, waists
+from .still import changing_layers
 
 _RESIZING = {
     *("ResizeBilinear", "ResizeNearestNeighbor", "ResizeBicubic", "ResizeArea", "ScaleAndTranslate", "CropAndResize"),
@@ -143,6 +144,8 @@ def find_resizing(call: Callable[[Any], Any], shape: tuple[int | None, ...]) -> 
                 break
             end = following
         contract, apart = _nearest(view, end, size, scaling)
+        if not np.isfinite(apart):
+            return None
         return Resizing(size, _after(frozen, end, shape[0], size, scaling), operators, contract, apart)
     return None
 
@@ -180,7 +183,8 @@ def with_own_size(
 
 
 def _frozen(call: Callable[[Any], Any], shape: tuple[int | None, ...]) -> Any:
-    """The model as a concrete function without variables; None where it cannot be, or changes no picture's size."""
+    """The model as a concrete function without variables; None where it cannot be, or changes no picture's size, or
+    cannot be cut."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -195,7 +199,9 @@ def _frozen(call: Callable[[Any], Any], shape: tuple[int | None, ...]) -> Any:
     except Exception:
         # Whatever it is, the same comes up, and is told, when a fixed size is tried.
         return None
-    return frozen if len(frozen.outputs) == 1 else None
+    # Loops cannot be taken apart once they are frozen, and random layers only where they are not traced yet.
+    loops = any(node.op == "Enter" for node in frozen.graph.as_graph_def().node)
+    return None if loops or changing_layers(traced) or len(frozen.outputs) != 1 else frozen
 
 
 def _own_size(view: View, tensor: Any) -> tuple[int, int, int] | None:
@@ -210,8 +216,14 @@ def _own_size(view: View, tensor: Any) -> tuple[int, int, int] | None:
             # Of tf.errors, and which one depends on the operator: it takes no picture of this size.
             return None
     height, width, channels = shapes[0] if len(shapes[0]) == 3 else (0, 0, 0)
-    same = shapes[0] == shapes[1] and channels == view.shape[2] and height * width > 1
-    return (int(height), int(width), int(channels)) if same else None
+    if shapes[0] != shapes[1] or channels != view.shape[2] or height * width <= 1:
+        return None
+    try:
+        again = np.shape(run(np.zeros((1, height, width, channels), np.float32)))[1:]
+    except Exception:
+        return None
+    # What cuts a part out of the middle of nowhere gives nothing, or less, of a picture of that size.
+    return (int(height), int(width), int(channels)) if again == shapes[0] else None
 
 
 def _nearest(view: View, tensor: Any, size: tuple[int, int, int], scaling: Scaling) -> tuple[InputContract, float]:
@@ -228,7 +240,7 @@ def _nearest(view: View, tensor: Any, size: tuple[int, int, int], scaling: Scali
         if made.shape == size:
             pictures.append((_png(pixels), (made - offset) / factor))
     best, least, apart = InputContract(size), np.inf, np.inf
-    for contract in _contracts(size):
+    for contract in _contracts(size) if pictures else ():
         # The mean decides which is nearest: at one pixel of an edge all that differ may differ alike.
         off, squares = 0.0, 0.0
         for content, wanted in pictures:

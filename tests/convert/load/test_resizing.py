@@ -14,8 +14,11 @@ from PIL import Image
 from embedlite.convert import ExportOptions, ExportResult, export
 from embedlite.convert.errors import ModelShapeError
 from embedlite.convert.graph.graph import Graph
+from embedlite.convert.graph.run import float_runner
 from embedlite.convert.load import load_original
 from embedlite.convert.load.edit.resizing import find_resizing
+from embedlite.convert.load.keras_model import from_keras
+from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
 from embedlite.runtime import Encoder
 from embedlite.runtime.errors import RequestError
@@ -160,6 +163,33 @@ def test_what_no_contract_does_is_told_with_a_way_out(fronts: list[Any], nearest
     result = exported(made, tmp_path, input_shape=(*SIZE, 3), resampler=resampler, fit=fit)
     assert "in another way" in " ".join(result.decisions)
     assert result.files[0].contract["origins"]["resampler"] == "given"
+
+
+def test_a_part_far_from_the_corner_is_not_taken_for_resizing() -> None:
+    """No picture of the model's size has it, nor one of those that are tried."""
+    made = model(layers.Lambda(lambda x: x[:, 100:120, 100:128]))
+    assert find_resizing(made, (None, None, None, 3)) is None
+
+
+def test_what_cannot_be_cut_asks_for_a_size_and_works_with_it() -> None:
+    import tf_keras
+
+    def steps(x: Any) -> Any:
+        return layers.GRU(4)(layers.Reshape((20, 84))(x))
+
+    image = keras.Input((None, None, 3))
+    loop = keras.Model(image, steps(Resizing(*SIZE)(image)))
+    photo = tf_keras.Input((None, None, 3))
+    x = tf_keras.layers.GlobalMaxPooling2D()(tf_keras.layers.Resizing(*SIZE)(photo))
+    random = tf_keras.Model(photo, tf_keras.layers.Dropout(0.5)(x, training=True))
+    values = np.random.default_rng(0).random((*SIZE, 3), np.float32)
+    for made, said in ((loop, False), (random, True)):
+        with pytest.raises(ModelShapeError, match="Pass --input-shape"):
+            from_keras(made, "any", LoadOptions())
+        lowered = lower(from_keras(made, "any", LoadOptions((*SIZE, 3))))
+        assert ("is random at inference" in " ".join(lowered.decisions)) == said
+        wanted = np.asarray(made(values[None]))[0] if not said else values.max((0, 1))
+        np.testing.assert_allclose(float_runner(lowered.flatbuffer)(values), wanted, atol=1e-5)
 
 
 def test_options_that_contradict_it_are_refused_with_both(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Operators that touch files: each does so through TensorFlow alone, and not through us, in a watched folder."""
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -38,7 +39,7 @@ class Canary:
         (folder / "vocabulary").write_text("a,1.0\nb,2.0\n")
         with tf.io.TFRecordWriter(str(folder / "records")) as writer:
             writer.write(b"record")
-        with sqlite3.connect(folder / "sqlite") as database:
+        with contextlib.closing(sqlite3.connect(folder / "sqlite")) as database, database:
             database.execute("create table t (a integer)")
             database.execute("insert into t values (1)")
         for name in ("v2", "merging"):  # merging moves it away

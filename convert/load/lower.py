@@ -103,28 +103,23 @@ def _trace_still(original: Original) -> tuple[Original, Any, Any, tuple[str, ...
         ConversionError: it does not, and its layers cannot be taken out.
     """
     traced, spec = trace(original)
-    changing = changing_layers(traced)
-    if changing and is_still(traced, spec) and original.calm is not None:
-        # Recurrent layers count on where their random numbers come from, even if they use none.
-        original = replace(original, call=_under(original.calm, original.call))
-        return original, *trace(original), ()
-    if not changing or is_still(traced, spec):
-        return original, traced, spec, ()
-    taken = () if original.quieten is None else original.quieten()
-    if taken:
-        traced, spec = trace(original)
-    left = changing_layers(traced)
-    if not taken or (left and not is_still(traced, spec)):
-        raise not_still(original.name, left, keras=original.quieten is not None)
-    return (
-        original,
-        traced,
-        spec,
-        (
+    changing, said = changing_layers(traced), tuple[str, ...]()
+    if changing and not is_still(traced, spec):
+        taken = () if original.quieten is None else original.quieten()
+        if taken:
+            traced, spec = trace(original)
+        changing = changing_layers(traced)
+        if not taken or (changing and not is_still(traced, spec)):
+            raise not_still(original.name, changing, keras=original.quieten is not None)
+        said = (
             f"the model is random at inference; its layers {', '.join(taken)} do nothing in the files, nor in the "
             "original that they are compared with.",
-        ),
-    )
+        )
+    if changing and original.calm is not None:
+        # Recurrent layers count on where their random numbers come from, even if they use none.
+        original = replace(original, call=_under(original.calm, original.call))
+        traced, spec = trace(original)
+    return original, traced, spec, said
 
 
 def _under(context: Callable[[], AbstractContextManager[None]], call: Any) -> Callable[[Any], Any]:

@@ -135,6 +135,24 @@ def test_dropout_that_is_off_does_not_stand_in_the_way(tmp_path: Path) -> None:
     assert model.layers[-1].forward_layer.cell.dropout == 0.2
 
 
+class Trained(layers.Wrapper):
+    """Calls a layer as in training."""
+
+    def call(self, x):
+        return self.layer(x, training=True)
+
+
+def test_dropout_that_is_off_beside_one_that_is_on() -> None:
+    signal = keras.Input((8, 6))
+    inner = layers.GRU(4, dropout=0.2)(signal)
+    model = keras.Model(signal, Trained(layers.Dropout(0.5))(inner))
+    lowered = lower(from_keras(model, "model", LoadOptions()))
+    assert "is random at inference" in " ".join(lowered.decisions)
+    window = IMAGES[0].reshape(8, 12)[:, :6]
+    wanted = np.asarray(keras.Model(signal, inner)(window[None]))[0]
+    np.testing.assert_allclose(float_runner(lowered.flatbuffer)(window), wanted, atol=1e-6)
+
+
 def test_state_that_is_kept_is_refused_and_the_way_out_works(tmp_path: Path) -> None:
     def build(*, stateful: bool) -> keras.Model:
         signal = keras.Input((8, 6), batch_size=1)

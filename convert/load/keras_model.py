@@ -29,7 +29,7 @@ from .edit.unroll import unrolling, without_dropout
 from .foreign import reason, told, versions
 from .keras_2.load import is_installed, load_keras_2
 from .options import LoadOptions
-from .original import Original, check_input_shape, near
+from .original import Original, check_input_shape, joined, near, pixels_as_integers
 
 _SEPARABLE = {"groups": 1, "kernel_regularizer": None, "kernel_constraint": None, "kernel_initializer": ...}
 _OLD_SETTINGS: dict[str, dict[str, Any]] = {
@@ -270,6 +270,7 @@ def _as_encoder(model: Any, name: str, options: LoadOptions) -> Original:
             f"{name} takes {inputs[0].dtype} of shape {shape}: numbers that stand for words or categories; an encoder "
             "here takes floats. Save the model after its Embedding layers."
         )
+    integers = pixels_as_integers(str(inputs[0].dtype), known) if inputs else None
     if options.layer is not None:
         model = cut(model, name, options.layer, shape)
     call, decisions = _choose_output(model, name, options.output)
@@ -281,7 +282,7 @@ def _as_encoder(model: Any, name: str, options: LoadOptions) -> Original:
         call=sized.call,
         # A replaced normalization may have reshaped a map into rows as well; preprocessing never does.
         rows=any(not text.rpartition("=")[2].startswith(PREPROCESSING) for text in options.replace_lambda),
-        inputs=sized.inputs,
+        inputs=joined(integers, sized.inputs),
         resizes_to=sized.resizes_to,
         decisions=(*said, *decisions, *sized.decisions),
         # What comes after a part that was left out is traced already.

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from ...runtime.model.contract import MOST_AXES
-from ...runtime.model.origin import Statement
+from ...runtime.model.contract import MOST_AXES, InputOptions
+from ...runtime.model.origin import Statement, statement
 from ..errors import ModelShapeError
 
 
@@ -101,6 +101,28 @@ def check_input_shape(
             f"instance --input-shape {example}."
         )
     return tuple(size for size in shape if size is not None)
+
+
+def pixels_as_integers(dtype: str, shape: tuple[int | None, ...] | None) -> Statement | None:
+    """What a type of integers says of an input: pixels come as they are, since fractions of them would be cut off.
+
+    Args:
+        dtype: of the input.
+        shape: of the input with the batch axis.
+    """
+    is_picture = shape is not None and len(shape) == 4
+    takes_all = "int" in dtype and dtype != "int8"
+    return statement(f"its input of {dtype}", "inferred", mean=(0.0,), std=(1.0,)) if is_picture and takes_all else None
+
+
+def joined(*statements: Statement | None) -> Statement | None:
+    """What a model says in several places, of different parts; None where none says anything."""
+    found = [one for one in statements if one is not None]
+    if len(found) < 2:
+        return found[0] if found else None
+    said = {name: value for one in found for name, value in one.options.stated().items()}
+    origins = {name: origin for one in found for name, origin in one.origins.items()}
+    return Statement(" and ".join(one.source for one in found), InputOptions(**said), origins)
 
 
 def _example(sizes: tuple[int | None, ...], wanted: tuple[int, ...] = ()) -> str:

@@ -16,7 +16,7 @@ from .edit.one_image import OPEN_BATCH, for_one_image
 from .edit.resizing import Sized, with_own_size
 from .foreign import reason, told, versions
 from .options import LoadOptions
-from .original import Original, check_input_shape, near
+from .original import Original, check_input_shape, joined, near, pixels_as_integers
 from .saved_graph import check_folder, needed
 
 SAVED_MODEL_NAME = "saved_model.pb"
@@ -71,7 +71,7 @@ def load_saved_model(path: Path, options: LoadOptions) -> Original:
         sized.shape,
         sized.call,
         batch=batch,
-        inputs=sized.inputs,
+        inputs=joined(pixels_as_integers(_dtype_of(spec), known), sized.inputs),
         resizes_to=sized.resizes_to,
         decisions=(*decisions, *sized.decisions),
         framework=framework,
@@ -278,6 +278,12 @@ def _shape_of(spec: Any) -> tuple[int | None, ...] | None:
     if spec.tensor_shape.unknown_rank:
         return None
     return tuple(None if dim.size < 0 else int(dim.size) for dim in spec.tensor_shape.dim)
+
+
+def _dtype_of(spec: Any) -> str:
+    import tensorflow as tf
+
+    return str(tf.dtypes.as_dtype(spec.dtype).name)
 
 
 def _choose_output(path: Path, signature: Any, wanted: str | None) -> tuple[str, tuple[str, ...]]:

@@ -159,7 +159,9 @@ def _refusal(runtime: Runtime, model: bytes, delegate: str | None, reason: str) 
             "export the model as the delegate's documentation asks, or leave the delegate out; nothing falls back "
             "silently."
         )
-    return InterpreterFailedError(f"{runtime.name} {runtime.version} refuses the model: {reason}. {_way_out(model)}")
+    return InterpreterFailedError(
+        f"{runtime.name} {runtime.version} refuses the model: {reason}. {_way_out(model, reason)}"
+    )
 
 
 def _missing_operator(reason: str) -> tuple[str, int] | None:
@@ -195,12 +197,14 @@ def _missing_operator_error(runtime: Runtime, model: bytes, name: str, version: 
     )
 
 
-def _way_out(model: bytes) -> str:
+def _way_out(model: bytes, reason: str) -> str:
     if any(operator.name == NPU_OPERATOR for operator in read_flatbuffer(model).operators):
         return (
             "The file was compiled for an Arm Ethos-U NPU: run it there, or use the .tflite that it was compiled from."
         )
-    return "Update the interpreter, or export the model in another mode (float32 runs everywhere)."
+    if missing := re.search(r"Didn't find op for builtin opcode '(\w+)'", reason):
+        return f"It has no kernel for {missing[1]}: build the model without it, or run the file on another runtime."
+    return "Update the interpreter, or export the model in another mode."
 
 
 def installed_runtimes() -> list[str]:

@@ -13,6 +13,7 @@
 Needs Python 3.10 to 3.13 and nothing else; $PYTHON names another one than the Python that runs this.
 """
 
+import argparse
 import hashlib
 import io
 import os
@@ -70,7 +71,12 @@ def style() -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """All tests."""
+    """All tests; ``--digits FOLDER`` says where the example is already."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--digits")
+    known, arguments = parser.parse_known_args(arguments)
+    if known.digits is not None:
+        return in_environment("-m", "pytest", *WORKERS, f"--digits={known.digits}", *arguments)
     with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
         # Made once for all of pytest's workers: each would train the example for itself.
         shared = (*WORKERS, f"--digits={folder}")

@@ -28,12 +28,13 @@ _STRAIGHT = {
     # TFLite
     *("MUL", "ADD", "SUB", "DIV", "NEG", "CAST", "QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "EXPAND_DIMS"),
     *("TRANSPOSE", "STRIDED_SLICE", "SLICE", "REVERSE_V2", "GATHER", "SPLIT", "SPLIT_V", "UNPACK", "PACK"),
-    *("CONCATENATION", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),
+    *("CONCATENATION", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "PAD", "PADV2", "MIRROR_PAD"),
     # TensorFlow
     *("Mul", "Add", "AddV2", "Sub", "RealDiv", "Div", "DivNoNan", "Neg", "Cast", "Identity", "BiasAdd", "Reshape"),
     *("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3", "Squeeze", "ExpandDims", "Transpose", "StridedSlice"),
     *("Slice", "Reverse", "ReverseV2", "Gather", "GatherV2", "Split", "SplitV", "Unpack", "Pack", "Concat", "ConcatV2"),
     *("ResizeBilinear", "ResizeNearestNeighbor", "ResizeBicubic", "ResizeArea", "CropAndResize", "StopGradient"),
+    *("Pad", "PadV2", "MirrorPad"),
 }
 """Operators that scale, or arrange pixels and channels; whether they are factor and offset is measured."""
 
@@ -267,8 +268,11 @@ def probe(view: View, tensor: Any, shape: tuple[Any, ...]) -> Scaling | None:
     if not np.allclose(found, predicted, rtol=_SAME, atol=_SAME * float(np.abs(found).max())):
         return None
     source = sizes.argmax(axis=0)
-    factor = slopes.mean(axis=1)[source, np.arange(len(source))]
-    return Scaling(tuple(factor.tolist()), tuple(zero.mean(axis=0).tolist()), tuple(source.tolist()))
+    mine = slopes[source, :, np.arange(len(source))].T
+    # Where a margin was padded nothing of the picture arrives.
+    inside = np.abs(mine) > _SAME * largest
+    factor, offset = (np.mean(values, axis=0, where=inside) for values in (mine, zero))
+    return Scaling(tuple(factor.tolist()), tuple(offset.tolist()), tuple(source.tolist()))
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,11 @@ FRONTS: dict[str, tuple[Callable[[Any], Any], tuple[float, float]]] = {
     "BatchNormalization": (trained_normalization, RAW),
     "mean image": (lambda x: x - np.random.default_rng(0).uniform(100, 125, SHAPE).astype(np.float32), RAW),
     "padded after it": (lambda x: layers.ZeroPadding2D(2)(layers.Rescaling(1 / 255)(x)), RAW),
+    "padded before it": (lambda x: layers.Rescaling(1 / 127.5, offset=-1)(layers.ZeroPadding2D(9)(x)), RAW),
+    "mirrored at the edge before it": (
+        lambda x: layers.Rescaling(1 / 255)(keras.ops.pad(x, ((0, 0), (3, 3), (3, 3), (0, 0)), mode="reflect")),
+        RAW,
+    ),
     "nested": (keras.Sequential([keras.Input(SHAPE), layers.Rescaling(1 / 255)]), RAW),
 }
 

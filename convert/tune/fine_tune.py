@@ -135,10 +135,10 @@ class FineTuner:
         return Tuned(tuned if facts.kept else quantized, facts, told)
 
     def _key(self, quantized: bytes, original: bytes, batches: Batches) -> str:
-        """Fingerprint of all that the training depends on; of the images the first batch stands for all."""
+        """Fingerprint of all that the training depends on."""
         versions = "".join(f"{name} {importlib.metadata.version(name)}\n" for name in ("tensorflow", "numpy"))
-        facts = f"{__version__} {self._seconds} {self._seed} {self._flips} {len(batches)}\n{versions}".encode()
-        parts = (quantized, original, batches.first.tobytes(), facts)
+        facts = f"{__version__} {self._seconds} {self._seed} {self._flips} {batches.fingerprint}\n{versions}".encode()
+        parts = (quantized, original, facts)
         return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
     def _answers(self, quantized: bytes, original: bytes) -> list[tuple[int, int]]:
@@ -198,7 +198,7 @@ def _told(report: FineTuning) -> str:
     if report.failures:
         count = f"{report.failures} of which ended in NaN and {'was' if report.failures == 1 else 'were'}"
         effort += f", {count} taken back, at a lower rate"
-    ends = {"interrupted": ", interrupted", "time": ", fewer than were planned: the machine became slower"}
+    ends = {"interrupted": ", interrupted", "time": ", fewer than were planned: the time was over"}
     effort += ends.get(report.ended, "")
     if not report.kept:
         return (

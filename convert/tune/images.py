@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +36,7 @@ class Batches:
             seed: of what is drawn.
             flips: whether left and right may change places.
         """
+        self._sources = sources
         self._places = [(source, index) for source in sources for index in range(len(source))]
         self._size, self._flips, self._rng = size, flips, np.random.default_rng(seed)
         self._kept: dict[int, NDArray[np.float32]] = {}
@@ -44,9 +47,14 @@ class Batches:
         self._black = -np.asarray(contract.mean, np.float32) / np.asarray(contract.std, np.float32)
 
     @property
-    def first(self) -> NDArray[np.float32]:
-        """The first images, as many as a batch has, unchanged."""
-        return np.stack([self._image(number) for number in range(min(self._size, len(self)))])
+    def fingerprint(self) -> str:
+        """SHA-256 of the names of all images, and of the first ones of each source, as many as a batch has."""
+        digest = hashlib.sha256()
+        for source in self._sources:
+            digest.update(json.dumps(list(source.ids)).encode())
+            for index in range(min(self._size, len(source))):
+                digest.update(source.ready(index).tobytes())
+        return digest.hexdigest()
 
     @property
     def state(self) -> Any:

@@ -201,8 +201,12 @@ def train(
     run = _Run(training, parameters, judge, seconds, stopped, shown, checkpoint)
     if not run.resume():
         run.plan()
-    while run.part < _PARTS and run.next():
-        run.keep()
+    going_on = True
+    while going_on and run.part < _PARTS:
+        going_on = run.next()
+        # What was interrupted in the middle of a part goes on at its beginning.
+        if going_on or run.result.ended == "time":
+            run.keep()
     return run.result
 
 
@@ -306,8 +310,7 @@ class _Run:
         if self.part <= len(RATES):
             self._training.reset(self._parameters.start)
             self._made = 0
-        share = _PROBED / len(RATES) if probed else (1 - _PROBED) / _JUDGED
-        whole = max(round(share * self._planned), 1)
+        whole = self._count(probed=probed)
         going_on = self._steps(whole, whole if probed else whole * _JUDGED)
         if not going_on and self.result.ended != "time":
             return False
@@ -316,6 +319,14 @@ class _Run:
         if probed:
             self._scores.append(score)
         return going_on
+
+    def _count(self, *, probed: bool) -> int:
+        """Steps of one part."""
+        return max(round(self._planned * (_PROBED / len(RATES) if probed else (1 - _PROBED) / _JUDGED)), 1)
+
+    @property
+    def _whole(self) -> int:
+        return len(RATES) * self._count(probed=True) + _JUDGED * self._count(probed=False)
 
     def _elapsed(self) -> float:
         return self._earlier + time.monotonic() - self._began
@@ -340,7 +351,7 @@ class _Run:
                 if result.failures > _MOST_FAILURES:
                     result.ended = "failed"
                     return False
-            self._shown(min(result.steps / self._planned, 1.0), result)
+            self._shown(result.steps / max(self._whole, result.steps), result)
         return True
 
     def _errors(self, values: Values) -> Errors:

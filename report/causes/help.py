@@ -28,12 +28,14 @@ class Noise:
     Attributes:
         layer: its name.
         weights, clipping, rounding: see :class:`.layers.LayerDrift`; their sum is the layer's share.
+        is_input: whether it is the model's input, which has 8 bits whatever the layers have.
     """
 
     layer: str
     weights: float
     clipping: float
     rounding: float
+    is_input: bool = False
 
     @property
     def share(self) -> float:
@@ -72,12 +74,12 @@ def what_helps(layers: Sequence[Noise], db: float | None, made: Made) -> str | N
     if clipping >= _CLIPPED:
         worst = max(layers, key=lambda layer: layer.clipping)
         return f"{_ranges(made)}: {clipping:.0%} of the noise are values that are clipped, most by {worst.layer}"
-    worst = max(layers, key=lambda layer: layer.share)
+    worst = max(layers, key=lambda layer: 0 if layer.is_input else layer.share)
     if made.mode in ("float16", "dynamic"):
         return f"weights of more bits: {'float32' if made.mode == 'float16' else 'float16 or float32'} in its place"
     if made.mode == "int16x8":
         return "float16 or float32 in its place: the 8 bits of its weights are what is left"
-    if worst.share >= _ONE_LAYER:
+    if worst.share >= _ONE_LAYER and not worst.is_input:
         left = db - 10 * math.log10(max(1 - worst.share, _LEAST_LEFT))
         return (
             f"float or 16 bits for {worst.layer}, which makes {worst.share:.0%} of the noise: without it "

@@ -248,7 +248,8 @@ def _made(candidate: Artifact) -> Made:
 
 def _noise(layer: LayerDrift) -> Noise:
     parts = ((layer.share or 0) * (getattr(layer, part) or 0) for part in PARTS)
-    return Noise(layer_name(layer.name), **dict(zip(PARTS, parts, strict=True)))
+    named = dict(zip(PARTS, parts, strict=True))
+    return Noise(layer_name(layer.name), **named, is_input=layer.operator == "INPUT")
 
 
 SHOWN_LAYERS = 10

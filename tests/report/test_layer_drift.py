@@ -378,3 +378,14 @@ def test_what_has_no_ladder_or_layers_is_refused_at_once(
     other = digits.folder / reference if "." in reference else digits.file(reference)
     done = run("drift-report", digits.file(candidate), "--reference", other, "--data", digits.test_images, *options)
     assert re.search(says, error_line(done))
+
+
+def test_the_input_is_no_layer_that_could_have_more_bits() -> None:
+    layers = [Noise("image", 0.0, 0.0, 0.6, is_input=True), Noise("first", 0.1, 0.0, 0.3)]
+    said = what_helps(layers, 30.0, Made("int8"))
+    assert said is not None
+    assert "image" not in said
+    # One layer that makes most of the rest is still named.
+    assert "float or 16 bits for first" in str(
+        what_helps([layers[0], Noise("first", 0.1, 0.0, 0.35)], 30.0, Made("int8"))
+    )

@@ -76,10 +76,10 @@ class Clock:
     """A time that passes by one second whenever somebody looks, so that a training has the same steps everywhere."""
 
     def __init__(self) -> None:
-        self.now = 0
+        self.now, self.pace = 0, 1
 
     def monotonic(self) -> float:
-        self.now += 1
+        self.now += self.pace
         return float(self.now)
 
 
@@ -233,6 +233,32 @@ def test_a_checkpoint_that_does_not_help_is_one_line(tmp_path: Path, what: str) 
 
 
 @pytest.mark.usefixtures("steps")
+def test_a_training_whose_time_was_over_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock goes ten times as fast once the steps are planned."""
+    clock, plan = training.time, training._Run.plan
+
+    def planned(run: training._Run) -> None:
+        plan(run)
+        monkeypatch.setattr(clock, "pace", 10)
+
+    monkeypatch.setattr(training._Run, "plan", planned)
+    path = tmp_path / "state.npz"
+    first = tuner(150.0, path).tune(made().damaged)
+    assert first.report.ended == "time"
+    assert ", fewer than were planned: the time was over" in first.decisions[0]
+    again = tuner(150.0, path).tune(made().damaged)
+    assert again.report.steps == again.report.resumed == first.report.steps
+    assert again.graph == first.graph
+
+
+def test_other_images_have_another_fingerprint() -> None:
+    few = open_source(smooth(40, 0), CONTRACT)
+    further = [open_source(smooth(40, seed), CONTRACT) for seed in (1, 1, 2)]
+    first, same, other = (Batches([few, source], 32, 0).fingerprint for source in further)
+    assert first == same != other
+
+
+@pytest.mark.usefixtures("steps")
 def test_a_disk_that_is_full_costs_the_checkpoint_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, write = tmp_path / "state.npz", Path.open
 
@@ -272,8 +298,9 @@ def test_what_is_trained_on_stays_between_black_and_white(flips: bool) -> None:
     drawn = np.concatenate([batches.draw() for _ in range(8)])
     assert (drawn >= black - 1e-5).all()
     assert (drawn <= white + 1e-5).all()
-    given = {image.tobytes() for image in batches.first}
-    mirrored = {np.ascontiguousarray(image[:, ::-1]).tobytes() for image in batches.first}
+    images = [batches._image(number) for number in range(4)]
+    given = {image.tobytes() for image in images}
+    mirrored = {np.ascontiguousarray(image[:, ::-1]).tobytes() for image in images}
     seen = {image.tobytes() for image in drawn}
     assert seen & given
     assert seen - given - mirrored

@@ -435,11 +435,14 @@ def rewrite(folder: Path, change: Callable[[Any], None]) -> None:
 
 
 def custom_operator(graph: Any) -> None:
-    graph.graph_def.library.function[0].node_def.add(name="custom", op="MyCustomOp")
+    # In every function: which one comes first differs, and those that no signature needs are not judged.
+    for function in graph.graph_def.library.function:
+        function.node_def.add(name="custom", op="MyCustomOp")
 
 
 def python_operator(graph: Any) -> None:
-    graph.graph_def.library.function[0].node_def.add(name="python", op="EagerPyFunc")
+    for function in graph.graph_def.library.function:
+        function.node_def.add(name="python", op="EagerPyFunc")
 
 
 def no_signature(graph: Any) -> None:

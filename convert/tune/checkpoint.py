@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.errors import OutputError
+from ...runtime.arrays import load_npz
+from ...runtime.errors import OutputError, UnreadableDataError
 from ...runtime.files import check_writable, replace_file
 
 _FACTS = "facts"
@@ -64,14 +64,15 @@ class Checkpoint:
         if self._path is None or not self._path.exists():
             return None
         try:
-            arrays = {name: array for name, array in self._all().items() if name.startswith(f"{self._mode}/")}
+            begin = f"{self._mode}/"
+            arrays = {name[len(begin) :]: it for name, it in load_npz(self._path).items() if name.startswith(begin)}
             if not arrays:
                 return None
-            arrays = {name.partition("/")[2]: array for name, array in arrays.items()}
             facts = json.loads(arrays.pop(_FACTS).tobytes())
             key = facts.pop("key")
-        except (OSError, ValueError, KeyError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            self.useless(f"cannot be read ({error})")
+        except (UnreadableDataError, ValueError, KeyError, AttributeError, TypeError) as error:
+            # What the reader itself says names a way out that is not one here.
+            self.useless(f"cannot be read ({error.__cause__ or error})")
             return None
         if key != self._key:
             self.useless("is of a training of another model, or with other images, options or versions")
@@ -96,16 +97,11 @@ class Checkpoint:
         except OutputError as error:
             self.problem = f"no checkpoint of fine-tuning was kept: {error}"
 
-    def _all(self) -> dict[str, NDArray[Any]]:
-        assert self._path is not None
-        # Given a path, numpy leaves the file open where it turns out to be none of its own.
-        with np.load(io.BytesIO(self._path.read_bytes()), allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-
     def _others(self) -> dict[str, NDArray[Any]]:
         """What other modes' trainings left."""
+        assert self._path is not None
         try:
-            found = self._all()
-        except (OSError, ValueError, KeyError, AttributeError, TypeError, EOFError, zipfile.BadZipFile):
+            found = load_npz(self._path)
+        except UnreadableDataError:
             return {}
         return {name: array for name, array in found.items() if not name.startswith(f"{self._mode}/")}

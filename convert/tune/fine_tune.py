@@ -32,7 +32,7 @@ from .images import Batches
 from .network import Network
 from .operators import UnsupportedError
 from .parameters import Parameters
-from .train import Trained, Training, train
+from .train import Run, Trained, Training
 
 _MOST_BATCH, _LEAST_BATCH, _MOST_BYTES = 32, 2, 1 << 30
 _COPIES = 6
@@ -162,9 +162,10 @@ class FineTuner:
 
         try:
             with _noted_interrupt() as stopped:
-                return train(
+                run = Run(
                     training, parameters, trial.errors_of, self._seconds, lambda: bool(stopped), shown, checkpoint
                 )
+                return run.train()
         finally:
             line.close()
 

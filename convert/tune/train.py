@@ -175,46 +175,15 @@ def _distance(found: Tensor, expected: Tensor) -> Tensor:
     return noise / tf.maximum(signal, _TINY)
 
 
-def train(
-    training: Training,
-    parameters: Parameters,
-    judge: Judge,
-    seconds: float,
-    stopped: Callable[[], bool],
-    shown: Callable[[float, Trained], None],
-    checkpoint: Checkpoint,
-) -> Trained:
-    """Train for a time.
-
-    How many steps fit into it is measured at the start and rounded down to one of ten numbers a decade, so that a
-    machine that is not busy makes the same ones again.
-
-    Args:
-        training: what makes a step.
-        parameters: its parameters.
-        judge: errors of held-out images with a file, see :func:`embedlite.calibration.auto.better`.
-        seconds: how long, what an earlier run took included.
-        stopped: whether to end now, with what is best by then.
-        shown: called after each step with the share of the steps that are made and what is best.
-        checkpoint: where the state is kept, and taken from.
-    """
-    run = _Run(training, parameters, judge, seconds, stopped, shown, checkpoint)
-    if not run.resume():
-        run.plan()
-    going_on = True
-    while going_on and run.part < _PARTS:
-        going_on = run.next()
-        # What was interrupted in the middle of a part goes on at its beginning.
-        if going_on or run.result.ended == "time":
-            run.keep()
-    return run.result
-
-
 _PARTS = len(RATES) + _JUDGED
 
 
-class _Run:
-    """One run: parts of some steps, with a judgement after each; the probe's first."""
+class Run:
+    """One training for a time: parts of some steps, with a judgement after each; the probe's first.
+
+    How many steps fit into the time is measured at the start and rounded down to one of ten numbers a decade, so that a
+    machine that is not busy makes the same ones again.
+    """
 
     def __init__(
         self,
@@ -226,6 +195,17 @@ class _Run:
         shown: Callable[[float, Trained], None],
         checkpoint: Checkpoint,
     ) -> None:
+        """Judge the file as it is.
+
+        Args:
+            training: what makes a step.
+            parameters: its parameters.
+            judge: errors of held-out images with a file, see :func:`embedlite.calibration.auto.better`.
+            seconds: how long, what an earlier run took included.
+            stopped: whether to end now, with what is best by then.
+            shown: called after each step with the share of the steps that are made and what is best.
+            checkpoint: where the state is kept, and taken from.
+        """
         self._training, self._parameters, self._judge = training, parameters, judge
         self._seconds, self._stopped, self._shown, self._checkpoint = seconds, stopped, shown, checkpoint
         self._began = time.monotonic()
@@ -234,6 +214,18 @@ class _Run:
         self._judging = time.monotonic() - self._began
         self.result = Trained(None, before, before)
         self.part, self._planned, self._made, self._scores = 0, _PARTS, 0, list[float]()
+
+    def train(self) -> Trained:
+        """All parts that time allows, or those that an earlier run left."""
+        if not self.resume():
+            self.plan()
+        going_on = True
+        while going_on and self.part < _PARTS:
+            going_on = self.next()
+            # What was interrupted in the middle of a part goes on at its beginning.
+            if going_on or self.result.ended == "time":
+                self.keep()
+        return self.result
 
     def plan(self) -> None:
         """Measure a step, and say how many there are to be."""

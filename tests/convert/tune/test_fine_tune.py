@@ -158,15 +158,15 @@ def test_after_a_loss_that_is_no_number_it_steps_back(monkeypatch: pytest.Monkey
 
 @pytest.mark.usefixtures("steps")
 def test_ctrl_c_keeps_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    judged = training._Run._judged
+    judged = training.Run._judged
 
-    def interrupted(run: training._Run) -> float:
+    def interrupted(run: training.Run) -> float:
         score = judged(run)
         if run.result.best is not None:
             os.kill(os.getpid(), signal.SIGINT)
         return score
 
-    monkeypatch.setattr(training._Run, "_judged", interrupted)
+    monkeypatch.setattr(training.Run, "_judged", interrupted)
     tuning = tuner(4000.0).tune(made().damaged)
     assert tuning.report is not None
     assert tuning.report.ended == "interrupted"
@@ -215,7 +215,7 @@ def test_a_training_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_p
 
 
 @pytest.mark.usefixtures("steps")
-@pytest.mark.parametrize("what", ["cut", "no archive", "another"])
+@pytest.mark.parametrize("what", ["cut", "no archive", "encrypted", "another"])
 def test_a_checkpoint_that_does_not_help_is_one_line(tmp_path: Path, what: str) -> None:
     path = tmp_path / "state.npz"
     if what == "no archive":
@@ -224,6 +224,10 @@ def test_a_checkpoint_that_does_not_help_is_one_line(tmp_path: Path, what: str) 
         tuner(100.0 if what == "another" else 60.0, path).tune(made().damaged)
         if what == "cut":
             path.write_bytes(path.read_bytes()[:-1000])
+        if what == "encrypted":
+            content = bytearray(path.read_bytes())
+            content[content.index(b"PK\x01\x02") + 8] |= 1
+            path.write_bytes(content)
     tuning = tuner(60.0, path).tune(made().damaged)
     assert tuning.report.resumed == 0
     _, said = tuning.decisions
@@ -235,13 +239,13 @@ def test_a_checkpoint_that_does_not_help_is_one_line(tmp_path: Path, what: str) 
 @pytest.mark.usefixtures("steps")
 def test_a_training_whose_time_was_over_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock goes ten times as fast once the steps are planned."""
-    clock, plan = training.time, training._Run.plan
+    clock, plan = training.time, training.Run.plan
 
-    def planned(run: training._Run) -> None:
+    def planned(run: training.Run) -> None:
         plan(run)
         monkeypatch.setattr(clock, "pace", 10)
 
-    monkeypatch.setattr(training._Run, "plan", planned)
+    monkeypatch.setattr(training.Run, "plan", planned)
     path = tmp_path / "state.npz"
     first = tuner(150.0, path).tune(made().damaged)
     assert first.report.ended == "time"

@@ -20,7 +20,7 @@ with quiet_libraries():
     import keras
     from keras import layers
 
-from embedlite.convert.contracts import CAFFE, PLAIN, SCALINGS
+from embedlite.convert.contracts import CAFFE, SCALINGS
 from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
@@ -38,8 +38,8 @@ CONTRACTS = {
     "0-1, BGR": (UNIT, "bgr"),
     "-1 to 1": (SIGNED, "rgb"),
     "-1 to 1, BGR": (SIGNED, "bgr"),
-    "0-255": (PLAIN, "rgb"),
-    "0-255, BGR": (PLAIN, "bgr"),
+    "0-255": (RAW, "rgb"),
+    "0-255, BGR": (RAW, "bgr"),
     "torch": (TORCH, "rgb"),
     "caffe": ((CAFFE[::-1], (1.0,)), "bgr"),
     "gray, 0-1": (UNIT, "gray"),

@@ -29,7 +29,7 @@ from .edit.unroll import unrolling, without_dropout
 from .foreign import reason, told, versions
 from .keras_2.load import is_installed, load_keras_2
 from .options import LoadOptions
-from .original import Original, check_input_shape, joined, near, pixels_as_integers
+from .original import Original, check_input_shape, has_open_size, joined, near, pixels_as_integers
 
 _SEPARABLE = {"groups": 1, "kernel_regularizer": None, "kernel_constraint": None, "kernel_initializer": ...}
 _OLD_SETTINGS: dict[str, dict[str, Any]] = {
@@ -263,7 +263,7 @@ def _as_encoder(model: Any, name: str, options: LoadOptions) -> Original:
         raise ModelShapeError(f"{name} takes text (a string input); an encoder takes numbers. Save the model after it.")
     known = _known_shape(model)
     # An open picture size may be one that the model brings pictures to itself, which is found when it is whole.
-    open_size = _has_open_size(known)
+    open_size = has_open_size(known)
     shape: Any = known[1:] if open_size and known is not None else check_input_shape(name, known, options.input_shape)
     if inputs and "int" in str(inputs[0].dtype) and len(shape) != 3:
         raise ModelShapeError(
@@ -290,11 +290,6 @@ def _as_encoder(model: Any, name: str, options: LoadOptions) -> Original:
         calm=without_dropout(model) if whole else None,
         unrolling=unrolling(model) if whole else None,
     )
-
-
-def _has_open_size(known: tuple[int | None, ...] | None) -> bool:
-    """Whether a model takes pictures of any size."""
-    return known is not None and len(known) == 4 and None in known[1:3] and known[3] is not None
 
 
 def _input_name(tensor: Any) -> str:

@@ -103,6 +103,11 @@ def check_input_shape(
     return tuple(size for size in shape if size is not None)
 
 
+def has_open_size(shape: tuple[int | None, ...] | None) -> bool:
+    """Whether an input, its batch axis included, is a picture of any size."""
+    return shape is not None and len(shape) == 4 and None in shape[1:3] and shape[3] is not None
+
+
 def pixels_as_integers(dtype: str, shape: tuple[int | None, ...] | None) -> Statement | None:
     """What a type of integers says of an input: pixels come as they are, since fractions of them would be cut off.
 

@@ -16,7 +16,7 @@ from .edit.one_image import OPEN_BATCH, for_one_image
 from .edit.resizing import Sized, with_own_size
 from .foreign import reason, told, versions
 from .options import LoadOptions
-from .original import Original, check_input_shape, joined, near, pixels_as_integers
+from .original import Original, check_input_shape, has_open_size, joined, near, pixels_as_integers
 from .saved_graph import check_folder, needed
 
 SAVED_MODEL_NAME = "saved_model.pb"
@@ -48,7 +48,7 @@ def load_saved_model(path: Path, options: LoadOptions) -> Original:
     input_name, spec = _image(path, key, signature, options.input)
     known = _shape_of(spec)
     batch = (known or (None,))[0]
-    open_size = known is not None and len(known) == 4 and None in known[1:3] and batch in (None, 1)
+    open_size = has_open_size(known) and batch in (None, 1)
     shape = None if open_size else check_input_shape(str(path), known, options.input_shape)
     output, decisions = _choose_output(path, signature, options.output)
     output_tensor = signature.outputs[output].name

@@ -226,9 +226,10 @@ class GraphPair:
 
 def _axis(kind: str, tensor: TensorInfo) -> int:
     """Along which axis a constant has a scale for each place; the first one where it has a single scale."""
-    wanted = OUTPUT_AXIS.get(kind, 0)
     places = [place for place, size in enumerate(tensor.shape) if size == len(tensor.scale)]
-    return wanted if wanted in places or len(tensor.shape) > wanted == OUTPUT_AXIS.get(kind) else next(iter(places), 0)
+    wanted = OUTPUT_AXIS.get(kind, 0)
+    known = wanted in places or (kind in OUTPUT_AXIS and wanted < len(tensor.shape))
+    return wanted if known else next(iter(places), 0)
 
 
 def _parameters(tensor: TensorInfo) -> tuple[float, int]:

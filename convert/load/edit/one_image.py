@@ -15,6 +15,7 @@ import numpy as np
 
 from ...errors import ModelShapeError
 from ..archive import LARGEST_INPUT
+from .graph_def import nodes_of, scopes, store, values_of
 
 _SHAPES: dict[str, tuple[int, ...]] = {
     "BroadcastTo": (1,),
@@ -147,7 +148,7 @@ def _first(function: Any, image: Any) -> Any:
 
 def _open_input(graph: Any, batch: int) -> None:
     """Let the input, and what insists on its shape, be one image; forget the shapes of everything else."""
-    for node in _nodes(graph):
+    for node in nodes_of(graph):
         node.attr.pop("_output_shapes", None)
         dims = node.attr["shape"].shape.dim if node.op in ("Placeholder", "EnsureShape") else ()
         if dims and dims[0].size == batch:
@@ -159,23 +160,23 @@ def _open_input(graph: Any, batch: int) -> None:
 
 def _close_shapes(graph: Any, batch: int) -> None:
     """Write 1 where a constant shape, or what one is computed of, begins with the batch."""
-    for nodes in _scopes(graph):
+    for nodes in scopes(graph):
         known = {node.name: node for node in nodes}
         for node in nodes:
             for place in _SHAPES.get(node.op, ()):
                 source = _constant(known, node, place)
-                values = np.zeros(0) if source is None else _values(source)
+                values = np.zeros(0) if source is None else values_of(source)
                 if values.size and values.dtype.kind == "i" and values.ndim <= 1 and values.flat[0] == batch:
                     values.flat[0] = 1
-                    _store(source, values)
+                    store(source, values)
 
 
 def _close_constants(graph: Any, batch: int) -> None:
     """Keep one row of a constant that is the same for every image of the batch, such as where a loop starts from."""
-    for node in _nodes(graph):
-        values = _values(node) if node.op == "Const" else np.zeros(0)
+    for node in nodes_of(graph):
+        values = values_of(node) if node.op == "Const" else np.zeros(0)
         if values.ndim > 1 and len(values) == batch and values.dtype.kind == "f" and (values == values[:1]).all():
-            _store(node, values[:1])
+            store(node, values[:1])
 
 
 def _constant(known: dict[str, Any], node: Any, place: int) -> Any:
@@ -186,26 +187,3 @@ def _constant(known: dict[str, Any], node: Any, place: int) -> Any:
             return source if source is not None and source.op == "Const" else None
         node, place = source, 0
     return None
-
-
-def _values(node: Any) -> Any:
-    import tensorflow as tf
-
-    return np.array(tf.make_ndarray(node.attr["value"].tensor))
-
-
-def _store(node: Any, values: Any) -> None:
-    import tensorflow as tf
-
-    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(values))
-
-
-def _scopes(graph: Any) -> Iterator[Any]:
-    yield graph.node
-    for function in graph.library.function:
-        yield function.node_def
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
-    for nodes in _scopes(graph):
-        yield from nodes

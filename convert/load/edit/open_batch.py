@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .graph_def import scopes, store, values_of
+
 _LISTS = ("TensorListReserve", "TensorListFromTensor", "TensorListStack", "TensorListGetItem", "EmptyTensorList")
 
 
@@ -14,27 +16,23 @@ def has_open_lists(graph: Any) -> bool:
 
 def close_lists(graph: Any, batch: int) -> Any:
     """A copy of a GraphDef whose lists hold rows of a known batch."""
-    import tensorflow as tf
-
     changed = type(graph)()
     changed.CopyFrom(graph)
     for node in _open_shapes(changed):
-        shape = tf.make_ndarray(node.attr["value"].tensor)
+        shape = values_of(node)
         shape[0] = batch
-        node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(shape))
+        store(node, shape)
     return changed
 
 
 def _open_shapes(graph: Any) -> list[Any]:
     """The constants that are the shape of a list's rows, (-1, ...), and of nothing else."""
-    import tensorflow as tf
-
     found = []
-    for nodes in (graph.node, *(function.node_def for function in graph.library.function)):
+    for nodes in scopes(graph):
         constants = {node.name: node for node in nodes if node.op == "Const"}
         wanted = {name.partition(":")[0].lstrip("^") for node in nodes if node.op in _LISTS for name in node.input[:]}
         for name in wanted & constants.keys():
-            values = tf.make_ndarray(constants[name].attr["value"].tensor)
+            values = values_of(constants[name])
             if values.ndim == 1 and len(values) > 1 and values[0] == -1 and (values[1:] > 0).all():
                 found.append(constants[name])
     return found

@@ -20,8 +20,9 @@ from ....runtime.images.decode import decode_image
 from ....runtime.model.contract import COLOR_ORDERS, FITS, RESAMPLERS, InputContract
 from ....runtime.model.origin import Statement, statement
 from ...errors import ModelShapeError
-from ..original import check_input_shape
+from ..original import check_input_shape, has_open_size
 from ..scaling import CLAMPS, Scaling, View, probe, view_of_tensorflow, waists
+from .graph_def import nodes_of
 from .still import changing_layers
 
 _RESIZING = {
@@ -120,7 +121,7 @@ def find_resizing(call: Callable[[Any], Any], shape: tuple[int | None, ...]) -> 
     Returns:
         None where the model does nothing of the kind, or something that no picture alone decides.
     """
-    if len(shape) != 4 or shape[3] not in COLOR_ORDERS or None not in shape[1:3]:
+    if not has_open_size(shape) or shape[3] not in COLOR_ORDERS:
         return None
     frozen = _frozen(call, shape)
     if frozen is None:
@@ -192,8 +193,7 @@ def _frozen(call: Callable[[Any], Any], shape: tuple[int | None, ...]) -> Any:
     try:
         traced = tf.function(call, autograph=False).get_concrete_function(spec)
         graph = traced.graph.as_graph_def()
-        nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-        if not any(node.op in _RESIZING for node in nodes):
+        if not any(node.op in _RESIZING for node in nodes_of(graph)):
             return None
         frozen = convert_variables_to_constants_v2(traced)
     except Exception:

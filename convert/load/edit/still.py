@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ConversionError
+from .graph_def import nodes_of
 
 _CALLS = 5
 """A random flip leaves an image as it is half of the time."""
@@ -25,8 +26,7 @@ _RANDOM_LAYERS = re.compile(
 
 def changing_layers(traced: Any) -> tuple[str, ...]:
     """The layers of a traced model that draw random numbers or write to variables, in its order."""
-    graph = traced.graph.as_graph_def()
-    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    nodes = nodes_of(traced.graph.as_graph_def())
     return tuple(dict.fromkeys(_layer(node.name) for node in nodes if _CHANGING.search(node.op)))
 
 

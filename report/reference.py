@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..convert.load import FORMATS
 from ..convert.load.options import LoadOptions
 from ..runtime.commands.options import quiet_libraries
 from ..runtime.errors import EmbedliteError, MissingPackageError
@@ -63,6 +64,22 @@ def ask_tensorflow(module: str, request: dict[str, Any]) -> None:
         )
 
 
+def check_keras(model: Path) -> None:
+    """See that a Keras reference can be opened, before there is work that would be lost.
+
+    Raises:
+        MissingPackageError: TensorFlow is not installed.
+        KerasReferenceError: there is no such file.
+    """
+    if not has_tensorflow():
+        raise MissingPackageError(
+            f"the reference {model} needs TensorFlow, which is not installed. Run: pip install 'embedlite[convert]'. "
+            "On a device, compare with the float32 .tflite, or with embeddings that were stored where TensorFlow is."
+        )
+    if not model.exists():
+        raise KerasReferenceError(f"there is no {model}. Pass the path of a model: {FORMATS}.")
+
+
 def embed_with_keras(
     model: Path,
     data: Path | str,
@@ -85,14 +102,8 @@ def embed_with_keras(
         (N, D) float32.
 
     Raises:
-        MissingPackageError: TensorFlow is not installed.
         KerasReferenceError: the model could not be loaded or run.
     """
-    if not has_tensorflow():
-        raise MissingPackageError(
-            f"the reference {model} needs TensorFlow, which is not installed. Run: pip install 'embedlite[convert]'. "
-            "On a device, compare with the float32 .tflite, or with embeddings that were stored where TensorFlow is."
-        )
     with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
         result = Path(folder, "embeddings.npy")
         request = {

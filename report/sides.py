@@ -31,7 +31,7 @@ from ..runtime.model.words import wording
 from ..runtime.progress import progress, stage
 from .embedding import check_same, embed_far
 from .labels import codes, read_texts
-from .reference import embed_with_keras
+from .reference import check_keras, embed_with_keras
 
 _IN_MEMORY = 64 << 20
 
@@ -280,6 +280,8 @@ def _check(request: Request) -> None:
             )
         if request.data is None:
             raise RequestError("--data is missing: name the images that both models should embed.")
+        if is_keras_model(request.reference):
+            check_keras(request.reference)
         return
     if not is_stored(request.reference):
         raise RequestError(

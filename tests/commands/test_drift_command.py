@@ -108,6 +108,13 @@ def test_a_quantized_reference_is_pointed_out(digits: Digits, run: Run) -> None:
     assert "is itself quantized (dynamic)" in done.stderr
 
 
+def test_a_keras_reference_that_is_not_there_is_told_before_anything_is_embedded(digits: Digits, run: Run) -> None:
+    done = run("drift-report", digits.file("int8"), "--reference", "none.keras", "--data", digits.test_images)
+    assert done.returncode == 2
+    assert done.stderr.strip() == error_line(done)
+    assert "there is no none.keras. Pass the path of a model: .keras" in error_line(done)
+
+
 def test_a_keras_reference_has_the_hash_of_its_file(digits: Digits, run: Run, tmp_path: Path) -> None:
     done = run(
         *("drift-report", digits.int8, "--reference", digits.model, "--data", digits.test_images),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -282,11 +283,21 @@ def _trained(frozen: Any) -> list[Trained]:
             continue
         trained = spelled_out(node) if node.op == "Rsqrt" else None
         trained = fused(node) if node.op.startswith("FusedBatchNorm") and len(node.input) >= 5 else trained
-        if trained is None or frozen.graph.get_tensor_by_name(trained.tensor).shape.as_list()[-1] != len(trained.mean):
-            continue
         # As a new layer has them, they say nothing.
-        if trained.mean.any() or not np.allclose(trained.variance, 1):
+        if trained is not None and (trained.mean.any() or not np.allclose(trained.variance, 1)):
             found.append((frozen.graph.get_tensor_by_name(trained.tensor).op, trained))
     place = {operation.name: index for index, operation in enumerate(frozen.graph.get_operations())}
     found.sort(key=lambda pair: place[pair[0].name])
-    return [trained for _, trained in found[:_LAYERS]]
+    fitting = (trained for _, trained in found if _channels(frozen, trained.tensor) == len(trained.mean))
+    return list(islice(fitting, _LAYERS))
+
+
+def _channels(frozen: Any, tensor: str) -> int | None:
+    """The size of a tensor's last axis."""
+    shape = frozen.graph.get_tensor_by_name(tensor).shape
+    if shape.rank is None:
+        # What a compiled function gives, such as a grouped convolution on a processor, has a shape when it is run.
+        image = np.zeros(frozen.inputs[0].shape.as_list()[1:], np.float32)
+        shape = np.shape(_runner(frozen, [tensor])(image)[0])
+    size: int | None = shape[-1] if len(shape) else None
+    return size

@@ -177,6 +177,19 @@ def test_what_a_resampler_makes_ready_is_not_scaled_twice(base: keras.Sequential
         doubt_contract("0-255", lowered, open_source(photos, wrong), wrong, accept=False)
 
 
+def test_statistics_behind_a_grouped_convolution_are_asked_too(pixels: np.ndarray) -> None:
+    """On a processor Keras compiles it, and TensorFlow forgets the shape of what that gives."""
+    keras.utils.set_random_seed(3)
+    body = [layers.Conv2D(12, 3, groups=3, strides=2), layers.BatchNormalization(momentum=0.0), layers.ReLU()]
+    model = keras.Sequential([keras.Input(SHAPE), *body, layers.GlobalAveragePooling2D(), layers.Dense(8)])
+    model(pixels.astype(np.float32), training=True)
+    lowered = lower(from_keras(model, "grouped", LoadOptions()))
+    right, wrong = InputContract(SHAPE, std=(1.0,)), InputContract(SHAPE)
+    assert doubt_contract("grouped", lowered, open_source(pixels, right), right, accept=False) == []
+    with pytest.raises(RequestError, match="BatchNormalization diverge"):
+        doubt_contract("grouped", lowered, open_source(pixels, wrong), wrong, accept=False)
+
+
 def application(name: str, pixels: np.ndarray, scale: tuple[float, float], **options: Any) -> keras.Model:
     """A backbone with random weights, whose statistics are those of the photos."""
     keras.utils.set_random_seed(5)

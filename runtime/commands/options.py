@@ -278,6 +278,10 @@ def _run(command: click.Command) -> int:
         return EmbedliteError.exit_code
 
 
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
+
+
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Keep what C++ libraries print out of the terminal; our own messages still get there.
@@ -288,6 +292,8 @@ def quiet_libraries() -> Iterator[None]:
     """
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
+        # TensorFlow sets absl's level back while it saves a model.
+        logging.getLogger(name).addFilter(_is_error)
     original = sys.stderr
     folder = own_folder()
     try:

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -76,3 +77,15 @@ def test_an_error_that_nobody_reads_keeps_its_code(tmp_path: Path) -> None:
     for streams in ("2> /dev/full", "2>&-", "<&- >&- 2>&-"):
         done = shell(f"inspect-tflite missing.tflite {streams}", tmp_path)
         assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
+def test_warnings_of_libraries_stay_out_though_tensorflow_sets_their_level_back() -> None:
+    code = (
+        "import absl.logging as absl\nfrom embedlite.runtime.commands.options import quiet_libraries\n"
+        "with quiet_libraries():\n"
+        "    level = absl.get_verbosity()\n    absl.set_verbosity(absl.FATAL)\n    absl.set_verbosity(level)\n"
+        "    absl.warning('of no use here')\n    absl.error('this is')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "of no use here" not in done.stderr
+    assert "this is" in done.stderr

@@ -91,6 +91,12 @@ def for_one_image(
     for rewritten in _rewritten(traced, batch):
         if _is_same(rewritten, images, wanted):
             return rewritten, (f"{said}.",)
+        # Of one and the same image so many times, each has the length 1 / sqrt(batch) after an L2 normalization of all.
+        if _is_same(rewritten, images, [math.sqrt(batch) * rows for rows in wanted]):
+            return rewritten, (
+                f"the model takes {batch} images at a time and normalizes the embeddings of all together (L2); the "
+                "files take one, and normalize that alone.",
+            )
     # The function alone does not keep the original's variables alive.
     repeated.original = call  # type: ignore[attr-defined]
     return repeated, (

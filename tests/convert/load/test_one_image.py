@@ -69,6 +69,18 @@ def test_one_image_gives_what_it_gives_alone(name: str, tmp_path: Path) -> None:
     check(tmp_path, lambda x: module.embed(x)["vectors"], said="what it gives for that one alone.")
 
 
+def test_a_normalization_of_the_whole_batch_is_one_of_the_image(tmp_path: Path) -> None:
+    """TFLite's converter would take it for one of each row, and each row would be sqrt(batch) times as long."""
+    module = Encoder(lambda x: tf.math.l2_normalize(tf.reduce_mean(x, (1, 2))))
+    tf.saved_model.save(module, str(tmp_path), module.embed)
+    loaded = load_original(tmp_path)
+    assert "normalizes the embeddings of all together" in " ".join(loaded.decisions)
+    run = float_runner(lower(loaded).flatbuffer)
+    for image in IMAGES[:2]:
+        vector = tf.reduce_mean(tf.nn.conv2d(image[None], KERNEL, 2, "SAME"), (1, 2)).numpy()
+        np.testing.assert_allclose(run(image).reshape(1, -1), vector / np.linalg.norm(vector), atol=1e-6)
+
+
 def test_where_the_number_cannot_be_changed_it_costs_time(tmp_path: Path) -> None:
     module = Encoder(lambda x: tf.stack([tf.reduce_mean(image, (0, 1)) for image in tf.unstack(x)]))
     tf.saved_model.save(module, str(tmp_path), module.embed)

@@ -16,7 +16,8 @@ from ..arrays import give_back
 
 _BLOCK_VALUES = 1 << 19
 _KEPT_VALUES = 1 << 23
-_SCATTERED = 256
+_SCATTERED = 32
+"""Rows between two times that pages are given back. Each may map as much as a huge page, 2 MiB."""
 _TOGETHER_BYTES = 1 << 25
 _LARGEST = float(np.finfo(np.float32).max)
 _SMALLEST = float(np.finfo(np.float32).smallest_subnormal)

@@ -248,4 +248,7 @@ def _is_label(value: Any) -> bool:
 
 def _unreadable(path: Path, error: Exception) -> UnreadableDataError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return UnreadableDataError(f"cannot read labels from {path}: {reason}.")
+    return UnreadableDataError(
+        f"cannot read labels from {path}: {reason}. Pass a folder of one folder a label, CSV lines of id,label, a JSON "
+        'object {"id": "label"}, or an .npz with ids and labels.'
+    )

@@ -129,6 +129,8 @@ def _by_collapse(name: str, flatbuffer: bytes, images: list[NDArray[Any]], contr
 
     def alike(tried: InputContract) -> float:
         rows = np.stack([np.asarray(run(_ready(image, contract, tried)), np.float64).ravel() for image in images])
+        if rows.shape[1] == 1:
+            return 0.0  # One value has no direction but its sign.
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         if not np.isfinite(norms).all() or not norms.all():
             return 1.0

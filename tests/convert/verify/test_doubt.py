@@ -251,3 +251,8 @@ def test_a_network_without_statistics_that_tells_no_photos_apart_is_doubted(pixe
     assert "nearly the same embedding" in said
     right = InputContract(SHAPE, std=(1.0,))
     assert doubt_contract("small", lowered, open_source(pixels, right), right, accept=False) == []
+    # One value has no direction but its sign.
+    single = keras.Sequential([keras.Input(SHAPE), *model.layers[:-1], layers.Dense(1)])
+    lowered = lower(from_keras(single, "single", LoadOptions()))
+    doubts = doubt_contract("single", lowered, open_source(pixels, given), given, accept=False)
+    assert not any("same embedding" in said for said in doubts)

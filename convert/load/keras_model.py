@@ -25,7 +25,7 @@ from .edit.cut import alone, cut, inner_model, library_of, shared_layer, tower
 from .edit.prune import prune
 from .edit.resizing import Sized, with_own_size
 from .edit.still import quieten
-from .edit.unroll import unrolling, without_dropout
+from .edit.unroll import calm, unrolling
 from .foreign import reason, told, versions
 from .keras_2.load import is_installed, load_keras_2
 from .options import LoadOptions
@@ -287,7 +287,7 @@ def _as_encoder(model: Any, name: str, options: LoadOptions) -> Original:
         decisions=(*said, *decisions, *sized.decisions),
         # What comes after a part that was left out is traced already.
         quieten=quieten(model) if whole else None,
-        calm=without_dropout(model) if whole else None,
+        calm=calm(model) if whole else None,
         unrolling=unrolling(model) if whole else None,
     )
 

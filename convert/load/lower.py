@@ -24,6 +24,7 @@ from ..graph.loops import UNROLLED, state, steps, unbounded_loops
 from ..graph.run import float_runner
 from .edit.float32 import in_float32, other_precisions
 from .edit.open_batch import close_lists, has_open_lists
+from .edit.spell import spell_out
 from .edit.still import changing_layers, is_still, not_still
 from .foreign import reason, told
 from .original import Original
@@ -116,7 +117,7 @@ def _trace_still(original: Original) -> tuple[Original, Any, Any, tuple[str, ...
             "original that they are compared with.",
         )
     if changing and original.calm is not None:
-        # Recurrent layers count on where their random numbers come from, even if they use none.
+        # Recurrent layers and augmentation count on where their random numbers come from, even if they use none.
         original = replace(original, call=_under(original.calm, original.call))
         traced, spec = trace(original)
     return original, traced, spec, said
@@ -146,9 +147,10 @@ def _convert(original: Original, traced: Any, spec: Any) -> tuple[bytes, Scaling
         ) from error
     frozen, precisions = _in_float32(frozen)
     scaling = scaling_of_tensorflow(frozen)
-    signature = tf.function(lambda image: {OUTPUT_NAME: frozen(image)[0]}, autograph=False).get_concrete_function(spec)
+    spelled = spell_out(frozen)
+    signature = tf.function(lambda image: {OUTPUT_NAME: spelled(image)[0]}, autograph=False).get_concrete_function(spec)
     module = tf.Module()
-    module.frozen = frozen
+    module.frozen = spelled
     # Gradients (swish has one of its own) are of no use on a device, and saving them fails on a frozen function.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     way_out = "Build the model without what is named there, and load its weights into that; -vv shows all that is said."

@@ -31,7 +31,7 @@ class Original:
         quieten: makes layers that are random do what they do at inference, whatever the model says, and returns their
             names; None where that cannot be done.
         framework: the kind of model and who runs it, with versions, for messages.
-        calm: a context in which recurrent layers draw no random numbers for a dropout that is off; None where none do.
+        calm: a context in which layers draw no random numbers that change nothing; None where none do.
         unrolling: a context in which recurrent layers are traced step by step; None where there are none, or that
             cannot be done.
     """

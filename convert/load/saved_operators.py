@@ -31,7 +31,7 @@ Xlogy Zeta
 """
 
 _REDUCTIONS = """
-All Any ArgMax ArgMin Bincount DenseBincount EuclideanNorm Max Mean Min Prod SegmentMax SegmentMean SegmentMin
+All Any ArgMax ArgMin Bincount Bucketize DenseBincount EuclideanNorm Max Mean Min Prod SegmentMax SegmentMean SegmentMin
 SegmentProd SegmentSum Sum TopK TopKV2 Unique UnsortedSegmentMax UnsortedSegmentMin UnsortedSegmentProd
 UnsortedSegmentSum
 """

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
+
 _AS_CHOSEN = {"unroll": True, "_could_use_gpu_kernel": False}
 """What has a layer take its steps one by one; Keras 2 decides by the second whether the first is looked at."""
 
@@ -19,13 +21,34 @@ def unrolling(model: Any) -> Callable[[], AbstractContextManager[None]] | None:
     return _with(layers, _AS_CHOSEN)
 
 
-def without_dropout(model: Any) -> Callable[[], AbstractContextManager[None]] | None:
-    """A context in which recurrent layers have no dropout, which does nothing at inference; None without any.
+def calm(model: Any) -> Callable[[], AbstractContextManager[None]] | None:
+    """A context in which layers draw no random numbers that change nothing at inference; None where there are none.
 
-    Keras 3 draws the numbers for it all the same, and that changes a variable, which no device can.
+    Keras 3 draws those of dropout in recurrent layers and of augmentation all the same, and that changes a variable,
+    which no device can.
     """
-    cells = [layer for layer in model._flatten_layers() if hasattr(layer, "get_dropout_mask")]
-    return _with([cell for cell in cells if any(getattr(cell, name, 0) for name in _NO_DROPOUT)], _NO_DROPOUT)
+    import keras
+
+    layers = list(model._flatten_layers())
+    cells = [layer for layer in layers if hasattr(layer, "get_dropout_mask")]
+    sources = [getattr(layer, name, None) for layer in layers for name in ("generator", "seed_generator")]
+    without = _with([cell for cell in cells if any(getattr(cell, name, 0) for name in _NO_DROPOUT)], _NO_DROPOUT)
+    same = _with([one for one in sources if isinstance(one, keras.random.SeedGenerator)], {"next": _same})
+    contexts = [context for context in (without, same) if context is not None]
+
+    @contextlib.contextmanager
+    def calmed() -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for context in contexts:
+                stack.enter_context(context())
+            yield
+
+    return calmed if contexts else None
+
+
+def _same(ordered: bool = True) -> Any:
+    """The same numbers each time, in a source's place."""
+    return np.zeros(2, np.uint32)
 
 
 def _with(layers: Sequence[Any], values: Mapping[str, Any]) -> Callable[[], AbstractContextManager[None]] | None:

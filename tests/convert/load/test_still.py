@@ -99,3 +99,15 @@ def test_a_module_without_layers_names_the_operation(tmp_path: Path) -> None:
 def test_a_model_with_random_layers_that_are_off_is_left_alone(tmp_path: Path) -> None:
     encoder(training=False).save(tmp_path / "model.keras")
     assert lower(load_original(tmp_path / "model.keras")).decisions == ()
+
+
+def test_random_numbers_that_change_nothing_are_not_drawn(tmp_path: Path) -> None:
+    """Keras counts on where they come from at inference, too, and no device has a variable."""
+    image = keras.Input(SHAPE)
+    x = layers.RandomErasing()(layers.RandomGrayscale(0.5)(image))
+    model = keras.Model(image, layers.GlobalMaxPooling2D()(layers.Conv2D(4, 3)(x)))
+    model.save(tmp_path / "model.keras")
+    lowered = lower(load_original(tmp_path / "model.keras"))
+    assert lowered.decisions == ()
+    wanted = np.asarray(model(IMAGE[None]))[0]
+    np.testing.assert_allclose(float_runner(lowered.flatbuffer)(IMAGE), wanted, atol=1e-5)

@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from ...runtime.model.contract import kind_of
 from ..errors import ConversionError, ModelLoadError, ModelShapeError
 from ..graph.graph import Graph
-from ..graph.loops import UNROLLED, state, steps, unbounded_loops
+from ..graph.loops import UNROLLED, has_loops, state, steps, unbounded_loops
 from ..graph.run import float_runner
 from .edit.float32 import in_float32, other_precisions
+from .edit.graph_def import as_function
+from .edit.lay_out import lay_out
 from .edit.open_batch import close_lists, has_open_lists
 from .edit.spell import spell_out
 from .edit.still import changing_layers, is_still, not_still
@@ -86,15 +88,26 @@ def lower(original: Original) -> LoweredModel:
     batches = None if original.batch is not None else (lambda size: _in_batches(original, size))
     decisions = (*taken_out, *((_explain_precisions(precisions),) if precisions else ()))
     unroll = None
-    if original.unrolling is not None and 0 < steps(Graph(flatbuffer)) <= UNROLLED:
-        unroll = functools.cache(functools.partial(_unrolled, original))
+    if 0 < steps(Graph(flatbuffer)) <= UNROLLED:
+        unroll = functools.cache(functools.partial(_unrolled, original, traced, spec))
     return LoweredModel(flatbuffer, single, batches, scaling, decisions, precisions, frozen, unroll)
 
 
-def _unrolled(original: Original) -> bytes:
-    assert original.unrolling is not None
-    with original.unrolling():
-        return _convert(original, *trace(original))[0]
+def _unrolled(original: Original, traced: Any, spec: Any) -> bytes:
+    """The float graph without loops: recurrent layers of Keras traced so, all else laid out.
+
+    Raises:
+        ConversionError: a loop is left, or the converter refuses the outcome.
+    """
+    if original.unrolling is not None:
+        with original.unrolling():
+            flatbuffer = _convert(original, *trace(original))[0]
+        if not has_loops(Graph(flatbuffer)):
+            return flatbuffer
+    flatbuffer = _convert(original, traced, spec, without_loops=True)[0]
+    if has_loops(Graph(flatbuffer)):
+        raise ConversionError(f"{original.name} has a loop whose number of steps depends on the input.")
+    return flatbuffer
 
 
 def _trace_still(original: Original) -> tuple[Original, Any, Any, tuple[str, ...]]:
@@ -131,14 +144,16 @@ def _under(context: Callable[[], AbstractContextManager[None]], call: Any) -> Ca
     return inside
 
 
-def _convert(original: Original, traced: Any, spec: Any) -> tuple[bytes, Scaling | None, tuple[str, ...], Any]:
+def _convert(
+    original: Original, traced: Any, spec: Any, *, without_loops: bool = False
+) -> tuple[bytes, Scaling | None, tuple[str, ...], Any]:
     """The float graph of a traced model, what it does to its pixels, in which types besides float32 it computes, and it
     without variables."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     try:
-        frozen = convert_variables_to_constants_v2(traced)
+        frozen = convert_variables_to_constants_v2(traced, lower_control_flow=not without_loops)
     except ValueError as error:
         # What writes to a variable has none to write to afterwards.
         raise ConversionError(
@@ -147,7 +162,7 @@ def _convert(original: Original, traced: Any, spec: Any) -> tuple[bytes, Scaling
         ) from error
     frozen, precisions = _in_float32(frozen)
     scaling = scaling_of_tensorflow(frozen)
-    spelled = spell_out(frozen)
+    spelled = spell_out(lay_out(frozen) if without_loops else frozen)
     signature = tf.function(lambda image: {OUTPUT_NAME: spelled(image)[0]}, autograph=False).get_concrete_function(spec)
     module = tf.Module()
     module.frozen = spelled
@@ -166,15 +181,11 @@ def _convert(original: Original, traced: Any, spec: Any) -> tuple[bytes, Scaling
 
 def _in_float32(frozen: Any) -> tuple[Any, tuple[str, ...]]:
     """A frozen function that computes in float32 throughout and on one input, and in which other types it did."""
-    import tensorflow as tf
-
     graph = frozen.graph.as_graph_def()
     others = other_precisions(graph)
     if not others and not has_open_lists(graph):
         return frozen, ()
-    changed = close_lists(in_float32(graph), 1)
-    wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(changed, name=""), [])
-    return wrapped.prune([item.name for item in frozen.inputs], [item.name for item in frozen.outputs]), others
+    return as_function(close_lists(in_float32(graph), 1), frozen), others
 
 
 def _explain_precisions(names: tuple[str, ...]) -> str:

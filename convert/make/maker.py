@@ -240,8 +240,8 @@ def _cannot_loop(mode: str, taken: int) -> ConversionError:
         why = f"of {taken} steps, and up to {UNROLLED} could be laid out one after the other"
         way_out = f"Build the model for {UNROLLED} steps or fewer, or ship float32."
     else:
-        why = "whose steps cannot be laid out"
-        way_out = "Pass the Keras file, whose steps are laid out here, or ship float32."
+        why = "whose steps cannot be laid out one after the other"
+        way_out = "Ship float32."
     return ConversionError(
         f"the model has a loop (a recurrent layer) {why}, and no quantizer enters one, so there is no {mode} of it. "
         f"{way_out}"

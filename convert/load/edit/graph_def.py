@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
+_numbers = itertools.count()
 
 
 def scopes(graph: Any) -> Iterator[Any]:
@@ -33,3 +36,22 @@ def store(constant: Any, values: Any) -> None:
     import tensorflow as tf
 
     constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(values))
+
+
+def as_function(graph: Any, like: Any) -> Any:
+    """A graph that was made of a frozen function's, and is the caller's to spend, as such a function again.
+
+    TensorFlow knows the functions of a process by name, so those that the graph calls get new ones.
+    """
+    import tensorflow as tf
+
+    number = next(_numbers)
+    names = {item.signature.name: f"embedlite_{number}_{item.signature.name}" for item in graph.library.function}
+    for function in graph.library.function:
+        function.signature.name = names[function.signature.name]
+    for node in nodes_of(graph):
+        for attribute in node.attr.values():
+            if attribute.WhichOneof("value") == "func":
+                attribute.func.name = names.get(attribute.func.name, attribute.func.name)
+    wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph, name=""), [])
+    return wrapped.prune([item.name for item in like.inputs], [item.name for item in like.outputs])

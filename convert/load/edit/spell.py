@@ -6,14 +6,13 @@ constants to be spelled, and has them only at run time or inside a loop, stays, 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ..saved_operators import CALLS
-from .graph_def import nodes_of, scopes
+from .graph_def import as_function, scopes
 from .spelled import arithmetic, resampling, windows
 
 _ELEMENTWISE: dict[str, Callable[..., Any]] = arithmetic.SPELLED
@@ -35,8 +34,6 @@ _OF_SHAPES = ("Shape", "ShapeN", "Size", "Rank")
 
 _MOST_OPERATIONS = 50
 """A size, a scale and the like are computed of a few."""
-
-_numbers = itertools.count()
 
 
 def spell_out(frozen: Any) -> Any:
@@ -62,11 +59,7 @@ def spell_out(frozen: Any) -> Any:
         if name is not None and renamed:
             # In a function a result goes by its operator's own name for it.
             _rename(graph.library.function[place - 1], set(renamed))
-            _call_otherwise(graph, name)
-    if not changed:
-        return frozen
-    wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph, name=""), [])
-    return wrapped.prune([item.name for item in frozen.inputs], [item.name for item in frozen.outputs])
+    return as_function(graph, frozen) if changed else frozen
 
 
 def _spelling(node: Any, tensors: list[Any] | None) -> Callable[..., Any] | None:
@@ -77,7 +70,7 @@ def _spelling(node: Any, tensors: list[Any] | None) -> Callable[..., Any] | None
     shapes = [None if tensor.shape.rank is None else tuple(tensor.shape.as_list()) for tensor in tensors]
     if shapes[0] is None or (None in shapes[0] and node.op not in _OPEN):
         return None
-    found: Callable[..., Any] | None = _SHAPED[node.op](node, shapes, [_value(tensor) for tensor in tensors])
+    found: Callable[..., Any] | None = _SHAPED[node.op](node, shapes, [value_of(tensor) for tensor in tensors])
     return found
 
 
@@ -105,7 +98,7 @@ def _inputs(graph: Any, node: Any) -> list[Any]:
     return list(graph.get_operation_by_name(node.name).inputs)
 
 
-def _value(tensor: Any) -> Any:
+def value_of(tensor: Any) -> Any:
     """What is known of a tensor beforehand, whatever the input holds; None for nothing."""
     import tensorflow as tf
 
@@ -152,18 +145,6 @@ def _call(graph: Any, node: Any, function: Any) -> None:
     for name, numbers in zip(("Tin", "Tout"), types, strict=True):
         node.attr[name].list.type.extend(numbers)
     node.attr["f"].func.name = definition.signature.name
-
-
-def _call_otherwise(graph: Any, name: str) -> None:
-    """Give a function that was changed another name: TensorFlow knows those of a process by theirs."""
-    other = f"embedlite_{next(_numbers)}_{name}"
-    for function in graph.library.function:
-        if function.signature.name == name:
-            function.signature.name = other
-    for node in nodes_of(graph):
-        for attribute in node.attr.values():
-            if attribute.WhichOneof("value") == "func" and attribute.func.name == name:
-                attribute.func.name = other
 
 
 def _rename(function: Any, calls: set[str]) -> None:

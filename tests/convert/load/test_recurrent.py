@@ -56,23 +56,15 @@ def test_the_loop_is_kept_and_computes_the_same(kind: str) -> None:
     assert not any(getattr(layer, "unroll", False) for layer in model._flatten_layers())
 
 
-def test_float32_is_written_and_int8_says_why_not(tmp_path: Path) -> None:
-    model = recurrent("gru and lstm")
-    # As a SavedModel, which does not tell that its result has one row for each input.
-    model.export(tmp_path / "model", verbose=False)
-    result = export(tmp_path / "model", tmp_path / "out", calibration_data=IMAGES, options=ExportOptions(measure=False))
-    assert [file.mode for file in result.files] == ["float32"]
-    assert [item.mode for item in result.not_made] == ["int8"]
-    assert re.search("has a loop.*Pass the Keras file.*or ship float32", result.not_made[0].reason)
-    with Encoder(result.files[0].path) as encoder:
-        np.testing.assert_allclose(encoder.embed(IMAGES), np.asarray(model(IMAGES)), atol=1e-6)
-
-
-def test_the_steps_are_laid_out_for_int8_and_float32_keeps_the_loop(tmp_path: Path) -> None:
+@pytest.mark.parametrize("saved", [False, True], ids=["in memory", "SavedModel"])
+def test_the_steps_are_laid_out_for_int8_and_float32_keeps_the_loop(saved: bool, tmp_path: Path) -> None:
     model = recurrent("lstm")
+    if saved:
+        # Which does not tell that its result has one row for each input.
+        model.export(tmp_path / "model", verbose=False)
     result = export(
-        model,
-        tmp_path,
+        tmp_path / "model" if saved else model,
+        tmp_path / "out",
         quantize=["float32", "int8", "dynamic"],
         calibration_data=IMAGES,
         test_data=IMAGES,

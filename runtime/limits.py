@@ -1,7 +1,8 @@
 """What a model file from elsewhere may take while it is loaded: memory, time, open files, size of what is written.
 
-They hold in a command's own process (:mod:`.commands.supervise` and what it starts), and are lifted once the model is
-loaded. A caller's process in Python is the caller's: nothing is limited there.
+The size of a tensor is bounded wherever a model is read. The rest holds in a command's own process
+(:mod:`.commands.supervise` and what it starts), and is lifted once the model is loaded. A caller's process in Python is
+the caller's: that is not limited there.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ _THREAD = 256 << 20
 
 _OPEN_FILES = 512
 _LARGEST_FILE = 4 << 30
+
+LARGEST_TENSOR = 1 << 28
+"""Values of one tensor: 1 GiB of float32, four times the largest one of VGG19 at 1024x1024 pixels."""
 
 TIME_LIMIT = 900
 """Seconds; the largest networks of keras.applications are loaded and converted in one or two minutes."""

@@ -10,14 +10,14 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import json
-import math
 import re
 import shutil
 import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..errors import ModelLoadError, ModelShapeError
+from ..errors import ModelLoadError
+from .bounds.keras_config import check_config
 from .edit.prune import layer_names, weight_groups
 
 CONFIG_NAME = "config.json"
@@ -31,9 +31,6 @@ LARGEST_CONFIG = 64 << 20
 LARGEST_GROWTH = 20
 """How many times its own size an archive may unpack to; Keras stores weights uncompressed."""
 
-LARGEST_INPUT = 1 << 27
-"""Values of one input image: 512 MB of float32, four times the largest photo that is read."""
-
 _SLACK = 64 << 20
 _MOST_ATTRIBUTES = 10_000
 
@@ -44,7 +41,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         ModelLoadError: the file is cut short, is something else, holds weights only, has members outside its own
             folder, declares absurd sizes, or refers to other files.
-        ModelShapeError: its input is larger than any image.
+        ModelShapeError, ModelLimitError: see :func:`embedlite.convert.load.bounds.keras_config.check_config`.
     """
     text = _config_of_h5(path) if path.suffix.lower() in H5_SUFFIXES else _config_of_keras(path)
     try:
@@ -58,24 +55,8 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ModelLoadError(
             f"{path} is damaged: its configuration is {type(config).__name__}, not an object. Copy it again."
         )
-    _check_inputs(path, config)
+    check_config(path, config)
     return config
-
-
-def _check_inputs(path: Path, config: dict[str, Any]) -> None:
-    """Refuse an input that no machine holds, before anything is built for it."""
-    left: list[Any] = [config]
-    while left:
-        value = left.pop()
-        left += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        for key in ("batch_shape", "batch_input_shape") if isinstance(value, dict) else ():
-            shape = value.get(key)
-            sizes = [size for size in shape if isinstance(size, int)] if isinstance(shape, list) else []
-            if math.prod(sizes) > LARGEST_INPUT:
-                raise ModelShapeError(
-                    f"{path} was refused: its input of shape {shape} has more than {LARGEST_INPUT:,} values. Save the "
-                    "model with the size of the images that it is for."
-                )
 
 
 def write_copy(path: Path, config: dict[str, Any], folder: Path) -> Path:
@@ -198,7 +179,7 @@ def keras_version(path: Path) -> str | None:
         else:
             with zipfile.ZipFile(path) as archive:
                 version = json.loads(archive.read("metadata.json"))["keras_version"]
-    except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile):
+    except (KeyError, TypeError, ValueError, OSError, RecursionError, zipfile.BadZipFile):
         return None
     version = version.decode("utf-8", "replace") if isinstance(version, bytes) else version
     return version if isinstance(version, str) and _VERSION.match(version) else None

@@ -9,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ...runtime.errors import ModelLimitError
 from ..errors import ConversionError, CustomCodeError, ModelLoadError, ModelShapeError
 from .archive import H5_SUFFIXES, keras_2_version, keras_version, read_config, write_copy
+from .bounds.variables import as_many_as_stored
 from .custom_code import (
     INSTALL_KERAS_2,
     PREPROCESSING,
@@ -117,7 +119,10 @@ def _build(path: Path, file: Path, custom: dict[str, Any]) -> Any:
         with warnings.catch_warnings():
             # Keras' advice on how the model might have been written comes too late here.
             warnings.simplefilter("ignore")
-            return keras.saving.load_model(file, custom_objects=custom, compile=False, safe_mode=True)
+            with as_many_as_stored(path):
+                return keras.saving.load_model(file, custom_objects=custom, compile=False, safe_mode=True)
+    except ModelLimitError:
+        raise
     except Exception as error:
         # Keras has no error classes of its own for this: ValueError, TypeError and others, each with pages of text.
         written = keras_version(path)

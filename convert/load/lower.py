@@ -22,6 +22,7 @@ from ..errors import ConversionError, ModelLoadError, ModelShapeError
 from ..graph.graph import Graph
 from ..graph.loops import UNROLLED, has_loops, state, steps, unbounded_loops
 from ..graph.run import float_runner
+from .bounds.graph import check_whole
 from .edit.float32 import in_float32, other_precisions
 from .edit.graph_def import as_function
 from .edit.lay_out import lay_out
@@ -229,6 +230,7 @@ def trace(original: Original, batch: int = 1) -> tuple[Any, Any]:
 
     Raises:
         ModelShapeError: the output is not a vector or list of vectors of floats, or the model refuses the shape.
+        ModelLimitError: it asks for tensors, operators or steps of a number that no encoder has.
     """
     import tensorflow as tf
 
@@ -250,6 +252,8 @@ def trace(original: Original, batch: int = 1) -> tuple[Any, Any]:
     way_out = "Check --input-shape, and that the model takes a batch of one."
     with told(ModelShapeError, original.name, original.framework, failed, way_out):
         traced = tf.function(embed, autograph=False).get_concrete_function(spec)
+        graph = traced.graph.as_graph_def(add_shapes=True)
+    check_whole(original.name, graph)
     check_embedding(traced.structured_outputs.dtype.name, traced.structured_outputs.shape.as_list())
     return traced, spec
 

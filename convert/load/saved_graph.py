@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelLoadError
+from .bounds.graph import MOST_NODES, check_nodes, check_whole
+from .bounds.loops import counter_of, node_name
 from .saved_operators import CALLS, COMPUTING, FILE_INPUT, INITIALIZING, LOOPS, RESTORING, SAVING
-
-MOST_NODES = 1_000_000
-"""The largest published image networks have some ten thousand."""
 
 DEEPEST_CALLS = 64
 """Functions within functions."""
@@ -72,6 +71,7 @@ def needed(path: Path, meta_graph: Any, key: str, output_tensor: str) -> tuple[A
 
     Raises:
         ModelLoadError: something that would run is not on the list, names files of its own, or may not end.
+        ModelLimitError: it asks for tensors, operators or steps of a number that no encoder has.
     """
     judge = _Judge(path, meta_graph)
     judge.check_assets()
@@ -84,6 +84,7 @@ def needed(path: Path, meta_graph: Any, key: str, output_tensor: str) -> tuple[A
         judge.walk("the call that restores its variables", [meta_graph.saver_def.restore_op_name], RESTORING)
         judge.keep([meta_graph.saver_def.filename_tensor_name])
     small = judge.pruned_objects() if meta_graph.object_graph_def.nodes else judge.pruned(key)
+    check_whole(str(path), small.graph_def)
     return small, judge.left_out(key)
 
 
@@ -97,10 +98,6 @@ def _initializers(meta_graph: Any) -> list[str]:
         if collection in meta_graph.collection_def:
             names += meta_graph.collection_def[collection].node_list.value
     return names
-
-
-def _node_name(tensor: str) -> str:
-    return tensor.lstrip("^").partition(":")[0]
 
 
 class _Judge:
@@ -121,7 +118,7 @@ class _Judge:
         self.kept: set[str] = set()
         self.used: set[str] = set()
         self._walked: set[tuple[str, _Tensors, frozenset[str], bool]] = set()
-        self.checkpoint = frozenset({_node_name(meta_graph.saver_def.filename_tensor_name)} - {""})
+        self.checkpoint = frozenset({node_name(meta_graph.saver_def.filename_tensor_name)} - {""})
         self._keep = True
 
     def check_assets(self) -> None:
@@ -143,13 +140,13 @@ class _Judge:
                 )
 
     def keep(self, tensors: Iterable[str]) -> None:
-        self.kept.update(name for name in map(_node_name, tensors) if name in self.nodes)
+        self.kept.update(name for name in map(node_name, tensors) if name in self.nodes)
 
     def walk(self, door: str, roots: Iterable[str], allowed: frozenset[str], *, keep: bool = True) -> None:
         """Judge what leads to some operators; ``keep``: it belongs to the copy."""
         self._keep = keep
         reached: dict[str, Any] = {}
-        open_ends = [_node_name(root) for root in roots]
+        open_ends = [node_name(root) for root in roots]
         while open_ends:
             name = open_ends.pop()
             if name in reached:
@@ -160,7 +157,7 @@ class _Judge:
                     f"{self.path} is damaged: {door} needs the operator {name!r}, which its graph lacks. Copy it again."
                 )
             reached[name] = node
-            open_ends += [_node_name(tensor) for tensor in node.input]
+            open_ends += [node_name(tensor) for tensor in node.input]
         self._check(door, reached, self.checkpoint, allowed, ())
         if keep:
             self.kept.update(reached)
@@ -216,16 +213,17 @@ class _Judge:
         """Refuse what may not run. ``checkpoint`` names what holds the path that the loader feeds."""
 
         def is_fed(tensor: str) -> bool:
-            name = _node_name(tensor)
+            name = node_name(tensor)
             for _ in range(len(nodes) + 1):
                 if name in checkpoint:
                     return True
                 node = nodes.get(name)
                 if node is None or node.op != "Identity":
                     return False
-                name = _node_name(node.input[0])
+                name = node_name(node.input[0])
             return False
 
+        check_nodes(self.path, door, nodes)
         for node in nodes.values():
             if node.op not in allowed and node.op not in self.functions:
                 raise self._refusal(door, node, allowed)
@@ -278,7 +276,7 @@ class _Judge:
         """A loop has to count: a condition ``counter < limit``, whose counter grows by a constant."""
         condition = self.functions.get(node.attr["cond"].func.name)
         body = self.functions.get(node.attr["body"].func.name)
-        if condition is None or body is None or not _counts(condition, body):
+        if condition is None or body is None or counter_of(condition, body) is None:
             raise ModelLoadError(
                 f"{self.path} was not loaded: its loop {node.name!r} (in {door}) does not count up to a limit, so "
                 "nothing says that it ends. Save the encoder without it, or with maximum_iterations."
@@ -308,7 +306,7 @@ class _Judge:
         names = {name: f"embedlite_{next(_numbers)}_{name}" for name in sorted(self.used)}
         for node in whole.graph_def.node:
             # Freezing reads a variable through its own operator for that.
-            reads = node.op == "ReadVariableOp" and _node_name(node.input[0]) in self.kept and len(node.input) == 1
+            reads = node.op == "ReadVariableOp" and node_name(node.input[0]) in self.kept and len(node.input) == 1
             if node.name in self.kept or reads:
                 small.graph_def.node.add().CopyFrom(node)
         for name in sorted(self.used):
@@ -380,62 +378,3 @@ class _Judge:
             if (parts)
             else ()
         )
-
-
-def _counts(condition: Any, body: Any) -> bool:
-    """Whether a loop's condition demands ``counter < limit`` of a counter that its body makes larger."""
-    arguments = [argument.name for argument in condition.signature.input_arg]
-    within = {argument.name: place for place, argument in enumerate(body.signature.input_arg)}
-    outcomes = [_origin(body, body.ret[argument.name]) for argument in body.signature.output_arg]
-
-    def unchanged(place: int) -> bool:
-        return place < len(outcomes) and within.get(outcomes[place]) == place
-
-    def grows(place: int) -> bool:
-        if place >= len(outcomes):
-            return False
-        node = {node.name: node for node in body.node_def}.get(outcomes[place])
-        if node is None or node.op not in ("Add", "AddV2"):
-            return False
-        ends = [_origin(body, tensor) for tensor in node.input[:2]]
-        return any(within.get(a) == place and _positive(body, b) for a, b in (ends, ends[::-1]))
-
-    nodes = {node.name: node for node in condition.node_def}
-    open_ends = [_origin(condition, condition.ret[condition.signature.output_arg[0].name])]
-    for _ in range(len(nodes) + 1):
-        if not open_ends:
-            return False
-        node = nodes.get(open_ends.pop())
-        if node is None:
-            continue
-        if node.op == "LogicalAnd":
-            open_ends += [_origin(condition, tensor) for tensor in node.input[:2]]
-        elif node.op == "Less":
-            counter, limit = (_origin(condition, tensor) for tensor in node.input[:2])
-            fixed = limit in nodes and nodes[limit].op == "Const"
-            fixed = fixed or (limit in arguments and unchanged(arguments.index(limit)))
-            if counter in arguments and grows(arguments.index(counter)) and fixed:
-                return True
-    return False
-
-
-def _origin(function: Any, tensor: str) -> str:
-    """The argument or operator that a tensor of a function comes from, without the identities between."""
-    nodes = {node.name: node for node in function.node_def}
-    name = _node_name(tensor)
-    for _ in range(len(nodes) + 1):
-        if name not in nodes or nodes[name].op != "Identity":
-            break
-        name = _node_name(nodes[name].input[0])
-    return name
-
-
-def _positive(function: Any, name: str) -> bool:
-    """Whether an operator of a function is a whole constant of 1 or more."""
-    from tensorflow.python.framework import tensor_util
-
-    node = {node.name: node for node in function.node_def}.get(name)
-    if node is None or node.op != "Const" or node.attr["value"].tensor.tensor_shape.dim:
-        return False
-    value = tensor_util.MakeNdarray(node.attr["value"].tensor)
-    return value.dtype.kind in "iu" and value.size == 1 and int(value) >= 1

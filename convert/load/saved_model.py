@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelLoadError, ModelShapeError
+from .bounds.variables import check_checkpoint
 from .edit.one_image import OPEN_BATCH, for_one_image
 from .edit.resizing import Sized, with_own_size
 from .foreign import reason, told, versions
@@ -40,8 +41,10 @@ def load_saved_model(path: Path, options: LoadOptions) -> Original:
     Raises:
         ModelLoadError: it is damaged, has no usable signature, or needs operators that TensorFlow does not have.
         ModelShapeError: its signature is not one image in and one embedding out.
+        ModelLimitError: it asks for tensors, operators or steps of a number that no encoder has.
     """
     check_folder(path)
+    check_checkpoint(path)
     meta_graph, signatures = _read(path)
     key = _choose_signature(path, signatures, options.signature)
     signature = signatures[key]

@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar
 
 from ..errors import DamagedModelError, NotTFLiteError, UnsupportedModelError
 from .operators import OPERATOR_NAMES
+from .sizes import check_calls, check_sizes
 
 _T = TypeVar("_T")
 
@@ -104,6 +105,7 @@ def read_flatbuffer(data: bytes) -> ModelInfo:
         NotTFLiteError: the four bytes ``TFL3`` are not where they belong.
         DamagedModelError: an offset leaves the file or an index leaves its table.
         UnsupportedModelError: a schema version newer than 3.
+        ModelLimitError: its tensors need more memory than any encoder's.
     """
     if len(data) < 8 or data[4:8] != b"TFL3":
         raise NotTFLiteError(
@@ -238,20 +240,40 @@ _LAYOUT: dict[str, dict[int, str]] = {
 _VECTOR_OPTIONS = {17: "Reshape", 30: "Squeeze"}
 
 
-def _check(table: Table, name: str) -> None:
+_CALLS = {92: (0, 1), 93: (0, 1), 103: (0,)}
+"""Operator options (of IF, WHILE, CALL_ONCE) that name other subgraphs, and in which fields."""
+
+_REPEATS = 4
+"""How many times the file's length may be read: parts that are alike may stand there once, and be named often."""
+
+
+class _Walk:
+    """What is read of a file, so that small tables that are named a million times do not take hours."""
+
+    def __init__(self, size: int) -> None:
+        self.left = _REPEATS * size + 4096
+
+    def count(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise IndexError(f"its tables name the same bytes more than {_REPEATS} times over")
+
+
+def _check(table: Table, name: str, walk: _Walk) -> None:
     """Walk a table and everything below it, so that every offset is followed once."""
+    walk.count(4)
     for number, kind in _LAYOUT[name].items():
         if kind == "text":
-            table.text(number)
+            walk.count(len(table.text(number)))
         elif kind == ":B":
             table.check_raw(number)
         elif kind.startswith(":"):
-            table.vector(number, kind[1:])
+            walk.count(len(table.vector(number, kind[1:])) * struct.calcsize("<" + kind[1:]))
         elif kind.startswith("["):
             for item in table.tables(number, lambda item: item):
-                _check(item, kind[1:-1])
+                _check(item, kind[1:-1], walk)
         elif (inner := table.table(number)) is not None:
-            _check(inner, kind)
+            _check(inner, kind, walk)
     if name == "Operator" and table.scalar(3, "<B", 0) in _VECTOR_OPTIONS and (options := table.table(4)) is not None:
         options.vector(0, "i")
 
@@ -266,13 +288,14 @@ def _read_model(model: Table) -> ModelInfo:
         )
     if schema < 3:
         raise IndexError(f"schema version {schema} instead of 3")
-    _check(model, "Model")
+    _check(model, "Model", _Walk(len(model.data)))
     codes = model.tables(1, _read_operator_code)
     sizes = model.tables(4, _read_buffer)
     buffers = model.tables(4, lambda table: table)
     graphs = model.tables(2, lambda graph: _read_graph(graph, codes, sizes))
     if not graphs:
         raise IndexError("no subgraph")
+    check_calls(model.tables(2, _read_calls))
     tensors, operators, wiring = graphs[0]
     metadata = {}
     for name, index in model.tables(6, lambda entry: (entry.text(0), entry.scalar(1, "<I", 0))):
@@ -288,6 +311,17 @@ def _read_model(model: Table) -> ModelInfo:
         signatures=tuple(model.tables(7, lambda signature: signature.text(2))),
         metadata=metadata,
     )
+
+
+def _read_calls(graph: Table) -> list[int]:
+    """The subgraphs that one calls, as often as it does."""
+
+    def read(operator: Table) -> list[int]:
+        options = operator.table(4)
+        fields = _CALLS.get(operator.scalar(3, "<B", 0), ()) if options is not None else ()
+        return [options.scalar(field, "<i", 0) for field in fields] if options is not None else []
+
+    return [number for calls in graph.tables(3, read) for number in calls]
 
 
 def _dtype(number: int) -> str:
@@ -353,4 +387,5 @@ def _read_graph(graph: Table, codes: list[OperatorInfo], buffer_sizes: list[int]
         outputs=check(graph.integers(2, "i")),
         operators=tuple((reads, writes) for _, reads, writes in operators),
     )
+    check_sizes([(item.name, item.shape, item.constant) for item in tensors], *wiring)
     return tensors, tuple(code for code, _, _ in operators), wiring

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ModelShapeError
-from ..archive import LARGEST_INPUT
+from ..bounds.keras_config import LARGEST_INPUT
 from .graph_def import nodes_of, scopes, store, values_of
 
 _SHAPES: dict[str, tuple[int, ...]] = {

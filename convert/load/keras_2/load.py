@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ....runtime.errors import ModelLimitError
 from ...errors import ModelLoadError
 from ..archive import write_copy
+from ..bounds.variables import as_many_as_stored
 from ..custom_code import REPLACEMENTS, Need, bring_code, find_needs
 from ..foreign import reason
 from .known import KERAS_2, harden
@@ -48,7 +50,10 @@ def load_keras_2(path: Path, config: dict[str, Any], offered: Mapping[str, Any],
         warnings.simplefilter("ignore")
         try:
             copy = write_copy(path, config, Path(folder))
-            return tf_keras.models.load_model(copy, custom_objects=custom, compile=False)
+            with as_many_as_stored(path):
+                return tf_keras.models.load_model(copy, custom_objects=custom, compile=False)
+        except ModelLimitError:
+            raise
         except Exception as error:
             # Keras has no error classes of its own for this: ValueError, TypeError and others, each with pages of text.
             raise ModelLoadError(

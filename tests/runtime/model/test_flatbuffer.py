@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from embedlite.runtime.errors import (
     DamagedModelError,
     ModelFileError,
+    ModelLimitError,
     NotTFLiteError,
     UnsupportedModelError,
 )
 from embedlite.runtime.model.artifact import read_artifact
-from embedlite.runtime.model.flatbuffer import OperatorInfo, TensorInfo, Wiring, read_flatbuffer
+from embedlite.runtime.model.flatbuffer import OperatorInfo, Table, TensorInfo, Wiring, read_flatbuffer
 
 from conftest import Digits
 
@@ -89,6 +90,80 @@ def plain(values: Any) -> tuple[Any, ...]:
 
 
 SMALL = pack(small_model())
+
+
+def with_loops(*calls: int) -> Any:
+    """The small model with a subgraph for each number, a loop whose body is the subgraph of that number."""
+    model = small_model()
+    model.operatorCodes.append(operator_code(schema.BuiltinOperator.WHILE, 1))
+    for number in calls:
+        loops = []
+        for _ in range(2):
+            loop = schema.OperatorT()
+            loop.opcodeIndex, loop.inputs, loop.outputs = 1, [0], [0]
+            loop.builtinOptionsType, loop.builtinOptions = schema.BuiltinOptions.WhileOptions, schema.WhileOptionsT()
+            loop.builtinOptions.condSubgraphIndex = loop.builtinOptions.bodySubgraphIndex = number
+            loops.append(loop)
+        graph = schema.SubGraphT()
+        graph.tensors, graph.inputs, graph.outputs, graph.operators = [model.subgraphs[0].tensors[0]], [0], [0], loops
+        model.subgraphs.append(graph)
+    return model
+
+
+def resized(*shapes: list[int]) -> Any:
+    """The small model with other tensors between its input and its output."""
+    model = small_model()
+    graph = model.subgraphs[0]
+    for shape in shapes:
+        tensor, operator = schema.TensorT(), schema.OperatorT()
+        tensor.name, tensor.shape, tensor.buffer = "between", shape, 0
+        graph.tensors.append(tensor)
+        operator.opcodeIndex, operator.inputs, operator.outputs = 0, [0], [len(graph.tensors) - 1]
+        graph.operators.append(operator)
+    last = schema.OperatorT()
+    last.opcodeIndex, last.inputs, last.outputs = 0, list(range(3, len(graph.tensors))), [2]
+    graph.operators.append(last)
+    return model
+
+
+def test_tensors_that_no_machine_holds() -> None:
+    read_flatbuffer(pack(resized([1, 1024, 1024, 64])))
+    with pytest.raises(ModelLimitError, match=r"'between' has the shape 1 x 100000 x 100000 x 3.*268,435,456"):
+        read_flatbuffer(pack(resized([1, 100_000, 100_000, 3])))
+    quarter = [1, 16384, 16384]
+    read_flatbuffer(pack(resized(*[quarter] * 3)))
+    with pytest.raises(ModelLimitError, match=r"memory for 1,073,741,836 values at one time \(at operator 4\)"):
+        read_flatbuffer(pack(resized(*[quarter] * 6)))
+
+
+def test_subgraphs_that_lead_to_themselves_or_to_too_many() -> None:
+    read_flatbuffer(pack(with_loops(2, 0)))
+    for calls in ((1,), (2, 1), (2, 3, 4, 1)):
+        with pytest.raises(ModelLimitError, match="leads back to itself"):
+            read_flatbuffer(pack(with_loops(*calls)))
+    with pytest.raises(ModelLimitError, match=r"leads to \d\d,\d+ others"):
+        read_flatbuffer(pack(with_loops(*range(2, 12), 0)))
+    with pytest.raises(DamagedModelError, match="subgraph 7 of 2"):
+        read_flatbuffer(pack(with_loops(7)))
+
+
+def test_tables_that_are_named_a_million_times() -> None:
+    """One tensor of a long shape, to which a long list leads: it would take hours and all memory to read."""
+    model = small_model()
+    model.subgraphs[0].tensors[0].shape = [1] * 50_000
+    model.subgraphs[0].tensors += [model.subgraphs[0].tensors[2]] * 2_000
+    data = bytearray(pack(model))
+    graph = next(iter(read_tables(data, 2)))
+    start = graph._target(0)
+    first = start + 4 + struct.unpack_from("<I", data, start + 4)[0]
+    for place in range(2_003):
+        struct.pack_into("<I", data, start + 4 + 4 * place, first - (start + 4 + 4 * place))
+    with pytest.raises(DamagedModelError, match="more than 4 times over"):
+        read_flatbuffer(bytes(data))
+
+
+def read_tables(data: bytes | bytearray, number: int) -> list[Table]:
+    return Table(bytes(data), struct.unpack_from("<I", data, 0)[0]).tables(number, lambda table: table)
 
 
 def test_it_reads_what_the_schema_wrote() -> None:

@@ -3,14 +3,17 @@
 import contextlib
 import os
 import resource
+import runpy
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+import servers
 from conftest import Run
 from servers import CONNECTION_LOST, ReadyPython, ready_python
 
@@ -18,6 +21,7 @@ SHOW = (
     "import os, sys; print(sys.argv[1:], os.getcwd(), os.environ.get('EMBEDLITE_TEST'), sys.stdin.read(), __name__)\n"
     "print('tensorflow' in sys.modules, file=sys.stderr); sys.exit(int(sys.argv[1]))"
 )
+SUPPORT = Path(servers.__file__).parent
 IMPORTED = "import sys; print('click' in sys.modules)"
 
 
@@ -96,6 +100,21 @@ def test_variables_that_imports_read_make_a_process_that_imports(run: Run, monke
     assert run("python", "-c", IMPORTED, world="device").stdout == "True\n"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert run("python", "-c", IMPORTED, world="device").stdout == "False\n"
+
+
+def test_variables_are_as_before_the_imports_of_a_server_or_as_after_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or no command that needs TensorFlow is served once a test module has imported OpenCV, which Keras does."""
+    monkeypatch.syspath_prepend(SUPPORT)
+    could = runpy.run_path(str(SUPPORT / "server.py"))["_could_have_imported"]
+    del sys.modules["client"]
+    before = {"LD_LIBRARY_PATH": "cv2", "HOME": "/root"}
+    after = {"LD_LIBRARY_PATH": "cv2:cv2", "HOME": "/root", "TF_SET_BY_IMPORT": "1"}
+    for served in (before, after, {**before, "HOME": "/elsewhere"}, {**before, "TF_SET_BY_IMPORT": "1"}):
+        assert could("tensorflow", served, before, after)
+    for other in ({}, {"LD_LIBRARY_PATH": "mine"}, {**before, "OMP_NUM_THREADS": "1"}, {**after, "TF_MINE": "1"}):
+        assert not could("tensorflow", other, before, after)
 
 
 def test_so_do_limits_that_a_fork_of_another_process_would_not_have(ready: ReadyPython) -> None:

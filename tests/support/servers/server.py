@@ -71,6 +71,7 @@ class Server:
         self.selector.register(listener, selectors.EVENT_READ, self.accept)
         self.running: dict[int, socket.socket] = {}
         self.circumstances = circumstances()
+        self.started_with = dict(os.environ)
         self.set_by_imports: dict[str, str] | None = None
 
     def serve(self) -> None:
@@ -99,7 +100,7 @@ class Server:
         if self.set_by_imports is None:
             self.set_by_imports = _import(self.world)
         could = request["circumstances"] == self.circumstances and _could_have_imported(
-            self.world, request["environment"], self.set_by_imports
+            self.world, request["environment"], self.started_with, {**self.started_with, **self.set_by_imports}
         )
         child = _fork() if could else None
         if child == 0:
@@ -183,12 +184,17 @@ def _read(connection: socket.socket, length: int, data: bytes) -> bytes:
     return data
 
 
-def _could_have_imported(world: str, environment: dict[str, str], set_by_imports: dict[str, str]) -> bool:
-    """Whether the imports found the variables that they read as this command would show them."""
-    wanted = {**set_by_imports, **environment}
+def _could_have_imported(
+    world: str, environment: dict[str, str], before: dict[str, str], after: dict[str, str]
+) -> bool:
+    """Whether the imports found the variables that they read as this command would show them.
+
+    A command may have them as the server had them before its imports, or as these left them (whoever started it has
+    imported the same). The two differ: OpenCV puts itself in front of $LD_LIBRARY_PATH each time.
+    """
     read = READ_BY_ALL + (READ_BY_TENSORFLOW if world == "tensorflow" else ())
-    names = {name for name in {*wanted, *os.environ} if name.startswith(read)}
-    return all(wanted.get(name) == os.environ.get(name) for name in names)
+    names = {name for name in {*environment, *before, *after} if name.startswith(read)}
+    return all(environment.get(name) in (before.get(name), after.get(name)) for name in names)
 
 
 def _import(world: str) -> dict[str, str]:

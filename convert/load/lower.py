@@ -24,7 +24,7 @@ from ..graph.loops import UNROLLED, has_loops, state, steps, unbounded_loops
 from ..graph.run import float_runner
 from .bounds.graph import check_whole
 from .edit.float32 import in_float32, other_precisions
-from .edit.graph_def import as_function
+from .edit.graph_def import as_function, without_tables
 from .edit.lay_out import lay_out
 from .edit.open_batch import close_lists, has_open_lists
 from .edit.spell import spell_out
@@ -161,6 +161,12 @@ def _convert(
             f"TensorFlow cannot make constants of the model's variables: {reason(error)}. Save the Keras model "
             "itself, model.save('model.keras'), and pass that file."
         ) from error
+    if len(frozen.inputs) > 1:
+        frozen = without_tables(frozen)
+    if frozen is None:
+        raise ConversionError(
+            f"{original.name} looks its embedding up in a table, and a .tflite holds none. Save the encoder without it."
+        )
     frozen, precisions = _in_float32(frozen)
     scaling = scaling_of_tensorflow(frozen)
     spelled = spell_out(lay_out(frozen) if without_loops else frozen)

@@ -64,14 +64,16 @@ RngReadAndSkip StatelessRandomNormalV2 StatelessRandomUniformV2 TruncatedNormal 
 """They only compute, so they may load; that a random encoder is not exported is said by another message."""
 
 _TABLES = """
-DestroyResourceOp HashTable HashTableV2 InitializeTable InitializeTableFromTextFile InitializeTableFromTextFileV2
-InitializeTableV2 LookupTableFind LookupTableFindV2 LookupTableImport LookupTableImportV2 LookupTableSize
-LookupTableSizeV2 MutableHashTableV2
+DestroyResourceOp InitializeTable InitializeTableFromTextFile InitializeTableFromTextFileV2 InitializeTableV2
+LookupTableImport LookupTableImportV2 MutableHashTableV2
 """
 """What fills tables of labels beside the encoder."""
 
+_LOOKUPS = "HashTable HashTableV2 LookupTableFind LookupTableFindV2 LookupTableSize LookupTableSizeV2"
+"""What names and reads such a table, in a signature that gives a label beside the embedding."""
+
 COMPUTING = frozenset(
-    " ".join((_PLUMBING, _VARIABLES, _ARITHMETIC, _REDUCTIONS, _LAYERS, _SHAPES, _RANDOM)).split()
+    " ".join((_PLUMBING, _VARIABLES, _ARITHMETIC, _REDUCTIONS, _LAYERS, _SHAPES, _RANDOM, _LOOKUPS)).split()
 ) - {"Enter", "Exit"}
 """Operators allowed in a signature."""
 

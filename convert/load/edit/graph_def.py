@@ -54,4 +54,33 @@ def as_function(graph: Any, like: Any) -> Any:
             if attribute.WhichOneof("value") == "func":
                 attribute.func.name = names.get(attribute.func.name, attribute.func.name)
     wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph, name=""), [])
-    return wrapped.prune([item.name for item in like.inputs], [item.name for item in like.outputs])
+    # Tables lead to other outputs, see without_tables.
+    fed = [item.name for item in like.inputs if item.dtype != tf.resource]
+    return wrapped.prune(fed, [item.name for item in like.outputs])
+
+
+def without_tables(frozen: Any) -> Any | None:
+    """A frozen function that takes no table of labels, which a signature may have beside the embedding.
+
+    Reading a table counts as an effect that everything after it waits for; here nothing does.
+
+    Returns:
+        The function; None if its outputs come from a table.
+    """
+    import tensorflow as tf
+
+    graph = frozen.graph.as_graph_def()
+    reached = {item.op.name for item in frozen.inputs if item.dtype == tf.resource}
+    count = 0
+    while count < len(reached):
+        count = len(reached)
+        for node in graph.node:
+            if any(tensor.partition(":")[0] in reached for tensor in node.input):
+                reached.add(node.name)
+    if any(item.op.name in reached for item in frozen.outputs):
+        return None
+    for node in graph.node:
+        kept = [tensor for tensor in node.input if tensor[:1] != "^" or tensor[1:] not in reached]
+        if len(kept) < len(node.input):
+            node.input[:] = kept
+    return as_function(graph, frozen)

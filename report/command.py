@@ -28,7 +28,7 @@ from ..runtime.model.contract import InputOptions
 from .candidates import check_asked, compare_candidates
 from .gallery.run import GalleryRequest, answer_gallery
 from .one import Wanted, compare_one
-from .outputs import Found, Outputs, Pictured, read_saved
+from .outputs import Found, Outputs, Pictured, read_saved, told_of_saved
 from .page.export_files import ExportSummary, read_export
 from .several.comparison import Comparison
 from .sides import Judging, Request
@@ -287,16 +287,17 @@ def drift_report(
 
 def _judge_saved(path: Path, judging: Judging, outputs: Outputs, export: ExportSummary | None) -> int:
     """Apply gates to a saved report, of one candidate or of several."""
-    saved = read_saved(path)
-    if isinstance(saved, Comparison):
-        judging.check_labelled(labelled=any(report.retrieval is not None for report in saved.reports))
-        comparison = saved.judge(judging.gates)
-        outputs.write_several(comparison, [Pictured() for _ in comparison.candidates], export)
-        return 0 if comparison.passed else EXIT_BAD_ANSWER
-    judging.check_labelled(labelled=saved.retrieval is not None)
-    found = Found(saved.judge(judging.gates)).with_export(export)
-    outputs.write(found)
-    return 0 if found.report.passed else EXIT_BAD_ANSWER
+    with told_of_saved(path):
+        saved = read_saved(path)
+        if isinstance(saved, Comparison):
+            judging.check_labelled(labelled=any(report.retrieval is not None for report in saved.reports))
+            comparison = saved.judge(judging.gates)
+            outputs.write_several(comparison, [Pictured() for _ in comparison.candidates], export)
+            return 0 if comparison.passed else EXIT_BAD_ANSWER
+        judging.check_labelled(labelled=saved.retrieval is not None)
+        found = Found(saved.judge(judging.gates)).with_export(export)
+        outputs.write(found)
+        return 0 if found.report.passed else EXIT_BAD_ANSWER
 
 
 def _check_far(far: float | None) -> None:

@@ -6,7 +6,8 @@ The drift report as JUnit XML, one test case a gate, for build servers that show
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ..runtime.drift.gates import Gate
 from ..runtime.drift.report import SCHEMA, DriftReport
 from ..runtime.drift.text import MORE, render_text
 from ..runtime.drift.wording import metric_text
-from ..runtime.errors import DataError
+from ..runtime.errors import DataError, EmbedliteError
 from ..runtime.files import check_writable, json_bytes, write_files
 from ..runtime.layout import line_width
 from .gallery.answer import GalleryAnswer
@@ -222,6 +223,24 @@ def _line(gate: Gate, identical: bool) -> str:
 def _printable(text: str) -> str:
     """XML has no way to spell control characters and lone surrogates."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+@contextmanager
+def told_of_saved(path: Path) -> Iterator[None]:
+    """Have what a saved report lacks, or has of another kind, told in one line, wherever it is noticed.
+
+    Raises:
+        DataError: it does.
+    """
+    try:
+        yield
+    except (EmbedliteError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise DataError(
+            f"cannot judge {path}: it is not a whole drift report ({type(error).__name__}: {str(error)[:200]}). Make "
+            "it again with drift-report --json."
+        ) from error
 
 
 def read_saved(path: Path) -> DriftReport | Comparison:

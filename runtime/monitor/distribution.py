@@ -110,7 +110,7 @@ class ReferenceDistribution:
             return cls.from_embeddings(stored.embeddings, stored.model_sha256)
         try:
             return cls.from_json(json.loads(path.read_bytes()))
-        except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (OSError, KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
             raise UnreadableDataError(
                 f"cannot read {path} as a reference distribution ({type(error).__name__}: {error}). Write it again "
                 "with ReferenceDistribution.save, or name stored embeddings (.npz)."

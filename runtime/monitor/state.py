@@ -72,7 +72,7 @@ class MonitorState:
 
         Raises:
             MonitorStateError: it was written by a newer version.
-            KeyError, TypeError, ValueError, AttributeError, RecursionError: it is not a state, or damaged.
+            KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError: it is none, or damaged.
         """
         value = json.loads(data, object_pairs_hook=refuse_twins, parse_constant=refuse_constant)
         if value["embedlite"] != "drift-monitor":
@@ -133,7 +133,7 @@ def read_state(path: Path) -> MonitorState:
         raise UnreadableDataError(
             f"cannot read {path}: {error.strerror or error}. Name the state files of DriftMonitor."
         ) from error
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
         raise UnreadableDataError(
             f"{path} is not a state of DriftMonitor, or damaged ({type(error).__name__}: {error}). Fetch it again from "
             "the device, or leave it out."

@@ -86,6 +86,20 @@ def judge(paths: list[Path]) -> str:
 
 
 @pytest.mark.parametrize("kind", ["model", "distribution"])
+def test_a_number_of_too_many_digits_among_the_worst_rows(kind: str, tmp_path: Path) -> None:
+    paths = [tmp_path / "attic.json", tmp_path / "barn.json"]
+    for path, state in zip(paths, states(kind), strict=True):
+        path.write_bytes(state.to_bytes())
+    value = json.loads(paths[0].read_bytes())
+    row = value["statistics"]["worst"][0]
+    for name in row:
+        changed = copy.deepcopy(value)
+        changed["statistics"]["worst"][0][name] = 10**400
+        paths[0].write_bytes(seal(changed))
+        assert "is not a state of DriftMonitor, or damaged" in judge(paths)
+
+
+@pytest.mark.parametrize("kind", ["model", "distribution"])
 def test_any_figure_that_was_changed_and_sealed_again(kind: str, tmp_path: Path) -> None:
     """Any value in a place, a value of another place there, a place left out, any number a little off."""
     paths = [tmp_path / "attic.json", tmp_path / "barn.json"]

@@ -3,12 +3,12 @@
 import copy
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hostile import HOSTILE, places
 
 from embedlite.report.fleet.command import render_fleet
 from embedlite.report.fleet.fleet import join_fleet
@@ -23,13 +23,6 @@ from embedlite.runtime.monitor.unpaired import add_row
 
 SIZE, ROWS = 4, 30
 SEED, CHANGES = 20, 700
-
-HOSTILE: tuple[Any, ...] = (
-    *(None, True, False, -1, 0, 1, 2**31, 2**48, 2**63, 2**64, 10**400, -(2**63), 0.5, -0.0, 1e308, -1e308, 5e-324),
-    *("", " ", "NaN", "x" * 200, "\x1b[31m", "0:0", "3:5 3:6", "9:1 2:1", "0:99999999999999999999", "-1:4", "0x1p+999"),
-    *("-0x1p+2", "0x1p+1023 0x1p+1023 0x1p+1023 0x1p+1023", "0x0p+0", "0x2p+0", "1e999", "\ud800"),
-    *([], {}, [[]], {"sha256": 1}, [1, 2, 3], [None] * 40, {"a": {"a": {}}}),
-)
 
 
 def states(kind: str) -> list[MonitorState]:
@@ -63,14 +56,6 @@ def seal(value: dict[str, Any]) -> bytes:
     return (json.dumps({**value, "sha256": sha256(text.encode("utf-8", "surrogatepass"))}) + "\n").encode(
         "utf-8", "surrogatepass"
     )
-
-
-def places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every place of a JSON value: its container, and its name or number there."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        yield value, key
-        yield from places(item)
 
 
 def judge(paths: list[Path]) -> str:

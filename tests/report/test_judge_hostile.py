@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from click.testing import CliRunner
-from test_fleet_hostile import HOSTILE, places
+from hostile import HOSTILE, places
 
 from embedlite.report.command import drift_report
 from embedlite.runtime.errors import EmbedliteError

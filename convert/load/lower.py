@@ -29,6 +29,7 @@ from .edit.lay_out import lay_out
 from .edit.open_batch import close_lists, has_open_lists
 from .edit.spell import spell_out
 from .edit.still import changing_layers, is_still, not_still
+from .edit.without_lists import has_shapeless_lists, without_lists
 from .foreign import reason, told
 from .original import Original
 from .scaling import Scaling, scaling_of_tensorflow, scaling_of_tflite
@@ -168,8 +169,10 @@ def _convert(
             f"{original.name} looks its embedding up in a table, and a .tflite holds none. Save the encoder without it."
         )
     frozen, precisions = _in_float32(frozen)
+    if not without_loops and has_shapeless_lists(frozen.graph.as_graph_def()):
+        return _convert(original, traced, spec, without_loops=True)
     scaling = scaling_of_tensorflow(frozen)
-    spelled = spell_out(lay_out(frozen) if without_loops else frozen)
+    spelled = spell_out(_without_loops(original.name, frozen) if without_loops else frozen)
     signature = tf.function(lambda image: {OUTPUT_NAME: spelled(image)[0]}, autograph=False).get_concrete_function(spec)
     module = tf.Module()
     module.frozen = spelled
@@ -184,6 +187,18 @@ def _convert(
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         return bytes(converter.convert()), scaling, precisions, frozen
+
+
+def _without_loops(name: str, frozen: Any) -> Any:
+    """A frozen function with its loops laid out, as far as they can be, with what lists hold in their place."""
+    laid_out = without_lists(lay_out(frozen))
+    if has_shapeless_lists(laid_out.graph.as_graph_def()):
+        raise ConversionError(
+            f"{name} maps over more than {UNROLLED} rows, or over a number of them that is not known beforehand, and "
+            "nothing says of what shape the results are. Say it, with tf.map_fn(function, rows, "
+            "fn_output_signature=tf.TensorSpec(shape, dtype)), and save the model again."
+        )
+    return laid_out
 
 
 def _in_float32(frozen: Any) -> tuple[Any, tuple[str, ...]]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import ModelLoadError
 from .bounds.graph import MOST_NODES, check_nodes, check_whole
-from .bounds.loops import counter_of, node_name
+from .bounds.loops import counter_of, node_name, steps_of
 from .saved_operators import CALLS, COMPUTING, FILE_INPUT, INITIALIZING, LOOPS, RESTORING, SAVING
 
 DEEPEST_CALLS = 64
@@ -233,7 +233,7 @@ class _Judge:
                     "than the folder's own variables and assets. Save the encoder without it."
                 )
             if node.op in LOOPS:
-                self._check_loop(door, node)
+                self._check_loop(door, node, nodes)
             for name in self._called(node):
                 direct = node.op in CALLS or node.op == name
                 data = [tensor for tensor in node.input if not tensor.startswith("^")]
@@ -272,11 +272,11 @@ class _Judge:
         self._check(door, nodes, checkpoint, allowed, (*callers, name))
         self._walked.add(visit)
 
-    def _check_loop(self, door: str, node: Any) -> None:
+    def _check_loop(self, door: str, node: Any, nodes: dict[str, Any]) -> None:
         """A loop has to count: a condition ``counter < limit``, whose counter grows by a constant."""
         condition = self.functions.get(node.attr["cond"].func.name)
         body = self.functions.get(node.attr["body"].func.name)
-        if condition is None or body is None or counter_of(condition, body) is None:
+        if condition is None or body is None or counter_of(condition, body, steps_of(node, nodes)) is None:
             raise ModelLoadError(
                 f"{self.path} was not loaded: its loop {node.name!r} (in {door}) does not count up to a limit, so "
                 "nothing says that it ends. Save the encoder without it, or with maximum_iterations."

@@ -8,7 +8,7 @@ from typing import Any
 
 from ....runtime.errors import ModelLimitError
 from ....runtime.limits import LARGEST_TENSOR
-from .loops import counter_of, number, origin
+from .loops import counter_of, number, origin, steps_of
 
 MOST_NODES = 1_000_000
 """Operators, those of a function as often as it is called. The largest published image networks have ten thousand."""
@@ -137,7 +137,7 @@ def _through(scopes: Mapping[str, Any], count: Callable[[str, Any, Callable[[str
 def _times(node: Any, nodes: _Nodes, functions: Mapping[str, Any]) -> int:
     """How often a loop goes round, as far as constants say; else once."""
     condition, body = (functions.get(node.attr[name].func.name) for name in ("cond", "body"))
-    counter = None if condition is None or body is None else counter_of(condition, body)
+    counter = None if condition is None or body is None else counter_of(condition, body, steps_of(node, nodes))
     if counter is None:
         return 1
 

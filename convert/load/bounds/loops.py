@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
 
@@ -20,11 +20,25 @@ class Counter(NamedTuple):
     limit_place: int | None
 
 
-def counter_of(condition: Any, body: Any) -> Counter | None:
+def steps_of(loop: Any, nodes: Mapping[str, Any]) -> frozenset[int]:
+    """Which of a loop's inputs are whole constants of 1 or more, as the step of ``tf.range`` is.
+
+    Args:
+        loop: its ``NodeDef``.
+        nodes: those of the scope that it is in, by name.
+    """
+    given = [tensor for tensor in loop.input if not tensor.startswith("^")]
+    return frozenset(
+        place for place, tensor in enumerate(given) if (number(nodes.get(origin(nodes, tensor))) or 0) >= 1
+    )
+
+
+def counter_of(condition: Any, body: Any, steps: Container[int]) -> Counter | None:
     """What a loop's condition compares, if it demands ``counter < limit`` of a counter that its body makes larger.
 
     Args:
         condition, body: the loop's functions, as ``FunctionDef``.
+        steps: which of the loop's inputs may be what a counter grows by, see :func:`steps_of`.
     """
     arguments = [argument.name for argument in condition.signature.input_arg]
     within = {argument.name: place for place, argument in enumerate(body.signature.input_arg)}
@@ -39,7 +53,12 @@ def counter_of(condition: Any, body: Any) -> Counter | None:
         if node is None or node.op not in ("Add", "AddV2"):
             return False
         ends = [origin(inside, tensor) for tensor in node.input[:2]]
-        return any(within.get(a) == place and (number(inside.get(b)) or 0) >= 1 for a, b in (ends, ends[::-1]))
+        return any(within.get(a) == place and is_step(b) for a, b in (ends, ends[::-1]))
+
+    def is_step(name: str) -> bool:
+        if name in within:
+            return within[name] in steps and unchanged(within[name])
+        return (number(inside.get(name)) or 0) >= 1
 
     nodes = {node.name: node for node in condition.node_def}
     open_ends = [origin(nodes, condition.ret[condition.signature.output_arg[0].name])]

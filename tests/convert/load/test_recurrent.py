@@ -1,11 +1,14 @@
 """Recurrent layers: float32 keeps their loops, which are certain to end; for other modes their steps are laid out."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 
 from embedlite.convert import ExportOptions, export
@@ -18,6 +21,8 @@ from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
 from embedlite.runtime import Encoder
+
+from encoders import Call
 
 SHAPE = (8, 6, 2)
 IMAGES = np.random.default_rng(0).uniform(0, 1, (12, *SHAPE)).astype(np.float32)
@@ -159,3 +164,55 @@ def test_state_that_is_kept_is_refused_and_the_way_out_works(tmp_path: Path) -> 
     other.set_weights(model.get_weights()[: len(other.weights)])
     got = float_runner(lower(from_keras(other, "model", LoadOptions())).flatbuffer)(window)
     np.testing.assert_allclose(got, wanted, atol=1e-6)
+
+
+def mapped(rows: Any) -> Any:
+    return tf.map_fn(lambda row: tf.sin(row) * 2.0, rows)
+
+
+@tf.function
+def discounted(rows: Any) -> Any:
+    total = tf.zeros_like(rows[:, 0])
+    for n in tf.range(8):
+        total = total * 0.5 + rows[:, n]
+    return total[:, None]
+
+
+SIGNAL = (8, 6)
+LOOPS: dict[str, Callable[[Any], Any]] = {
+    "mapped over images": mapped,
+    "mapped over rows": lambda x: tf.transpose(mapped(tf.transpose(x, (1, 0, 2))), (1, 0, 2)),
+    "scanned": lambda x: tf.transpose(tf.scan(lambda a, b: a * 0.5 + b, tf.transpose(x, (1, 0, 2))), (1, 0, 2)),
+    "a Python loop": discounted,
+}
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_loops_of_functions_in_a_saved_model(kind: str, tmp_path: Path) -> None:
+    signal = keras.Input(SIGNAL)
+    model = keras.Model(signal, layers.Flatten()(Call(LOOPS[kind])(signal)))
+    model.export(tmp_path / "model", verbose=False)
+    lowered = lower(load_original(tmp_path / "model"))
+    window = IMAGES[0].reshape(8, 12)[:, :6]
+    wanted = np.asarray(model(window[None]))[0]
+    # A list whose rows have no known shape is not kept, and so its loop is not.
+    assert has_loops(Graph(lowered.flatbuffer)) == (lowered.unroll is not None) == ("mapped" not in kind)
+    np.testing.assert_allclose(float_runner(lowered.flatbuffer)(window), wanted, atol=1e-6)
+    if lowered.unroll is not None:
+        laid_out = lowered.unroll()
+        assert not has_loops(Graph(laid_out))
+        np.testing.assert_allclose(float_runner(laid_out)(window), wanted, atol=1e-6)
+
+
+def test_more_rows_than_are_laid_out_need_the_shape_that_the_error_asks_for() -> None:
+    def build(**settings: Any) -> keras.Model:
+        signal = keras.Input((70, 3))
+        rows = Call(lambda x: tf.map_fn(lambda row: row * 2.0, x[0], **settings)[None])(signal)
+        return keras.Model(signal, layers.GlobalMaxPooling1D()(rows))
+
+    with pytest.raises(ConversionError, match=r"maps over more than 64 rows.*fn_output_signature=tf\.TensorSpec\("):
+        lower(from_keras(build(), "model", LoadOptions()))
+    model = build(fn_output_signature=tf.TensorSpec((3,), tf.float32))
+    window = np.random.default_rng(0).random((70, 3), np.float32)
+    got = float_runner(lower(from_keras(model, "model", LoadOptions())).flatbuffer)(window)
+    np.testing.assert_allclose(got, np.asarray(model(window[None]))[0], atol=1e-6)

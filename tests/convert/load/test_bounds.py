@@ -230,6 +230,14 @@ def looped(steps: int, inner: int = 1) -> Callable[[Any], Any]:
     return lambda image: {"z": tf.while_loop(lambda i, x: i < steps, body, (0, pooled(image)))[1]}
 
 
+@tf.function
+def python_loop(image: Any) -> Any:
+    x = pooled(image)
+    for _ in tf.range(2 * 10**8):  # its step is one of the loop's values
+        x = x * 0.5
+    return {"z": x}
+
+
 ASKED: dict[str, Callable[[Any], Any]] = {
     r"Fill .*100000 x 100000": plus(lambda: tf.zeros((100_000, 100_000))),
     r"BroadcastTo .*1000000 x 1000000": plus(lambda: tf.broadcast_to(1.0, (10**6, 10**6))),
@@ -240,6 +248,7 @@ ASKED: dict[str, Callable[[Any], Any]] = {
     r"ResizeBilinear .*100000 x 100000": lambda image: {"z": pooled(tf.image.resize(image, (100_000, 100_000)))},
     "1,000,000,000 rounds of loops": looped(10**9),
     "100,010,000 rounds of loops": looped(10**4, 10**4),
+    "200,000,000 rounds of loops": python_loop,
 }
 
 

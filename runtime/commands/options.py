@@ -309,6 +309,8 @@ def quiet_libraries() -> Iterator[None]:
         os.dup2(chatter.fileno(), 2)
         try:
             yield
+        except EmbedliteError:
+            raise
         except Exception:
             chatter.seek(0)
             sys.stderr.write(chatter.read().decode("utf-8", "replace"))

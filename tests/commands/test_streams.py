@@ -89,3 +89,15 @@ def test_warnings_of_libraries_stay_out_though_tensorflow_sets_their_level_back(
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "of no use here" not in done.stderr
     assert "this is" in done.stderr
+
+
+@pytest.mark.parametrize(("kind", "shown"), [("EmbedliteError", False), ("ZeroDivisionError", True)])
+def test_what_libraries_say_is_shown_with_errors_that_nobody_foresaw_alone(kind: str, shown: bool) -> None:
+    code = (
+        "import os\nfrom embedlite.runtime.commands.options import quiet_libraries\n"
+        "from embedlite.runtime.errors import EmbedliteError\n"
+        "try:\n    with quiet_libraries():\n        os.write(2, b'said by a library')\n"
+        f"        raise {kind}('the reason')\nexcept {kind}:\n    pass\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ("said by a library" in done.stderr) == shown

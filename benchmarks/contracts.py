@@ -20,11 +20,11 @@ with quiet_libraries():
     import keras
     from keras import layers
 
-from embedlite.convert.contracts import CAFFE, SCALINGS
+from embedlite.convert.contract_search import CAFFE, SCALINGS
 from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
-from embedlite.convert.verify.doubt import doubt_contract
+from embedlite.convert.verify.doubt_contract import doubt_contract
 from embedlite.runtime.errors import RequestError
 from embedlite.runtime.images.open import open_source
 from embedlite.runtime.input.preprocess import scaled

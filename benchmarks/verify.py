@@ -17,8 +17,8 @@ from embedlite.runtime.commands.options import quiet_libraries
 
 with quiet_libraries():
     from embedlite.convert import ExportOptions, export
-    from embedlite.convert.verify.judge import judge
     from embedlite.convert.verify.measure import collect_frames
+    from embedlite.convert.verify.verdicts import judge
     from embedlite.runtime import InputContract
     from embedlite.runtime.backends.registry import BACKENDS
     from embedlite.runtime.check.timing import time_files

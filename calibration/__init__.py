@@ -8,13 +8,13 @@ See docs/calibration.md for the whole of it.
 """
 
 from .assess import Assessment, GroupAssessment, assess
-from .cache import CalibrationCache
 from .collect import collect_ranges, collect_statistics
 from .coverage import select_coverage
 from .errors import CalibrationDataError, StatisticsMismatchError
 from .methods import METHODS, Method, choose_ranges, parse_method
 from .ranges import Ranges
 from .statistics import Statistics, TensorStatistics, merge
+from .statistics_cache import CalibrationCache
 from .statistics_file import load_statistics, save_statistics
 from .tensors import TensorGroup, tensor_groups
 

@@ -8,7 +8,7 @@ import click
 
 from ..runtime.commands.options import Command, common_options, emit_result, is_verbose, options_of, run_command
 from ..runtime.errors import EXIT_BAD_ANSWER
-from ..runtime.layout import line_width
+from ..runtime.terminal import line_width
 from . import check_installed
 from .options import Asked
 

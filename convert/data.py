@@ -36,12 +36,12 @@ from ..runtime.input.preprocess import as_float32, to_pixels
 from ..runtime.input.values import FIRST_IMAGES, InputValues
 from ..runtime.model.contract import InputContract
 from ..runtime.progress import progress
-from .budget import check_enough_images
 from .load.lower import LoweredModel
 from .make.golden import MOST_IMAGES as GOLDEN_IMAGES
+from .max_drift import check_enough_images
 from .normalization.prepare import prepare
 from .quantize.trial import Trial, only_float
-from .repeats import explain_repeats
+from .repeated_images import explain_repeats
 from .request import Request
 
 MOST_TEST_IMAGES = 512

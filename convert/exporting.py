@@ -19,15 +19,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..runtime.child_limits import bounded, note_made
 from ..runtime.errors import RequestError
 from ..runtime.files import sha256
 from ..runtime.images.open import Data
-from ..runtime.limits import bounded, note_made
 from ..runtime.model.contract import InputOptions
 from ..runtime.model.words import wording
 from ..runtime.options import part
 from ..runtime.progress import Stages
-from .decide import stated_contract
+from .contract_decision import stated_contract
 from .load import load_original
 from .load.keras_model import from_keras
 from .load.options import LoadOptions

@@ -21,7 +21,7 @@ from .make.recipe import Recipe
 from .outcome.card import render_card
 from .request import Request
 from .results import ExportResult
-from .search.cache import SearchCache
+from .search.trial_cache import SearchCache
 from .steps.calibrating import calibrate
 from .steps.choosing import choose
 from .steps.converting import convert_model, prepare_graph, settle_contract

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..runtime.errors import RequestError
 from ..runtime.model.contract import InputContract
 from ..runtime.options import check_values
-from .budget import Budget, parse_budget
+from .max_drift import Budget, parse_budget
 from .modes import CALIBRATED, MIXED, MODES, check_targets, is_mixed
 from .options import FINE_TUNE_SECONDS, SELECTIONS, Asked
 from .quantize.correct import choose_corrections

@@ -27,7 +27,7 @@ from ..runtime.images.remote import data_location
 from ..runtime.model.contract import InputOptions
 from .candidates import check_asked, compare_candidates
 from .gallery.run import GalleryRequest, answer_gallery
-from .one import Wanted, compare_one
+from .one_candidate import Wanted, compare_one
 from .outputs import Found, Outputs, Pictured, read_saved, told_of_saved
 from .page.export_files import ExportSummary, read_export
 from .several.comparison import Comparison

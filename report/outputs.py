@@ -23,7 +23,7 @@ from ..runtime.drift.text import MORE, render_text
 from ..runtime.drift.wording import metric_text
 from ..runtime.errors import DataError, EmbedliteError
 from ..runtime.files import check_writable, json_bytes, write_files
-from ..runtime.layout import line_width
+from ..runtime.terminal import line_width
 from .gallery.answer import GalleryAnswer
 from .page.export_files import ExportSummary, model_sha256
 from .several.comparison import Comparison

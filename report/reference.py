@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from ..convert.load import FORMATS
 from ..convert.load.options import LoadOptions
+from ..runtime.child_limits import bounded, own_folder, why_it_ended
 from ..runtime.commands.options import quiet_libraries
 from ..runtime.errors import EmbedliteError, MissingPackageError
 from ..runtime.images.open import open_source
-from ..runtime.limits import bounded, own_folder, why_it_ended
 from ..runtime.model.contract import InputContract
 from ..runtime.progress import progress
 

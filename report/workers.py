@@ -19,9 +19,9 @@ from ..runtime.drift import Drift, Measurement, measure
 from ..runtime.drift.rows import Rows
 from ..runtime.drift.wording import UNMEASURED, decibels, fixed
 from ..runtime.files import finite_json
-from ..runtime.layout import Column, table, wrap
 from ..runtime.model.contract import InputContract
 from ..runtime.printable import one_line
+from ..runtime.terminal import Column, table, wrap
 from .embedding import embed_far
 from .sides import Sides, empty_rows
 

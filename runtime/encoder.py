@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends.interpreters import Runtime, find_runtime
+from .embedding_map import GalleryMap, read_map
 from .errors import EmptyBatchError, EncoderClosedError, ModelFileError, RequestError
 from .input.shapes import check_images, check_one
 from .input.values import InputValues
 from .machine import available_threads
-from .mapping import GalleryMap, read_map
 from .model.artifact import Artifact, read_artifact
 from .model.contract import Contract, InputContract, InputOptions
 from .model.plain import resolve_contract

@@ -42,7 +42,7 @@ LONGEST_FIRST = (
     "test_engine.py",
     "test_install.py",
     "test_device_commands.py",
-    "test_doubt.py",
+    "test_doubt_contract.py",
     "test_search.py",
     "test_c_source.py",
     "test_freeze.py",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ...runtime.limits import TIME_LIMIT
+from ...runtime.child_limits import TIME_LIMIT
 from ...runtime.options import described, option, part, shape
 
 KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")

@@ -27,7 +27,7 @@ from ...runtime.input.preprocess import model_ready
 from ...runtime.input.shapes import check_one
 from ...runtime.model.contract import InputContract, InputOptions
 from ...runtime.model.origin import PARTS
-from ..contracts import PLAIN, SCALINGS, as_options, explain
+from ..contract_search import PLAIN, SCALINGS, as_options, explain
 
 Values = NDArray[np.float32]
 

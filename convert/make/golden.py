@@ -16,7 +16,7 @@ from ...runtime.images.source import Source
 from ...runtime.input.preprocess import as_float32, model_ready, to_pixels
 from ...runtime.model.contract import Contract, InputContract
 from ..graph.run import float_rows
-from .frames import span_of, synthetic_arrays, synthetic_frames
+from .synthetic_inputs import span_of, synthetic_arrays, synthetic_frames
 
 MOST_IMAGES = 4
 """Images that --golden-from puts into every file."""

@@ -17,16 +17,16 @@ from ..graph.loops import UNROLLED, has_loops, steps
 from ..modes import CALIBRATED, MIXED, Precision, is_mixed, takes_ranges
 from ..normalization.prepare import FloatGraph
 from ..quantize.correct import Corrected, Corrector
+from ..quantize.int16x8 import quantize_wide
 from ..quantize.litert import quantize
 from ..quantize.plan import Int8Plan
 from ..quantize.precision import Layer, by_operator, find_layers
-from ..quantize.wide import quantize_wide
 from ..request import Request
 from ..results import FineTuning
 from ..tune.fine_tune import FineTuner, Tuned
-from .ends import Ends, choose_ends
-from .half import HalfPrecision, half_modes
+from .allow_half import HalfPrecision, half_modes
 from .package import package
+from .placement import Ends, choose_ends
 from .recipe import FileRecipe, Recipe
 
 

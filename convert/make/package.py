@@ -27,7 +27,7 @@ from ...runtime.model.tflite_metadata import (
 from ..errors import ConversionError
 from ..graph.constraints import check_constraints
 from ..graph.graph import Graph
-from ..graph.half import allow_half
+from ..graph.half_precision import allow_half
 from ..graph.repair import add_metadata, repair
 from ..load.lower import OUTPUT_NAME
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...runtime.backends.registry import BACKENDS, BY_PACKAGE
 from ...runtime.drift.metrics import ranked_db
-from ..budget import Budget, missed_text, required_of_shipped
+from ..max_drift import Budget, missed_text, required_of_shipped
 from ..modes import MIXED, is_mixed
 from ..results import ExportedFile
 

@@ -9,12 +9,12 @@ from ...calibration.assess import MOST_GROWTH, MOST_MISSED
 from ...calibration.tensors import short_name
 from ...runtime.backends.registry import BY_PACKAGE
 from ...runtime.drift.wording import UNMEASURED, decibels
-from ...runtime.layout import Column, fit, join_lines, table, wrap
 from ...runtime.model.contract import InputContract
 from ...runtime.model.origin import PROOF, describe_input, explain_assumed
 from ...runtime.model.words import word
 from ...runtime.printable import one_line, paint
-from ..budget import Budget, missed_text, required_of_shipped
+from ...runtime.terminal import Column, fit, join_lines, table, wrap
+from ..max_drift import Budget, missed_text, required_of_shipped
 from ..results import ExportedFile, ExportResult, NotMade, SearchReport, Verdict
 from .recommend import of_a_cpu
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.model.flatbuffer import read_flatbuffer
-from ...runtime.model.match import match_graphs
+from ...runtime.model.tensor_match import match_graphs
 from ..graph.graph import Graph
 
 _CLIPPED = 2**31 - 1

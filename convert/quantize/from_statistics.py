@@ -12,8 +12,8 @@ from ...calibration.tensors import model_fingerprint, tensor_groups
 from ...runtime.model.contract import InputContract
 from ..modes import AUTO
 from ..normalization.prepare import FloatGraph
-from .bounds import pixel_range
-from .flat import explain_flat
+from .flat_tensors import explain_flat
+from .known_ranges import pixel_range
 from .plan import NO_EQUALIZATION, CalibrationOptions, Int8Plan, PlanChoices
 from .trial import only_float
 

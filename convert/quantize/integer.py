@@ -15,7 +15,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from ..graph.graph import Graph
-from .flat import LEAST_WIDTH
+from .flat_tensors import LEAST_WIDTH
 
 Limits = tuple[float, float]
 Scale = tuple[float, int]

@@ -19,9 +19,9 @@ from ..graph.graph import HEAVY, Graph
 from ..load.foreign import told
 from ..modes import CALIBRATED, DYNAMIC, FLOAT, INT16
 from .biases import fit_biases
-from .bounds import carry_back
-from .flat import fill_flat
+from .flat_tensors import fill_flat
 from .integer import in_integers
+from .known_ranges import carry_back
 
 _DENSE = "FULLY_CONNECTED"
 _DYNAMIC = ("CONV_2D", "DEPTHWISE_CONV_2D", _DENSE)

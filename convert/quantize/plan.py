@@ -40,11 +40,11 @@ from ..graph.graph import Graph
 from ..modes import AUTO, CALIBRATED
 from ..normalization.prepare import FloatGraph
 from .absorb import absorb, absorbable_pairs
-from .bounds import pixel_range, told_of_pixels
-from .end import try_float_end
 from .equalize import Pair, equalizable_pairs, equalize
-from .flat import explain_flat
+from .flat_tensors import explain_flat
+from .float_end import try_float_end
 from .folds import LARGE, LEAST_TO_COMPARE, MOST_JUDGED_BYTES, make_folds, merged, most_trials, without_each
+from .known_ranges import pixel_range, told_of_pixels
 from .trial import CrossTrial, Trial, only_float
 
 NO_EQUALIZATION, FORWARDS, BACKWARDS = "none", "forwards", "backwards"

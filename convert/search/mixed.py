@@ -18,10 +18,10 @@ from ...runtime.drift.wording import gained
 from ...runtime.errors import InterpreterFailedError
 from ...runtime.files import sha256
 from ...runtime.machine import describe_environment
-from ..budget import Budget
 from ..errors import ConversionError
 from ..graph.graph import Graph
 from ..make.maker import Made, Maker, tool_versions
+from ..max_drift import Budget
 from ..modes import FLOAT, MIXED, Precision
 from ..normalization.prepare import FloatGraph
 from ..quantize.plan import Int8Plan
@@ -30,8 +30,8 @@ from ..quantize.trial import Trial
 from ..request import Request
 from ..results import LayerSensitivity, SearchReport, TriedFile
 from ..verify.latency import Stopwatch
-from .cache import SearchCache, fingerprint
 from .search import PrecisionSearch, Search
+from .trial_cache import SearchCache, fingerprint
 from .trials import FINISHED, OUT_OF_TIME, Trials, Tried, UntimedError
 
 MOST_IMAGES = 256

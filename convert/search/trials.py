@@ -19,7 +19,7 @@ from ..errors import ConversionError
 from ..modes import Precision
 from ..quantize.trial import Trial
 from ..verify.latency import Stopwatch
-from .cache import SearchCache
+from .trial_cache import SearchCache
 
 _BATCH = 6
 """Files that are timed in turns beside the int8 file."""

@@ -11,7 +11,7 @@ from ...runtime.model.contract import InputContract
 from ..data import ExportData, calibration_fingerprint
 from ..graph.graph import Graph
 from ..graph.loops import has_loops
-from ..make.ends import choose_ends
+from ..make.placement import choose_ends
 from ..make.recipe import Recipe
 from ..modes import takes_ranges
 from ..normalization.conditioning import measure_conditioning

@@ -11,7 +11,7 @@ from ..make.names import REJECTED, c_mode
 from ..modes import is_mixed
 from ..request import Request
 from ..results import ExportedFile, MeasuredOn, NotMade
-from ..search.choose import choose_files, mark_dominated, reject_failing
+from ..search.pareto import choose_files, mark_dominated, reject_failing
 from ..verify.device import measured_here, measured_there
 from ..verify.latency import Stopwatch
 from .quantizing import Files

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ...runtime.child_limits import bounded
 from ...runtime.files import sha256
-from ...runtime.limits import bounded
 from ...runtime.model.contract import InputOptions
 from ...runtime.options import part
+from ..contract_decision import Decided, decide_contract
 from ..data import ExportData
-from ..decide import Decided, decide_contract
 from ..errors import ConversionError
 from ..graph.run import float_rows
 from ..load.lower import LoweredModel, lower
@@ -59,8 +59,8 @@ def settle_contract(
         recipe: made with such a contract, or refused.
 
     Raises:
-        RequestError: see :func:`embedlite.convert.decide.decide_contract`; ``uint8`` input cannot say it; or the recipe
-            was made with another one.
+        RequestError: see :func:`embedlite.convert.contract_decision.decide_contract`; ``uint8`` input cannot say it; or
+            the recipe was made with another one.
     """
     if proof is not None:
         decided = Decided(proof.contract, proof.origins, ())

@@ -20,11 +20,11 @@ from ..normalization.prepare import FloatGraph
 from ..outcome.explain import explain_coupling, explain_frozen
 from ..request import Request
 from ..results import BatchCoupling, NormalizationReport
-from ..verify.coupling import measure_coupling
-from ..verify.frozen import measure_freezing, with_constants
-from ..verify.judge import Frames
+from ..verify.batch_coupling import measure_coupling
+from ..verify.frozen_normalization import measure_freezing, with_constants
 from ..verify.latency import Stopwatch
 from ..verify.measure import Measured, collect_frames, describe, measure_files
+from ..verify.verdicts import Frames
 from .quantizing import Files
 
 

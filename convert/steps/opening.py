@@ -10,7 +10,7 @@ from ..data import ExportData, check_searchable, open_data, select_images
 from ..load.lower import LoweredModel
 from ..load.preprocess import Proof
 from ..request import Request
-from ..verify.doubt import doubt_contract
+from ..verify.doubt_contract import doubt_contract
 
 
 def open_images(

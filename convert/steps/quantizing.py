@@ -9,7 +9,7 @@ from ...runtime.drift import Drift
 from ...runtime.errors import InterpreterFailedError
 from ...runtime.images.source import Source
 from ..errors import ConversionError
-from ..make.half import HalfPrecision, half_modes, try_half
+from ..make.allow_half import HalfPrecision, half_modes, try_half
 from ..make.maker import Made, Maker
 from ..make.recipe import Recipe
 from ..modes import Precision

@@ -8,10 +8,10 @@ from typing import Any
 
 from ...runtime.files import sha256
 from ...runtime.options import given
+from ..contract_decision import Decided
 from ..data import ExportData
-from ..decide import Decided
 from ..load.original import Original
-from ..make.half import HalfPrecision, explain_half, half_modes
+from ..make.allow_half import HalfPrecision, explain_half, half_modes
 from ..make.maker import tool_versions
 from ..make.recipe import Recipe, deciding_options
 from ..modes import missing_runtimes

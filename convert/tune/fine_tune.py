@@ -19,7 +19,7 @@ from ...runtime.drift.wording import decibels, gained
 from ...runtime.errors import RequestError
 from ...runtime.images.source import Source
 from ...runtime.model.flatbuffer import read_flatbuffer
-from ...runtime.model.match import match_graphs
+from ...runtime.model.tensor_match import match_graphs
 from ...runtime.progress import Line
 from ...runtime.version import __version__
 from ..graph.graph import Graph

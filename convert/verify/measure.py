@@ -25,17 +25,17 @@ from ...runtime.model.contract import InputContract
 from ...runtime.progress import progress, stage
 from ..graph.graph import Graph
 from ..graph.loops import has_loops
-from ..make.frames import edge_frames, plain_frames, span_of
 from ..make.golden import GoldenInputs, golden_path, pack
 from ..make.maker import Made
 from ..make.names import OutputNames
 from ..make.package import seal
+from ..make.synthetic_inputs import edge_frames, plain_frames, span_of
 from ..modes import takes_ranges
 from ..request import Request
 from ..results import ExportedFile, Verdict
-from .judge import Frames, judge
 from .latency import Stopwatch
 from .vela import NpuCompilation, compile_for_npu
+from .verdicts import Frames, judge
 
 _AGREEMENT_IMAGES = 4
 """Images on which further runtimes are compared with the first one; they may be slow."""

@@ -23,7 +23,7 @@ from ...runtime.model.contract import Contract, InputContract
 from ...runtime.progress import stage
 from .ladder import LADDER_IMAGES, TRAINING_BATCH, Ladder, LadderRequest, climb, has_float_ends, render_ladder
 from .ladder_files import PartsRequest, make_parts
-from .layers import LAYER_IMAGES, LayerReport, is_quantized, measure_layers, render_layers
+from .layer_noise import LAYER_IMAGES, LayerReport, is_quantized, measure_layers, render_layers
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.model.flatbuffer import ModelInfo, TensorInfo
-from ...runtime.model.match import Match
+from ...runtime.model.tensor_match import Match
 
 # Axis of the output channels in a convolution's weights; the input channels are the last axis of both.
 OUTPUT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3}

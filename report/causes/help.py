@@ -27,7 +27,7 @@ class Noise:
 
     Attributes:
         layer: its name.
-        weights, clipping, rounding: see :class:`.layers.LayerDrift`; their sum is the layer's share.
+        weights, clipping, rounding: see :class:`.layer_noise.LayerDrift`; their sum is the layer's share.
         is_input: whether it is the model's input, which has 8 bits whatever the layers have.
     """
 

@@ -37,11 +37,11 @@ from ...runtime.errors import DataError, EmbedliteError
 from ...runtime.files import finite_json
 from ...runtime.images.open import open_source
 from ...runtime.images.source import Source
-from ...runtime.layout import Column, fit, table, wrap
 from ...runtime.machine import available_threads
 from ...runtime.model.contract import JPEG_DECODERS, PILLOW_RESAMPLERS, Contract, InputContract
 from ...runtime.printable import one_line
 from ...runtime.progress import progress
+from ...runtime.terminal import Column, fit, table, wrap
 from .ladder_files import Parts
 
 LADDER_IMAGES = 256

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 
 from ...convert.errors import ConversionError
 from ...convert.load.options import LoadOptions
+from ...runtime.child_limits import bounded
 from ...runtime.commands.options import quiet_libraries
 from ...runtime.errors import DataError, EmbedliteError
 from ...runtime.images.decode import load_image
 from ...runtime.images.formats import IMAGE_SUFFIXES
 from ...runtime.images.open import open_source
 from ...runtime.images.source import Source
-from ...runtime.limits import bounded
 from ...runtime.model.artifact import Artifact, read_artifact
 from ...runtime.model.contract import Contract, InputContract
 from ...runtime.progress import progress

@@ -14,7 +14,7 @@ from ...runtime.input.normalize import normalize
 from ...runtime.input.preprocess import dequantize, quantize
 from ...runtime.model.artifact import Artifact
 from ...runtime.model.flatbuffer import TensorInfo
-from ...runtime.model.match import activations, match_graphs
+from ...runtime.model.tensor_match import activations, match_graphs
 from .gains import OUTPUT_AXIS, channel_gains, dequantized
 
 INTEGERS = ("int8", "uint8", "int16")
@@ -33,7 +33,7 @@ class GraphPair:
     """Two files whose tensors are matched; indices are those of the flatbuffers.
 
     Attributes:
-        match: see :func:`embedlite.runtime.model.match.match_graphs`.
+        match: see :func:`embedlite.runtime.model.tensor_match.match_graphs`.
         gains: see :func:`embedlite.report.causes.gains.channel_gains`.
         mine: indices of the candidate's activations.
         other: indices of the reference's.

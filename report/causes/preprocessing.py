@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...convert.contracts import as_options, explain
+from ...convert.contract_search import as_options, explain
 from ...runtime.drift import measure_drift
 from ...runtime.drift.metrics import ranked_db
 from ...runtime.drift.report import DriftReport
@@ -28,11 +28,11 @@ from ...runtime.encoder import Encoder
 from ...runtime.errors import EmbedliteError, EmbedliteWarning, RequestError
 from ...runtime.images.open import Data, open_source
 from ...runtime.images.source import Source
-from ...runtime.layout import fit
 from ...runtime.model.artifact import read_artifact
 from ...runtime.model.contract import InputContract
 from ...runtime.printable import one_line
 from ...runtime.progress import stage
+from ...runtime.terminal import fit
 from .ladder import Ladder, render_ladder, step_between, with_shares
 
 _MOST, _LEAST = 16, 4

@@ -18,9 +18,9 @@ from ...runtime.commands.options import (
 from ...runtime.drift.text import gate_text, metric_table
 from ...runtime.drift.wording import metric_text
 from ...runtime.errors import EXIT_BAD_ANSWER
-from ...runtime.layout import Column, join_lines, line_width, table, wrap
 from ...runtime.monitor.references import PAIRED
 from ...runtime.printable import one_line, paint
+from ...runtime.terminal import Column, join_lines, line_width, table, wrap
 from .fleet import FleetReport, join_fleet
 from .outliers import PSI, Outlier
 

@@ -21,10 +21,10 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.monitor.bins import quantile_bin
 from ...runtime.monitor.distribution import ReferenceDistribution
+from ...runtime.monitor.log_bins import quantile_bin
 from ...runtime.monitor.paired import DISTANCE_BINS
-from ...runtime.monitor.statistics import Statistics
+from ...runtime.monitor.tallies import Statistics
 from ...runtime.monitor.unpaired import dimension_psi, psi_moments
 
 FALSE_ALARMS = 0.001

@@ -8,8 +8,8 @@ from typing import Any
 
 from ...runtime.drift.report import SCHEMA
 from ...runtime.files import finite_json
-from ...runtime.layout import Column, join_lines, table, wrap
 from ...runtime.printable import one_line
+from ...runtime.terminal import Column, join_lines, table, wrap
 from .fit import Fitted
 from .options import AGAIN, KEEP, MAP, MOVE, Before, Option, answer
 

@@ -14,8 +14,8 @@ from ...runtime.drift import measure
 from ...runtime.drift.neighbours import sample_queries
 from ...runtime.drift.rows import Rows
 from ...runtime.drift.stored import StoredEmbeddings, is_stored, load_embeddings
+from ...runtime.embedding_map import GalleryMap
 from ...runtime.errors import DataError, RequestError, UnreadableDataError
-from ...runtime.mapping import GalleryMap
 from ...runtime.model.artifact import read_artifact
 from ...runtime.progress import stage
 from ..labels import codes, read_texts

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...runtime.drift.wording import decibels
-from ..causes.layers import layer_name
+from ..causes.layer_noise import layer_name
 from .plot import Plot, Scale, around
 
 _EXACT_DB = 100

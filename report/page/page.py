@@ -15,7 +15,7 @@ from ...runtime.errors import MissingPackageError
 from ...runtime.model.contract import InputContract
 from ...runtime.model.origin import describe_input
 from ...runtime.version import __version__
-from ..causes.layers import layer_name
+from ..causes.layer_noise import layer_name
 from ..gallery.answer import NAMES, GalleryAnswer
 from ..several.comparison import Comparison
 from ..several.paired import decided_by

@@ -12,8 +12,8 @@ from ...runtime.drift.text import render_text
 from ...runtime.drift.wording import figure, unit_of
 from ...runtime.errors import DataError
 from ...runtime.files import finite_json
-from ...runtime.layout import Column, join_lines, table, wrap
 from ...runtime.printable import one_line
+from ...runtime.terminal import Column, join_lines, table, wrap
 from .choose import SAID, Candidate, Choice, Latency, choose
 from .paired import Difference, decided_by
 
@@ -26,7 +26,7 @@ _COLUMNS = (
     ("far_ratio", "far ratio", 6),
     ("tar_loss", "tar loss", 5),
 )
-"""Metric, title and importance, see :class:`embedlite.runtime.layout.Column`."""
+"""Metric, title and importance, see :class:`embedlite.runtime.terminal.Column`."""
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,9 @@ from ..drift.silent import Silent, count_silent
 from ..drift.wording import IDENTICAL, UNMEASURED, decibels
 from ..encoder import Encoder
 from ..errors import DelegateLoadError, EmbedliteError, NoInterpreterError, RequestError
-from ..layout import fit
 from ..machine import half_precision_here
 from ..model.contract import Contract
+from ..terminal import fit
 from .golden import Golden, golden_frames, parse_golden, pixel_table
 from .timing import noise_frame
 

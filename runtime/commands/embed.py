@@ -15,12 +15,12 @@ from ..errors import EXIT_BAD_ANSWER, EmptyDataError
 from ..files import check_writable, json_bytes, write_file
 from ..images.open import open_source
 from ..images.source import Readable
-from ..layout import fit, line_width
 from ..model.contract import InputOptions
 from ..model.origin import describe_input
 from ..model.words import wording
 from ..printable import one_line
 from ..progress import progress
+from ..terminal import fit, line_width
 from .options import (
     Command,
     GroupedOption,
@@ -208,7 +208,7 @@ def _measure(
     delegate_options: dict[str, str],
     json_path: str | None,
 ) -> int:
-    from ..check.measure import find_models, measure_device, render_figures
+    from ..check.measure_device import find_models, measure_device, render_figures
 
     if output.suffix != ".json":
         raise click.UsageError(f"--measure {output}: the figures are JSON, so the name of their file ends in .json")

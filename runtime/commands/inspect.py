@@ -15,7 +15,6 @@ from ..check.golden import parse_golden
 from ..drift import measure_drift
 from ..drift.wording import decibels
 from ..errors import EmbedliteWarning, RequestError, UnsupportedModelError
-from ..layout import fit, line_width
 from ..machine import half_precision_here
 from ..model.artifact import Artifact, read_artifact
 from ..model.contract import InputContract
@@ -23,6 +22,7 @@ from ..model.flatbuffer import NPU_OPERATOR, ModelInfo, TensorInfo
 from ..model.origin import describe_input
 from ..model.plain import resolve_contract
 from ..model.tflite_metadata import METADATA_NAME, read_metadata
+from ..terminal import fit, line_width
 from .options import Command, check_outputs, common_options, emit_result, run_command
 
 

@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 
 import click
 
+from ..child_limits import chatter_of, is_first_to_say, own_folder
 from ..errors import EXIT_INTERRUPTED, EmbedliteError, EmbedliteWarning
 from ..files import check_names, check_writable, has_written, json_bytes, write_file
-from ..limits import chatter_of, is_first_to_say, own_folder
 from ..options import ACCEPT, ENGINE, FEATURE, THREADS, Row, rows
 from ..printable import printable
 from ..progress import telling

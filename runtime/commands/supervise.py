@@ -21,8 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from ..child_limits import STAGE, is_first_to_say, read_stage, remove_made, why_it_ended
 from ..errors import EXIT_INTERRUPTED, EmbedliteError, OutputError
-from ..limits import STAGE, is_first_to_say, read_stage, remove_made, why_it_ended
 
 _PASSED_ON = (
     (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP, signal.SIGCONT) if os.name == "posix" else ()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..layout import Column, join_lines, table, wrap
 from ..printable import one_line, paint
+from ..terminal import Column, join_lines, table, wrap
 from .decisions import Decisions
 from .gates import Gate
 from .intervals import Interval

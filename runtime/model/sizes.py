@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ..child_limits import LARGEST_TENSOR
 from ..errors import ModelLimitError
-from ..limits import LARGEST_TENSOR
 
 LARGEST_RUN = 1 << 30
 """Values of the tensors that are needed at one time: 4 GiB of float32."""

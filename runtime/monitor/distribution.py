@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..drift.stored import load_embeddings
 from ..errors import DataError, UnreadableDataError
 from ..files import sha256, write_file
-from .bins import LogBins
+from .log_bins import LogBins
 
 SCHEMA = 1
 BINS = 10

@@ -32,7 +32,7 @@ from ..input.shapes import check_images, check_one
 from .distribution import ReferenceDistribution
 from .references import open_reference
 from .state import MonitorState, StateFile
-from .statistics import Statistics
+from .tallies import Statistics
 
 _MOST_WAITING = 8
 """Inputs that may wait for their comparison: they are copies, and memory is scarce."""

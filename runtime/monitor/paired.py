@@ -16,8 +16,8 @@ from ..drift.metrics import METRICS as ALL_METRICS
 from ..drift.metrics import gain_error_max, sqnr_db
 from ..drift.moments import HARDLY, dead_dimensions, shift_and_gain
 from ..drift.rows import broken_rows
-from .bins import LogBins, quantile_bin
-from .statistics import Layout, Statistics
+from .log_bins import LogBins, quantile_bin
+from .tallies import Layout, Statistics
 
 DISTANCE_BINS = LogBins(-32, 1, 32)
 """Of 1 - cosine, from 2e-10 to 2; each at most 3.2 % of its values wide."""

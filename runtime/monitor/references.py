@@ -16,7 +16,7 @@ from ..model.artifact import read_artifact
 from ..model.normalizations import KINDS
 from .distribution import ReferenceDistribution
 from .paired import add_pair, paired_layout
-from .statistics import Layout, Statistics
+from .tallies import Layout, Statistics
 from .unpaired import add_row, unpaired_layout
 
 PAIRED, UNPAIRED = "model", "distribution"

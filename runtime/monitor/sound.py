@@ -14,7 +14,7 @@ import numpy as np
 
 from .distribution import BINS
 from .references import PAIRED
-from .statistics import WORST_ROWS, Statistics
+from .tallies import WORST_ROWS, Statistics
 
 LARGEST_SUM = Fraction(1 << 400)
 """No sum of squares of fewer than 2^48 float32 values, or of their quotients, comes near it."""

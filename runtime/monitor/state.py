@@ -13,12 +13,12 @@ from typing import Any
 
 from ..errors import EmbedliteWarning, MonitorStateError, OutputError, UnreadableDataError
 from ..files import check_writable, replace_file, sha256
-from .bins import quantiles
 from .distribution import SCORE_BINS, ReferenceDistribution, canonical_bytes
+from .log_bins import quantiles
 from .paired import DISTANCE_BINS, paired_layout, paired_metrics
 from .references import PAIRED, UNPAIRED
 from .sound import check_computes, check_names, check_sound, refuse_constant, refuse_twins
-from .statistics import Statistics, whole
+from .tallies import Statistics, whole
 from .unpaired import unpaired_layout, unpaired_metrics
 
 SCHEMA = 1
@@ -113,7 +113,7 @@ class MonitorState:
         return unpaired_metrics(self.statistics, distribution)
 
     def quantiles(self) -> dict[str, list[dict[str, float]]]:
-        """Quantiles of 1 - cosine, or of the z-scores, see :func:`embedlite.runtime.monitor.bins.quantiles`."""
+        """Quantiles of 1 - cosine, or of the z-scores, see :func:`embedlite.runtime.monitor.log_bins.quantiles`."""
         name, bins = ("cosine_distance", DISTANCE_BINS) if self.kind == PAIRED else ("score", SCORE_BINS)
         return {name: quantiles(bins, self.statistics.tables[name])}
 

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..drift.rows import broken_rows
-from .bins import quantile_bin
 from .distribution import BINS, SCORE_BINS, ReferenceDistribution, norm
+from .log_bins import quantile_bin
 from .paired import variances
-from .statistics import Layout, Statistics
+from .tallies import Layout, Statistics
 
 METRICS = (
     *("psi_mean", "psi_excess", "psi_max", "norm_psi", "mean_shift_max_sigma"),

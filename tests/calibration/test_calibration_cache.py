@@ -20,7 +20,7 @@ from embedlite.calibration import (
     collect_statistics,
     tensor_groups,
 )
-from embedlite.calibration import cache as cache_module
+from embedlite.calibration import statistics_cache as cache_module
 from embedlite.calibration.engine import LocalEngine
 from embedlite.convert import ExportOptions, export
 from embedlite.runtime import InputContract

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from embedlite.runtime.limits import bounded
+from embedlite.runtime.child_limits import bounded
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="commands fork on Linux only")
 
@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 from embedlite.runtime.commands import supervise
 from embedlite.runtime.commands.options import run_command
-from embedlite.runtime.limits import bounded, note_made
+from embedlite.runtime.child_limits import bounded, note_made
 
 model = Path(__file__)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedlite.convert.budget import Budget, missed_text, required_of_shipped
+from embedlite.convert.max_drift import Budget, missed_text, required_of_shipped
 from embedlite.convert.outcome.recommend import recommend
 from embedlite.convert.results import DEVICE, ExportedFile, Verdict
 from embedlite.runtime.drift.metrics import Drift

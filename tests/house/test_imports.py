@@ -18,20 +18,21 @@ PACKAGES = ("runtime", "calibration", "convert", "report")
 
 LEVELS = {
     "runtime": (
-        "errors printable version progress options limits layout | files arrays machine child | model | "
-        "backends input | drift images session mapping | encoder | check monitor | commands"
+        "errors printable version progress options child_limits terminal | files arrays machine child | model | "
+        "backends input | drift images session embedding_map | encoder | check monitor | commands"
     ),
     "calibration": (
         "errors bins tensors ranges statistics statistics_file | engine observe collect | "
-        "methods assess auto coverage cache images"
+        "methods assess auto coverage statistics_cache images"
     ),
     "convert": (
-        "errors modes results layers graph contracts | load | options budget | normalization | quantize | tune | "
-        "request | make | verify | search repeats | outcome data decide | steps | pipeline exporting command"
+        "errors modes results layers graph contract_search | load | options max_drift | normalization | quantize | "
+        "tune | request | make | verify | search repeated_images | outcome data contract_decision | steps | pipeline "
+        "exporting command"
     ),
     "report": (
         "reference labels embedding | sides causes | several gallery | page workers | outputs fleet | "
-        "one candidates | command"
+        "one_candidate candidates | command"
     ),
 }
 """The rooms of each package, and the files beside them, bottom to top; those of one level may use each other."""

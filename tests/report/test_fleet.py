@@ -19,7 +19,7 @@ from embedlite.runtime.errors import EmptyDataError, MonitorStateError, RequestE
 from embedlite.runtime.files import json_bytes
 from embedlite.runtime.monitor.paired import add_pair, paired_layout
 from embedlite.runtime.monitor.state import MonitorState, read_state
-from embedlite.runtime.monitor.statistics import Statistics
+from embedlite.runtime.monitor.tallies import Statistics
 
 from conftest import Digits, Run, error_line
 from digit_vectors import digit_images, digit_vectors

@@ -18,7 +18,7 @@ from embedlite.runtime.monitor.distribution import ReferenceDistribution, canoni
 from embedlite.runtime.monitor.paired import add_pair, paired_layout
 from embedlite.runtime.monitor.references import DistributionReference
 from embedlite.runtime.monitor.state import MonitorState
-from embedlite.runtime.monitor.statistics import Statistics
+from embedlite.runtime.monitor.tallies import Statistics
 from embedlite.runtime.monitor.unpaired import add_row
 
 SIZE, ROWS = 4, 30

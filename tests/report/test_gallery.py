@@ -16,8 +16,8 @@ from embedlite.report.gallery.run import GalleryRequest, answer_gallery
 from embedlite.runtime import Encoder
 from embedlite.runtime.drift.rows import Rows
 from embedlite.runtime.drift.stored import pack_embeddings
+from embedlite.runtime.embedding_map import GalleryMap, read_map
 from embedlite.runtime.errors import DataError, EmbedliteError, UnreadableDataError
-from embedlite.runtime.mapping import GalleryMap, read_map
 from embedlite.runtime.model.contract import InputContract
 
 from conftest import Digits

@@ -28,7 +28,7 @@ from embedlite.convert.quantize.litert import LEAST_WEIGHTS, quantize
 from embedlite.convert.quantize.trial import only_float
 from embedlite.report.causes import pair as layer_pair
 from embedlite.report.causes.help import Made, Noise, what_helps
-from embedlite.report.causes.layers import PARTS, LayerDrift, LayerReport, measure_layers, render_layers
+from embedlite.report.causes.layer_noise import PARTS, LayerDrift, LayerReport, measure_layers, render_layers
 from embedlite.runtime import InputContract
 from embedlite.runtime.backends.interpreters import find_runtime
 from embedlite.runtime.backends.subgraph import cut, runner

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from ....runtime.child_limits import LARGEST_TENSOR
 from ....runtime.errors import ModelLimitError
-from ....runtime.limits import LARGEST_TENSOR
 from .loops import counter_of, number, origin, steps_of
 
 MOST_NODES = 1_000_000

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ....runtime.child_limits import LARGEST_TENSOR
 from ....runtime.errors import ModelLimitError
-from ....runtime.limits import LARGEST_TENSOR
 from ...errors import ModelShapeError
 
 LARGEST_INPUT = 1 << 27

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ....runtime.child_limits import LARGEST_TENSOR
 from ....runtime.errors import ModelLimitError
-from ....runtime.limits import LARGEST_TENSOR
 
 _SLACK = 16 << 20
 """Weights besides those of the file: what a layer makes and does not save."""

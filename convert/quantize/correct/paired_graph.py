@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from ....runtime.input.preprocess import dequantize
 from ....runtime.model.flatbuffer import read_flatbuffer
-from ....runtime.model.match import match_graphs
+from ....runtime.model.tensor_match import match_graphs
 from ...graph.graph import Graph
 from ...graph.run import map_images
-from ..bounds import CLIPPING
+from ..known_ranges import CLIPPING
 from .walk import Walk
 
 KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")

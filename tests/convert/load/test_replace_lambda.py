@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from embedlite.convert.decide import decide_contract
+from embedlite.convert.contract_decision import decide_contract
 from embedlite.convert.errors import CustomCodeError, ModelLoadError
 from embedlite.convert.graph.run import float_runner
 from embedlite.convert.layers import L2Normalization, MinMaxNormalization

@@ -13,8 +13,8 @@ from keras import layers
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from embedlite.convert import Asked, export_asked
+from embedlite.convert.contract_decision import decide_contract
 from embedlite.convert.data import explain_values
-from embedlite.convert.decide import decide_contract
 from embedlite.convert.load import load_original
 from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower, trace

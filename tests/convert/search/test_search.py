@@ -19,21 +19,21 @@ from keras import layers
 
 from embedlite.calibration import Ranges, collect_ranges
 from embedlite.convert import Asked, export_asked
-from embedlite.convert.budget import METRICS, Budget, check_enough_images, limit_text, parse_budget
 from embedlite.convert.errors import ConversionError
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
 from embedlite.convert.make.recipe import read_recipe
+from embedlite.convert.max_drift import METRICS, Budget, check_enough_images, limit_text, parse_budget
 from embedlite.convert.modes import DYNAMIC, FLOAT, INT16
 from embedlite.convert.normalization.prepare import FloatGraph, prepare
 from embedlite.convert.quantize.litert import quantize
 from embedlite.convert.quantize.precision import Layer, by_operator, find_layers
 from embedlite.convert.results import ExportedFile, ExportResult, Verdict
-from embedlite.convert.search.cache import SearchCache, fingerprint
-from embedlite.convert.search.choose import mark_dominated
+from embedlite.convert.search.pareto import mark_dominated
 from embedlite.convert.search.search import PrecisionSearch
+from embedlite.convert.search.trial_cache import SearchCache, fingerprint
 from embedlite.convert.search.trials import SearchEndedError, Trials
 from embedlite.runtime import Encoder, InputContract
 from embedlite.runtime.backends.registry import BACKENDS

@@ -21,7 +21,7 @@ from keras import layers
 from embedlite.convert import Asked, export_asked
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.graph.repair import drop_unused_tensors
-from embedlite.convert.make.frames import edge_frames
+from embedlite.convert.make.synthetic_inputs import edge_frames
 from embedlite.convert.verify.vela import NpuCompilation, compile_for_npu
 from embedlite.runtime import InputContract
 from embedlite.runtime.drift import measure_drift

@@ -14,9 +14,9 @@ from keras import layers
 from embedlite.convert import Asked, ExportOptions, export, export_asked
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.layers import MinMaxNormalization
-from embedlite.convert.make.frames import edge_frames
+from embedlite.convert.make.synthetic_inputs import edge_frames
 from embedlite.convert.modes import check_targets, missing_runtimes
-from embedlite.convert.verify.judge import Frames, judge
+from embedlite.convert.verify.verdicts import Frames, judge
 from embedlite.runtime.backends.registry import BACKENDS
 from embedlite.runtime.check.probe import probe
 from embedlite.runtime.errors import MissingPackageError, RequestError

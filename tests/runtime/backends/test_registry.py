@@ -33,7 +33,7 @@ from click.testing import CliRunner
 from embedlite.convert import ExportOptions, export
 from embedlite.convert.command import export_tflite
 from embedlite.convert.outcome.recommend import of_a_cpu
-from embedlite.convert.search.choose import _fits
+from embedlite.convert.search.pareto import _fits
 from embedlite.convert.verify.latency import Stopwatch
 from embedlite.runtime import Encoder
 from encoders import quick_encoder

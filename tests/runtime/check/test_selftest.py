@@ -15,8 +15,8 @@ from PIL import Image
 from embedlite.convert import Asked, ExportOptions, export, export_asked
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.layers import MinMaxNormalization
-from embedlite.convert.make.frames import synthetic_frames
 from embedlite.convert.make.package import package, seal
+from embedlite.convert.make.synthetic_inputs import synthetic_frames
 from embedlite.runtime import Contract, Encoder, InputContract
 from embedlite.runtime.check.golden import Golden, golden_frames, pack_golden, parse_golden, pixel_table
 from embedlite.runtime.check.selftest import LEAST_DB, MOST_DB, quantized_limit, selftest

@@ -20,7 +20,7 @@ ROW = """
 SCRIPT = """
 import json, sys
 import numpy as np
-from embedlite.convert.budget import parse_budget
+from embedlite.convert.max_drift import parse_budget
 from embedlite.report.outputs import render_junit
 from embedlite.report.page import render_page
 from embedlite.runtime.drift import measure

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from keras import layers
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from embedlite.convert.decide import decide_contract
+from embedlite.convert.contract_decision import decide_contract
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.graph.repair import add_metadata
 from embedlite.convert.load import load_original

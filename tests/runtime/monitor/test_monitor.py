@@ -30,7 +30,7 @@ from embedlite.runtime.monitor import ReferenceDistribution
 from embedlite.runtime.monitor.distribution import canonical_bytes
 from embedlite.runtime.monitor.paired import add_pair, paired_layout
 from embedlite.runtime.monitor.state import read_state
-from embedlite.runtime.monitor.statistics import WORST_ROWS, Statistics
+from embedlite.runtime.monitor.tallies import WORST_ROWS, Statistics
 from embedlite.runtime.monitor.unpaired import add_row, unpaired_layout
 
 from conftest import Digits, Run

@@ -17,8 +17,8 @@ from embedlite.runtime.drift import measure_drift
 from embedlite.runtime.drift.gates import DEFAULT_GATES, apply_gates
 from embedlite.runtime.errors import DataError, UnreadableDataError
 from embedlite.runtime.monitor import ReferenceDistribution
-from embedlite.runtime.monitor.bins import QUANTILES, LogBins, quantiles
 from embedlite.runtime.monitor.distribution import SCORE_BINS, canonical_bytes
+from embedlite.runtime.monitor.log_bins import QUANTILES, LogBins, quantiles
 from embedlite.runtime.monitor.monitor import BURST_SECONDS, TimeBudget
 from embedlite.runtime.monitor.paired import (
     DISTANCE_BINS,
@@ -27,7 +27,7 @@ from embedlite.runtime.monitor.paired import (
     paired_metrics,
     variances,
 )
-from embedlite.runtime.monitor.statistics import WORST_ROWS, ExactSums, Statistics
+from embedlite.runtime.monitor.tallies import WORST_ROWS, ExactSums, Statistics
 from embedlite.runtime.monitor.unpaired import add_row, unpaired_layout, unpaired_metrics
 
 finite = st.floats(allow_nan=False, allow_infinity=False)

@@ -1,4 +1,4 @@
-"""Whether devices may compute a float file in half precision, tried on images; see :mod:`..graph.half`."""
+"""Whether devices may compute a float file in half precision, tried on images; see :mod:`..graph.half_precision`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...runtime.drift.intervals import drift_of
 from ...runtime.drift.wording import decibels
 from ...runtime.images.source import Source
 from ..graph.graph import Graph
-from ..graph.half import LARGEST, in_half, largest_value
+from ..graph.half_precision import LARGEST, in_half, largest_value
 from ..graph.loops import has_loops
 from ..graph.run import float_rows
 from ..normalization.prepare import FloatGraph

@@ -11,7 +11,7 @@ from ...runtime.drift.intervals import drift_of
 from ..graph.run import float_runner
 from ..normalization.freeze import share_outside
 from ..normalization.prepare import Frozen
-from .judge import Frames
+from .verdicts import Frames
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedlite.runtime.layout import Column, table, wrap
+from embedlite.runtime.terminal import Column, table, wrap
 
 WIDTHS = (40, 80, 100, 120)
 WORDS = st.text(st.characters(codec="ascii", exclude_categories=["Cc", "Zs"]), min_size=1, max_size=30)

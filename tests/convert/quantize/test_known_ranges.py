@@ -12,8 +12,8 @@ from embedlite.convert.graph.graph import Graph
 from embedlite.convert.graph.run import float_rows
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.original import Original
-from embedlite.convert.quantize.bounds import carry_back, pixel_range, told_of_pixels
 from embedlite.convert.quantize.integer import scale_of
+from embedlite.convert.quantize.known_ranges import carry_back, pixel_range, told_of_pixels
 from embedlite.convert.quantize.litert import quantize
 from embedlite.runtime import InputContract
 

@@ -16,11 +16,11 @@ from keras import layers
 from PIL import Image
 
 from embedlite.convert import Asked, ExportOptions, export_asked
-from embedlite.convert.decide import decide_contract
+from embedlite.convert.contract_decision import decide_contract
 from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
-from embedlite.convert.verify.doubt import doubt_contract
+from embedlite.convert.verify.doubt_contract import doubt_contract
 from embedlite.runtime import Encoder, InputContract
 from embedlite.runtime.errors import RequestError
 from embedlite.runtime.images.open import open_source

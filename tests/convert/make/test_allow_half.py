@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
 from embedlite.convert import Asked, export_asked
-from embedlite.convert.graph.half import in_half, largest_value
+from embedlite.convert.graph.half_precision import in_half, largest_value
 from embedlite.convert.outcome.table import render_result
 from embedlite.convert.results import ExportResult
 from embedlite.runtime import Encoder

@@ -10,8 +10,8 @@ from ...runtime.backends.registry import BACKENDS
 from ...runtime.drift import Drift
 from ...runtime.drift.gates import Gate
 from ...runtime.drift.metrics import ranked_db
-from ..budget import Budget, limit_text, missed_text, required_of_shipped
 from ..make.names import REJECTED, rejected_path
+from ..max_drift import Budget, limit_text, missed_text, required_of_shipped
 from ..request import Request
 from ..results import ExportedFile
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embedlite.convert.verify.judge import Frames, judge
+from embedlite.convert.verify.verdicts import Frames, judge
 from embedlite.runtime.check.probe import ProbeResult
 
 RNG = np.random.default_rng(0)

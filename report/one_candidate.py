@@ -18,10 +18,10 @@ from ..runtime.drift.report import Description, DriftReport, build_report
 from ..runtime.drift.silent import count_silent
 from ..runtime.drift.stored import is_stored
 from ..runtime.errors import RequestError
-from ..runtime.layout import fit, line_width
 from ..runtime.model.artifact import read_artifact
 from ..runtime.model.contract import InputContract, InputOptions
 from ..runtime.printable import one_line
+from ..runtime.terminal import fit, line_width
 from .causes.causes import SourcesRequest, check_sources, find_sources
 from .causes.preprocessing import tell_apart, with_preprocessing
 from .outputs import Found, Pictured

@@ -46,12 +46,12 @@ from ...runtime.drift.metrics import sqnr_db
 from ...runtime.drift.wording import UNMEASURED, decibels, fixed
 from ...runtime.errors import RequestError
 from ...runtime.files import finite_json
-from ...runtime.layout import Column, fit, table, wrap
 from ...runtime.machine import available_threads
 from ...runtime.model.artifact import Artifact, read_artifact
 from ...runtime.model.flatbuffer import ModelInfo
 from ...runtime.printable import one_line
 from ...runtime.progress import progress
+from ...runtime.terminal import Column, fit, table, wrap
 from .help import Made, Noise, what_helps
 from .pair import SMALL, GraphPair, Run, Values
 

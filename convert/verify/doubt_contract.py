@@ -22,10 +22,10 @@ from ...runtime.errors import RequestError
 from ...runtime.images.source import Source
 from ...runtime.input.preprocess import scaled, to_pixels
 from ...runtime.model.contract import COLOR_ORDERS, InputContract
-from ..contracts import SCALINGS, as_options
+from ..contract_search import SCALINGS, as_options
 from ..graph.run import float_runner
 from ..load.lower import LoweredModel
-from .stuck import Stuck, bounded_tensors, measure_stuck
+from .dead_activations import Stuck, bounded_tensors, measure_stuck
 
 _IMAGES = 8
 _LAYERS = 2

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedlite.convert import repeats
-from embedlite.convert.repeats import explain_repeats
+from embedlite.convert import repeated_images
+from embedlite.convert.repeated_images import explain_repeats
 from embedlite.runtime.images.open import open_source
 from embedlite.runtime.images.source import Source
 from embedlite.runtime.model.contract import InputContract
@@ -45,6 +45,6 @@ def test_what_sets_the_ranges_is_told_by_name(tmp_path: Path) -> None:
 
 
 def test_of_very_many_a_part_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repeats, "MOST_COMPARED", 6)
+    monkeypatch.setattr(repeated_images, "MOST_COMPARED", 6)
     (said,) = explain_repeats(source(PIXELS), source(PIXELS), 0)
     assert said.startswith("WARNING: at least 6 of 12 test images are calibration images, too")

@@ -14,10 +14,10 @@ from pathlib import Path
 from ..backends.interpreters import find_runtime
 from ..drift.wording import UNMEASURED
 from ..errors import EmptyDataError, InterpreterFailedError, UnreadableDataError, UnsupportedModelError
-from ..layout import Column, fit, join_lines, table
 from ..machine import available_threads, describe_environment
 from ..model.artifact import read_artifact
 from ..progress import progress, stage
+from ..terminal import Column, fit, join_lines, table
 from .figures import DeviceFigures, DeviceRuntime, FileFigures
 from .selftest import replay
 from .timing import Timing, time_files

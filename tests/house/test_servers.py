@@ -126,6 +126,16 @@ def test_so_do_limits_that_a_fork_of_another_process_would_not_have(ready: Ready
     assert done.stdout == "False\n"
 
 
+def test_signals_that_are_ignored_are_ignored_in_a_fork(ready: ReadyPython) -> None:
+    """The project's commands ignore SIGTTOU, and so does what they start."""
+    shown = f"{IMPORTED}; import signal; print(signal.getsignal(signal.SIGTTOU).name)"
+    for before, name in (("", "SIG_DFL"), ("signal.signal(signal.SIGTTOU, signal.SIG_IGN); ", "SIG_IGN")):
+        words = [*ready.of("device"), "-c", shown]
+        code = f"import os, signal; {before}os.execv({words[0]!r}, {words!r})"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.stdout == f"True\n{name}\n", done.stderr
+
+
 def test_other_programs_are_run_by_python(ready: ReadyPython) -> None:
     show = [ready.executable, "-c", "import sys; print('numpy' in sys.modules, sys.executable)"]
     assert subprocess.run(show, capture_output=True, text=True, check=True).stdout == f"False {ready.python}\n"

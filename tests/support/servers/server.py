@@ -99,7 +99,7 @@ class Server:
         request, streams = asked
         if self.set_by_imports is None:
             self.set_by_imports = _import(self.world)
-        could = request["circumstances"] == self.circumstances and _could_have_imported(
+        could = _could_inherit(request["circumstances"], self.circumstances) and _could_have_imported(
             self.world, request["environment"], self.started_with, {**self.started_with, **self.set_by_imports}
         )
         child = _fork() if could else None
@@ -184,6 +184,22 @@ def _read(connection: socket.socket, length: int, data: bytes) -> bytes:
     return data
 
 
+def _could_inherit(wanted: dict[str, str], here: dict[str, str]) -> bool:
+    """Whether a fork can be given what a command inherits: signals that it ignores can be added, nothing else.
+
+    What starts a process of its own from one of the commands ignores SIGTTOU, as these do.
+    """
+    added = int(here["SigIgn"], 16) & ~int(wanted["SigIgn"], 16) == 0
+    return added and {**wanted, "SigIgn": ""} == {**here, "SigIgn": ""}
+
+
+def _ignore(mask: str) -> None:
+    """Ignore what a mask of /proc says, beside what is ignored already."""
+    for number in signal.valid_signals():
+        if int(mask, 16) >> number - 1 & 1 and number not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(number, signal.SIG_IGN)
+
+
 def _could_have_imported(
     world: str, environment: dict[str, str], before: dict[str, str], after: dict[str, str]
 ) -> bool:
@@ -215,6 +231,7 @@ def _become(request: dict[str, Any], streams: list[int], set_by_imports: dict[st
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    _ignore(request["circumstances"]["SigIgn"])
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update({**set_by_imports, **request["environment"]})

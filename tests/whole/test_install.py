@@ -22,7 +22,7 @@ from project_wheel import pip
 
 
 def test_the_wheel_holds_only_embedlite_and_is_small(wheel: Path) -> None:
-    # A device that has 5 MB for numpy alone has 0.82 of one for all of it; what runs there is less than a third of that.
+    # A device that has 5 MB for numpy alone has 0.82 of one for all of it; what runs there is less than a third of it.
     assert wheel.stat().st_size < 820_000
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()

@@ -9,15 +9,15 @@ signature and restoring go into the copy: what initializers fill, tables of labe
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelLoadError
-from .bounds.graph import MOST_NODES, check_nodes, check_whole
+from .bounds.graph import MOST_NODES, called, check_nodes, check_whole, functions_of
 from .bounds.loops import counter_of, node_name, steps_of
+from .edit.graph_def import nodes_of, rename_functions
 from .saved_operators import CALLS, COMPUTING, FILE_INPUT, INITIALIZING, LOOPS, RESTORING, SAVING
 
 DEEPEST_CALLS = 64
@@ -31,7 +31,6 @@ _RUN_AT_LOADING = ("_create_resource", "_initialize", "_destroy_resource", "init
 _RESOURCES = frozenset({"asset", "resource", "user_object"})
 
 _Tensors = frozenset[str]
-_numbers = itertools.count()
 
 
 def check_folder(path: Path) -> None:
@@ -242,17 +241,13 @@ class _Judge:
                 self._check_function(door, name, fed, allowed, callers)
 
     def _called(self, node: Any) -> Iterator[str]:
-        """Names of the library's functions that a node calls: as its operator, or as an attribute."""
-        if node.op in self.functions:
-            yield node.op
-        for value in node.attr.values():
-            for function in (value.func, *value.list.func):
-                if function.name in self.functions:
-                    yield function.name
-                elif function.name:
-                    raise ModelLoadError(
-                        f"{self.path} is damaged: {node.name!r} calls {function.name!r}, which it lacks. Copy it again."
-                    )
+        """Names of the library's functions that a node calls."""
+        for function in functions_of(node):
+            if function.name and function.name not in self.functions:
+                raise ModelLoadError(
+                    f"{self.path} is damaged: {node.name!r} calls {function.name!r}, which it lacks. Copy it again."
+                )
+        yield from called(node, self.functions)
 
     def _check_function(
         self, door: str, name: str, checkpoint: _Tensors, allowed: frozenset[str], callers: tuple[str, ...]
@@ -302,26 +297,18 @@ class _Judge:
         small, whole = meta_graph_pb2.MetaGraphDef(), self.meta_graph
         small.meta_info_def.tags.extend(whole.meta_info_def.tags)
         small.graph_def.versions.CopyFrom(whole.graph_def.versions)
-        # TensorFlow knows the functions of a process by name, and two models may use one name for two of them.
-        names = {name: f"embedlite_{next(_numbers)}_{name}" for name in sorted(self.used)}
         for node in whole.graph_def.node:
             # Freezing reads a variable through its own operator for that.
             reads = node.op == "ReadVariableOp" and node_name(node.input[0]) in self.kept and len(node.input) == 1
             if node.name in self.kept or reads:
                 small.graph_def.node.add().CopyFrom(node)
         for name in sorted(self.used):
-            function = small.graph_def.library.function.add()
-            function.CopyFrom(self.functions[name])
-            function.signature.name = names[name]
-        for node in (*small.graph_def.node, *(n for f in small.graph_def.library.function for n in f.node_def)):
-            node.op = names.get(node.op, node.op)
+            small.graph_def.library.function.add().CopyFrom(self.functions[name])
+        rename_functions(small.graph_def)
+        for node in nodes_of(small.graph_def):
             # Gradients are looked up by name when a function is traced, and nothing here needs them.
             node.attr.pop("_gradient_op_type", None)
             node.device = ""
-            for value in node.attr.values():
-                kind = value.WhichOneof("value")
-                for called in [value.func] if kind == "func" else value.list.func if kind == "list" else ():
-                    called.name = names.get(called.name, called.name)
         if whole.HasField("saver_def"):
             small.saver_def.CopyFrom(whole.saver_def)
         small.signature_def[key].CopyFrom(whole.signature_def[key])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any
 
 from ....runtime.child_limits import LARGEST_TENSOR
@@ -109,14 +109,18 @@ def check_whole(name: str, graph: Any) -> None:
             )
 
 
-def called(node: Any, functions: Mapping[str, Any]) -> Iterator[str]:
+def functions_of(node: Any) -> Iterator[Any]:
+    """The functions that a node's attributes name, as ``NameAttrList``."""
+    for value in node.attr.values():
+        kind = value.WhichOneof("value")
+        yield from [value.func] if kind == "func" else value.list.func if kind == "list" else ()
+
+
+def called(node: Any, functions: Container[str]) -> Iterator[str]:
     """Names of the functions that a node calls: as its operator, or as an attribute."""
     if node.op in functions:
         yield node.op
-    for value in node.attr.values():
-        for function in (value.func, *value.list.func):
-            if function.name in functions:
-                yield function.name
+    yield from (function.name for function in functions_of(node) if function.name in functions)
 
 
 def _through(scopes: Mapping[str, Any], count: Callable[[str, Any, Callable[[str], int]], int]) -> dict[str, int]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..bounds.graph import functions_of
+
 _numbers = itertools.count()
 
 
@@ -38,21 +40,26 @@ def store(constant: Any, values: Any) -> None:
     constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(values))
 
 
-def as_function(graph: Any, like: Any) -> Any:
-    """A graph that was made of a frozen function's, and is the caller's to spend, as such a function again.
+def rename_functions(graph: Any) -> None:
+    """Give the functions of a graph names that no other has.
 
-    TensorFlow knows the functions of a process by name, so those that the graph calls get new ones.
+    TensorFlow knows the functions of a process by name, and two models may use one name for two of them.
     """
-    import tensorflow as tf
-
     number = next(_numbers)
     names = {item.signature.name: f"embedlite_{number}_{item.signature.name}" for item in graph.library.function}
     for function in graph.library.function:
         function.signature.name = names[function.signature.name]
     for node in nodes_of(graph):
-        for attribute in node.attr.values():
-            if attribute.WhichOneof("value") == "func":
-                attribute.func.name = names.get(attribute.func.name, attribute.func.name)
+        node.op = names.get(node.op, node.op)
+        for called in functions_of(node):
+            called.name = names.get(called.name, called.name)
+
+
+def as_function(graph: Any, like: Any) -> Any:
+    """A graph that was made of a frozen function's, and is the caller's to spend, as such a function again."""
+    import tensorflow as tf
+
+    rename_functions(graph)
     wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph, name=""), [])
     # Tables lead to other outputs, see without_tables.
     fed = [item.name for item in like.inputs if item.dtype != tf.resource]

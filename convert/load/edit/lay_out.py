@@ -14,6 +14,9 @@ from ..saved_operators import LOOPS
 from .graph_def import as_function
 from .spell import value_of
 
+_DEEPEST = 4
+"""Loops within loops."""
+
 
 def lay_out(frozen: Any) -> Any:
     """A frozen function without the loops that end after :data:`UNROLLED` steps or fewer; itself if it has none."""
@@ -35,10 +38,6 @@ def lay_out(frozen: Any) -> Any:
         # Freezing puts the bodies in the places of their calls, loops within loops with them.
         frozen = convert_variables_to_constants_v2(as_function(graph, frozen), lower_control_flow=False)
     return frozen
-
-
-_DEEPEST = 4
-"""Loops within loops."""
 
 
 def _steps(graph: Any, name: str, functions: dict[str, Any]) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..bounds.loops import node_name
 from .graph_def import scopes, store, values_of
 
 _LISTS = ("TensorListReserve", "TensorListFromTensor", "TensorListStack", "TensorListGetItem", "EmptyTensorList")
@@ -30,7 +31,7 @@ def _open_shapes(graph: Any) -> list[Any]:
     found = []
     for nodes in scopes(graph):
         constants = {node.name: node for node in nodes if node.op == "Const"}
-        wanted = {name.partition(":")[0].lstrip("^") for node in nodes if node.op in _LISTS for name in node.input[:]}
+        wanted = {node_name(name) for node in nodes if node.op in _LISTS for name in node.input[:]}
         for name in wanted & constants.keys():
             values = values_of(constants[name])
             if values.ndim == 1 and len(values) > 1 and values[0] == -1 and (values[1:] > 0).all():

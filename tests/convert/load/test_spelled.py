@@ -12,6 +12,7 @@ from keras import layers, ops
 
 from embedlite.convert.graph.run import float_runner
 from embedlite.convert.load import load_original
+from embedlite.convert.load.edit.graph_def import rename_functions
 from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
@@ -110,3 +111,25 @@ def test_layers(kind: str, saved: bool, tmp_path: Path) -> None:
     got = float_runner(lower(original).flatbuffer)(values)
     wanted = np.asarray(model(values[None]))
     np.testing.assert_allclose(got.ravel(), wanted.ravel(), rtol=0, atol=2e-6 * np.abs(wanted).max())
+
+
+def test_functions_get_names_that_no_other_has_wherever_they_are_named() -> None:
+    """TensorFlow knows the functions of a process by name: of two models, one would run what is the other's."""
+
+    def graph() -> tf.compat.v1.GraphDef:
+        made = tf.compat.v1.GraphDef()
+        made.library.function.add().signature.name = "f"
+        inside = made.library.function[0].node_def.add(name="inside", op="f")
+        inside.attr["body"].func.name = "f"
+        made.node.add(name="branches", op="Case").attr["branches"].list.func.add(name="f")
+        rename_functions(made)
+        return made
+
+    found = []
+    for made in (graph(), graph()):
+        inside = made.library.function[0].node_def[0]
+        names = {made.library.function[0].signature.name, inside.op, inside.attr["body"].func.name}
+        names.add(made.node[0].attr["branches"].list.func[0].name)
+        (name,) = names
+        found.append(name)
+    assert len({*found, "f"}) == 3

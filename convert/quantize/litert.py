@@ -15,6 +15,7 @@ from ...calibration import Ranges
 from ...runtime.backends.interpreters import package_version
 from ...runtime.model.flatbuffer import read_flatbuffer
 from ..errors import ConversionError
+from ..graph.clamps import drop_idle_clamps
 from ..graph.graph import HEAVY, Graph
 from ..load.foreign import told
 from ..modes import CALIBRATED, DYNAMIC, FLOAT, INT16
@@ -94,6 +95,7 @@ def quantize(
         changed = [_unread_alike(graph), fit_biases(graph, original)]
         if mode == "int8":
             changed.append(in_integers(graph, limits, {*keep_float, *(precision or {})}))
+        changed.append(drop_idle_clamps(graph))
         return graph.to_bytes() if any(changed) else quantized
     return _asymmetric(quantized) if mode == DYNAMIC else quantized
 

@@ -6,12 +6,14 @@ drift report must not depend on which of them was imported first.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from ..convert.load import FORMATS
 from ..convert.load.options import LoadOptions
 from ..runtime.child_limits import bounded, own_folder, why_it_ended
 from ..runtime.commands.options import quiet_libraries
+from ..runtime.commands.signals import ENDING
 from ..runtime.errors import EmbedliteError, MissingPackageError
 from ..runtime.images.open import open_source
 from ..runtime.model.contract import InputContract
@@ -48,9 +51,11 @@ def ask_tensorflow(module: str, request: dict[str, Any]) -> None:
     Raises:
         KerasReferenceError: it failed.
     """
-    with subprocess.Popen(
-        [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sys.stderr, text=True
-    ) as process:
+    with _signals_held():
+        process = subprocess.Popen(
+            [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sys.stderr, text=True
+        )
+    with process:
         try:
             said, _ = process.communicate(json.dumps(request))
         except BaseException:
@@ -62,6 +67,19 @@ def ask_tensorflow(module: str, request: dict[str, Any]) -> None:
         raise KerasReferenceError(
             said.strip() or f"the Keras process ended with code {process.returncode}; run again with -vv."
         )
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals that end a command come to it alone; what is started inside never gets them, and is ended by it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *ENDING))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def check_keras(model: Path) -> None:

@@ -8,21 +8,19 @@ layers (``--replace-lambda``), and then no foreign code runs at all.
 
 from __future__ import annotations
 
-import ast
 import difflib
-import importlib.util
 import re
 import runpy
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ...runtime.errors import RequestError
 from ...runtime.model.normalizations import replacements
 from ..errors import CustomCodeError
+from .keras_3.known import KERAS_3, TENSORFLOW_CALLS, Library, public, unopened
 
 PREPROCESSING = "preprocess-"
 """How the kinds begin that take pixels 0-255 and scale them."""
@@ -33,19 +31,10 @@ REPLACEMENTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 """The layers that ``--replace-lambda LAYER=KIND`` can put in a Lambda's place: class name and arguments."""
 
-TENSORFLOW_CALLS = ("TFOpLambda", "SlicingOpLambda")
-"""Layers of Keras 2 that are a call of TensorFlow, which they store by its name."""
-
 _ACTIVATIONS = ("activation", "recurrent_activation")
-_HARMLESS_UTILS = {"normalize", "to_categorical"}
-"""Functions of ``keras.utils`` that compute; others of it download, unpack and write files."""
 
 INSTALL_KERAS_2 = "Run: pip install 'embedlite[keras2]', which brings tf-keras, and the file is read by that."
 """The way out of what only Keras 2 reads."""
-
-_HOMES = ("layers", "initializers", "regularizers", "constraints", "dtype_policies", "mixed_precision")
-_UNNAMED = {"Functional", "TensorShape", "CustomScaleLayer", "LayerScale", "StochasticDepth", *TENSORFLOW_CALLS}
-"""Classes that Keras writes and exports nowhere."""
 
 _LAMBDA_FUNCTIONS = ("function", "output_shape", "mask")
 _KERAS_2_LAMBDA = ("function_type", "module", "output_shape_type", "output_shape_module")
@@ -82,23 +71,6 @@ class Need:
         return f"the function {self.wanted[0]!r}"
 
 
-@dataclass(frozen=True)
-class Library:
-    """What a version of Keras finds by itself, so that nobody has to hand it over.
-
-    Attributes:
-        has_class: whether it has the class that an object of a configuration names.
-        has_function: whether it has a function of this name, in the module that goes with it.
-        has_activation: whether it has an activation that is stored by its name alone.
-        registered: whether a class of this registered name was handed to it.
-    """
-
-    has_class: Callable[[dict[str, Any]], bool]
-    has_function: Callable[[str, Any], bool]
-    has_activation: Callable[[str], bool]
-    registered: Callable[[str], bool]
-
-
 def find_needs(config: Mapping[str, Any], library: Library | None = None) -> list[Need]:
     """Everything in a configuration that a library has not, in the order of the layers; nothing is executed.
 
@@ -125,7 +97,10 @@ def _walk(value: Any, layer: str, library: Library) -> Iterator[Need]:
             if need is not None:
                 yield need
             # Whatever other functions it holds (for its output's shape, its mask) go with its own.
-            yield from _walk(settings.get("arguments"), layer, library)
+            own = {key for key in _LAMBDA_FUNCTIONS if isinstance(settings.get(key), dict)}
+            rest = {key: item for key, item in value.items() if key != "class_name"}
+            rest["config"] = {key: item for key, item in settings.items() if key not in own}
+            yield from _walk(rest, layer, library)
             return
         need = _object_need(layer, value, library)
         if need is not None:
@@ -133,7 +108,7 @@ def _walk(value: Any, layer: str, library: Library) -> Iterator[Need]:
     for key, item in value.items():
         if key in _ACTIVATIONS and isinstance(item, str) and not library.has_activation(item):
             yield Need(layer, "function", (item,), False, value)
-        # Keras builds none of this when a model is loaded without its optimizer.
+        # It is for training, and nothing builds it here: see drop_compiling.
         if key != "compile_config":
             yield from _walk(item, layer, library)
 
@@ -160,77 +135,6 @@ def _object_need(layer: str, value: dict[str, Any], library: Library) -> Need | 
         return None
     registered = str(value.get("registered_name") or kind)
     return Need(layer, "class", (registered, registered.rpartition(">")[2]), False, value)
-
-
-def _has_keras_class(value: dict[str, Any]) -> bool:
-    """Whether Keras 3, or our layers, have the class of an object."""
-    kind, module = str(value["class_name"]), value.get("module")
-    if kind.startswith("__") or str(value.get("registered_name") or kind).startswith("embedlite>"):
-        return True  # Keras' own wrappers of tensors, slices and the like; our layers
-    if module is None and "registered_name" not in value:
-        # The older format names no modules: what Keras does not know by this name is the user's.
-        return _is_keras_class(kind)
-    return str(module or "").partition(".")[0] in ("keras", "builtins")
-
-
-def _is_keras_class(name: str) -> bool:
-    import keras
-
-    if name == "Functional":
-        return True  # what keras.Model becomes when it is made of layers' outputs; it has no public name
-    homes = (keras, keras.layers, keras.initializers, keras.regularizers, keras.constraints, keras.dtype_policies)
-    return any(isinstance(getattr(home, name, None), type) for home in homes)
-
-
-def _is_keras_function(name: str, module: Any) -> bool:
-    """Whether Keras finds a function by itself: where its module says, or, for ``builtins``, among its own kinds."""
-    import keras
-
-    if module in (None, "builtins"):
-        return any(callable(getattr(home, name, None)) for home in (keras.activations, keras.initializers))
-    if module == "keras.utils":
-        return name in _HARMLESS_UTILS
-    home = {"keras.ops": keras.ops, "keras.activations": keras.activations}.get(str(module))
-    return callable(getattr(home, name, None))
-
-
-def _registered(name: str) -> bool:
-    import keras
-
-    return keras.saving.get_registered_object(name) is not None
-
-
-KERAS_3 = Library(_has_keras_class, _is_keras_function, lambda name: True, _registered)
-"""Keras 3 and our layers; a name that Keras does not know as an activation is an error of its own."""
-
-
-@lru_cache
-def _public(package: str, home: str = "") -> frozenset[str]:
-    """The names that a package's folder exports, read from its text: importing it takes TensorFlow's seconds."""
-    spec = importlib.util.find_spec(package)
-    places = [] if spec is None else list(spec.submodule_search_locations or ())
-    try:
-        text = Path(places[0], home, "__init__.py").read_text(encoding="utf-8")
-    except (IndexError, OSError):
-        return frozenset()
-    found = (node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom))
-    return frozenset(alias.asname or alias.name for node in found for alias in node.names)
-
-
-def unopened(package: str) -> Library:
-    """What ``keras`` or ``tf_keras`` has, told without importing it; rather too much than too little."""
-
-    def has_class(value: dict[str, Any]) -> bool:
-        if package == "keras" and ("module" in value or "registered_name" in value):
-            return _has_keras_class(value)
-        kind = str(value["class_name"])
-        known = kind.startswith(("__", "embedlite>")) or kind in _UNNAMED
-        return known or any(kind in _public(package, home) for home in ("", *_HOMES))
-
-    def has_function(name: str, module: Any) -> bool:
-        return any(name in _public(package, home) for home in (*_HOMES, "activations", "ops", "utils"))
-
-    return Library(has_class, has_function, lambda name: True, lambda name: False)
 
 
 def check_unopened(path: Path, config: Mapping[str, Any], replaced: Mapping[str, str], package: str) -> None:
@@ -374,6 +278,17 @@ def rename_replaced(config: Any, replaced: Mapping[str, str]) -> None:
                 item["class_name"] = name
 
 
+def drop_compiling(config: dict[str, Any]) -> bool:
+    """Take out of a configuration, in place, how models within the model were trained, and say whether any was there.
+
+    Keras leaves a model uncompiled when it is asked to, and compiles those within it all the same.
+    """
+    inside = [item for item in _objects(config) if item is not config and "compile_config" in item]
+    for item in inside:
+        del item["compile_config"]
+    return bool(inside)
+
+
 def _drop_call_arguments(item: dict[str, Any]) -> None:
     """Leave only the inputs in the calls of a layer: Keras 3 stores them as objects, Keras 2 as nested lists."""
     for node in item.get("inbound_nodes") or ():
@@ -439,7 +354,7 @@ def _is_operation(need: Need) -> bool:
     """Whether what is missing is a function of ``keras.ops`` or a slice; unlike layers, those cannot be trained."""
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", need.wanted[0]).lower()
     is_class = need.kind == "class" and "trainable" not in (need.item.get("config") or {"trainable": None})
-    return is_class and name in {*_public("keras", "ops"), "get_item"}
+    return is_class and name in {*public("keras", "ops"), "get_item"}
 
 
 def _likely_kinds(functions: Iterable[str]) -> list[str]:

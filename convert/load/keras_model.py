@@ -18,6 +18,7 @@ from .custom_code import (
     PREPROCESSING,
     bring_code,
     check_unopened,
+    drop_compiling,
     find_needs,
     load_custom_objects,
     parse_replacements,
@@ -102,6 +103,7 @@ def _load(
     needs = find_needs(config)
     custom = bring_code(path, needs, offered, replaced)
     rename_replaced(config, replaced)
+    edited = drop_compiling(config) or edited
     old = path.suffix.lower() in H5_SUFFIXES
     if old:
         _drop_old_settings(config)

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import logging
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -28,7 +29,7 @@ from ..options import ACCEPT, ENGINE, FEATURE, THREADS, Row, rows
 from ..printable import printable
 from ..progress import telling
 from ..version import __version__
-from .signals import Terminated, ended_by_signals
+from .signals import ENDING, Terminated, ended_by_signals
 from .streams import check_stdout, own_streams, text_stream
 from .supervise import in_own_process
 
@@ -276,6 +277,11 @@ def _run(command: click.Command) -> int:
         traceback.print_exc()
         click.echo("error: this is a bug in embedlite; please report it with the lines above.", err=True)
         return EmbedliteError.exit_code
+    finally:
+        if own_folder() is not None:
+            # All is done and said; while Python ends it would be a crash.
+            for number in (signal.SIGINT, *ENDING):
+                signal.signal(number, signal.SIG_IGN)
 
 
 def _is_error(record: logging.LogRecord) -> bool:

@@ -66,7 +66,10 @@ def in_own_process() -> None:
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
     try:
-        sys.exit(_report(child, *_wait(child, wakes, folder), folder))
+        status, ended_by = _wait(child, wakes, folder)
+        for number in _PASSED_ON:
+            signal.signal(number, signal.SIG_IGN)
+        sys.exit(_report(child, status, ended_by, folder))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -94,15 +97,15 @@ def _end_with_parent() -> None:
 
 
 def _wait(child: int, wakes: int, folder: Path) -> tuple[int, int]:
-    """Wait for the child; its status as ``waitpid`` gives it, and the signal that this process had to end it with."""
+    """Wait for the child; its status as ``waitpid`` gives it, and the signal passed on that ended it by force, or 0."""
     until: float | None = None
-    interrupts, killed = 0, 0
+    interrupts, killed, passed = 0, 0, 0
     while True:
         found, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
         if found and os.WIFSTOPPED(status):
             continue
         if found:
-            return status, killed
+            return status, passed if os.WIFSIGNALED(status) and os.WTERMSIG(status) == passed else killed
         left = None if until is None else max(0.0, until - time.monotonic())
         if left == 0.0:
             _signal(child, signal.SIGKILL)
@@ -111,7 +114,7 @@ def _wait(child: int, wakes: int, folder: Path) -> tuple[int, int]:
         ready, _, _ = select.select([wakes], [], [], left)
         for number in os.read(wakes, 64) if ready else b"":
             if number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                interrupts += 1
+                interrupts, passed = interrupts + 1, number
                 _signal(child, number)
                 # A search that is interrupted once still writes what it has; loading has nothing to write.
                 hurry = number != signal.SIGINT or interrupts >= _MOST_INTERRUPTS or read_stage(folder) is not None

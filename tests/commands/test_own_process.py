@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,29 @@ def test_signals_end_it_and_nothing_is_left(number: int, body: str, start: Start
     assert code == 128 + number
     assert stderr.strip() == "interrupted: nothing was written."
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_python_ends(number: int, start: Start) -> None:
+    """Python takes its handlers away before it has ended: the work was done, and nothing crashed."""
+    process = start("import atexit; atexit.register(lambda: (ready(), time.sleep(0.5)))")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(number)
+    assert ended(process) == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_a_command_started_ends_without_a_word(number: int, start: Start, tmp_path: Path) -> None:
+    (tmp_path / "sleeps.py").write_text("print('it runs', file=open('started', 'w'))\nimport time; time.sleep(60)\n")
+    process = start("from embedlite.report.reference import ask_tensorflow; ask_tensorflow('sleeps', {})")
+    begun = time.monotonic()
+    while not (tmp_path / "started").exists():
+        assert time.monotonic() < begun + 60
+        time.sleep(0.05)
+    process.send_signal(number)
+    code, stderr = ended(process)
+    assert (code, stderr.strip()) == (128 + number, "interrupted: nothing was written.")
 
 
 def test_the_work_ends_with_the_process_that_waits(start: Start) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ModelLoadError
-from ..custom_code import TENSORFLOW_CALLS, Library
+from ..keras_3.known import TENSORFLOW_CALLS, Library
 
 _HOMES = ("layers", "initializers", "regularizers", "constraints")
 _READERS = ("DenseFeatures", "IntegerLookup", "StringLookup", "TextVectorization")

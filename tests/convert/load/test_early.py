@@ -14,8 +14,8 @@ from keras import layers
 
 from embedlite.convert.errors import ModelLoadError
 from embedlite.convert.load import load_original
-from embedlite.convert.load.custom_code import KERAS_3, unopened
 from embedlite.convert.load.keras_2 import known
+from embedlite.convert.load.keras_3.known import KERAS_3, unopened
 from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.options import LoadOptions
 

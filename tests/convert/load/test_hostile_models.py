@@ -51,6 +51,10 @@ def _named(x):
     return x * 2
 
 
+def _loss(wanted, found):
+    return found - wanted
+
+
 def edit(source: Path, target: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     """A copy of a Keras file with another configuration."""
     if source.suffix == ".h5":
@@ -334,15 +338,76 @@ def test_an_input_that_no_machine_holds(suffix: str, good: Path, tmp_path: Path)
         load_original(path)
 
 
-@pytest.mark.parametrize("name", ["get_file", "set_random_seed", "model_to_dot"])
-def test_functions_of_keras_that_do_more_than_compute_are_refused(name: str, good: Path, tmp_path: Path) -> None:
-    def plant(config: dict[str, Any]) -> None:
-        function = {"module": "keras.utils", "class_name": "function", "config": name, "registered_name": name}
-        config["config"]["layers"][1]["config"]["activation"] = function
+def as_function(module: str, name: str) -> dict[str, Any]:
+    return {"module": module, "class_name": "function", "config": name, "registered_name": name}
 
-    path = edit(good / "plain.keras", tmp_path / "model.keras", plant)
-    with pytest.raises(CustomCodeError, match=name):
+
+def as_class(module: str, name: str) -> dict[str, Any]:
+    """Keras takes a function where a class is named, too."""
+    return {"module": module, "class_name": name, "config": {}, "registered_name": None}
+
+
+def in_activation(config: dict[str, Any], item: dict[str, Any]) -> None:
+    next(item for item in config["config"]["layers"] if item["class_name"] == "Conv2D")["config"]["activation"] = item
+
+
+def in_layer(config: dict[str, Any], item: dict[str, Any]) -> None:
+    """The reader of HDF5 calls a function with the layer's settings."""
+    config["config"]["layers"].append({key: item[key] for key in ("class_name", "config", "module")})
+
+
+def in_lambda(config: dict[str, Any], item: dict[str, Any]) -> None:
+    """Beside the function of a Lambda, which Keras has."""
+    settings = {"name": "abs", "function": as_function("keras.ops", "abs"), "arguments": {}, "dtype": item}
+    config["config"]["layers"].append({**as_class("keras.layers", "Lambda"), "config": settings})
+
+
+def in_call_of_lambda(config: dict[str, Any], item: dict[str, Any]) -> None:
+    settings = {"name": "abs", "function": as_function("keras.ops", "abs"), "arguments": {}}
+    item = {**as_class("keras.layers", "Lambda"), "config": settings, "inbound_nodes": [{"kwargs": {"y": item}}]}
+    config["config"]["layers"].append(item)
+
+
+FUNCTIONS = (
+    ("keras.utils", "get_file"),
+    ("keras.utils", "set_random_seed"),
+    ("keras.utils", "model_to_dot"),
+    ("keras.datasets.mnist", "load_data"),
+    ("keras.config", "set_floatx"),
+    ("keras._legacy.backend", "eval"),
+)
+
+
+@pytest.mark.parametrize("plant", [in_activation, in_layer, in_lambda, in_call_of_lambda])
+@pytest.mark.parametrize("form", [as_function, as_class])
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_functions_of_keras_that_do_more_than_compute_are_refused(
+    plant: Callable[..., None], form: Callable[..., dict[str, Any]], suffix: str, good: Path, tmp_path: Path
+) -> None:
+    for module, name in FUNCTIONS:
+        item = form(module, name)
+        path = edit(good / f"plain{suffix}", tmp_path / f"model{suffix}", lambda config, item=item: plant(config, item))
+        with pytest.raises(CustomCodeError, match=name):
+            load_original(path)
+
+
+def test_objects_that_keras_makes_of_a_type_are_refused(good: Path, tmp_path: Path) -> None:
+    kind = {"class_name": "__typespec__", "spec_name": "Config", "module": "keras.utils", "registered_name": None}
+    path = edit(good / "plain.keras", tmp_path / "model.keras", lambda c: in_activation(c, {**kind, "config": []}))
+    with pytest.raises(CustomCodeError, match="__typespec__"):
         load_original(path)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_how_a_model_inside_was_trained_is_not_read(suffix: str, tmp_path: Path) -> None:
+    """Keras leaves the model uncompiled, and compiles those within it all the same, with what the file names."""
+    inner = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3), layers.Flatten()])
+    inner.compile("adam", _loss)
+    model = keras.Sequential([keras.Input((8, 8, 3)), inner, layers.Dense(3)])
+    model.save(tmp_path / f"model{suffix}")
+    lowered = lower(load_original(tmp_path / f"model{suffix}"))
+    image = np.random.default_rng(0).random((8, 8, 3), np.float32)
+    np.testing.assert_allclose(lowered.reference(image), model(image[None])[0], rtol=1e-5, atol=1e-6)
 
 
 def test_weights_that_are_nan_are_told_at_the_export(tmp_path: Path) -> None:

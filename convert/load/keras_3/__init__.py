@@ -1,0 +1,1 @@
+"""What Keras 3 has by itself, and so needs of nobody."""

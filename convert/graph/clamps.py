@@ -7,9 +7,6 @@ never acts there, because the largest integer stands for less than 6; without it
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from .graph import Graph

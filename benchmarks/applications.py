@@ -61,8 +61,8 @@ def build(name: str, *, preprocessing: bool) -> tuple[keras.Model, int]:
     return keras.Model(pixels, body(prepared), name=name.lower()), size
 
 
-def compare(name: str, *, preprocessing: bool) -> tuple[float, int]:
-    """Decibels of the exported file against Keras, and the file's bytes."""
+def compare(name: str, *, preprocessing: bool) -> tuple[str, int]:
+    """Decibels of the exported file against Keras, in words, and the file's bytes."""
     model, size = build(name, preprocessing=preprocessing)
     images = np.random.default_rng(0).random((IMAGES, size, size, 3), np.float32) * (255 if preprocessing else 1)
     wanted = np.stack([np.asarray(model(image[None], training=False))[0] for image in images]).astype(np.float64)
@@ -73,7 +73,8 @@ def compare(name: str, *, preprocessing: bool) -> tuple[float, int]:
         with Encoder(file.path) as encoder:
             found = encoder.embed(images)
         noise = float(((wanted - found) ** 2).sum())
-        return 10 * float(np.log10((wanted**2).sum() / max(noise, 1e-300))), file.path.stat().st_size
+        decibels = f"{10 * np.log10((wanted**2).sum() / noise):.0f} dB" if noise else "the same bits"
+        return decibels, file.path.stat().st_size
 
 
 def main(names: list[str]) -> None:
@@ -87,7 +88,7 @@ def main(names: list[str]) -> None:
         prepared, _ = compare(name, preprocessing=True)
         keras.backend.clear_session()
         side = SMALLEST[name][1]
-        row = f"| {name} | {side}×{side} | {size / 1e6:.1f} MB | {plain:.0f} dB | {prepared:.0f} dB |"
+        row = f"| {name} | {side}×{side} | {size / 1e6:.1f} MB | {plain} | {prepared} |"
         print(row, flush=True)
         print(f"{name}: {time.process_time() - start:.0f} CPU s", file=sys.stderr, flush=True)
 

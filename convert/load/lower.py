@@ -24,10 +24,11 @@ from ..graph.loops import UNROLLED, has_loops, state, steps, unbounded_loops
 from ..graph.run import float_runner
 from .bounds.graph import check_whole
 from .edit.float32 import in_float32, other_precisions
-from .edit.graph_def import as_function, without_tables
+from .edit.graph_def import as_function, nodes_of, without_tables
 from .edit.lay_out import lay_out
 from .edit.open_batch import close_lists, has_open_lists
 from .edit.spell import spell_out
+from .edit.spelled.layouts import is_channels_first
 from .edit.still import changing_layers, is_still, not_still
 from .edit.without_lists import has_shapeless_lists, without_lists
 from .foreign import reason, told
@@ -37,6 +38,11 @@ from .scaling import Scaling, scaling_of_tensorflow, scaling_of_tflite
 INPUT_NAME = "image"
 """Of the graph between the steps; a file's own input is named after what it is."""
 OUTPUT_NAME = "embedding"
+
+_CHANNELS_FIRST = (
+    "TensorFlow has no kernel here for layers of this model that have their channels first, so the files are compared "
+    "with the same model on channels last."
+)
 
 CHECK_IT = "Call the model on one image where it was made, and save it again once that works."
 """The way out where TensorFlow cannot run the original."""
@@ -86,13 +92,35 @@ def lower(original: Original) -> LoweredModel:
     flatbuffer, scaling, precisions, frozen = _convert(original, traced, spec)
     _check_graph(original.name, Graph(flatbuffer))
     _check_constants(original.name, Graph(flatbuffer))
-    single = keras_reference(original, traced)
     batches = None if original.batch is not None else (lambda size: _in_batches(original, size))
     decisions = (*taken_out, *((_explain_precisions(precisions),) if precisions else ()))
+    running: Any = traced
+    if not _can_run(traced, spec):
+        frozen = spell_out(frozen)
+        running = functools.partial(_first_result, frozen)
+        batches, decisions = None, (*decisions, _CHANNELS_FIRST)
+    single = keras_reference(original, running)
     unroll = None
     if 0 < steps(Graph(flatbuffer)) <= UNROLLED:
         unroll = functools.cache(functools.partial(_unrolled, original, traced, spec))
     return LoweredModel(flatbuffer, single, batches, scaling, decisions, precisions, frozen, unroll)
+
+
+def _can_run(traced: Any, spec: Any) -> bool:
+    """Whether TensorFlow has all that a model needs on this machine; only with channels first it may have not."""
+    import tensorflow as tf
+
+    if not any(map(is_channels_first, nodes_of(traced.graph.as_graph_def()))):
+        return True
+    try:
+        traced(tf.zeros(spec.shape, spec.dtype))
+    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnimplementedError):
+        return False
+    return True
+
+
+def _first_result(frozen: Any, image: Any) -> Any:
+    return frozen(image)[0]
 
 
 def _unrolled(original: Original, traced: Any, spec: Any) -> bytes:

@@ -43,7 +43,7 @@ FusedBatchNormV3 L2Loss LeakyRelu LRN LogSoftmax MatMul MaxPool MaxPool3D MaxPoo
 PadV2 Relu Relu6 Selu Softmax Softplus Softsign CropAndResize ExtractImagePatches ResizeArea ResizeBicubic
 ResizeBilinear ResizeNearestNeighbor ScaleAndTranslate ImageProjectiveTransformV2 ImageProjectiveTransformV3
 AdjustContrastv2 AdjustHue AdjustSaturation HSVToRGB RGBToHSV Conv _FusedConv2D _FusedMatMul FFT FFT2D IFFT IFFT2D
-IRFFT IRFFT2D RFFT RFFT2D
+IRFFT IRFFT2D RFFT RFFT2D SparseMatMul SparseTensorDenseMatMul
 """
 
 _SHAPES = """

@@ -76,7 +76,8 @@ def check_config(path: Path, config: dict[str, Any]) -> None:
                     f"{path} was refused: its input of shape {shape} has more than {LARGEST_INPUT:,} values. Save the "
                     "model with the size of the images that it is for."
                 )
-            if key in _SIZES and _product(shape) > LARGEST_TENSOR:
+            several = key.endswith("shape") and all(isinstance(item, list) for item in shape)
+            if key in _SIZES and max(map(_product, shape if several else [shape]), default=0) > LARGEST_TENSOR:
                 raise ModelLimitError(
                     f"{path} was refused: its layer {name!r} has {key} {_shown(size)}, and at most "
                     f"{LARGEST_TENSOR:,} values may stand in one tensor. {_GET_AGAIN}"

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..saved_operators import CALLS
 from .graph_def import as_function, scopes
-from .spelled import arithmetic, resampling, windows
+from .spelled import arithmetic, fourier, layouts, resampling, windows
 
 _ELEMENTWISE: dict[str, Callable[..., Any]] = arithmetic.SPELLED
 """By operator: a function of its inputs, whatever their shapes."""
@@ -21,16 +21,26 @@ _ELEMENTWISE: dict[str, Callable[..., Any]] = arithmetic.SPELLED
 _SHAPED: dict[str, Callable[..., Any]] = {
     **arithmetic.SPELLED_BY_VALUE,
     **resampling.SPELLED,
-    **windows.SPELLED,
+    **layouts.SPELLED,
 }
 """By operator: a function of its node and its inputs, with their shapes and what is known of their values; it returns a
 function of the inputs, or None if it cannot tell."""
+
+_ONLY: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(set(layouts.SPELLED) - set(windows.SPELLED), layouts.is_channels_first),
+    "Conv2DBackpropInput": lambda node: layouts.is_channels_first(node) or windows.is_dilated(node),
+    **dict.fromkeys(("MatMul", "BatchMatMulV2", "BatchMatMulV3"), arithmetic.has_bytes),
+}
+"""By operator that TFLite has, or its converter: whether this one needs to be spelled all the same."""
 
 _OPEN = ("Conv3D",)
 """What can be spelled for an open batch as well."""
 
 _OF_SHAPES = ("Shape", "ShapeN", "Size", "Rank")
 """What they give does not depend on values."""
+
+_APART = ("_noinline", "_XlaMustCompile")
+"""Marks of functions that freezing leaves where they are; Keras has some layers compiled by XLA."""
 
 _MOST_OPERATIONS = 50
 """A size, a scale and the like are computed of a few."""
@@ -40,6 +50,7 @@ def spell_out(frozen: Any) -> Any:
     """A frozen function without the operators that can be spelled in others; the same where it has none."""
     import tensorflow as tf
 
+    frozen = _inlined(frozen)
     graph = frozen.graph.as_graph_def()
     graphs = _graphs(frozen.graph, graph)
     changed = False
@@ -47,12 +58,20 @@ def spell_out(frozen: Any) -> Any:
         renamed = []
         name = None if place == 0 else graph.library.function[place - 1].signature.name
         known = frozen.graph if name is None else graphs.get(name)
+        sources = {node.name: list(node.input) for node in nodes if node.op == fourier.TRANSFORM}
         for node in nodes:
-            tensors = None if known is None or node.op not in _SHAPED else _inputs(known, node)
-            function = _spelling(node, tensors)
+            tensors = None if known is None or not _is_shaped(node) else _inputs(known, node)
+            if tensors and node.op in fourier.PARTS and tensors[0].op.type == fourier.TRANSFORM:
+                transform = tensors[0].op
+                tensors = list(transform.inputs)
+                function = fourier.part(node.op, _shape(tensors[0]), value_of(tensors[1]))
+                if function is not None:
+                    node.input[:] = sources[transform.name]
+            else:
+                function = _spelling(node, tensors)
             if function is None:
                 continue
-            specs = [_spec(tensor) for tensor in tensors] if node.op in _SHAPED and tensors else _open_specs(node)
+            specs = [_spec(tensor) for tensor in tensors] if _is_shaped(node) and tensors else _open_specs(node)
             _call(graph, node, tf.function(function, autograph=False).get_concrete_function(*specs))
             renamed.append(node.name)
         changed = changed or bool(renamed)
@@ -62,16 +81,40 @@ def spell_out(frozen: Any) -> Any:
     return as_function(graph, frozen) if changed else frozen
 
 
+def _inlined(frozen: Any) -> Any:
+    """A frozen function with the bodies in place that are compiled apart, of whose results no shape is known."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    graph = frozen.graph.as_graph_def()
+    called = {item.signature.name: item for item in graph.library.function if any(mark in item.attr for mark in _APART)}
+    calls = [node for node in graph.node if node.op in CALLS and node.attr["f"].func.name in called]
+    if not calls:
+        return frozen
+    for item in (*calls, *called.values()):
+        for mark in _APART:
+            item.attr.pop(mark, None)
+    return convert_variables_to_constants_v2(as_function(graph, frozen), lower_control_flow=False)
+
+
 def _spelling(node: Any, tensors: list[Any] | None) -> Callable[..., Any] | None:
     if node.op in _ELEMENTWISE:
         return _ELEMENTWISE[node.op]
     if node.op not in _SHAPED or not tensors:
         return None
-    shapes = [None if tensor.shape.rank is None else tuple(tensor.shape.as_list()) for tensor in tensors]
+    shapes = [_shape(tensor) for tensor in tensors]
     if shapes[0] is None or (None in shapes[0] and node.op not in _OPEN):
         return None
     found: Callable[..., Any] | None = _SHAPED[node.op](node, shapes, [value_of(tensor) for tensor in tensors])
     return found
+
+
+def _is_shaped(node: Any) -> bool:
+    """Whether shapes and values decide what is to be done about a node."""
+    return node.op in fourier.PARTS or (node.op in _SHAPED and (node.op not in _ONLY or _ONLY[node.op](node)))
+
+
+def _shape(tensor: Any) -> tuple[int | None, ...] | None:
+    return None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
 
 
 def _graphs(graph: Any, definition: Any) -> dict[str, Any]:
@@ -79,7 +122,7 @@ def _graphs(graph: Any, definition: Any) -> dict[str, Any]:
     from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 
     functions = {item.signature.name: item for item in definition.library.function}
-    if not any(node.op in _SHAPED for item in functions.values() for node in item.node_def):
+    if not any(_is_shaped(node) for item in functions.values() for node in item.node_def):
         return {}
     found: dict[str, Any] = {}
     left = [graph]
@@ -114,8 +157,10 @@ def value_of(tensor: Any) -> Any:
             sources = {source.op for source in operation.inputs} - seen
             seen |= sources
             left += sources
+    inputs = [item.outputs[0] for item in tensor.graph.get_operations() if item.type == "Placeholder"]
+    if not all(item.shape.is_fully_defined() for item in inputs):
+        return None
     with tf.compat.v1.Session(graph=tensor.graph) as session:
-        inputs = [item.outputs[0] for item in tensor.graph.get_operations() if item.type == "Placeholder"]
         return session.run(tensor, {item.name: np.zeros(item.shape, np.float32) for item in inputs})
 
 

@@ -195,9 +195,10 @@ def test_models_that_call_each_other_twice(tmp_path: Path) -> None:
 
 
 def test_what_is_ordinary_passes(tmp_path: Path) -> None:
-    """An input of 1024x1024, and as many weights as VGG19 has, are no matter for these bounds."""
+    """An input of 1024x1024, as many weights as VGG19 has, and a layer of several inputs are no matter here."""
     image = keras.Input((1024, 1024, 3))
     x = layers.Conv2D(64, 3, padding="same")(image)
+    x = layers.Add()([x, x, x])
     x = layers.GlobalAveragePooling2D()(layers.ZeroPadding2D(200)(x))
     model = keras.Model(image, layers.Dense(8)(x))
     model.save(tmp_path / "model.keras")

@@ -59,7 +59,8 @@ def check(folder: Path, original: Callable[[Any], Any], *, said: str) -> None:
         whole = np.asarray(original(tf.repeat(image[None], BATCH, axis=0)))
         wanted = whole[: len(whole) // BATCH]
         got = run(image).reshape(wanted.shape)
-        assert 10 * np.log10((wanted**2).sum() / ((wanted - got) ** 2).sum()) > 95
+        # 95 dB; on some machines nothing is left to divide by.
+        assert ((wanted - got) ** 2).sum() < 10**-9.5 * (wanted**2).sum()
 
 
 @pytest.mark.parametrize("name", ENDS)

@@ -1,4 +1,4 @@
-"""Functions of single values, by TensorFlow's names; each is within a few steps of float32 of what it stands for."""
+"""Functions of single values and of colours, by TensorFlow's names, to within a few steps of float32."""
 
 from __future__ import annotations
 
@@ -99,6 +99,32 @@ def _acosh(x: Any) -> Any:
     return tf.math.log(x + tf.sqrt((x - 1) * (x + 1)))
 
 
+def _rgb_to_hsv(image: Any) -> Any:
+    import tensorflow as tf
+
+    red, green, blue = (image[..., place] for place in range(3))
+    value = tf.reduce_max(image, -1)
+    spread = value - tf.reduce_min(image, -1)
+    part = 1 / (6 * tf.where(spread > 0, spread, 1.0))
+    hue = tf.where(green == value, part * (blue - red) + 1 / 3, part * (red - green) + 2 / 3)
+    hue = tf.where(red == value, part * (green - blue), hue)
+    hue = tf.where(spread > 0, tf.where(hue < 0, hue + 1, hue), 0.0)
+    saturation = tf.where(value > 0, spread / tf.where(value > 0, value, 1.0), 0.0)
+    return tf.stack([hue, saturation, value], -1)
+
+
+def _hsv_to_rgb(image: Any) -> Any:
+    import tensorflow as tf
+
+    hue, saturation, value = (image[..., place] for place in range(3))
+
+    def channel(first: float) -> Any:
+        place = tf.math.floormod(hue * 6 + first, 6.0)
+        return value - value * saturation * tf.clip_by_value(tf.minimum(place, 4 - place), 0.0, 1.0)
+
+    return tf.stack([channel(5.0), channel(3.0), channel(1.0)], -1)
+
+
 SPELLED: dict[str, Callable[..., Any]] = {
     "Acos": _acos,
     "Acosh": _acosh,
@@ -109,6 +135,8 @@ SPELLED: dict[str, Callable[..., Any]] = {
     "Cosh": _cosh,
     "Erf": _erf,
     "Erfc": lambda x: 1 - _erf(x),
+    "HSVToRGB": _hsv_to_rgb,
+    "RGBToHSV": _rgb_to_hsv,
     "Sinh": _sinh,
     "Tan": _tan,
 }
@@ -124,5 +152,34 @@ def _sign_bit(node: Any, shapes: Sequence[Any], values: Sequence[Any]) -> Callab
     return lambda bits, mask: tf.where(bits < 0, mask, 0)
 
 
-SPELLED_BY_VALUE: dict[str, Callable[..., Any]] = {"BitwiseAnd": _sign_bit}
+def has_bytes(node: Any) -> bool:
+    """Whether an operator multiplies 8-bit integers, as layers do that Keras itself quantized."""
+    import tensorflow as tf
+
+    return any(name in node.attr and node.attr[name].type == tf.int8.as_datatype_enum for name in ("T", "Ta", "Tb"))
+
+
+def _product_of_bytes(node: Any, shapes: Sequence[Any], values: Sequence[Any]) -> Callable[..., Any] | None:
+    """A product of 8-bit integers in floats, which hold its sums to a step of float32."""
+    import tensorflow as tf
+
+    del shapes, values
+    flips = {key: node.attr[name].b for key, name in _FLIPS[node.op].items()}
+    result = tf.dtypes.as_dtype(node.attr["Tout" if "Tout" in node.attr else "T"].type)
+
+    def apply(one: Any, other: Any) -> Any:
+        product = tf.matmul(tf.cast(one, tf.float32), tf.cast(other, tf.float32), **flips)
+        return tf.cast(product, result)
+
+    return apply
+
+
+_BATCHED = {"adjoint_a": "adj_x", "adjoint_b": "adj_y"}
+_FLIPS = {
+    "MatMul": {"transpose_a": "transpose_a", "transpose_b": "transpose_b"},
+    "BatchMatMulV2": _BATCHED,
+    "BatchMatMulV3": _BATCHED,
+}
+
+SPELLED_BY_VALUE: dict[str, Callable[..., Any]] = {"BitwiseAnd": _sign_bit, **dict.fromkeys(_FLIPS, _product_of_bytes)}
 """By operator: a function of its node, its inputs' shapes and what is known of their values, see :mod:`..spell`."""

@@ -166,11 +166,10 @@ def _least_divergence(bins: Bins, limits: Limits, _: Method) -> Limits:
     levels = _LEVELS // 2 if limits[0] < 0 < limits[1] else _LEVELS
     # The bin at zero holds what a rectifier cut off; it is exact at any threshold and would outweigh the rest.
     magnitudes[0] = magnitudes[1]
-    best, threshold = math.inf, reach
-    for end in range(levels, _ENTROPY_BINS + 1, 8):
-        divergence = _divergence(magnitudes, end, levels)
-        if divergence < best:
-            best, threshold = divergence, reach * end / _ENTROPY_BINS
+    ends = np.arange(levels, _ENTROPY_BINS + 1, 8)
+    divergences = _divergences(magnitudes, ends, levels)
+    best = int(np.argmin(divergences))
+    threshold = reach * int(ends[best]) / _ENTROPY_BINS if np.isfinite(divergences[best]) else reach
     return max(limits[0], -threshold), min(limits[1], threshold)
 
 
@@ -194,21 +193,36 @@ def _equal_bins(bins: Bins, reach: float) -> NDArray[np.float64]:
     return result
 
 
-def _divergence(magnitudes: NDArray[np.float64], end: int, levels: int) -> float:
-    clipped = magnitudes[:end].copy()
-    kept = clipped > 0
-    level = np.arange(end) * levels // end
-    sums = np.bincount(level, magnitudes[:end], levels)
-    filled = np.bincount(level, kept, levels)
-    quantized = np.where(kept, (sums / np.maximum(filled, 1))[level], 0)
-    clipped[-1] += magnitudes[end:].sum()
-    both = (clipped > 0) & (quantized > 0)
-    if not both.any():
-        return math.inf
-    p, q = clipped / clipped.sum(), quantized / quantized.sum()
-    # A tail that is clipped into an empty last bin has no counterpart; a small one stands in for it.
-    missing = (clipped > 0) & ~both
-    return float((p[both] * np.log(p[both] / q[both])).sum() + (p[missing] * np.log(p[missing] / 1e-9)).sum())
+def _divergences(magnitudes: NDArray[np.float64], ends: NDArray[np.int_], levels: int) -> NDArray[np.float64]:
+    """The divergence for each threshold, in bins: of bins that share a level, each gets their mean in exchange."""
+    total = magnitudes.sum()
+    # The bins of every level of every threshold, end to end; the last one of each threshold is what it clips.
+    starts = -(-np.arange(levels) * ends[:, None] // levels)
+    edges = np.concatenate([starts, ends[:, None]], axis=1).ravel()
+    padded = np.append(magnitudes, 0.0)
+    sums = np.add.reduceat(padded, edges).reshape(len(ends), -1)[:, :-1]
+    filled = np.add.reduceat((padded > 0).astype(np.int64), edges).reshape(len(ends), -1)[:, :-1]
+    # Every bin's p log p with the clipped tail in the last, if that holds anything itself.
+    own = np.cumsum(_times_log(magnitudes))
+    last, tail = magnitudes[ends - 1], total - np.cumsum(magnitudes)[ends - 1]
+    joined = np.where(last > 0, last + tail, 0)
+    entropies = own[ends - 1] - _times_log(last) + _times_log(joined)
+    masses = sums.copy()
+    masses[:, -1] += joined - last
+    quantized = sums.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        means = np.log(np.where(filled > 0, sums / np.maximum(filled, 1), 1))
+        counted = masses.sum(axis=1)
+        spread = entropies - (masses * means).sum(axis=1) - counted * np.log(total / quantized)
+        # A tail that is clipped into an empty last bin has no counterpart; a small one stands in for it.
+        missing = np.where(last > 0, 0, tail / total)
+        alone = np.where(missing > 0, missing * np.log(missing / 1e-9), 0)
+        return np.where(filled.any(axis=1), spread / total + alone, np.inf)
+
+
+def _times_log(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    logarithms: NDArray[np.float64] = values * np.log(np.where(values > 0, values, 1))
+    return logarithms
 
 
 _CHOOSERS: Mapping[str, Callable[[Bins, Limits, Method], Limits]] = {

@@ -9,6 +9,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
+from .unpack import unpack
+
 _OPERATOR_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
 _NUMPY_TYPES = {
     schema.TensorType.FLOAT32: np.float32,
@@ -28,7 +30,7 @@ class Graph:
     """The first subgraph of a TFLite model, in the schema's own objects (``OperatorT``, ``TensorT``)."""
 
     def __init__(self, flatbuffer: bytes) -> None:
-        self.model = schema.ModelT.InitFromPackedBuf(flatbuffer, 0)
+        self.model = unpack(flatbuffer)
         for code in self.model.operatorCodes:
             # Files from before mid-2020 have only the old field, a byte; in newer ones 127 stands for "see the other".
             code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode)
@@ -95,6 +97,19 @@ class Graph:
     def consumers(self, index: int) -> list[Any]:
         """The operators that read a tensor."""
         return [op for op in self.operators if index in _listed(op.inputs)]
+
+    def links(self) -> tuple[dict[int, Any], dict[int, list[Any]]]:
+        """Every tensor's producer and consumers as they are now, for whoever asks for all of them.
+
+        The second holds each tensor that is read; see :meth:`producer` and :meth:`consumers`.
+        """
+        producers, consumers = dict[int, Any](), dict[int, list[Any]]()
+        for operator in self.operators:
+            for index in _listed(operator.outputs):
+                producers.setdefault(index, operator)
+            for index in dict.fromkeys(_listed(operator.inputs)):
+                consumers.setdefault(index, []).append(operator)
+        return producers, consumers
 
     def inputs(self, operator: Any) -> list[int]:
         """An operator's input tensors that are neither constant nor absent."""

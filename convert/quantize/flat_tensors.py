@@ -42,6 +42,7 @@ def fill_flat(graph: Graph, limits: Mapping[str, Limits]) -> dict[str, Limits]:
         limits: (minimum, maximum) of its activations, by name.
     """
     filled = dict(limits)
+    _, consumers = graph.links()
     for operator in graph.operators:
         widths = _widths(graph, graph.inputs(operator), filled)
         for index in map(int, operator.outputs):
@@ -54,7 +55,7 @@ def fill_flat(graph: Graph, limits: Mapping[str, Limits]) -> dict[str, Limits]:
                 wider = LEAST_WIDTH / _width(low, high)
                 filled[name] = (low * wider, high * wider)
             elif not _width(low, high):
-                sums = [reader for reader in graph.consumers(index) if graph.operator_name(reader) in _SUMS]
+                sums = [reader for reader in consumers.get(index, []) if graph.operator_name(reader) in _SUMS]
                 most = [_widths(graph, reader.outputs, filled) for reader in sums]
                 reached = min([max([*widths, LEAST_WIDTH]), *(width for found in most for width in found)])
                 filled[name] = (0.0, max(reached, LEAST_WIDTH))

@@ -65,12 +65,13 @@ def in_integers(graph: Graph, limits: Mapping[str, Limits], floating: Collection
     if not changed:
         return False
     outputs = {int(index) for index in graph.subgraph.outputs}
+    _, read = graph.links()
     graph.subgraph.operators = [
         operator
         for operator in graph.operators
         if graph.operator_name(operator) != "DEQUANTIZE"
         or int(operator.outputs[0]) in outputs
-        or graph.consumers(int(operator.outputs[0]))
+        or int(operator.outputs[0]) in read
     ]
     return True
 

@@ -74,10 +74,11 @@ def carry_back(graph: Graph, limits: Mapping[str, Limits]) -> dict[str, Limits]:
     carried = dict(limits)
     inputs = {int(index) for index in graph.subgraph.inputs} | {int(index) for index in graph.subgraph.outputs}
     clipped: set[str] = set()
+    _, consumers = graph.links()
     for operator in reversed(graph.operators):
         kind, result = graph.operator_name(operator), graph.tensor_name(int(operator.outputs[0]))
         read = graph.inputs(operator)
-        if len(read) != 1 or read[0] in inputs or len(graph.consumers(read[0])) != 1:
+        if len(read) != 1 or read[0] in inputs or len(consumers[read[0]]) != 1:
             continue
         name = graph.tensor_name(read[0])
         if name not in carried or result not in carried:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import re
 import warnings
@@ -13,7 +14,6 @@ import numpy as np
 
 from ...calibration import Ranges
 from ...runtime.backends.interpreters import package_version
-from ...runtime.model.flatbuffer import read_flatbuffer
 from ..errors import ConversionError
 from ..graph.clamps import drop_idle_clamps
 from ..graph.graph import HEAVY, Graph
@@ -63,8 +63,6 @@ def quantize(
     """
     if mode == "float32":
         return flatbuffer
-    from litert_quantizer import quantizer
-
     if mode == DYNAMIC:
         keep_float = [*keep_float, *_not_worth_it(flatbuffer)]
     if mode == "float16":
@@ -73,11 +71,12 @@ def quantize(
     original = Graph(flatbuffer) if mode in CALIBRATED else None
     if original is not None:
         keep_float = [*keep_float, *_between_float(original, keep_float)]
-    engine = quantizer.Quantizer(flatbuffer, _recipe(mode, keep_float, precision or {}, dense_per_tensor))
+    engine = _engine(flatbuffer)
+    engine.load_quantization_recipe(_recipe(mode, keep_float, precision or {}, dense_per_tensor))
     limits = {} if ranges is None or original is None else fill_flat(original, ranges.limits)
     if mode == "int8" and original is not None:
         limits = carry_back(original, limits)
-    statistics = _statistics(flatbuffer, limits) if limits and mode in CALIBRATED else None
+    statistics = _statistics(original, limits) if limits and original is not None else None
     version = package_version("litert-quantizer") or "of unknown version"
     way_out = "Leave that mode out, or simplify the operation it names."
     with (
@@ -100,6 +99,14 @@ def quantize(
     return _asymmetric(quantized) if mode == DYNAMIC else quantized
 
 
+@functools.lru_cache(maxsize=1)
+def _engine(flatbuffer: bytes) -> Any:
+    """litert-quantizer with a float graph, which it does not change; many sets of ranges are tried on one graph."""
+    from litert_quantizer import quantizer
+
+    return quantizer.Quantizer(flatbuffer)
+
+
 def _between_float(graph: Graph, keep_float: Collection[str]) -> list[str]:
     """Operators that only float ones lead to and read, by the name of what they write.
 
@@ -110,10 +117,11 @@ def _between_float(graph: Graph, keep_float: Collection[str]) -> list[str]:
     def in_float(operator: Any) -> bool:
         return graph.operator_name(operator) in _NO_KERNEL or graph.tensor_name(int(operator.outputs[0])) in staying
 
+    producers, consumers = graph.links()
     for operator in graph.operators:
         name = graph.tensor_name(int(operator.outputs[0]))
-        before = [graph.producer(index) for index in graph.inputs(operator)]
-        after = graph.consumers(int(operator.outputs[0]))
+        before = [producers.get(index) for index in graph.inputs(operator)]
+        after = consumers.get(int(operator.outputs[0]), [])
         if graph.operator_name(operator) not in _BETWEEN or name in staying or not before or not after:
             continue
         if all(item is not None and in_float(item) for item in before) and all(map(in_float, after)):
@@ -129,10 +137,11 @@ def _unread_alike(graph: Graph) -> bool:
     whether anything was changed.
     """
     changed = False
+    _, read = graph.links()
     for operator in graph.operators:
-        others = [graph.tensor(int(index)) for index in operator.outputs if graph.consumers(int(index))]
+        others = [graph.tensor(int(index)) for index in operator.outputs if int(index) in read]
         for index in map(int, operator.outputs):
-            if others and not graph.consumers(index) and index not in list(graph.subgraph.outputs):
+            if others and index not in read and index not in list(graph.subgraph.outputs):
                 tensor = graph.tensor(index)
                 changed = changed or tensor.type != others[0].type
                 tensor.type, tensor.quantization = others[0].type, others[0].quantization
@@ -241,9 +250,9 @@ def _recipe(mode: str, keep_float: Sequence[str], precision: Mapping[str, str], 
     return recipe.get_quantization_recipe()
 
 
-def _statistics(flatbuffer: bytes, limits: Mapping[str, tuple[float, float]]) -> dict[str, dict[str, Any]]:
+def _statistics(graph: Graph, limits: Mapping[str, tuple[float, float]]) -> dict[str, dict[str, Any]]:
     """Ranges in litert-quantizer's form: arrays with as many axes as the tensor, each of length one."""
-    ranks = {tensor.name: len(tensor.shape) for tensor in read_flatbuffer(flatbuffer).tensors}
+    ranks = {graph.tensor_name(index): len(graph.shape(index)) for index in range(len(graph.subgraph.tensors))}
     return {
         name: {
             "min": np.full((1,) * ranks[name], low, np.float32),

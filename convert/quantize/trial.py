@@ -139,10 +139,11 @@ def only_float(graph: FloatGraph) -> set[str]:
     operators = Graph(graph.flatbuffer)
     outputs = {int(index) for index in operators.subgraph.outputs}
     staying = set(graph.keep_float)
+    _, consumers = operators.links()
     return {
         name
         for operator in operators.operators
         if (name := operators.tensor_name(index := int(operator.outputs[0]))) in staying
         and index not in outputs
-        and all(operators.tensor_name(int(reader.outputs[0])) in staying for reader in operators.consumers(index))
+        and all(operators.tensor_name(int(reader.outputs[0])) in staying for reader in consumers.get(index, []))
     }

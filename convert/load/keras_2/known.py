@@ -50,6 +50,9 @@ _PURE = re.compile(
 )
 """Functions of TensorFlow's that compute; others of it read and write files, load models and run Python."""
 
+_IMPURE = re.compile(r".*\.(fixed_unigram_candidate_sampler|(batch_)?set_(?!diag)\w+|clear_session)")
+"""Those beside them that read a vocabulary's file, or change the settings of the process."""
+
 
 @lru_cache(maxsize=1)
 def _classes() -> dict[str, str]:
@@ -112,7 +115,7 @@ def harden(path: Path, config: dict[str, Any]) -> None:
         kind, settings = str(value.get("class_name")), value.get("config")
         if kind in TENSORFLOW_CALLS:
             symbol = str(settings.get("function") if isinstance(settings, dict) else None)
-            if not _PURE.fullmatch(symbol):
+            if _IMPURE.fullmatch(symbol) or not _PURE.fullmatch(symbol):
                 raise ModelLoadError(
                     f"{path} was refused: its layer {settings.get('name') if isinstance(settings, dict) else kind!r} "
                     f"calls tf.{symbol}, which is not among the functions that only compute. Build that part of layers "

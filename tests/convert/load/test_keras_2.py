@@ -339,6 +339,34 @@ def test_nothing_of_a_file_runs(
     assert refused == (1 if "Lambda" in attack or "optimizer" in attack else 3)
 
 
+READS_A_FILE = {"vocab_file": "FILE", "num_true": 1, "num_sampled": 1, "unique": True, "range_max": 2}
+CALLS: dict[str, dict[str, Any]] = {
+    "io.read_file": {},
+    "random.fixed_unigram_candidate_sampler": READS_A_FILE,
+    "compat.v1.nn.fixed_unigram_candidate_sampler": READS_A_FILE,
+    "keras.backend.set_epsilon": {},
+    "keras.backend.clear_session": {},
+    "random.set_seed": {},
+}
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_calls_that_do_more_than_compute_are_refused(suffix: str, tmp_path: Path) -> None:
+    image = layers.Input(SHAPE)
+    classes = tf.cast(layers.Dense(1)(layers.Flatten()(image)), tf.int64)
+    source = save(tf_keras.Model(image, tf.abs(classes)), tmp_path / f"source{suffix}")
+    (tmp_path / "text").write_text("a,1.0\nb,2.0\n")
+    (tmp_path / "model").mkdir()
+    for symbol, arguments in CALLS.items():
+        given = {key: str(tmp_path / "text") if value == "FILE" else value for key, value in arguments.items()}
+        config = read_config(source)
+        layer = next(item for item in objects(config) if item.get("config", {}).get("function") == "math.abs")
+        layer["config"]["function"] = symbol
+        layer["inbound_nodes"][0][3] = given
+        with pytest.raises(ModelLoadError, match=f"calls tf.{symbol}, which is not among"):
+            load_original(write_copy(source, config, tmp_path / "model"))
+
+
 @pytest.mark.parametrize("name", ["flat.h5", "flat.keras"])
 def test_the_planted_code_would_run_elsewhere(name: str, targets: Path, tmp_path: Path) -> None:
     """The control: the attack is a real one; for HDF5 even where safe mode is said to be on."""

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import re
 import shutil
 import sqlite3
 import struct
@@ -17,9 +18,15 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.data.ops import dataset_ops
 
+from embedlite import calibration, convert, report, runtime
+from embedlite.convert import ExportOptions, export
+from embedlite.convert.command import export_tflite
 from embedlite.convert.errors import ModelLoadError
 from embedlite.convert.load import load_original
 from embedlite.convert.load.options import LoadOptions
+from embedlite.report import reference
+from embedlite.report.causes import ladder_files
+from embedlite.runtime.model.contract import InputContract
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it asks the system who opens files")
 
@@ -230,19 +237,79 @@ def encoder(touch: Callable[[], Any]) -> tf.Module:
     return own
 
 
+def by_command(model: Path, opening: LoadOptions) -> None:
+    """``export-tflite``, without the process of its own."""
+    export_tflite.main([str(model), "-o", str(model.parent / "out"), "--output", "embedding"], standalone_mode=False)
+
+
+def by_function(model: Path, opening: LoadOptions) -> None:
+    export(model, model.parent / "out", options=ExportOptions(output="embedding"))
+
+
+def by_reference(model: Path, opening: LoadOptions) -> None:
+    """``drift-report --reference``, in the process that it starts."""
+    request = {"model": str(model), "data": "", "feature": None, "ids": [], "result": str(model.parent / "rows.npy")}
+    contract = InputContract((8, 8, 3)).to_json()
+    reference._embed({**request, "contract": contract, "opening": opening.to_json()})
+
+
+def by_ladder(model: Path, opening: LoadOptions) -> None:
+    """``drift-report --ladder`` and ``--layers``, in the process that they start."""
+    request: dict[str, Any] = {"folder": str(model.parent), "model": str(model), "opening": opening.to_json()}
+    request |= {"contract": InputContract((8, 8, 3)).to_json(), "data": "", "feature": None, "ids": []}
+    ladder_files._Parts({**request, "candidate": None, "batch_size": 4, "resize": False}).make()
+
+
+DOORS: tuple[Callable[[Path, LoadOptions], Any], ...] = (
+    load_original,
+    by_command,
+    by_function,
+    by_reference,
+    by_ladder,
+)
+"""Every way by which a SavedModel comes in."""
+
+
 @pytest.mark.parametrize("operator", TOUCH)
 def test_touches_through_tensorflow_and_not_through_us(operator: str, canary: Canary, tmp_path: Path) -> None:
     own = encoder(lambda: TOUCH[operator](canary))
     tf.saved_model.save(own, str(tmp_path / "model"), own.embed)
     canary.clean()
-    with pytest.raises(ModelLoadError, match=r"was not loaded: its operator"):
-        load_original(tmp_path / "model", LoadOptions(output="embedding"))
-    assert not canary.touched()
+    for door in DOORS:
+        with pytest.raises(ModelLoadError, match=r"was not loaded: its operator"):
+            door(tmp_path / "model", LoadOptions(output="embedding"))
+        assert not canary.touched(), door
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
     try:
         tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"](image=tf.zeros((1, 8, 8, 3)))
     except tf.errors.OpError:
         assert operator == "DecodeProtoV2"  # it reads the canary, and finds no description of a protocol there
     assert canary.touched()
+
+
+PACKAGES = (calibration, convert, report, runtime)
+_OPENERS = "load_original|load_model|load_weights|saved_model\\.load|loader\\.load|from_saved_model|TFSMLayer"
+OPENS = re.compile(rf"(?<!def )\b([\w.]*\b(?:{_OPENERS}))\(")
+
+
+def test_all_doors_are_one() -> None:
+    """Only ``load_original`` opens models of TensorFlow, and whatever calls it is a door here."""
+    opening: dict[str, set[str]] = {}
+    for package in PACKAGES:
+        root = Path(str(package.__file__)).parent
+        for path in root.rglob("*.py"):
+            for called in OPENS.findall(path.read_text()):
+                opening.setdefault(called, set()).add(f"{root.name}/{path.relative_to(root)}")
+    assert opening == {
+        "load_original": {"convert/exporting.py", "report/reference.py", "report/causes/ladder_files.py"},
+        # After they were looked into.
+        "tf.saved_model.load": {"convert/load/saved_model.py"},
+        "v1.saved_model.load": {"convert/load/saved_model.py"},
+        "keras.saving.load_model": {"convert/load/keras_model.py"},
+        "tf_keras.models.load_model": {"convert/load/keras_2/load.py"},
+        # What this module froze and saved itself.
+        "tf.lite.TFLiteConverter.from_saved_model": {"convert/load/lower.py"},
+    }
 
 
 def edit(source: Path, target: Path, change: Callable[[Any], None]) -> Path:

@@ -12,6 +12,7 @@ import difflib
 import re
 import runpy
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,8 @@ REPLACEMENTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 """The layers that ``--replace-lambda LAYER=KIND`` can put in a Lambda's place: class name and arguments."""
 
 _ACTIVATIONS = ("activation", "recurrent_activation")
+_BYTECODE = "value"
+"""Under this alone Keras stores a lambda that it was given for an activation."""
 
 INSTALL_KERAS_2 = "Run: pip install 'embedlite[keras2]', which brings tf-keras, and the file is read by that."
 """The way out of what only Keras 2 reads."""
@@ -47,7 +50,8 @@ class Need:
     Attributes:
         layer: name of the layer that wants it; empty for what belongs to no layer.
         kind: ``Lambda``, ``class`` or ``function``.
-        wanted: names that would satisfy it, the best first; for a Lambda in bytecode the layer's own name.
+        wanted: names that would satisfy it, the best first; for bytecode the layer's own name, numbered from the second
+            function of a layer on.
         bytecode: whether the file stores bytecode instead of a name.
         item: the part of the configuration.
     """
@@ -60,14 +64,15 @@ class Need:
 
     def __str__(self) -> str:
         if self.kind == "Lambda":
-            function = "a function that is stored in the file as bytecode" if self.bytecode else self._function()
-            return f"the Lambda layer {self.layer!r} wants {function}"
+            return f"the Lambda layer {self.layer!r} wants {self._function()}"
         where = f"the layer {self.layer!r}" if self.layer else "the file"
         return f"{where} " + (
             f"is of the custom class {self.wanted[0]!r}" if self.kind == "class" else f"wants {self._function()}"
         )
 
     def _function(self) -> str:
+        if self.bytecode:
+            return "a function that is stored in the file as bytecode"
         return f"the function {self.wanted[0]!r}"
 
 
@@ -78,7 +83,12 @@ def find_needs(config: Mapping[str, Any], library: Library | None = None) -> lis
         config: the configuration of a model.
         library: default Keras 3 with our layers.
     """
-    return list(_walk(config, "", library or KERAS_3))
+    found, counts = [], Counter[str]()
+    for need in _walk(config, "", library or KERAS_3):
+        counts[need.layer] += need.bytecode
+        several = need.bytecode and counts[need.layer] > 1
+        found.append(replace(need, wanted=(f"{need.layer}_{counts[need.layer]}",)) if several else need)
+    return found
 
 
 def _walk(value: Any, layer: str, library: Library) -> Iterator[Need]:
@@ -108,6 +118,8 @@ def _walk(value: Any, layer: str, library: Library) -> Iterator[Need]:
     for key, item in value.items():
         if key in _ACTIVATIONS and isinstance(item, str) and not library.has_activation(item):
             yield Need(layer, "function", (item,), False, value)
+        if key in _ACTIVATIONS and isinstance(item, dict) and [*item] == [_BYTECODE]:
+            yield Need(layer, "function", (layer,), True, item)
         # It is for training, and nothing builds it here: see drop_compiling.
         if key != "compile_config":
             yield from _walk(item, layer, library)
@@ -228,7 +240,7 @@ def bring_code(
             continue
         if found is not None:
             custom[need.wanted[0]] = offered[found]
-        if need.kind == "Lambda":
+        if need.kind == "Lambda" or need.bytecode:
             _name_function(need)
     return custom
 
@@ -315,16 +327,16 @@ def _replace(settings: dict[str, Any], kind: str) -> None:
 
 
 def _name_function(need: Need) -> None:
-    """Make a Lambda ask for a function by name, in the form that Keras 3 reads; drop any bytecode it holds."""
+    """Make a layer ask for a function by name, in the form that Keras 3 reads; drop any bytecode it holds."""
+    function = {"module": "builtins", "class_name": "function", "config": need.wanted[0], "registered_name": "function"}
+    if need.kind != "Lambda":
+        need.item.clear()
+        need.item.update(function)
+        return
     for key in (*_LAMBDA_FUNCTIONS[1:], *_KERAS_2_LAMBDA):
         if key != "output_shape" or not isinstance(need.item.get(key), list):
             need.item.pop(key, None)
-    need.item["function"] = {
-        "module": "builtins",
-        "class_name": "function",
-        "config": need.wanted[0],
-        "registered_name": "function",
-    }
+    need.item["function"] = function
 
 
 def _missing_message(path: Path, missing: list[Need]) -> str:

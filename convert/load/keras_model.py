@@ -110,7 +110,7 @@ def _load(
         _check_axes(path, config)
     with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
         # Only what differs from the user's file is written again; weights may be large.
-        edited = edited or old or any(need.kind == "Lambda" for need in needs)
+        edited = edited or old or any(need.kind == "Lambda" or need.bytecode for need in needs)
         return _build(path, write_copy(path, config, Path(folder)) if edited else path, custom)
 
 
@@ -275,7 +275,8 @@ def _as_encoder(model: Any, name: str, options: LoadOptions) -> Original:
     if inputs and "int" in str(inputs[0].dtype) and len(shape) != 3:
         raise ModelShapeError(
             f"{name} takes {inputs[0].dtype} of shape {shape}: numbers that stand for words or categories; an encoder "
-            "here takes floats. Save the model after its Embedding layers."
+            f"here takes floats. Save one that takes them as floats: x = keras.Input({shape}), keras.Model(x, "
+            f"model(keras.ops.cast(x, {str(inputs[0].dtype)!r})))."
         )
     integers = pixels_as_integers(str(inputs[0].dtype), known) if inputs else None
     if options.layer is not None:

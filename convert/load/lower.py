@@ -186,9 +186,11 @@ def _convert(
         frozen = convert_variables_to_constants_v2(traced, lower_control_flow=not without_loops)
     except ValueError as error:
         # What writes to a variable has none to write to afterwards.
+        writing = " and ".join(changing_layers(traced))
+        why = f"{writing} write(s) to them, as in training" if writing else reason(error)
         raise ConversionError(
-            f"TensorFlow cannot make constants of the model's variables: {reason(error)}. Save the Keras model "
-            "itself, model.save('model.keras'), and pass that file."
+            f"TensorFlow cannot make constants of the model's variables: {why}. Save the Keras model itself, "
+            "model.save('model.keras'), and pass that file."
         ) from error
     if len(frozen.inputs) > 1:
         frozen = without_tables(frozen)

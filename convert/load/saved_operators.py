@@ -21,6 +21,7 @@ VariableV2 ResourceGather ResourceGatherNd TemporaryVariable
 """
 
 _ARITHMETIC = """
+Cholesky MatrixDeterminant MatrixInverse MatrixSolve MatrixTriangularSolve
 Abs Acos Acosh Add AddN AddV2 Angle ApproximateEqual Asin Asinh Atan Atan2 Atanh BiasAdd BiasAddV1 BitwiseAnd
 BitwiseOr BitwiseXor Cast Ceil ClipByValue Complex ComplexAbs Conj Cos Cosh Cross Cumprod Cumsum CumulativeLogsumexp
 Div DivNoNan Digamma Equal Erf Erfc Erfinv Exp Expm1 Floor FloorDiv FloorMod Greater GreaterEqual Imag Inv Invert
@@ -60,6 +61,8 @@ TensorListPushBack TensorListReserve TensorListResize TensorListSetItem TensorLi
 _RANDOM = """
 RandomStandardNormal RandomUniform RandomUniformInt StatelessRandomGetAlg StatelessRandomGetKeyCounter
 RngReadAndSkip StatelessRandomNormalV2 StatelessRandomUniformV2 TruncatedNormal StatelessRandomUniformFullIntV2
+Multinomial RandomGamma RandomShuffle StatelessMultinomial StatelessRandomBinomial StatelessRandomGammaV3
+StatelessRandomUniformIntV2 StatelessShuffle StatelessTruncatedNormalV2
 """
 """They only compute, so they may load; that a random encoder is not exported is said by another message."""
 

@@ -131,6 +131,44 @@ def lambdas(folder: Path) -> list[str]:
     return said
 
 
+def functions_in_bytecode(folder: Path) -> list[str]:
+    """Lambdas that are no layer, in every format; of the two of one cell each is asked for by a name of its own."""
+    import tf_keras
+
+    code, said = folder / "code.py", []
+    code.write_text(
+        "import keras\n\ndef twice(x):\n    return 2 * x\n\ndef cell(x):\n    return keras.ops.tanh(x) / 2\n\n"
+        "def cell_2(x):\n    return keras.ops.sigmoid(2 * x)\n"
+    )
+    for library, suffix in ((keras, "keras"), (keras, "h5"), (tf_keras, "keras"), (tf_keras, "h5")):
+        library.utils.set_random_seed(0)
+        rows = library.Input(SHAPE[1:])
+        twice = library.layers.Dense(4, activation=lambda x: 2 * x, name="twice")(rows)
+        model = library.Model(rows, library.layers.Flatten()(twice))
+        model.save(folder / f"twice.{suffix}")
+        said.append(refused(folder / f"twice.{suffix}"))
+        equals(folder / f"twice.{suffix}", model, IMAGE[0], custom_objects=code)
+    rows = keras.Input(SHAPE[1:])
+    cell = layers.LSTMCell(4, lambda x: keras.ops.tanh(x) / 2, lambda x: keras.ops.sigmoid(2 * x), name="cell")
+    model = keras.Model(rows, layers.RNN(cell)(rows))
+    model.save(folder / "cell.keras")
+    said.append(refused(folder / "cell.keras"))
+    assert "defines cell, cell_2;" in said[-1]
+    equals(folder / "cell.keras", model, IMAGE[0], custom_objects=code)
+    return said
+
+
+def integers(folder: Path) -> list[str]:
+    words = keras.Input((5,), dtype="int32")
+    model = saved(folder / "words.keras", keras.Model(words, layers.Flatten()(layers.Embedding(9, 3)(words))))
+    said = refused(folder / "words.keras")
+    x = keras.Input((5,))
+    assert "keras.Input((5,)), keras.Model(x, model(keras.ops.cast(x, 'int32')))" in said
+    saved(folder / "floats.keras", keras.Model(x, model(keras.ops.cast(x, "int32"))))
+    equals(folder / "floats.keras", model, np.float32([1, 0, 8, 3, 3]))
+    return [said]
+
+
 def several_axes(folder: Path) -> list[str]:
     image = keras.Input(SHAPE)
     model = keras.Model(image, layers.Dense(4)(layers.Flatten()(layers.LayerNormalization([1, 2, 3])(image))))
@@ -216,6 +254,15 @@ def variables(folder: Path) -> list[str]:
     said = refused(folder / "folder")
     model.save(folder / "model.keras")
     equals(folder / "model.keras", model, IMAGE[0])
+    # Keras exports what follows a layer that crops as in training.
+    image = keras.Input(SHAPE)
+    x = layers.BatchNormalization(name="norm")(layers.Conv2D(2, 1)(layers.CenterCrop(5, 5)(image)))
+    cropped = keras.Model(image, layers.GlobalMaxPooling2D()(x))
+    cropped.export(folder / "cropped", verbose=False)
+    said += refused(folder / "cropped")
+    assert "write(s) to them, as in training" in said
+    cropped.save(folder / "cropped.keras")
+    equals(folder / "cropped.keras", lambda given: cropped(given, training=False))
     return [said]
 
 
@@ -293,6 +340,8 @@ WALKS: dict[Callable[[Path], list[str]], tuple[str, ...]] = {
         "put a known layer in a Lambda's place",
     ),
     functions_between_layers: ("between its layers, and Keras cannot read such calls",),
+    functions_in_bytecode: ("or build the model from layers of Keras",),
+    integers: ("Save one that takes them as floats",),
     several_axes: ("Keras drops them when it reads HDF5",),
     several_inputs: ("an encoder takes one. Name that one with --input", "has no output that needs the input"),
     outputs: ("or end it at another layer with --layer",),
@@ -320,6 +369,8 @@ ELSEWHERE = {
 """What is walked beside the rest of its kind."""
 
 
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 @pytest.mark.parametrize("walk", WALKS, ids=lambda walk: walk.__name__)
 def test_what_the_error_says_is_done_and_gives_the_original(walk: Callable[[Path], list[str]], tmp_path: Path) -> None:
     said = "\n".join(walk(tmp_path))

@@ -1,4 +1,4 @@
-"""Images that are there more than once: test images that also set ranges, or that are all one image.
+"""Images that are there more than once: test images that also set ranges, or that are one image.
 
 Compared is what is stored, byte by byte and without decoding; a copy in another format is another image here.
 """
@@ -28,11 +28,9 @@ def explain_repeats(calibration: Source | None, test: Source | None, seed: int) 
         return []
     digests = [test.digest(index) for index in range(len(test))]
     said = []
-    if len(digests) > 1 and len(set(digests)) == 1:
-        said.append(
-            f"WARNING: all {len(digests)} test images are the same one, so the drift says nothing of others. Pass "
-            "other --test-data."
-        )
+    if len(set(digests)) == 1:
+        are = "there is one test image" if len(digests) == 1 else f"all {len(digests)} test images are the same one"
+        said.append(f"WARNING: {are}, so the drift says nothing of others. Pass other --test-data.")
     if calibration is None:
         return said
     compared = calibration.sample(MOST_COMPARED, seed)

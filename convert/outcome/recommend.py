@@ -65,6 +65,8 @@ def recommend(
     if all(_says_nothing(file) for file in files):
         silent = f"{files[0].mode}: {files[0].silent}"
         return Recommended((f"nothing to ship: the embeddings say nothing of the images ({silent}).",))
+    if all(file.drift is not None and file.drift.count == 1 for file in files):
+        return Recommended(("nothing to ship: drift was measured on one image, which says nothing of others.",))
     shelf = _Shelf(tuple(files), required_of_shipped(budget), cause)
     said = [_for_cpu(shelf, timed_on), _for_npu(shelf), _for_microcontroller(shelf)]
     if chosen:

@@ -1,5 +1,6 @@
 """Which file is recommended where, from given verdicts and figures."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,6 +124,17 @@ def test_a_file_whose_embeddings_say_nothing_is_named_and_not_called_missing() -
         assert "Instead: -q int16x8" in said[target]
     (only,) = recommend((silent,), LITERT).ship
     assert only.startswith("nothing to ship: the embeddings say nothing of the images (int8: ")
+
+
+def test_one_image_says_nothing_for_or_against_a_file() -> None:
+    """It has no standard deviation, in which a shift would be told."""
+    files = (
+        exported("float32", replace(GOOD, count=1)),
+        exported("int8", replace(GOOD, count=1, bias_max_sigma=math.inf)),
+    )
+    said = "nothing to ship: drift was measured on one image, which says nothing of others."
+    assert recommend(files, LITERT).ship == (said,)
+    assert recommend(files[:1], LITERT, chosen=True).ship == (said,)
 
 
 def test_limits_that_were_asked_for_are_laid_over_the_default_ones() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -139,6 +139,29 @@ def merge(parts: Iterable[Statistics | SparseStatistics], nothing: str = "") -> 
     if merged is None:
         raise CalibrationDataError(nothing or "there are no statistics to merge. Pass at least one part.")
     return merged.statistics()
+
+
+def merge_on_demand(parts: Sequence[SparseStatistics]) -> Statistics:
+    """:func:`merge`, each tensor whenever it is asked for: all histograms of a large graph together take gigabytes."""
+    whole = merge([part.plain for part in parts])
+    return replace(whole, tensors=_OnDemand(parts))
+
+
+class _OnDemand(Mapping[str, TensorStatistics]):
+    def __init__(self, parts: Sequence[SparseStatistics]) -> None:
+        self._parts = tuple(parts)
+
+    def __getitem__(self, name: str) -> TensorStatistics:
+        merged = _MergedTensor()
+        for part in self._parts:
+            merged.add(part.plain.tensors[name], part.bins.get(name))
+        return merged.statistics()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts[0].plain.tensors)
+
+    def __len__(self) -> int:
+        return len(self._parts[0].plain.tensors)
 
 
 class _Merged:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -29,6 +29,7 @@ from ...calibration.engine import Engine, LocalEngine, list_images
 from ...calibration.errors import CalibrationDataError
 from ...calibration.images import channel_means, check_unchanged
 from ...calibration.methods import MINMAX
+from ...calibration.statistics import SparseStatistics, merge_on_demand, sparse
 from ...runtime.drift.metrics import sqnr_db
 from ...runtime.drift.wording import gained
 from ...runtime.errors import InterpreterFailedError
@@ -230,7 +231,7 @@ class _Planner:
         ranges = self._with_pixels(choose_ranges(whole, groups, choice.method, choice.only))
         end = self._float_end(flatbuffer, ranges)
         judged = tuple(group for group in groups if not self._pixels.keys() & set(group.members))
-        fit, held = (merge(parts[1:]), parts[0]) if len(parts) > 1 else (whole, None)
+        fit, held = (merge_on_demand(parts[1:]), merge(parts[:1])) if len(parts) > 1 else (whole, None)
         assessment = assess(fit, held, whole, judged, choice.method, choice.only)
         fitting = self._calibration.subset([index for fold in self._folds[1:] or self._folds for index in fold])
         return Int8Plan(
@@ -358,28 +359,28 @@ class _Planner:
             for pilot in pilots
         ]
 
-    def _collect(self, flatbuffer: bytes) -> list[Statistics]:
+    def _collect(self, flatbuffer: bytes) -> list[SparseStatistics]:
         """Statistics of each fold."""
-        parts = self._observed(flatbuffer)
-        for statistics, indices in zip(parts, self._folds, strict=True):
-            check_unchanged(statistics, self._calibration, indices, self._listing, self._engine)
+        # Sparse at once: histograms of a network with hundreds of tensors take some hundred megabytes for each fold.
+        parts = [sparse(statistics) for statistics in self._observed(flatbuffer)]
+        for part, indices in zip(parts, self._folds, strict=True):
+            check_unchanged(part.plain, self._calibration, indices, self._listing, self._engine)
         return parts
 
-    def _observed(self, flatbuffer: bytes) -> list[Statistics]:
+    def _observed(self, flatbuffer: bytes) -> Iterator[Statistics]:
         options, calibration, engine = self._options, self._calibration, self._engine
         shown = engine.counted([index for fold in self._folds for index in fold], len(calibration), "calibrating")
         if options.cache is not None:
             cache = CalibrationCache(
                 options.cache, flatbuffer, calibration, self._without, engine=engine, listing=self._listing
             )
-            return [
-                cache.collect(f"fold{place}", fold, threads=options.threads, shown=islice(shown, len(fold)))
-                for place, fold in enumerate(self._folds)
-            ]
+            for place, fold in enumerate(self._folds):
+                yield cache.collect(f"fold{place}", fold, threads=options.threads, shown=islice(shown, len(fold)))
+            return
         # Minimum and maximum need no counts; the first fold's tell how much of it the others' ranges would clip.
         counted = [place == 0 or options.method != "minmax" for place in range(len(self._folds))]
-        return [
-            collect_statistics(
+        for fold, histograms in zip(self._folds, counted, strict=True):
+            yield collect_statistics(
                 flatbuffer,
                 calibration,
                 histograms=histograms,
@@ -387,10 +388,8 @@ class _Planner:
                 without=self._without,
                 indices=islice(shown, len(fold)),
             )
-            for fold, histograms in zip(self._folds, counted, strict=True)
-        ]
 
-    def _choose(self, flatbuffer: bytes, parts: Sequence[Statistics]) -> AutoChoice:
+    def _choose(self, flatbuffer: bytes, parts: Sequence[SparseStatistics]) -> AutoChoice:
         """The method of each group."""
         if self._choices is not None:
             only = {name: parse_method(method) for name, method in self._choices.only.items()}
@@ -406,7 +405,7 @@ class _Planner:
                 )
             return minmax
         choice = choose_methods(
-            [merge([*parts[:place], *parts[place + 1 :]]) for place in range(len(parts))],
+            [merge_on_demand([*parts[:place], *parts[place + 1 :]]) for place in range(len(parts))],
             tensor_groups(flatbuffer, self._without),
             lambda ranges: trial.errors((flatbuffer, self._with_pixels(item)) for item in ranges),
             lambda numbers: progress(numbers, len(list(numbers)), "comparing ranges"),

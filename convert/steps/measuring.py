@@ -27,6 +27,10 @@ from ..verify.measure import Measured, collect_frames, describe, measure_files
 from ..verify.verdicts import Frames
 from .quantizing import Files
 
+_LEAST_BATCH, _BATCH_BYTES = 8, 8 << 20
+"""Of large images a smaller batch shows whether images depend on each other; TensorFlow keeps some hundred times as
+much for its layers."""
+
 
 @dataclass(frozen=True)
 class Ran:
@@ -112,9 +116,11 @@ def _explain_broken(broken: int, count: int) -> list[str]:
 
 def _coupling(lowered: LoweredModel, frames: Frames, training_batch: int) -> BatchCoupling | None:
     """Whether the original's answers depend on the batch."""
-    count = min(int((~frames.edge).sum()), training_batch)
-    images = [np.array(image) for image in np.load(frames.ready, mmap_mode="r")[:count]]
-    return measure_coupling(lowered, images, frames.reference[:count], training_batch)
+    stored = np.load(frames.ready, mmap_mode="r")
+    size = min(training_batch, max(_LEAST_BATCH, _BATCH_BYTES // stored[0].nbytes))
+    count = min(int((~frames.edge).sum()), size)
+    images = [np.array(image) for image in stored[:count]]
+    return measure_coupling(lowered, images, frames.reference[:count], size)
 
 
 def _frozen(

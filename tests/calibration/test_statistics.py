@@ -22,7 +22,14 @@ from embedlite.calibration import (
     save_statistics,
 )
 from embedlite.calibration.bins import BINS, bin_keys, count, filled_bins
-from embedlite.calibration.statistics import EXTREMES, TensorStatistics, highest_of, lowest_of
+from embedlite.calibration.statistics import (
+    EXTREMES,
+    TensorStatistics,
+    highest_of,
+    lowest_of,
+    merge_on_demand,
+    sparse,
+)
 from embedlite.calibration.tensors import TensorGroup
 from embedlite.runtime.errors import OutputError, RequestError, UnreadableDataError
 from embedlite.runtime.images.open import open_source
@@ -287,3 +294,13 @@ def test_statistics_of_another_file_or_model_are_refused(shards: Path, digits: D
     other.write_bytes(graph.to_bytes())
     with pytest.raises(StatisticsMismatchError, match="of another model"):
         export(other, tmp_path / "x", quantize=["int8"], calibration_data=shards / "whole.npz")
+
+
+def test_statistics_merged_on_demand_are_those_that_were_merged_at_once() -> None:
+    parts = IMAGES[:3]
+    whole, lazy = merge(parts), merge_on_demand([sparse(part) for part in parts])
+    assert (lazy.samples, lazy.images, list(lazy.tensors)) == (whole.samples, whole.images, list(whole.tensors))
+    for name, tensor in whole.tensors.items():
+        found = lazy.tensors[name]
+        assert (found.lowest, found.highest) == (tensor.lowest, tensor.highest)
+        np.testing.assert_array_equal(found.counts, tensor.counts)

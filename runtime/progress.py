@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import TypeVar
 
+from .printable import one_line
+
 _T = TypeVar("_T")
 
 _LINES: ContextVar[bool] = ContextVar("lines", default=False)
@@ -64,6 +66,7 @@ def stage(label: str) -> Iterator[None]:
     Where lines are wanted (:func:`telling`), a stage that ends well leaves one with its seconds; a stage within another
     leaves none.
     """
+    label = one_line(label)
     terminal, started, inside = _on_terminal(), time.monotonic(), _INSIDE.get()
     if terminal:
         sys.stderr.write(f"{label} ...")
@@ -97,7 +100,7 @@ class Line:
     """
 
     def __init__(self, total: int, label: str) -> None:
-        self.total, self._label = total, label
+        self.total, self._label = total, one_line(label)
         self._terminal, self._shown = _on_terminal(), False
         self._started = self._last = time.monotonic()
 

@@ -14,6 +14,7 @@ from ...runtime.drift.text import WHAT_NOW
 from ...runtime.errors import MissingPackageError
 from ...runtime.model.contract import InputContract
 from ...runtime.model.origin import describe_input
+from ...runtime.printable import printable
 from ...runtime.version import __version__
 from ..causes.layer_noise import layer_name
 from ..gallery.answer import NAMES, GalleryAnswer
@@ -172,6 +173,7 @@ def _whole(environment: jinja2.Environment, **values: Any) -> bytes:
 
     style = Markup((_FOLDER / "style.css").read_text("utf-8"))
     page = environment.get_template("template.html").render(style=style, version=__version__, **values)
+    page = printable(page)
     # A file name need not be UTF-8.
     return page.encode(errors="backslashreplace")
 

@@ -4,10 +4,12 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from embedlite.runtime.printable import one_line, printable, styled
+from embedlite.runtime.progress import stage, telling
 
 from conftest import Run
 
@@ -37,9 +39,19 @@ def test_the_commands_show_names_escaped(run: Run, tmp_path: Path) -> None:
     ids = np.array([f"{EVIL}{row}" for row in range(30)])
     for name in ("home", "device"):
         np.savez(tmp_path / f"{name}.npz", embeddings=rows, ids=ids)
-    done = run("drift-report", tmp_path / "device.npz", "--reference", tmp_path / "home.npz")
+    page = tmp_path / "page.html"
+    done = run("drift-report", tmp_path / "device.npz", "--reference", tmp_path / "home.npz", "--html", page)
+    assert harmless(page.read_text())
     assert harmless(done.stdout), done.stdout
     assert "\\x1b[31mEVIL\\x07\\r\\nfake: PASS\\u202e" in done.stdout
     missing = run("inspect-tflite", tmp_path / f"{EVIL.replace('/', '')}.tflite")
     assert missing.returncode == 2
     assert harmless(missing.stderr)
+
+
+def test_what_is_being_done_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with telling(lines=True, quiet=False), stage(f"embedding with {EVIL}"):
+        pass
+    said = capsys.readouterr().err
+    assert harmless(said)
+    assert len(said.splitlines()) == 1

@@ -26,6 +26,8 @@ from embedlite.runtime.input.preprocess import quantize, scaled
 from embedlite.runtime.model.artifact import read_artifact
 from embedlite.runtime.monitor import DriftMonitor
 
+from rounding import decibels
+
 CALIBRATION = 24
 
 
@@ -105,11 +107,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make
 
 
-def sqnr(found: np.ndarray, wanted: np.ndarray) -> float:
-    noise = float(((found.astype(np.float64) - wanted) ** 2).sum())
-    return 10 * float(np.log10((wanted.astype(np.float64) ** 2).sum() / max(noise, 1e-300)))
-
-
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_files_equal_keras_and_say_what_they_take(kind: str, exported: Any) -> None:
     made = exported(kind)
@@ -120,7 +117,7 @@ def test_files_equal_keras_and_say_what_they_take(kind: str, exported: Any) -> N
             np.testing.assert_array_equal(np.stack(list(encoder.embed_iter(made.data))), vectors)
             np.testing.assert_allclose(encoder.embed_one(made.data[0].astype(np.float64)), vectors[0], atol=1e-5)
             contract = encoder.contract
-        assert sqnr(vectors, made.wanted) >= least
+        assert decibels(vectors, made.wanted) >= least
         said = contract.to_json()["input"]
         assert said == {"kind": "array", "shape": shape, "dtype": "float32", "mean": (0.0,), "std": (1.0,)}
         assert contract.origins == {"kind": "inferred", "mean": "assumed", "std": "assumed"}
@@ -144,7 +141,7 @@ def test_mean_and_std_apply_to_every_dtype(tmp_path: Path) -> None:
             ready = scaled(counts[12], encoder.contract.input)
             np.testing.assert_allclose(encoder.embed_ready(ready), vectors[0], atol=1e-5)
             assert encoder.contract.origins["mean"] == "given"
-        assert sqnr(vectors, wanted) >= least
+        assert decibels(vectors, wanted) >= least
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +246,7 @@ def test_a_picture_of_one_channel_is_an_array_where_that_is_said(tmp_path: Path)
     assert result.files[0].contract["origins"]["kind"] == "given"
     assert not any("pixel" in decision or "scaled" in decision for decision in result.decisions)
     with Encoder(result.files[0].path) as encoder:
-        assert sqnr(encoder.embed(data), np.asarray(model(data, training=False))) >= 95
+        assert decibels(encoder.embed(data), np.asarray(model(data, training=False))) >= 95
 
 
 def test_a_tensor_that_tensorflow_serialized_is_read() -> None:

@@ -19,6 +19,7 @@ from embedlite.runtime.images.open import open_source
 
 from crops import save_crops
 from encoders import small_encoder
+from rounding import decibels
 
 Encoders = dict[int, tuple[keras.Model, Encoder]]
 
@@ -46,11 +47,6 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encoders]:
         yield made
 
 
-def sqnr(found: np.ndarray, wanted: np.ndarray) -> float:
-    noise = float(((found - wanted) ** 2).sum())
-    return float(10 * np.log10(float((wanted**2).sum()) / max(noise, 1e-30)))
-
-
 def by_keras(model: keras.Model, folder: Path, **options: Any) -> np.ndarray:
     images = keras.utils.image_dataset_from_directory(
         folder, labels=None, image_size=(24, 24), shuffle=False, batch_size=4, verbose=False, **options
@@ -76,7 +72,7 @@ def test_the_vectors_are_those_of_keras_own_pipeline(
     model, encoder = encoders[1 if "color_mode" in loader else 3]
     contract = replace(encoder.contract.input, **{**AS_KERAS, **reading})
     found = np.stack(list(encoder.embed_iter(open_source(folders / kind, contract))))
-    assert sqnr(found, by_keras(model, folders / kind, **loader)) > 100
+    assert decibels(found, by_keras(model, folders / kind, **loader)) > 100
 
 
 def test_a_file_that_is_exported_again_is_read_as_before(tmp_path: Path) -> None:

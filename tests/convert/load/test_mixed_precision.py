@@ -5,11 +5,14 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from embedlite.convert.graph.run import float_runner
 from embedlite.convert.load import load_original
 from embedlite.convert.load.lower import LoweredModel, lower
+
+from rounding import decibels
 
 # What exports start to measure a file is a fork.
 pytestmark = pytest.mark.usefixtures("served")
@@ -30,10 +33,6 @@ def encoder(policy: str, *, half_output: bool) -> keras.Model:
     return keras.Model(image, layers.Activation("linear", dtype=policy if half_output else "float32")(x))
 
 
-def decibels(wanted: np.ndarray, got: np.ndarray) -> float:
-    return float(10 * np.log10((wanted**2).sum() / ((wanted - got) ** 2).sum()))
-
-
 def both(lowered: LoweredModel) -> tuple[np.ndarray, np.ndarray]:
     run = float_runner(lowered.flatbuffer)
     return np.stack([lowered.reference(image) for image in IMAGES]), np.stack([run(image) for image in IMAGES])
@@ -46,6 +45,10 @@ def both(lowered: LoweredModel) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("kind", [".keras", ".h5", "folder"])
 def test_half_precision_is_exported_in_float32(policy: str, name: str, least: int, kind: str, tmp_path: Path) -> None:
     model = encoder(policy, half_output=kind == ".keras")
+    try:
+        model(IMAGES)
+    except tf.errors.AbortedError:
+        pytest.skip(f"TensorFlow has no convolution in {name} on this processor")
     path = tmp_path / ("folder" if kind == "folder" else f"model{kind}")
     if kind == "folder":
         model.export(path, verbose=False)
@@ -55,12 +58,12 @@ def test_half_precision_is_exported_in_float32(policy: str, name: str, least: in
     reference, got = both(lowered)
     own = np.asarray(model(IMAGES), np.float32)
     assert reference == pytest.approx(own, abs=2.0 ** (-8 if name == "bfloat16" else -10))
-    assert decibels(reference, got) >= least
+    assert decibels(got, reference) >= least
     assert any(f"computes in {name}" in decision for decision in lowered.decisions)
     # The same weights in float32 are what the file computes.
     plain = encoder("float32", half_output=False)
     plain.set_weights([np.asarray(weight, np.float32) for weight in model.get_weights()])
-    assert decibels(np.asarray(plain(IMAGES)), got) >= 95
+    assert decibels(got, np.asarray(plain(IMAGES))) >= 95
 
 
 def test_float32_models_are_left_alone(tmp_path: Path) -> None:

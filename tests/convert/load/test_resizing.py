@@ -25,6 +25,7 @@ from embedlite.runtime.errors import RequestError
 from embedlite.runtime.images.open import open_source
 
 from crops import save_crops
+from rounding import decibels
 
 SIZE = (20, 28)
 TO_ONE = layers.Rescaling(1 / 255)
@@ -65,11 +66,6 @@ def by_keras(made: keras.Model, photos: Path) -> np.ndarray:
     return np.concatenate([np.asarray(made(image[None], training=False)) for image in pixels])
 
 
-def sqnr(found: np.ndarray, wanted: np.ndarray) -> float:
-    noise = float(((found - wanted) ** 2).sum())
-    return float(10 * np.log10(float((wanted**2).sum()) / max(noise, 1e-30)))
-
-
 Resizing = layers.Resizing
 FRONTS: dict[str, tuple[list[Callable[[Any], Any]], tuple[str, str]]] = {
     "scaled after": ([Resizing(*SIZE), TO_ONE], ("tf-bilinear", "stretch")),
@@ -106,7 +102,7 @@ def test_the_file_gives_on_photos_what_the_model_gives(name: str, photos: Path, 
     assert contract["input"]["mean"] == (0.0,)
     assert contract["input"]["std"] == (1.0,)
     assert {contract["origins"][part] for part in ("mean", "std", "resampler", "fit")} == {"graph"}
-    assert sqnr(vectors(result, photos), by_keras(made, photos)) > 100
+    assert decibels(vectors(result, photos), by_keras(made, photos)) > 100
     graph = Graph(Path(result.files[0].path).read_bytes())
     assert not [name for name in map(graph.operator_name, graph.operators) if "RESIZE" in name or "PAD" in name]
     (said,) = [text for text in result.decisions if "brings pictures to" in text]
@@ -122,7 +118,7 @@ def test_every_format_tells(suffix: str, photos: Path, tmp_path: Path) -> None:
     else:
         made.export(path, verbose=False)
     result = exported(path, tmp_path / "out")
-    assert sqnr(vectors(result, photos), by_keras(made, photos)) > 100
+    assert decibels(vectors(result, photos), by_keras(made, photos)) > 100
 
 
 def test_what_pillow_does_but_for_rounding_is_taken_and_said(photos: Path, tmp_path: Path) -> None:
@@ -130,7 +126,7 @@ def test_what_pillow_does_but_for_rounding_is_taken_and_said(photos: Path, tmp_p
     result = exported(made, tmp_path)
     assert result.files[0].contract["input"]["resampler"] == "bilinear"
     assert "up to rounding" in " ".join(result.decisions)
-    assert sqnr(vectors(result, photos), by_keras(made, photos)) > 50
+    assert decibels(vectors(result, photos), by_keras(made, photos)) > 50
 
 
 def test_half_precision_does_not_hide_it(photos: Path) -> None:

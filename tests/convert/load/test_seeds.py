@@ -20,6 +20,7 @@ from embedlite.runtime import Encoder
 
 from conftest import ROOT, Run, error_line
 from encoders import PLAIN
+from rounding import decibels
 
 MODES = ("float32", "dynamic", "int8")
 FLOOR = 24.0
@@ -62,11 +63,6 @@ def seeds(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     return folder
 
 
-def sqnr(got: np.ndarray, wanted: np.ndarray) -> float:
-    noise = float(((got - wanted).astype(np.float64) ** 2).sum())
-    return 10 * np.log10(float((wanted.astype(np.float64) ** 2).sum()) / max(noise, 1e-30))
-
-
 def check_file(mode: str, path: Path, images: np.ndarray, wanted: np.ndarray, floor: float = FLOOR) -> float:
     """A file's embeddings of uint8 images against the original's; returns the signal-to-noise ratio in dB."""
     with Encoder(path) as encoder:
@@ -76,7 +72,7 @@ def check_file(mode: str, path: Path, images: np.ndarray, wanted: np.ndarray, fl
     assert (got.reshape(len(got), -1).std(axis=1) > 0).all(), "a constant vector"
     if mode == "float32":
         assert np.abs(got - wanted).max() <= 1e-5 * max(1.0, float(np.abs(wanted).max()))
-    ratio = sqnr(got, wanted)
+    ratio = decibels(got, wanted)
     assert ratio >= floor, f"{mode}: {ratio:.1f} dB"
     return ratio
 

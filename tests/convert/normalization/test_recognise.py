@@ -26,6 +26,7 @@ from embedlite.runtime import Encoder
 from embedlite.runtime.backends.interpreters import find_runtime, open_interpreter
 
 from encoders import Call, small_encoder
+from rounding import decibels
 from seeds.user_functions import norm, norm_original, unit_tf
 from seeds.user_layers import BatchMinMax, EmbeddingHead
 
@@ -337,11 +338,7 @@ def test_a_channel_without_any_signal_does_not_stop_int8(tmp_path: Path) -> None
     assert (wanted.reshape(-1, 16, 16)[:, :, 3] == 0).all()
     got, _ = exported(converted(model), tmp_path, quantize=["int8"], calibration_data=images(24))
     assert np.isfinite(got).all()
-    assert sqnr_db(got, wanted) > 20
-
-
-def sqnr_db(got: np.ndarray, wanted: np.ndarray) -> float:
-    return float(10 * np.log10((wanted**2).sum() / ((got - wanted) ** 2).sum()))
+    assert decibels(got, wanted) > 20
 
 
 # Each divides, subtracts an extreme, or has a root of squares; none is a normalization that is known here.
@@ -475,7 +472,7 @@ def test_what_other_arithmetic_reads_of_a_normalization_stays_right(name: str, t
     assert normalization["kind"] == "none"
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * max(1.0, float(np.abs(wanted).max())))
     got, _ = exported(flatbuffer, tmp_path, quantize=["int8"], calibration_data=images(24))
-    assert sqnr_db(got, wanted) > 25
+    assert decibels(got, wanted) > 25
 
 
 @pytest.mark.parametrize("function", [ones_chosen, zeros_chosen_by_another])

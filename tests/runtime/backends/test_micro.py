@@ -13,7 +13,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from conftest import Digits, Run, error_line
-from rounding import FLOAT_DB, INT8_DB
+from rounding import FLOAT_DB, INT8_DB, decibels
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tflite_micro") is None, reason="tflite-micro is not installed (embedlite[verify])"
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 def sqnr_db(candidate: Path, reference: Path) -> float:
     mine, other = (np.load(path)["embeddings"] for path in (candidate, reference))
-    return float(10 * np.log10((other**2).sum() / ((mine - other) ** 2).sum()))
+    return decibels(mine, other)
 
 
 # Measured on the 450 test digits: 132.3 dB for float32, another order of summation; 39.9 dB for int8, another rounding

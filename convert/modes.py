@@ -22,6 +22,9 @@ PRECISIONS = (FLOAT, DYNAMIC, INT16)
 """What an operator of the int8 file may be instead: float, 8-bit weights between float activations, or 16-bit
 activations."""
 
+WEIGHTS = "weights"
+"""What the last layer of the int8 file may be: 8-bit weights that are made float again, and float activations."""
+
 CORRECTIONS = ("rounding", "bias", "refit")
 """Corrections of a quantized graph, in the order in which they are applied."""
 

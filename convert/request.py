@@ -192,11 +192,6 @@ def _check_tuning(asked: Asked, modes: Sequence[str]) -> None:
         return
     if not set(CALIBRATED).intersection(modes):
         raise RequestError("--fine-tune is for int8 and int16x8 files, and none was asked for. Add -q int8.")
-    if asked.pareto or asked.max_drift:
-        raise RequestError(
-            "--fine-tune trains the int8 and int16x8 files, and a search makes others out of the weights as they were. "
-            "Leave --fine-tune out, or --pareto and --max-drift."
-        )
     if asked.recipe is not None:
         raise RequestError("--recipe makes files again without trying, and --fine-tune tries. Leave one of them out.")
 

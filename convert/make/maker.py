@@ -92,15 +92,17 @@ class Maker:
             self._corrector = self._corrects(plan, plan.flatbuffer)
             self._wide_corrector = self._corrects(plan, graph.flatbuffer)
         # Of int8 alone: 16 bits have steps to spare at the end, too.
-        self._keep_float = graph.keep_float if plan is None else (*graph.keep_float, *plan.choices.float_end)
-        self.layers: tuple[Layer, ...] = () if plan is None else find_layers(plan.flatbuffer, self._keep_float)
+        self._float_end = () if plan is None else plan.choices.float_end
+        staying = (*graph.keep_float, *self._float_end)
+        self.layers: tuple[Layer, ...] = () if plan is None else find_layers(plan.flatbuffer, staying)
 
-    def make(self, mode: str, precision: Precision | None = None) -> Made:
+    def make(self, mode: str, precision: Precision | None = None, *, beside: int = 1) -> Made:
         """One file.
 
         Args:
             mode: one of :data:`embedlite.convert.modes.MODES`, or what a file with ``precision`` is called.
             precision: of the layers that are not int8.
+            beside: how many files a search makes, which share the time for training; of no meaning for a mode.
 
         Raises:
             ConversionError: there is no such file of this model.
@@ -110,7 +112,7 @@ class Maker:
         precision = (precision or {}) if takes_ranges(mode) else {}
         quantized = self._quantized(mode, precision)
         corrected = self._corrected(mode, quantized)
-        tuned = self._tuned(mode, corrected.graph)
+        tuned = self._tuned(mode, corrected.graph, beside)
         data, contract, ends = self._packaged(mode, tuned.graph)
         report = tuned.report
         recipe = FileRecipe(corrected.steps, precision, report.sha256 if report is not None and report.kept else None)
@@ -170,21 +172,27 @@ class Maker:
             # Whether any interpreter runs it is found out with the others.
             return Corrected(quantized, (), (f"{mode} was not corrected: {error}",))
 
-    def _tuned(self, mode: str, quantized: bytes) -> Tuned:
+    def _tuned(self, mode: str, quantized: bytes, beside: int) -> Tuned:
         """The graph with trained weights, if that was asked for and helps."""
         request, plan = self._request, self._plan
-        if mode not in CALIBRATED or not request.fine_tune or plan is None:
+        if not takes_ranges(mode) or not request.fine_tune or plan is None:
             return Tuned(quantized)
         tuner = FineTuner(
             plan,
             self._graph.raw_name,
             self._further,
-            request.fine_tune_time / len(set(CALIBRATED).intersection(request.modes)),
+            self._training_time(mode, beside),
             request.seed,
             flips=request.fine_tune_flips,
             checkpoint=request.fine_tune_checkpoint,
         )
         return tuner.tune(quantized, mode, self._graph.flatbuffer if mode == "int16x8" else plan.flatbuffer)
+
+    def _training_time(self, mode: str, beside: int) -> float:
+        """Seconds of one file: the modes share the time, or half of it where a search makes further files."""
+        share = 0.5 if self._request.searching else 1.0
+        files = beside if is_mixed(mode) else len(set(CALIBRATED).intersection(self._request.modes))
+        return self._request.fine_tune_time * share / files
 
     def _mixed(self, precision: Precision) -> bytes:
         assert self._plan is not None
@@ -192,9 +200,10 @@ class Maker:
             self._plan.flatbuffer,
             "int8",
             self._plan.ranges,
-            self._keep_float,
+            self._graph.keep_float,
             precision=by_operator(self.layers, precision),
             dense_per_tensor=self.dense_per_tensor,
+            float_end=self._float_end,
         )
 
     def _described(self, mode: str) -> Contract:

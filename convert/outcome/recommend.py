@@ -13,6 +13,7 @@ from ...runtime.backends.registry import BACKENDS, BY_PACKAGE
 from ...runtime.drift.metrics import ranked_db
 from ..max_drift import Budget, missed_text, required_of_shipped
 from ..modes import MIXED, is_mixed
+from ..quantize.float_end import AVERAGING, LAYERS
 from ..results import ExportedFile
 
 NEARLY_AS_FAST = 1.25
@@ -253,11 +254,19 @@ def _mode(file: ExportedFile) -> str:
 
 
 def _left_by_npu(file: ExportedFile) -> float:
-    """Operators that the NPU's compiler left to the CPU."""
+    """Operators that the NPU's compiler left to the CPU, but for those of an end that need not be float."""
     for verdict in file.verified:
         if verdict.cpu_operators is not None:
-            return sum(verdict.cpu_operators.values())
+            # A layer's weights are made float by an operator of their own.
+            end = [*_float_end(file), *(["DEQUANTIZE"] if set(_float_end(file)).intersection(LAYERS) else [])]
+            free = [*end, *(["RESHAPE"] if end else [])]
+            return sum(verdict.cpu_operators.values()) - sum(kind in verdict.cpu_operators for kind in free)
     return 0.0
+
+
+def _float_end(file: ExportedFile) -> list[str]:
+    """What an int8 file computes in float because it is free on a CPU; integers do it where they are asked for."""
+    return [kind for kind in file.float_operators if file.mode == "int8" and kind in (*LAYERS, *AVERAGING)]
 
 
 def _integers(best: ExportedFile) -> tuple[str, ...]:
@@ -271,6 +280,11 @@ def _integers(best: ExportedFile) -> tuple[str, ...]:
     normalization = best.contract["normalization"]
     if normalization["kind"] == "none" or normalization["placement"] != "graph":
         return (text,)
+    if _float_end(best):
+        return (
+            f"{text}, the end and the normalization",
+            "--input-type int8 --output-type int8 has the end in integers and leaves the normalization to Encoder",
+        )
     return (f"{text}, the normalization", "--input-type int8 --output-type int8 leaves it to Encoder")
 
 

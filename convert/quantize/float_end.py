@@ -1,12 +1,13 @@
-"""The end in float where that is free: the average that makes the embedding.
+"""The end in float where that is free: the average that makes the embedding, and the last layer.
 
-The integers of an average over the last map are the embedding's last rounding, one step size for all its values, and
-often most of the noise. In float the average loses nothing, and takes no longer: a DEQUANTIZE of a small map in place
-of one of a vector. It is done where calibration images gain, and where the map is so small beside the network that the
-time cannot be seen.
+The integers of an embedding are its last rounding, one step size for all its values, and often most of the noise. In
+float neither an average nor a layer rounds what it gives; the layer's weights keep their 8 bits. It is done where
+calibration images gain, and where the end is so small beside the network that the time cannot be seen.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +19,15 @@ from ..normalization.prepare import FloatGraph
 from .trial import CrossTrial
 
 _RESHAPING = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
-_AVERAGING = ("MEAN", "AVERAGE_POOL_2D")
+AVERAGING = ("MEAN", "AVERAGE_POOL_2D")
+LAYERS = ("CONV_2D", "FULLY_CONNECTED")
+"""What an end in float may begin with: kinds of averages and of layers."""
 
 _PRODUCTS = 20
 """Products of int8 numbers in the time in which one value is dequantized and added up, by a wide margin."""
+
+_FLOAT_PRODUCTS = 3
+"""Products of int8 numbers in the time that one of float numbers takes more: four times as many fit into a register."""
 
 _SHARE = 0.02
 """Of the network's time that the end may take more."""
@@ -29,26 +35,42 @@ _SHARE = 0.02
 _STANDARD_ERRORS = 2
 
 
-def averaging_end(graph: FloatGraph) -> tuple[str, ...]:
-    """The operators from the last average on to the raw embedding, by the name of what they write; none without one.
+def possible_ends(graph: FloatGraph) -> list[tuple[str, ...]]:
+    """What may stay float before the normalization: the names of what the operators write, the shortest end first.
 
-    None either where the map that is averaged is not a small part of the network.
+    Each end begins with an average over a whole map or with a layer, holds at most one of either, and costs no time
+    that could be seen.
     """
     operators = Graph(graph.flatbuffer)
     index = int(operators.subgraph.outputs[0]) if graph.raw_name is None else operators.index_of(graph.raw_name)
-    found: list[str] = []
+    allowed = _products(operators) * _SHARE
+    names, ends, families, added = list[str](), list[tuple[str, ...]](), set[tuple[str, ...]](), 0
     while (operator := operators.producer(index)) is not None:
-        found.insert(0, operators.tensor_name(index))
-        index = int(operator.inputs[0])
-        kind = operators.operator_name(operator)
-        if kind in _AVERAGING:
-            spatial = operators.shape(int(operator.outputs[0]))
-            whole = int(np.prod(spatial, dtype=np.int64)) == operators.shape(index)[-1]
-            size = int(np.prod(operators.shape(index), dtype=np.int64))
-            return tuple(found) if whole and size * _PRODUCTS <= _products(operators) * _SHARE else ()
-        if kind not in _RESHAPING:
+        kind, read = operators.operator_name(operator), int(operator.inputs[0])
+        size = int(np.prod(operators.shape(read), dtype=np.int64))
+        if kind in AVERAGING:
+            averaged = int(np.prod(operators.shape(int(operator.outputs[0])), dtype=np.int64))
+            begins = averaged == operators.shape(read)[-1]
+            added += _PRODUCTS * size
+        elif kind in LAYERS:
+            begins = operators.constant(int(operator.inputs[1])) is not None
+            added += _FLOAT_PRODUCTS * products_of(operators, operator)
+        else:
+            begins = False
+        family = AVERAGING if kind in AVERAGING else LAYERS
+        # What others read too is needed in integers anyway.
+        if names and len(operators.consumers(index)) > 1:
             break
-    return ()
+        if not begins and kind not in _RESHAPING:
+            break
+        if begins and (family in families or added + _PRODUCTS * size > allowed):
+            break
+        names.insert(0, operators.tensor_name(index))
+        if begins:
+            families.add(family)
+            ends.append(tuple(names))
+        index = read
+    return ends
 
 
 def try_float_end(
@@ -62,24 +84,39 @@ def try_float_end(
         ranges: of its activations.
         trial: judges.
     """
-    end = averaging_end(graph)
-    if not end:
+    ends = possible_ends(graph)
+    if not ends:
         return (), None
-    plain, in_float = trial.errors_of_one(flatbuffer, ranges), trial.errors_of_one(flatbuffer, ranges, end)
-    if not better(in_float, plain, _STANDARD_ERRORS):
+    chosen: tuple[str, ...] = ()
+    plain = best = trial.errors_of_one(flatbuffer, ranges)
+    for end in ends:
+        errors = trial.errors_of_one(flatbuffer, ranges, end)
+        if better(errors, best, _STANDARD_ERRORS):
+            chosen, best = end, errors
+    if not chosen:
         return (), None
-    return end, (
-        f"the average that makes the embedding is computed in float: {gained(trial.sqnr(plain), trial.sqnr(in_float))} "
-        f"on {len(trial)} calibration images. --output-type int8 keeps it in integers."
+    return chosen, (
+        f"{_named(Graph(flatbuffer), chosen)} computed in float: {gained(trial.sqnr(plain), trial.sqnr(best))} on "
+        f"{len(trial)} calibration images. --output-type int8 keeps it in integers."
     )
 
 
+def _named(graph: Graph, end: tuple[str, ...]) -> str:
+    kinds = [graph.operator_name(operator) for operator in map(graph.producer, map(graph.index_of, end)) if operator]
+    parts = []
+    if any(kind in LAYERS for kind in kinds):
+        parts.append("the last layer (its weights in 8 bits)")
+    if any(kind in AVERAGING for kind in kinds):
+        parts.append("the average that makes the embedding")
+    return " and ".join(parts) + (" are" if len(parts) > 1 else " is")
+
+
 def _products(graph: Graph) -> int:
-    products = 0
-    for operator in graph.operators:
-        if graph.operator_name(operator) not in HEAVY:
-            continue
-        values = graph.constant(int(operator.inputs[1]))
-        outputs = graph.shape(int(operator.outputs[0]))
-        products += 0 if values is None else values.size * int(np.prod(outputs[:-1], dtype=np.int64))
-    return products
+    return sum(products_of(graph, operator) for operator in graph.operators if graph.operator_name(operator) in HEAVY)
+
+
+def products_of(graph: Graph, operator: Any) -> int:
+    """Products of a layer with constant weights; none of one whose weights are computed."""
+    values = graph.constant(int(operator.inputs[1]))
+    outputs = graph.shape(int(operator.outputs[0]))
+    return 0 if values is None else values.size * int(np.prod(outputs[:-1], dtype=np.int64))

@@ -18,7 +18,7 @@ from ..errors import ConversionError
 from ..graph.clamps import drop_idle_clamps
 from ..graph.graph import HEAVY, Graph
 from ..load.foreign import told
-from ..modes import CALIBRATED, DYNAMIC, FLOAT, INT16
+from ..modes import CALIBRATED, DYNAMIC, FLOAT, INT16, WEIGHTS
 from .biases import fit_biases
 from .flat_tensors import fill_flat
 from .integer import in_integers
@@ -45,6 +45,7 @@ def quantize(
     *,
     precision: Mapping[str, str] | None = None,
     dense_per_tensor: bool = False,
+    float_end: Sequence[str] = (),
 ) -> bytes:
     """One mode's flatbuffer from the float one; inputs and outputs stay float32.
 
@@ -57,6 +58,7 @@ def quantize(
             :data:`PRECISIONS`. Operators without weights are float where ``dynamic`` is asked for.
         dense_per_tensor: for ``dynamic``, file or operator: one scale for all weights of a dense layer, as
             tflite-runtime 2.14 needs it.
+        float_end: for ``int8``: operators at the end that stay float, likewise; a layer among them has 8-bit weights.
 
     Raises:
         ConversionError: litert-quantizer refused.
@@ -69,10 +71,13 @@ def quantize(
         keep_float = [*keep_float, *_beyond_half(flatbuffer)]
     # Read once, and what comes out below once: in a trial of ranges the reading takes as long as the quantizing.
     original = Graph(flatbuffer) if mode in CALIBRATED else None
+    precision = dict(precision or {})
     if original is not None:
-        keep_float = [*keep_float, *_between_float(original, keep_float)]
+        precision |= {name: WEIGHTS for name in float_end if _is_large(original, name)}
+        keep_float = [*keep_float, *(name for name in float_end if name not in precision)]
+        keep_float = [*keep_float, *_between_float(original, [*keep_float, *float_end])]
     engine = _engine(flatbuffer)
-    engine.load_quantization_recipe(_recipe(mode, keep_float, precision or {}, dense_per_tensor))
+    engine.load_quantization_recipe(_recipe(mode, keep_float, precision, dense_per_tensor))
     limits = {} if ranges is None or original is None else fill_flat(original, ranges.limits)
     if mode == "int8" and original is not None:
         limits = carry_back(original, limits)
@@ -93,7 +98,7 @@ def quantize(
         graph = Graph(quantized)
         changed = [_unread_alike(graph), fit_biases(graph, original)]
         if mode == "int8":
-            changed.append(in_integers(graph, limits, {*keep_float, *(precision or {})}))
+            changed.append(in_integers(graph, limits, {*keep_float, *precision}))
         changed.append(drop_idle_clamps(graph))
         return graph.to_bytes() if any(changed) else quantized
     return _asymmetric(quantized) if mode == DYNAMIC else quantized
@@ -151,6 +156,15 @@ def _unread_alike(graph: Graph) -> bool:
 LEAST_WEIGHTS = 1024
 """Smaller weights stay float in a dynamic file, as TensorFlow has it: what 8 bits save there is hardly seen,
 and rounding the input of small layers again and again costs 9 to 12 dB on depthwise networks."""
+
+
+def _is_large(graph: Graph, name: str) -> bool:
+    """Whether what writes a tensor has weights that are worth 8 bits where it computes in float."""
+    operator = graph.producer(graph.index_of(name))
+    weights = None
+    if operator is not None and graph.operator_name(operator) in _DYNAMIC:
+        weights = graph.constant(int(operator.inputs[1]))
+    return weights is not None and weights.size >= LEAST_WEIGHTS
 
 
 def _not_worth_it(flatbuffer: bytes) -> list[str]:
@@ -223,11 +237,7 @@ def _recipe(mode: str, keep_float: Sequence[str], precision: Mapping[str, str], 
                 recipe.add_static_config(scope, every, activation_num_bits=16, weight_num_bits=8)
                 continue
             recipe.add_quantization_config(scope, every, algorithm_key=AlgorithmName.NO_QUANTIZE)
-            if kind == DYNAMIC:
-                sizes = qtyping.QuantGranularity
-                for operation in _DYNAMIC:
-                    size = sizes.TENSORWISE if dense_per_tensor and operation == _DENSE else sizes.CHANNELWISE
-                    recipe.add_dynamic_config(scope, qtyping.TFLOperationName(operation), num_bits=8, granularity=size)
+            _in_float(recipe, scope, kind, dense_per_tensor)
     elif mode == DYNAMIC:
         recipe.add_dynamic_config(".*", every, num_bits=8)
         if dense_per_tensor:
@@ -248,6 +258,21 @@ def _recipe(mode: str, keep_float: Sequence[str], precision: Mapping[str, str], 
             scope = f"^{re.escape(name)}(;|$)"
             recipe.add_quantization_config(scope, every, algorithm_key=AlgorithmName.NO_QUANTIZE)
     return recipe.get_quantization_recipe()
+
+
+def _in_float(recipe: Any, scope: str, kind: str, dense_per_tensor: bool) -> None:
+    """Let the layer of that name have 8-bit weights between float activations, if its precision is one of those."""
+    from litert_quantizer import qtyping
+
+    sizes = qtyping.QuantGranularity
+    for name in _DYNAMIC:
+        operation = qtyping.TFLOperationName(name)
+        if kind == WEIGHTS:
+            # DEQUANTIZE has one scale: TFLite Micro takes the first of several without a word.
+            recipe.add_weight_only_config(scope, operation, num_bits=8, granularity=sizes.TENSORWISE)
+        elif kind == DYNAMIC:
+            size = sizes.TENSORWISE if dense_per_tensor and name == _DENSE else sizes.CHANNELWISE
+            recipe.add_dynamic_config(scope, operation, num_bits=8, granularity=size)
 
 
 def _statistics(graph: Graph, limits: Mapping[str, tuple[float, float]]) -> dict[str, dict[str, Any]]:

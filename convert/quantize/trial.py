@@ -46,20 +46,20 @@ class Trial:
         """Sum of the squares of the float graph's embeddings."""
         return float((self._reference.astype(np.float64) ** 2).sum())
 
-    def errors(self, flatbuffer: bytes, ranges: Ranges, keep_float: Sequence[str] = ()) -> NDArray[np.float64]:
+    def errors(self, flatbuffer: bytes, ranges: Ranges, float_end: Sequence[str] = ()) -> NDArray[np.float64]:
         """Errors of each image's embedding by the int8 file with these ranges, (images, 2): squared, and 1 - cosine.
 
         Args:
             flatbuffer: the float graph, or one that computes the same.
             ranges: of its activations.
-            keep_float: operators that stay float besides those that do anyway, by the name of what they write.
+            float_end: operators at the end that stay float besides those that do anyway, by what they write.
         """
-        return self.errors_of(self.quantized(flatbuffer, ranges, keep_float))
+        return self.errors_of(self.quantized(flatbuffer, ranges, float_end))
 
-    def quantized(self, flatbuffer: bytes, ranges: Ranges, keep_float: Sequence[str] = ()) -> bytes:
+    def quantized(self, flatbuffer: bytes, ranges: Ranges, float_end: Sequence[str] = ()) -> bytes:
         """The int8 graph with these ranges; see :meth:`errors`."""
         # As litert-quantizer leaves it: the repairs are for other runtimes and change no value here.
-        return quantize(flatbuffer, "int8", ranges, (*self._keep_float, *keep_float))
+        return quantize(flatbuffer, "int8", ranges, self._keep_float, float_end=float_end)
 
     def errors_of(self, quantized: bytes) -> NDArray[np.float64]:
         """The same of a quantized graph with float input and output."""
@@ -110,9 +110,9 @@ class CrossTrial:
     def __len__(self) -> int:
         return sum(map(len, self.folds))
 
-    def errors_of_one(self, flatbuffer: bytes, ranges: Ranges, keep_float: Sequence[str] = ()) -> NDArray[np.float64]:
+    def errors_of_one(self, flatbuffer: bytes, ranges: Ranges, float_end: Sequence[str] = ()) -> NDArray[np.float64]:
         """Errors of all images with one graph and its ranges, quantized once; see :meth:`Trial.errors`."""
-        quantized = self.folds[0].quantized(flatbuffer, ranges, keep_float)
+        quantized = self.folds[0].quantized(flatbuffer, ranges, float_end)
         return np.concatenate([trial.errors_of(quantized) for trial in self.folds])
 
     def errors(self, candidates: Iterable[tuple[bytes, Ranges]]) -> NDArray[np.float64]:

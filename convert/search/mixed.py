@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -79,9 +80,9 @@ class MixedFiles:
         assert plan.fitting is not None
         self._request, self._graph, self._plan, self._maker = request, graph, plan, maker
         # Inner layers hurt a few images most, those with the least contrast, and forty may hold none of them. No layer
-        # is fitted to the images that set the ranges, so these may judge too.
+        # is fitted to the images that set the ranges, so these may judge too, unless weights are trained on them.
         held_out = plan.trial.images[:MOST_IMAGES]
-        further = min(len(plan.fitting), MOST_IMAGES - len(held_out))
+        further = 0 if request.fine_tune else min(len(plan.fitting), MOST_IMAGES - len(held_out))
         judges = [*held_out, *(plan.fitting.ready(index) for index in range(further))]
         self._trial = Trial(graph, judges, request.threads)
         self._target, self._stopwatch = request.timed_on, stopwatch
@@ -140,10 +141,9 @@ class MixedFiles:
             int8: errors of the int8 file.
             judged: its drift, and that of the other modes.
         """
-        files, corrected, left_out = list[tuple[Made, Tried, Drift]](), list[str](), list[str]()
+        files, left_out = list[tuple[Made, Tried, Drift]](), list[str]()
         for number, tried in enumerate(chosen, 1):
-            item = self._maker.make(f"{MIXED}{number}", tried.precision)
-            corrected += item.decisions
+            item = self._maker.make(f"{MIXED}{number}", tried.precision, beside=len(chosen))
             errors, drift = self._trial.measure(item.graph)
             # One that keeps the limits is wanted for that.
             if self._budget is None and not better(errors, int8):
@@ -154,14 +154,17 @@ class MixedFiles:
                 continue
             files.append((item, tried, drift))
         names = [MIXED] if len(files) == 1 else [f"{MIXED}{number}" for number in range(1, len(files) + 1)]
-        named = list(zip(names, files, strict=True))
-        told = [self._explain(name, tried, drift, judged) for name, (_, tried, drift) in named]
-        # What was done to a file is told once, here.
+        named = [(_called(item, name), tried, drift) for name, (item, tried, drift) in zip(names, files, strict=True)]
         return Found(
-            tuple(replace(item, mode=name, decisions=()) for name, (item, _, _) in named),
-            {**judged, **{name: drift for name, (_, _, drift) in named}},
+            # What was done to a file is told once, here.
+            tuple(replace(item, decisions=()) for item, _, _ in named),
+            {**judged, **{item.mode: drift for item, _, drift in named}},
             None,
-            (*corrected, *left_out, *told),
+            (
+                *(text for item, _, _ in named for text in item.decisions),
+                *left_out,
+                *(self._explain(item.mode, tried, drift, judged) for item, tried, drift in named),
+            ),
         )
 
     def _meets(self, tried: Tried) -> bool:
@@ -285,6 +288,13 @@ class MixedFiles:
             f"{name} is int8 but for {len(tried.precision)} of {len(layers)} layers ({changed}): {gain}, at "
             f"{tried.relative:.2f} of int8's latency on {self._stopwatch.package}."
         )
+
+
+def _called(made: Made, name: str) -> Made:
+    """A file by another name, in what is told of it too: only when all are made is it known how many stay."""
+    tuning = None if made.fine_tuning is None else replace(made.fine_tuning, mode=name)
+    decisions = tuple(re.sub(rf"\b{made.mode}\b", name, text) for text in made.decisions)
+    return replace(made, mode=name, fine_tuning=tuning, decisions=decisions)
 
 
 def _ended_early(error: Exception) -> str:

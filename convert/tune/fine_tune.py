@@ -110,7 +110,7 @@ class FineTuner:
             paired = PairedGraph(quantized, original, [], None)
         except RequestError:
             return _left(quantized, mode, "none of its layers computes with integers")
-        if not paired.layers:
+        if not paired.integers:
             return _left(quantized, mode, "it has no layer with weights of its own that computes with integers")
         parameters = Parameters(paired, original)
         student, teacher = Network(parameters.quantized), Network(original)

@@ -65,7 +65,7 @@ class Parameters:
         self._graph = Graph(self.quantized)
         self._layers: list[_Layer] = []
         self.start: Values = []
-        for layer in paired.layers:
+        for layer in paired.integers:
             self._add(layer, paired)
         self._groups = self._step_sizes()
         self._of = {index: place for place, members in enumerate(self._groups) for index in members}

@@ -64,6 +64,22 @@ def test_int8_where_nothing_speaks_against_it() -> None:
     assert why["CPU"] == "int8: 100 µs, 40.0 dB."
 
 
+def test_a_float_end_that_integers_could_compute_is_no_reason_for_16_bits() -> None:
+    def left(file: ExportedFile, **operators: int) -> ExportedFile:
+        verdict = replace(file.verified[-1], npu_operators=18, cpu_operators=operators)
+        return replace(file, verified=(*file.verified[:-1], verdict))
+
+    int8 = left(exported("int8", floats=("CONV_2D", "RESHAPE", "DIV")), CONV_2D=1, DEQUANTIZE=2, RESHAPE=1, DIV=5)
+    wide = left(exported("int16x8", floats=("DIV",)), DEQUANTIZE=1, DIV=5)
+    assert lines(int8, wide)["NPU"].startswith("ship m.int8.tflite (40.0 dB; Ethos-U runs 18 of 27 operators)")
+    assert reasons(int8, wide)["NPU"] == (
+        "8-bit integers throughout but for CONV_2D, RESHAPE, DIV in float, the end and the normalization; "
+        "--input-type int8 --output-type int8 has the end in integers and leaves the normalization to Encoder."
+    )
+    # What the end is not the reason for counts as before.
+    assert lines(left(int8, CONV_2D=3, DIV=5), wide)["NPU"].startswith("ship m.int16x8.tflite")
+
+
 def test_what_to_ship_is_one_short_line_each() -> None:
     files = (exported(mode, floats=("DIV", "SUB", "MAXIMUM")) for mode in ("float32", "dynamic", "int8", "int16x8"))
     assert all(len(line) < 80 for line in recommend(tuple(files), LITERT).ship)

@@ -38,14 +38,14 @@ Run = Callable[[int], Values]
 
 @dataclass(frozen=True)
 class LinearLayer:
-    """A convolution or dense layer of the quantized graph.
+    """A convolution or dense layer of the quantized graph: in integers, or in float with weights in 8 bits.
 
     Attributes:
         kind: one of :data:`KINDS`.
         name: of the tensor that it writes.
         place: among the operators of the quantized graph.
         float_place: of its counterpart in the float graph.
-        tensors: in the quantized graph the indices of input, weights, bias and output.
+        tensors: in the quantized graph the indices of input, weights as they are stored, bias and output.
         float_tensors: likewise in the float graph; -1 for a bias that it does not have.
         options: the operator's ``builtinOptions`` (strides, padding, activation function).
     """
@@ -63,7 +63,8 @@ class PairedGraph:
     """The quantized graph, its float original, and the images that both are run on.
 
     Attributes:
-        layers: the linear layers that compute with integers and have a counterpart, in the order of execution.
+        integers: the linear layers that compute with integers and have a counterpart, in the order of execution.
+        layers: these, and one that computes in float with weights that are stored in 8 bits, if the graph ends in one.
     """
 
     def __init__(
@@ -84,7 +85,9 @@ class PairedGraph:
         graph, self._float_graph = Graph(quantized), Graph(original)
         match = match_graphs(read_flatbuffer(quantized), read_flatbuffer(original))
         found = (_layer(graph, self._float_graph, place, other) for place, other in match.operators.items())
-        self.layers = tuple(layer for layer in found if layer is not None)
+        self.integers = tuple(layer for layer in found if layer is not None)
+        ends = (_float_layer(graph, self._float_graph, place, other) for place, other in match.operators.items())
+        self.layers = (*self.integers, *[layer for layer in ends if layer is not None][-1:])
         # What the copies replaced is dropped when the file is packed.
         self._data, self._original = bytearray(graph.to_bytes()), original
         self._info, self._float_info = read_flatbuffer(bytes(self._data)), read_flatbuffer(original)
@@ -113,16 +116,19 @@ class PairedGraph:
     def bounds(self, layer: LinearLayer) -> tuple[float, float]:
         """Where a layer's output saturates, if an operator that clips it reads it and so gave the bounds; or none."""
         readers = self._float_graph.consumers(layer.float_tensors[3])
-        if not readers or any(self._float_graph.operator_name(reader) not in CLIPPING for reader in readers):
-            return -math.inf, math.inf
         tensor = self._info.tensors[layer.tensors[3]]
+        clipped = readers and all(self._float_graph.operator_name(reader) in CLIPPING for reader in readers)
+        if not clipped or tensor.dtype == "float32":
+            return -math.inf, math.inf
         limits = np.iinfo(np.dtype(tensor.dtype))
         ends = dequantize(np.array([limits.min, limits.max], tensor.dtype), tensor.scale[0], tensor.zero_point[0])
         return float(ends[0]), float(ends[1])
 
     def scales(self, index: int, count: int) -> NDArray[np.float64]:
-        """A constant's step sizes, one for each of ``count`` channels."""
-        return np.broadcast_to(np.asarray(self._info.tensors[index].scale, np.float64), (count,))
+        """A constant's step sizes, one for each of ``count`` channels; 1 of a float one, which has no steps."""
+        tensor = self._info.tensors[index]
+        scale = 1.0 if tensor.dtype == "float32" else np.asarray(tensor.scale, np.float64)
+        return np.broadcast_to(scale, (count,))
 
     def scaled_by_channel(self, layer: LinearLayer) -> bool:
         """Whether a layer's weights have a step size for each output channel."""
@@ -130,20 +136,24 @@ class PairedGraph:
         return len(weights.scale) == outputs
 
     def replace(self, index: int, values: NDArray[np.float64]) -> None:
-        """Overwrite a constant with whole numbers; they are kept within its type, biases well within."""
+        """Overwrite a constant with floats, or with whole numbers that are kept within its type, biases well within."""
         dtype = np.dtype(self._info.tensors[index].dtype)
-        # 8-bit weights are symmetric. A bias leaves room for the sum that it is the start of.
-        limit = 127 if dtype == np.int8 else float(np.iinfo(dtype).max // 2)
-        stored = np.clip(np.rint(values), -limit, limit).astype(dtype)
+        if dtype != np.float32:
+            # 8-bit weights are symmetric. A bias leaves room for the sum that it is the start of.
+            limit = 127 if dtype == np.int8 else float(np.iinfo(dtype).max // 2)
+            values = np.clip(np.rint(values), -limit, limit)
+        stored = values.astype(dtype)
         self._bytes(index)[:] = np.frombuffer(stored.tobytes(), np.uint8)
         self._walk.changed(index)
 
     def rescale(self, layer: LinearLayer, scales: NDArray[np.float32]) -> None:
-        """Give a layer's weights other step sizes, one for each output channel, and its bias those that follow."""
-        _, weights, bias, _ = layer.tensors
-        step = np.float32(self._info.tensors[layer.tensors[0]].scale[0])
+        """Give a layer's weights other step sizes, as many as they have, and an integer bias those that follow."""
+        source, weights, bias, _ = (self._info.tensors[index] for index in layer.tensors)
+        changed = {layer.tensors[1]: scales[: len(weights.scale)]}
+        if bias.dtype != "float32":
+            changed[layer.tensors[2]] = scales * np.float32(source.scale[0])
         subgraph = schema.Model.GetRootAs(self._data, 0).Subgraphs(0)
-        for index, values in ((weights, scales), (bias, scales * step)):
+        for index, values in changed.items():
             subgraph.Tensors(index).Quantization().ScaleAsNumpy()[:] = values
             self._walk.changed(index)
         self._info = read_flatbuffer(bytes(self._data))
@@ -181,6 +191,8 @@ class PairedGraph:
     def _quantized(self, place: int, index: int) -> Callable[[], Run]:
         """Makes what gives one tensor of the quantized graph, in real numbers."""
         tensor, maker = self._info.tensors[index], self._walk.reach(bytes(self._data), place, index)
+        if tensor.dtype == "float32":
+            return maker
 
         def make() -> Run:
             run = maker()
@@ -220,6 +232,23 @@ def _layer(graph: Graph, original: Graph, place: int, other: int) -> LinearLayer
     return LinearLayer(kind, name, place, other, (ends[0], weights, bias, ends[1]), floats, operator.builtinOptions)
 
 
+def _float_layer(graph: Graph, original: Graph, place: int, other: int) -> LinearLayer | None:
+    """A layer whose weights a DEQUANTIZE makes float, each time or once."""
+    operator, counterpart = graph.operators[place], original.operators[other]
+    kind = graph.operator_name(operator)
+    source = graph.producer(int(operator.inputs[1])) if kind in ("CONV_2D", "FULLY_CONNECTED") else None
+    true = int(counterpart.inputs[1]) if source is not None else -1
+    if source is None or graph.operator_name(source) != "DEQUANTIZE" or original.constant(true) is None:
+        return None
+    weights = int(source.inputs[0])
+    if graph.constant(weights) is None or graph.dtype(weights) != "int8" or _shared(graph, weights):
+        return None
+    true_bias = int(counterpart.inputs[2]) if len(counterpart.inputs) > 2 else -1
+    floats = (int(counterpart.inputs[0]), true, true_bias, int(counterpart.outputs[0]))
+    tensors = (int(operator.inputs[0]), weights, _own(graph, operator, 2), int(operator.outputs[0]))
+    return LinearLayer(kind, original.tensor_name(floats[3]), place, other, tensors, floats, operator.builtinOptions)
+
+
 def _shared(graph: Graph, weights: int) -> bool:
     buffer = graph.tensor(weights).buffer
     reads = (int(index) for operator in graph.operators for index in operator.inputs if index >= 0)
@@ -235,6 +264,8 @@ def _own(graph: Graph, operator: Any, role: int) -> int:
         assert values is not None
         copy = graph.add_constant(name, values)
         graph.tensor(copy).quantization = graph.tensor(index).quantization
+    elif graph.dtype(int(operator.outputs[0])) == "float32":
+        copy = graph.add_constant(name, np.zeros(graph.shape(int(operator.outputs[0]))[-1], np.float32))
     else:
         weights = graph.tensor(int(operator.inputs[1])).quantization
         step = np.float32(graph.tensor(int(operator.inputs[0])).quantization.scale[0])

@@ -7,7 +7,8 @@ ridge regression, so that with the quantized graph's inputs X they come close to
 
 They are held near the float weights, not near zero, so that a few images cannot move what they say nothing about; how
 near is chosen on a part of the images. Then the weights are rounded in new step sizes
-(:mod:`embedlite.convert.quantize.correct.rounding`). Same size, same operators.
+(:mod:`embedlite.convert.quantize.correct.rounding`), one for each output or one for all, as they were. Same size, same
+operators.
 
 Ridge regression: Hoerl and Kennard, 1970. Fitting a quantized layer to the float model's answers is the closed form of
 what Hubara et al., Accurate Post Training Quantization With Small Calibration Sets, 2020 (arXiv:2006.10518, section 3)
@@ -42,7 +43,9 @@ def refit_last_layer(graph: PairedGraph) -> None:
     weights = graph.float_constant(layer.float_tensors[1])
     linear = layer.options.fusedActivationFunction == schema.ActivationFunctionType.NONE
     known = layer.kind != "DEPTHWISE_CONV_2D" and np.prod(weights.shape[1:]) <= MOST_INPUTS
-    if not linear or not known or not graph.scaled_by_channel(layer):
+    by_channel = graph.scaled_by_channel(layer)
+    in_float = layer not in graph.integers
+    if not linear or not known or not (by_channel or in_float):
         return
     matrix, bias = weight_matrices(layer, weights)[0], graph.float_bias(layer)
     pairs = _rows(graph, layer, weights.shape)
@@ -53,6 +56,8 @@ def refit_last_layer(graph: PairedGraph) -> None:
     targets = wanted @ matrix.T + bias
     fitted, offset = fit_near(inputs, targets, matrix, ridge)
     scales = np.abs(fitted).max(axis=1) / LARGEST
+    if not by_channel:
+        scales = np.full_like(scales, scales.max())
     scales = np.where(scales > 0, scales, graph.scales(layer.tensors[1], len(scales))).astype(np.float32)
     centred = inputs - inputs.mean(axis=0)
     rounded = round_with_feedback(fitted, centred.T @ centred, scales.astype(np.float64))

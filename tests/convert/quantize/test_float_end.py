@@ -1,4 +1,4 @@
-"""The average that makes the embedding: in float where that is free, in integers where those were asked for."""
+"""The end of the network: in float where that is free, in integers where those were asked for."""
 
 from pathlib import Path
 
@@ -19,11 +19,11 @@ pytestmark = pytest.mark.usefixtures("served")
 IMAGES = np.random.default_rng(0).integers(0, 256, (48, 24, 24, 3), np.uint8)
 
 
-def network(pooling: layers.Layer) -> keras.Model:
+def network(*end: layers.Layer) -> keras.Model:
     keras.utils.set_random_seed(0)
     sizes = [layers.Conv2D(24, 3, padding="same", activation="relu") for _ in range(3)]
     return keras.Sequential(
-        [keras.Input((24, 24, 3)), *sizes, layers.MaxPooling2D(4), layers.Conv2D(32, 3), pooling, L2Normalization()],
+        [keras.Input((24, 24, 3)), *sizes, layers.MaxPooling2D(4), layers.Conv2D(32, 3), *end, L2Normalization()],
         name="small",
     )
 
@@ -74,3 +74,66 @@ def test_a_recipe_makes_it_again(tmp_path: Path) -> None:
 def test_a_maximum_stays_as_it_is(tmp_path: Path) -> None:
     result = made(tmp_path, network(layers.GlobalMaxPooling2D()))
     assert not any("average" in text for text in result.decisions)
+
+
+ENDS = {
+    "a dense layer": ([layers.GlobalMaxPooling2D(), layers.Dense(40)], ["the last layer"]),
+    "a dense layer without bias": ([layers.GlobalMaxPooling2D(), layers.Dense(40, use_bias=False)], ["the last layer"]),
+    "an average, then a dense layer": (
+        [layers.GlobalAveragePooling2D(), layers.Dense(40)],
+        ["the last layer", "the average"],
+    ),
+    "a convolution": ([layers.MaxPooling2D(4), layers.Conv2D(40, 1), layers.Flatten()], ["the last layer"]),
+    "a small layer": ([layers.GlobalMaxPooling2D(), layers.Dense(8)], ["the last layer"]),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_the_last_layer_is_float_where_that_is_free(name: str, tmp_path: Path) -> None:
+    """On every runtime: 8-bit weights of one step size, which each makes float, and every correction on top."""
+    end, said = ENDS[name]
+    model = network(*(layer.__class__.from_config(layer.get_config()) for layer in end))
+    result = made(tmp_path / "float", model, correct=(), measure=True)
+    (told,) = [text for text in result.decisions if "computed in float: " in text]
+    assert all(part in told for part in said)
+    integers = made(tmp_path / "int8", model, correct=(), output_type="int8")
+    assert noise_db(model, result) > noise_db(model, integers) + 1
+    file = result.files[0]
+    assert {verdict.runtime for verdict in file.verified if verdict.ok} >= {
+        "ai-edge-litert",
+        "tflite-runtime",
+        "tflite-micro",
+    }
+    assert all(verdict.ok for verdict in file.verified)
+    info = read_flatbuffer(read_artifact(file.path).flatbuffer)
+    kernels = [
+        info.tensors[reads[1]]
+        for operator, (reads, _) in zip(info.operators, info.wiring.operators, strict=True)
+        if operator.name in ("CONV_2D", "FULLY_CONNECTED")
+    ]
+    assert [kernel.dtype for kernel in kernels] == ["int8"] * (len(kernels) - 1) + ["float32"]
+    # Kept in 8 bits, but for what is too small for that to matter.
+    dequantized = [
+        info.tensors[reads[0]]
+        for operator, (reads, writes) in zip(info.operators, info.wiring.operators, strict=True)
+        if operator.name == "DEQUANTIZE" and info.tensors[writes[0]].shape == kernels[-1].shape
+    ]
+    assert [(item.dtype, len(item.scale)) for item in dequantized] == [("int8", 1)] * (name != "a small layer")
+
+
+def test_a_layer_that_costs_time_stays_in_integers(tmp_path: Path) -> None:
+    result = made(tmp_path, network(layers.Conv2D(40, 1), layers.GlobalMaxPooling2D()))
+    assert not any("computed in float" in text for text in result.decisions)
+    wide = keras.Sequential([keras.Input((24, 24, 3)), layers.Conv2D(8, 3, 4), layers.Flatten(), layers.Dense(64)])
+    assert not any("computed in float" in text for text in made(tmp_path / "wide", wide).decisions)
+
+
+def test_what_others_read_stays_in_integers(tmp_path: Path) -> None:
+    """The last layer but one is read by the shortcut, too, and the addition of the two is not a layer."""
+    source = keras.Input((24, 24, 3))
+    body = layers.Conv2D(24, 3, padding="same", activation="relu")(source)
+    body = layers.Conv2D(24, 3, padding="same", activation="relu")(body)
+    first = layers.Dense(32)(layers.GlobalMaxPooling2D()(body))
+    model = keras.Model(source, layers.Add()([first, layers.Dense(32)(first)]), name="small")
+    result = made(tmp_path, model)
+    assert not any("computed in float" in text for text in result.decisions)

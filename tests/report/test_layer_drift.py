@@ -290,8 +290,13 @@ def test_every_mode_of_a_real_export(mode: str, digits: Digits) -> None:
     json.dumps(report.to_json(), allow_nan=False)
     parts = {part: sum(layer.share * (getattr(layer, part) or 0) for layer in report.layers) for part in PARTS}
     assert sum(parts.values()) == pytest.approx(1)
-    most = {"int8": "rounding", "int16x8": "weights", "float16": "weights"}.get(mode)
+    most = {"int16x8": "weights", "float16": "weights"}.get(mode)
     assert most is None or parts[most] > 0.6
+    if mode == "int8":
+        # Its last layer is computed in float, which rounds nothing but the weights; the others round what they give.
+        *inner, end = convolutions
+        assert (end.weights, end.rounding) == (pytest.approx(1, abs=0.01), pytest.approx(0, abs=0.01))
+        assert all(layer.rounding > 0.1 for layer in inner)
     assert (report.helps is None) == (report.together_db >= 60)
 
 
@@ -358,7 +363,7 @@ def test_the_command_on_the_older_runtime(digits: Digits, run: Run) -> None:
     assert done.returncode == 0, done.stderr
     value = json.loads(done.stdout)
     assert value["ladder"] is None
-    assert len(value["layers"]) == 21
+    assert len(value["layers"]) == 20
     keys = ["name", "operator", "shape", "sqnr_db", "drop_db", "rescaled", "alone_db", "share"]
     assert list(value["layers"][0]) == [*keys, "weights", "clipping", "rounding"]
 

@@ -110,7 +110,9 @@ def test_the_arena_is_the_smallest_that_works(
     # Weights stay outside the arena, so it holds the two largest neighbouring activations and the bookkeeping. The
     # first two layers of the example hold 32x32x8 values each.
     values = 2 * 32 * 32 * 8
-    assert values * (4 if mode == "float32" else 1) < answer["needed"] < largest * 128 * 1024
+    # The last layer of the int8 file is computed in float, with 128x128 weights that are made float there.
+    end = 128 * 128 * 4 if mode == "int8" else 0
+    assert values * (4 if mode == "float32" else 1) < answer["needed"] < largest * 128 * 1024 + end
 
 
 def probe(model: Path, runtime: str, images: Path, result: Path) -> dict[str, Any]:

@@ -110,9 +110,9 @@ class FineTuner:
             paired = PairedGraph(quantized, original, [], None)
         except RequestError:
             return _left(quantized, mode, "none of its layers computes with integers")
-        if not paired.integers:
-            return _left(quantized, mode, "it has no layer with weights of its own that computes with integers")
-        parameters = Parameters(paired, original)
+        if not paired.layers:
+            return _left(quantized, mode, "it has no layer with weights of its own in 8 bits")
+        parameters = Parameters(paired, original, plan.ranges.limits)
         student, teacher = Network(parameters.quantized), Network(original)
         sources = [plan.fitting] if self._further is None else [plan.fitting, self._further]
         batches = Batches(sources, _batch_size(student), self._seed, flips=self._flips)

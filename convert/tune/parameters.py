@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,14 +32,14 @@ class _Layer:
         layer: see :class:`LinearLayer`.
         scale: step sizes of the weights, shaped to be multiplied with them.
         bias: in real numbers.
-        bias_scale: its step sizes.
-        unit: what one unit of the bias's parameter is: one step of what the layer writes.
+        bias_scale: its step sizes; None of one in float.
+        unit: what one unit of the bias's parameter is: one step of what the layer writes, or would write in 8 bits.
     """
 
     layer: LinearLayer
     scale: NDArray[np.float32]
     bias: NDArray[np.float64]
-    bias_scale: NDArray[np.float64]
+    bias_scale: NDArray[np.float64] | None
     unit: float
 
 
@@ -54,19 +54,20 @@ class Parameters:
         rates: how fast each moves, relative to the others.
     """
 
-    def __init__(self, paired: PairedGraph, original: bytes) -> None:
-        """Take those of every layer that is paired with a float one.
+    def __init__(self, paired: PairedGraph, original: bytes, limits: Mapping[str, tuple[float, float]]) -> None:
+        """Take those of every layer that is paired with a float one, a last one in float with 8-bit weights included.
 
         Args:
             paired: the quantized graph beside its float original.
             original: that float graph.
+            limits: ranges of its activations, by name.
         """
         self.quantized, self._original = paired.to_bytes(), original
         self._graph = Graph(self.quantized)
         self._layers: list[_Layer] = []
         self.start: Values = []
-        for layer in paired.integers:
-            self._add(layer, paired)
+        for layer in paired.layers:
+            self._add(layer, paired, limits)
         self._groups = self._step_sizes()
         self._of = {index: place for place, members in enumerate(self._groups) for index in members}
         self._first = {index: self._scale(index) for index in self._of}
@@ -89,8 +90,10 @@ class Parameters:
             bounded = tf.clip_by_value(weights, -_MOST, _MOST)
             constants[at_weights] = straight_through(bounded, tf.round(bounded)) * item.scale
             moved = item.bias.astype(np.float32) + bias * np.float32(item.unit)
-            steps = tf.stop_gradient(item.bias_scale.astype(np.float32) * self._wider(source, wider))
-            constants[at_bias] = straight_through(moved, tf.round(moved / steps) * steps)
+            if item.bias_scale is not None:
+                steps = tf.stop_gradient(item.bias_scale.astype(np.float32) * self._wider(source, wider))
+                moved = straight_through(moved, tf.round(moved / steps) * steps)
+            constants[at_bias] = moved
         return constants, scales
 
     def _wider(self, index: int, wider: Any) -> Any:
@@ -104,12 +107,15 @@ class Parameters:
         for item, weights, bias in zip(self._layers, values[0:-1:2], values[1:-1:2], strict=True):
             source, at_weights, at_bias, _ = item.layer.tensors
             _store(graph, at_weights, np.clip(np.round(weights.astype(np.float64)), -_MOST, _MOST))
+            moved = item.bias + bias.astype(np.float64) * item.unit
+            if item.bias_scale is None:
+                _store(graph, at_bias, moved)
+                continue
             steps = item.bias_scale * self._wider(source, wider)
             # A layer with one step size for all weights has one for its bias.
             count = len(graph.tensor(at_bias).quantization.scale)
             graph.tensor(at_bias).quantization.scale = steps[:count].astype(np.float32)
             limit = np.iinfo(np.dtype(graph.dtype(at_bias))).max // 2
-            moved = item.bias + bias.astype(np.float64) * item.unit
             _store(graph, at_bias, np.clip(np.round(moved / steps), -limit, limit))
         return graph.to_bytes()
 
@@ -129,7 +135,7 @@ class Parameters:
     def _scale(self, index: int) -> float:
         return float(self._graph.tensor(index).quantization.scale[0])
 
-    def _add(self, layer: LinearLayer, paired: PairedGraph) -> None:
+    def _add(self, layer: LinearLayer, paired: PairedGraph, limits: Mapping[str, tuple[float, float]]) -> None:
         _, at_weights, at_bias, result = layer.tensors
         stored = paired.constant(at_weights).astype(np.float64)
         scales = np.asarray(self._graph.tensor(at_weights).quantization.scale, np.float64)
@@ -140,8 +146,13 @@ class Parameters:
         # Where a correction chose another integer, training starts in the middle of it, and does not undo it at once.
         self.start.append(np.where(np.round(wanted) == stored, wanted, stored).astype(np.float32))
         bias = paired.constant(at_bias).astype(np.float64)
-        bias_scale = np.broadcast_to(np.asarray(self._graph.tensor(at_bias).quantization.scale, np.float64), bias.shape)
         self.start.append(np.zeros(bias.shape, np.float32))
+        if self._graph.dtype(at_bias) == "float32":
+            low, high = limits[layer.name]
+            unit = (high - low) / 255
+            self._layers.append(_Layer(layer, scale.astype(np.float32), bias, None, unit))
+            return
+        bias_scale = np.broadcast_to(np.asarray(self._graph.tensor(at_bias).quantization.scale, np.float64), bias.shape)
         self._layers.append(_Layer(layer, scale.astype(np.float32), bias * bias_scale, bias_scale, self._scale(result)))
 
     def _step_sizes(self) -> list[list[int]]:

@@ -396,7 +396,7 @@ def test_where_it_does_not_apply_it_is_refused(options: dict, says: str) -> None
     assert says in str(raised.value)
 
 
-def planned(*body: keras.layers.Layer) -> tuple[FineTuner, bytes, bytes]:
+def planned(*body: keras.layers.Layer, seconds: float = 0.5) -> tuple[FineTuner, bytes, bytes]:
     """A tuner of a small network, its int8 graph, and the float one."""
     keras.utils.set_random_seed(5)
     model = keras.Sequential([keras.Input(SHAPE), *body, layers.GlobalAveragePooling2D()])
@@ -405,16 +405,41 @@ def planned(*body: keras.layers.Layer) -> tuple[FineTuner, bytes, bytes]:
     plan = plan_int8(graph, open_source(smooth(48, 0), CONTRACT), CONTRACT, options, raw_pixels=False)
     assert plan.trial is not None
     quantized = plan.trial.quantized(plan.flatbuffer, plan.ranges)
-    return FineTuner(plan, None, None, 0.5, 0), quantized, plan.flatbuffer
+    return FineTuner(plan, None, None, seconds, 0), quantized, plan.flatbuffer
 
 
 def test_a_layer_that_is_used_twice_keeps_the_step_sizes_of_what_it_reads() -> None:
     """Its weights are not trained, so the step size of its bias stays."""
     twice = layers.Conv2D(3, 3, padding="same", activation="relu")
-    _, quantized, original = planned(twice, layers.Conv2D(3, 1), twice, layers.Conv2D(8, 3, activation="relu"))
-    parameters = Parameters(PairedGraph(quantized, original, [], None), original)
+    tuner, quantized, original = planned(twice, layers.Conv2D(3, 1), twice, layers.Conv2D(8, 3, activation="relu"))
+    parameters = Parameters(PairedGraph(quantized, original, [], None), original, tuner._plan.ranges.limits)
     moved = [*parameters.start[:-1], parameters.start[-1] + np.float32(0.05)]
     check_constraints(Graph(parameters.file(moved)))
+
+
+@pytest.mark.usefixtures("steps")
+def test_a_last_layer_in_float_is_trained_with_its_weights_in_8_bits() -> None:
+    """Its weights alone are damaged."""
+    tuner, _, original = planned(
+        layers.Conv2D(16, 3, strides=2, activation="relu"), layers.Conv2D(24, 3), seconds=400.0
+    )
+    plan = tuner._plan
+    end = tuple(Graph(original).tensor_name(int(item.outputs[0])) for item in Graph(original).operators[1:])
+    graph = Graph(plan.trial.quantized(original, plan.ranges, end))
+    (reads,) = (int(item.inputs[0]) for item in graph.operators if graph.is_constant(int(item.inputs[0])))
+    noise = np.random.default_rng(0).integers(-6, 7, graph.shape(reads))
+    stored = np.clip(graph.constant(reads) + noise, -127, 127).astype(np.int8)
+    graph.model.buffers[graph.tensor(reads).buffer].data = np.frombuffer(stored.tobytes(), np.uint8)
+    damaged = graph.to_bytes()
+    tuned = tuner.tune(damaged, "int8", original)
+    assert tuned.report is not None
+    assert tuned.report.kept
+    unseen = [open_source(smooth(32, 9), CONTRACT).ready(index) for index in range(32)]
+    expected = float_rows(original, unseen)
+    before, after = (((float_rows(file, unseen) - expected) ** 2).sum() for file in (damaged, tuned.graph))
+    assert after < 0.5 * before
+    mended = Graph(tuned.graph)
+    assert (mended.constant(mended.index_of(graph.tensor_name(reads))) != stored).any()
 
 
 def test_dilated_convolutions_have_a_gradient() -> None:

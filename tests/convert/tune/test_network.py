@@ -17,7 +17,7 @@ from embedlite.convert.graph.run import float_rows
 from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
-from embedlite.convert.normalization.prepare import prepare
+from embedlite.convert.normalization.prepare import FloatGraph, prepare
 from embedlite.convert.quantize.correct.paired_graph import PairedGraph
 from embedlite.convert.quantize.litert import quantize
 from embedlite.convert.tune.network import Network, fake_quantized, real_constant
@@ -55,13 +55,23 @@ def body() -> keras.Model:
 
 @cache
 def made() -> SimpleNamespace:
-    """The float graph, its int8 graph, and images."""
+    """The float graph, its int8 graphs, that with the last layer in float among them, ranges, and images."""
     graph = prepare(lower(from_keras(body(), "body", LoadOptions())).flatbuffer)
     images = np.random.default_rng(0).uniform(0, 1, (12, *SHAPE)).astype(np.float32)
     source = open_source(images, InputContract(SHAPE, mean=(0.0,), std=(1.0,)))
     ranges = collect_ranges(graph.flatbuffer, source)
     int8 = quantize(graph.flatbuffer, "int8", ranges, graph.keep_float)
-    return SimpleNamespace(graph=graph, images=images, files={"float32": graph.flatbuffer, "int8": int8})
+    dense = [item for item in Graph(graph.flatbuffer).operators if int(item.outputs[0]) == raw_output(graph)]
+    (end,) = (Graph(graph.flatbuffer).tensor_name(int(item.outputs[0])) for item in dense)
+    ended = quantize(graph.flatbuffer, "int8", ranges, graph.keep_float, float_end=(end,))
+    files = {"float32": graph.flatbuffer, "int8": int8, "float end": ended}
+    return SimpleNamespace(graph=graph, images=images, files=files, ranges=ranges)
+
+
+def raw_output(graph: FloatGraph) -> int:
+    """The tensor before the normalization."""
+    assert graph.raw_name is not None
+    return Graph(graph.flatbuffer).index_of(graph.raw_name)
 
 
 def each_operator(flatbuffer: bytes, images: np.ndarray) -> list[tuple[str, np.ndarray, np.ndarray]]:
@@ -88,7 +98,7 @@ def _real(info, index: int, values: np.ndarray) -> np.ndarray:
     return dequantize(values, tensor.scale[0], tensor.zero_point[0]) if values.dtype == np.int8 else values
 
 
-@pytest.mark.parametrize("mode", ["float32", "int8"])
+@pytest.mark.parametrize("mode", ["float32", "int8", "float end"])
 def test_every_operator_answers_as_the_interpreter_does(mode: str) -> None:
     """Given the same integers: at most one step apart, and layers with weights in one value of a thousand."""
     info = read_flatbuffer(made().files[mode])
@@ -143,14 +153,14 @@ def test_gradients_pass_where_nothing_saturates() -> None:
     assert float(by_scale) == pytest.approx(-128 + 127 - 0.3, abs=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_file_is_what_was_trained(seed: int) -> None:
+@pytest.mark.parametrize(("mode", "seed"), [("int8", 0), ("int8", 1), ("float end", 2)])
+def test_the_file_is_what_was_trained(mode: str, seed: int) -> None:
     """Whatever the parameters are: weights beyond their bounds, other biases and step sizes."""
     rng = np.random.default_rng(seed)
-    parameters = Parameters(
-        PairedGraph(made().files["int8"], made().graph.flatbuffer, [], None), made().graph.flatbuffer
-    )
-    assert len(parameters) >= 5
+    paired = PairedGraph(made().files[mode], made().graph.flatbuffer, [], None)
+    parameters = Parameters(paired, made().graph.flatbuffer, made().ranges.limits)
+    # All of them, so the one in float too.
+    assert len(parameters) == len(paired.layers) == len(paired.integers) + (mode == "float end") >= 5
     values = [value + rng.normal(0, 2, value.shape).astype(np.float32) for value in parameters.start]
     values[-1] = rng.normal(0, 0.1, values[-1].shape).astype(np.float32)
     constants, scales = parameters.replaced([tf.constant(value) for value in values])
@@ -159,7 +169,7 @@ def test_the_file_is_what_was_trained(seed: int) -> None:
     file = parameters.file(values)
     written = Graph(file)
     for index, expected in constants.items():
-        step = np.max(written.tensor(index).quantization.scale)
+        step = np.max(written.tensor(index).quantization.scale) if written.dtype(index) != "float32" else 0
         found = real_constant(written, index)
         # A tie of a bias in float32 is one of its steps, a ten-thousandth of what the layer writes.
         limit = step * 1.01 if written.dtype(index) == "int32" else 1e-6
@@ -170,7 +180,7 @@ def test_the_file_is_what_was_trained(seed: int) -> None:
     # Nothing else moved.
     assert len(file) == len(parameters.file(parameters.start))
     np.testing.assert_array_equal(
-        float_rows(parameters.file(parameters.start), made().images), float_rows(made().files["int8"], made().images)
+        float_rows(parameters.file(parameters.start), made().images), float_rows(made().files[mode], made().images)
     )
 
 

@@ -1,5 +1,6 @@
 """What many tests share: the example's files, small encoders, and the commands as subprocesses."""
 
+import contextlib
 import os
 import re
 import shlex
@@ -26,6 +27,7 @@ from quick import is_quick, starts_a_world
 from servers import CONNECTION_LOST, ReadyPython, ready_python
 from servers.client import READ_BY_ALL
 from shared import made_once
+from ways_out import meet_errors
 
 for name in ("COLUMNS", "LINES"):
     # Readline sets them in whatever imports it, pytest-xdist's processes too; commands lay out their lines by them.
@@ -152,6 +154,13 @@ def _signals_arrive() -> Iterator[None]:
     yield
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
+
+
+@pytest.fixture(autouse=True)
+def _what_is_marked_meets_its_errors(request: pytest.FixtureRequest) -> Iterator[None]:
+    marks = list(request.node.iter_markers("walks"))
+    with meet_errors(marks) if marks else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session")

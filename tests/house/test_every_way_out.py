@@ -1,0 +1,159 @@
+"""Every error that names a way out is made by a test that goes it."""
+
+import configparser
+import re
+
+from ways_out import NAMES_A_WAY, ROOT, marked, messages
+
+NOT_YET: tuple[str, ...] = (
+    "there are no calibration images to take ranges from. Pass at least",
+    "Run on every worker: pip install 'embedlite[images,dask]==",
+    "Install the same versions there, or leave it out of the cluster;",
+    "). Start it again and run the command again; with --calibration-cache",
+    "Use local, dask (a cluster on this machine) or a scheduler's",
+    "Pass 'local', 'dask', a scheduler's address or a distributed.Client",
+    "a cluster needs Dask, which cannot be imported (",
+    "(percentile:99.9 names another percentile than",
+    "Use a number above 50 and at most 100, such as 99.99",
+    "calibration reads a graph's operators with ai-edge-litert, which is",
+    ", which is not installed here. Run: pip install 'embedlite[convert]'",
+    "would suit that. Say what it takes: --mean 0 --std 1 for 0-255,",
+    "Leave --mean, --std and --color-order out, take the scaling out of",
+    "Leave the options out, or insist with --accept-contract",
+    ", so the graph does not tell which pixels it takes. Say so: --mean 0",
+    "--fine-tune-flips is for images, and the input is an array. Leave it",
+    "needs calibration images, and statistics were given in their place",
+    "a search judges files by calibration images, and --calibration-data",
+    ", so pictures would be resized twice. Leave it out, and the contract",
+    "a model in memory has no folder of its own. Pass output_dir",
+    "Use 'caffe', 'tf' or 'torch'",
+    ", or integers",
+    "divisor is",
+    ", so it is not a SavedModel. Pass the path of a model",
+    "is not of a format that is known here. Pass the path of a model",
+    "of 255 levels apart. Take that, with --input-shape",
+    ", because TensorFlow converts it. Save it with",
+    "), so an embedding would depend on the inputs before it. Build its",
+    "Save it again with model.save('model.keras'), or export it as a",
+    "rows, or over a number of them that is not known beforehand, and",
+    "outputs; an encoder gives one embedding. Choose one with --output",
+    ", or pass --accept-contract to go on all the same",
+    "returns flat images for all of",
+    "it is random. Pass what the model is to be used with, without",
+    "name a file and a function in it, such as prepare.py:preprocess",
+    "Name a Python file and a function in it",
+    "fails when it is run",
+    "--preprocess is run on image files, and there are none. Pass a folder",
+    "Leave the option out, or pass another function",
+    "Pass the float32 file or the Keras model; what quantization took",
+    "is none of its weights. Pass the float32 file or the Keras model",
+    "ends at the raw embedding; its normalization is left to Encoder and",
+    ", quantized with one scale. Choose --input-type and --output-type so",
+    "holds floats, and golden vectors are replayed from pixels. Pass",
+    "--c-array is for microcontrollers, which run",
+    "the file ends in float operators (the normalization), so its output",
+    "the raw embedding is not quantized in this model, so the",
+    "input: it stays float. Use --input-type float32",
+    "--normalization graph ends the file in float operators, so its output",
+    "--normalization runtime: the encoder does not end in a normalization",
+    "Pass the same --calibration-data, --test-data, --num-samples,",
+    "was made with golden vectors of other images",
+    "was fine-tuned, and a recipe holds no weights. Keep that file, or",
+    "). Name the export.json that export-tflite wrote",
+    "was asked for. Give the same settings, or leave --recipe out to",
+    "Name the model that it was made for, or leave --recipe out to",
+    "(without those that are test data). Pass more images with",
+    "and --calibration-data",
+    "to check the files, and it is not installed. Run: pip install",
+    "places, and a frozen normalization would divide by zero there. Use",
+    "--normalization frozen: there is no min-max normalization in this",
+    "s. Give it some time, for instance 300, or leave --fine-tune out",
+    "unknown correction",
+    ", which this export does not make. Add -q",
+    "corrections were given as none and as",
+    ", so these images say nothing about the encoder. Pass images like",
+    "--max-drift searches for a file, and --recipe says which files. Leave",
+    "--measured compares files by their latencies on a device, which has",
+    "--measured is about files that a device has, and --max-drift makes",
+    "a comparison is made by running the files, and measure is False",
+    "compares int8 files with the others, and int8 needs calibration data",
+    "--fine-tune is for int8 and int16x8 files, and none was asked for",
+    "by running the files, and measure is False. Leave one of them out",
+    "Give the one of the training with --mean, --std and --color-order,",
+    "compiling for an Ethos-U NPU needs Vela, which is not installed. pip",
+    "has a frozen normalization, which the original has not, so that their",
+    "the candidate is not an int8 file of export-tflite",
+    "--layers: there are no images to measure layers on. Pass at least one",
+    "runs on this machine alone. Name a scheduler, such as --engine",
+    "inputs) grew out of one state, so inputs would count twice. Leave out",
+    "there are too many. Leave out --map",
+    "--preprocess is for images, and",
+    "--html needs Jinja and Pillow, and one of them is not installed. Run",
+    "needs TensorFlow, which is not installed. Run: pip install",
+    "needs TensorFlow, which a cluster's workers do without. Name the",
+    "Pass the delegate's own library, such as libedgetpu.so.1",
+    "). Check the path, the delegate's options and that the device is",
+    "operators: all of them would run on the processor. Compile or export",
+    "Use another interpreter: leave $",
+    "Compile or export the model as the delegate's documentation asks,",
+    "no interpreter has it unless it was built with it, or a delegate",
+    "The file was compiled for an Arm Ethos-U NPU: run it there, or use",
+    "unknown runtime",
+    "is installed; pip install 'numpy<",
+    "). Install another version of it: pip install --upgrade tflite-micro",
+    "Update the interpreter, or leave --layers out",
+    "install that version or a newer one, pip install 'embedlite>=",
+    "Pass the folder of an export",
+    "s and was ended. If the model is large and you trust it, allow more",
+    "(SIGKILL), as it does where memory runs out. Use a machine with more",
+    "needs nothing but MODEL: leave out DATA, -o and what describes the",
+    "--measure replays the golden vectors too: leave out --selftest",
+    "the figures are JSON, so the name of their file ends in .json",
+    "--quiet and -v say opposite things: leave one out",
+    "Send it elsewhere, or write the result with --json FILE",
+    "neighbours each. Pass a smaller --k, or more images",
+    "it is not a whole drift report (",
+    "Make one with drift-report --gallery OLD.npz --map FILE.npz",
+    "…. Make a map for this model with drift-report --gallery, or open",
+    "it is HEIC, which needs pillow-heif: pip install 'embedlite[heic]'",
+    "cannot tell which feature of",
+    "a normalization cannot be",
+    ", but embedlite and the interpreters read version 3. A newer",
+    "contradict each other. Leave mean, std and colour order out, correct",
+    "; an encoder takes one image, (1, height, width, channels), or one",
+    "--layers: the candidate's operators have no counterparts in the",
+    "the reference's own embedding is not finite, so the input was not",
+    "). Fetch it again from the device, or leave it out",
+    "Use a whole number of",
+)
+"""Errors whose ways out no test goes so far. Take out what a test goes; nothing is added."""
+
+
+def test_every_way_out_that_an_error_names_is_gone_by_a_test() -> None:
+    phrases = [*(phrase for phrase, _ in marked()), *NOT_YET]
+    named = [message for message in messages() if NAMES_A_WAY.search(message.text)]
+    missing = [f"{where}: {text}" for where, text in named if not any(phrase in text for phrase in phrases)]
+    assert not missing, "make these errors and do what they say, in a test marked with walks():\n" + "\n".join(missing)
+
+
+def test_no_mark_names_an_error_that_there_is_not() -> None:
+    texts = [message.text for message in messages()]
+    said = [*marked(), *((late, "NOT_YET") for late in NOT_YET)]
+    gone = [f"{file}: {phrase}" for phrase, file in said if not any(phrase in text for text in texts)]
+    assert not gone, "no error says this any more:\n" + "\n".join(gone)
+    walked = [phrase for phrase, _ in marked()]
+    done = [late for late in NOT_YET if all(any(p in text for p in walked) for text in texts if late in text)]
+    assert not done, "these are gone by a test now:\n" + "\n".join(done)
+
+
+def test_every_extra_that_an_error_names_is_one() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    extras = set(setup["options.extras_require"])
+    named = {
+        name
+        for _, text in messages()
+        for found in re.findall(r"embedlite\[([\w,-]+)\]", text)
+        for name in found.split(",")
+    }
+    assert named and named <= extras, named - extras

@@ -1,0 +1,141 @@
+"""What errors tell to do, collected from where they are raised, and the tests that do it literally.
+
+``@walks("part of the message", ...)`` on a test, or ``walk("part", ...)`` as one of its parameters, says that it makes
+the error and does what it says. ``tests/house/test_every_way_out.py`` holds the marks against the source, and
+:func:`meet_errors` sees to it that a test with a mark really meets the error.
+"""
+
+import ast
+import contextlib
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from embedlite.runtime.errors import EmbedliteError
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("runtime", "calibration", "convert", "report")
+NAMES_A_WAY = re.compile(
+    r"--[a-z]|-q [a-z{]|pip install|\w[.]\w+\(|\bstateful=|\b(?:export|embed|inspect)-tflite\b"
+    r"|\bdrift-(?:report|fleet)\b|(?:^|[.:;,] |\bor |\band )(?:[Uu]se|[Pp]ass|[Ll]eave)\b"
+)
+"""An option, a call, a package or a command, or what to use, pass or leave out."""
+
+
+class Message(NamedTuple):
+    """A message as it stands in the source, ``{}`` for what is filled in."""
+
+    where: str
+    text: str
+
+
+def walks(*phrases: str) -> pytest.MarkDecorator:
+    """Marks a test that makes the errors of these words, ``{}`` for what is filled in, and does what they say."""
+    return pytest.mark.walks(*phrases)
+
+
+def walk(phrase: str, *values: Any) -> Any:
+    """The parameters of one walk, for a test that is a table of them."""
+    return pytest.param(*values, marks=walks(phrase), id=phrase)
+
+
+@contextlib.contextmanager
+def meet_errors(marks: Sequence[pytest.Mark]) -> Iterator[None]:
+    """Assert that a test meets the errors that its marks name: in this process, or as what a command prints."""
+    said: list[str] = []
+    run = subprocess.run
+
+    def keep(error: EmbedliteError, *values: object) -> None:
+        Exception.__init__(error, *values)
+        said.append(" ".join(map(str, values)))
+
+    def keep_output(*values: Any, **options: Any) -> subprocess.CompletedProcess[Any]:
+        done = run(*values, **options)
+        said.append(str(done.stderr))
+        return done
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EmbedliteError, "__init__", keep)
+        patch.setattr(subprocess, "run", keep_output)
+        yield
+    for phrase in (phrase for mark in marks for phrase in mark.args):
+        assert any(pattern(phrase).search(text) for text in said), f"no error of this test says: {phrase}"
+
+
+def pattern(phrase: str) -> re.Pattern[str]:
+    """What a phrase stands for in a message that was made; lines may be wrapped."""
+    parts = (r"\s+".join(map(re.escape, part.split(" "))) for part in phrase.split("{}"))
+    return re.compile(r"[\s\S]+?".join(parts))
+
+
+def marked() -> Iterator[tuple[str, str]]:
+    """Every phrase that a test says to walk, and the test's file."""
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("walk", "walks"):
+                for argument in node.args[: 1 if node.func.id == "walk" else None]:
+                    if isinstance(argument, ast.Constant):
+                        yield str(argument.value), str(path.relative_to(ROOT))
+
+
+def messages() -> Iterator[Message]:
+    """Every message of the packages: of errors where they are made, and of what errors are made of."""
+    modules = {
+        path: ast.parse(path.read_text(encoding="utf-8")) for name in PACKAGES for path in (ROOT / name).rglob("*.py")
+    }
+    functions: dict[str, list[tuple[Path, ast.FunctionDef]]] = {}
+    constants: dict[str, list[tuple[Path, ast.Assign]]] = {}
+    for path, module in modules.items():
+        for node in ast.walk(module):
+            if isinstance(node, ast.FunctionDef):
+                functions.setdefault(node.name, []).append((path, node))
+        for statement in module.body:
+            if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+                constants.setdefault(statement.targets[0].id, []).append((path, statement))
+    for path, module in modules.items():
+        for call in _errors(module):
+            yield Message(f"{path.relative_to(ROOT)}:{call.lineno}", " ".join(map(_template, call.args)))
+            for part in (part for argument in call.args for part in ast.walk(argument)):
+                if isinstance(part, ast.Call) and isinstance(part.func, ast.Name | ast.Attribute):
+                    name = part.func.id if isinstance(part.func, ast.Name) else part.func.attr
+                    for origin, function in functions.get(name, []):
+                        yield from _returned(origin, function)
+                if isinstance(part, ast.Name):
+                    for origin, constant in constants.get(part.id, []):
+                        yield Message(f"{origin.relative_to(ROOT)}:{constant.lineno}", _template(constant.value))
+
+
+def _errors(module: ast.Module) -> Iterator[ast.Call]:
+    for node in ast.walk(module):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute) and node.args:
+            name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+            if name.endswith("Error") or name == "BadParameter":
+                yield node
+
+
+def _returned(path: Path, function: ast.FunctionDef) -> Iterator[Message]:
+    for node in ast.walk(function):
+        if isinstance(node, ast.Return) and node.value is not None:
+            values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
+            for value in values:
+                yield Message(f"{path.relative_to(ROOT)}:{node.lineno}", _template(value))
+
+
+def _template(node: ast.AST) -> str:
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return _joined(node.values)
+    if isinstance(node, ast.BinOp):
+        return _template(node.left) + _template(node.right)
+    if isinstance(node, ast.IfExp):
+        return f"{_template(node.body)} {_template(node.orelse)}"
+    return "{}"
+
+
+def _joined(parts: Sequence[ast.AST]) -> str:
+    return "".join(map(_template, parts))

@@ -2,16 +2,19 @@
 
     python3 run.py bench attack --minutes 60 --seed 7
     python3 run.py bench attack --count 500 model.int8.tflite
+    python3 run.py bench attack --count 40000 --plain 30000 --fork
 
 Each FILE (default: small encoders exported here) is changed in many ways, with its contract and without one, and opened
 and run by Encoder on LiteRT and on tflite-runtime, in a process that does one file after the other. A finding is a file
 at which that process crashes, hangs or raises what is not ours, or, with a contract, answers another vector; it is kept
-in --keep. The same seed and count make the same files. Exit code 1 says that there are findings.
+in --keep. The same seed and count make the same files. Exit code 1 says that there are findings. How far it is stands
+on stderr, every minute.
 """
 
 import argparse
 import collections
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -21,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -33,37 +37,18 @@ RUNTIMES = ("ai-edge-litert", "tflite-runtime")
 """What devices run, and what runs every mode."""
 
 PLAIN = 4
-"""In every so many files one has no contract: its trial is a process of its own, and takes most of the time."""
+"""Unless told otherwise one file in so many has no contract: its trial is a process of its own, and takes most of the
+time."""
 
 PATIENCE = 180.0
 """Seconds without a word after which the process hangs; a trial may take thirty."""
 
+TELL = 60.0
+"""Seconds between two words about how far it is."""
+
 WORDS = (0, 1, 2, 127, 128, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1)
 
-WORKER = """
-import json, sys, warnings
-from pathlib import Path
-import numpy as np
-from embedlite.runtime import Encoder, InputContract
-from embedlite.runtime.errors import EmbedliteError
-
-warnings.simplefilter("ignore")
-for line in sys.stdin:
-    job = json.loads(line)
-    try:
-        contract = None if job["wanted"] else InputContract(tuple(job["shape"]))
-        with Encoder(Path(job["path"]), 1, input_contract=contract) as encoder:
-            found = encoder.embed_one(np.load(job["pixels"]))
-    except EmbedliteError as error:
-        end = type(error).__name__
-    except BaseException as error:
-        end = f"FINDING foreign exception {type(error).__name__}: {error}"
-    else:
-        end = "runs"
-        if job["wanted"] and not np.array_equal(found, np.load(job["wanted"])):
-            end = "FINDING another vector"
-    print(json.dumps(end), flush=True)
-"""
+WORKER = Path(__file__).with_name("attack_worker.py")
 
 
 def main() -> int:
@@ -72,17 +57,25 @@ def main() -> int:
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE")
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--count", type=int, help="so many files, however long it takes")
+    parser.add_argument("--plain", type=int, help="with --count: so many without a contract (default: a quarter)")
+    parser.add_argument("--fork", action="store_true", help="trials are forked instead of started: many more an hour")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=Path("attack"), help="where findings are kept")
     asked = parser.parse_args()
+    if asked.plain is not None and (asked.count is None or not 0 <= asked.plain <= asked.count):
+        parser.error("--plain is a number of the files of --count")
+    share = Fraction(1, PLAIN) if asked.plain is None else Fraction(asked.plain, asked.count)
     with tempfile.TemporaryDirectory(prefix="embedlite-") as name:
         files = asked.files or export_small(Path(name))
         seeds = [Seed(path, Path(name), place) for place, path in enumerate(files)]
-        workers = {runtime: Worker(runtime) for runtime in RUNTIMES if installed(runtime)}
+        workers = {runtime: Worker(runtime, fork=asked.fork) for runtime in RUNTIMES if installed(runtime)}
         end = None if asked.count is not None else time.monotonic() + 60 * asked.minutes
         counts: collections.Counter[tuple[str, str, str]] = collections.Counter()
-        findings = 0
-        for number, (seed, data, plain, how) in enumerate(mutants(seeds, asked.seed)):
+        findings, told = 0, time.monotonic()
+        for number, (seed, data, plain, how) in enumerate(mutants(seeds, asked.seed, share)):
+            if time.monotonic() - told > TELL:
+                told = time.monotonic()
+                print(f"{number:,} files, {findings} finding(s)", file=sys.stderr, flush=True)
             if number == asked.count or (end is not None and time.monotonic() > end):
                 break
             path = Path(name, "mutant.tflite")
@@ -147,7 +140,8 @@ class Seed:
 class Worker:
     """A process that opens files with one interpreter; started again where one ends it."""
 
-    def __init__(self, runtime: str) -> None:
+    def __init__(self, runtime: str, *, fork: bool = False) -> None:
+        self._command = [sys.executable, str(WORKER), *(["--fork"] if fork else [])]
         self._environment = {**os.environ, "EMBEDLITE_RUNTIME": runtime}
         self._process: subprocess.Popen[str] | None = None
 
@@ -169,7 +163,7 @@ class Worker:
 
     def _start(self) -> "subprocess.Popen[str]":
         self._process = subprocess.Popen(
-            [sys.executable, "-c", WORKER],
+            self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -186,11 +180,14 @@ class Worker:
             self._process = None
 
 
-def mutants(seeds: list[Seed], seed: int) -> Iterator[tuple[Seed, bytes, bool, str]]:
-    """Changed files without end: the file it was, its bytes, whether without a contract, and how it was changed."""
+def mutants(seeds: list[Seed], seed: int, share: Fraction) -> Iterator[tuple[Seed, bytes, bool, str]]:
+    """Changed files without end: the file it was, its bytes, whether without a contract, and how it was changed.
+
+    The share of those without a contract is kept at every length.
+    """
     rng = random.Random(seed)
-    while True:
-        source, plain = rng.choice(seeds), rng.randrange(PLAIN) == 0
+    for number in itertools.count():
+        source, plain = rng.choice(seeds), int((number + 1) * share) > int(number * share)
         data = bytearray(source.bare if plain else source.data)
         how = rng.choice(("bits", "word", "words near the front", "swap", "cut", "zeros", "doubled"))
         place = rng.randrange(len(data) - 8)
@@ -240,6 +237,7 @@ def export_small(folder: Path) -> list[Path]:
         from embedlite.convert import ExportOptions, export
         from embedlite.convert.layers import MinMaxNormalization
 
+        keras.utils.set_random_seed(0)
         body = [layers.Conv2D(8, 3, strides=2, activation="relu"), layers.DepthwiseConv2D(3, activation="relu6")]
         tail = [layers.Conv2D(8, 3, strides=2), layers.Flatten(), layers.Dense(16), MinMaxNormalization()]
         model = keras.Sequential([keras.Input((24, 24, 3)), *body, *tail], name="small")

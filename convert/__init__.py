@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import TYPE_CHECKING, Any
 
+from ..runtime.commands.start import start
 from ..runtime.errors import MissingPackageError
 
+TYPE_CHECKING = False  # see embedlite.runtime
 if TYPE_CHECKING:
+    from typing import Any
+
     from .exporting import export, export_asked
     from .options import Asked, ExportOptions
     from .results import ExportResult
@@ -57,3 +60,8 @@ def __getattr__(name: str) -> Any:
 
         return ExportResult
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def main() -> None:
+    """``export-tflite``."""
+    start("embedlite.convert.command")

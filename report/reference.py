@@ -25,7 +25,7 @@ from ..convert.load import FORMATS
 from ..convert.load.options import LoadOptions
 from ..runtime.child_limits import bounded, own_folder, why_it_ended
 from ..runtime.commands.options import quiet_libraries
-from ..runtime.commands.signals import ENDING
+from ..runtime.commands.start import ENDING
 from ..runtime.errors import EmbedliteError, MissingPackageError
 from ..runtime.images.open import open_source
 from ..runtime.model.contract import InputContract

@@ -10,23 +10,25 @@ imported.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import importlib
 
-from .encoder import Encoder
 from .errors import EmbedliteError
-from .model.contract import Contract, InputContract, NormalizationSpec
 from .version import __version__
 
+TYPE_CHECKING = False  # typing takes longer to be imported than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
+    from .encoder import Encoder
+    from .model.contract import Contract, InputContract, NormalizationSpec
     from .monitor import DriftMonitor
 
 __all__ = ["Contract", "DriftMonitor", "EmbedliteError", "Encoder", "InputContract", "NormalizationSpec", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    # Most programs embed without a monitor and need not wait for its import.
-    if name == "DriftMonitor":
-        from .monitor import DriftMonitor
-
-        return DriftMonitor
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Commands answer a signal in one line once this is imported, and numpy takes its time.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = {"DriftMonitor": "monitor", "Encoder": "encoder"}.get(name, "model.contract")
+    return getattr(importlib.import_module(f".{module}", __name__), name)

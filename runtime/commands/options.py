@@ -29,7 +29,8 @@ from ..options import ACCEPT, ENGINE, FEATURE, THREADS, Row, rows
 from ..printable import printable
 from ..progress import telling
 from ..version import __version__
-from .signals import ENDING, Terminated, ended_by_signals
+from .signals import Terminated, ended_by_signals
+from .start import ENDING
 from .streams import check_stdout, own_streams, text_stream
 from .supervise import in_own_process
 

@@ -8,8 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""Sent by ``kill``, ``timeout``, service managers and containers; and where a terminal is closed."""
+from .start import ENDING, leave_at_once
 
 
 class Terminated(KeyboardInterrupt):
@@ -26,20 +25,24 @@ class Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Raise :class:`Terminated` for the signals in :data:`ENDING`; one that the caller ignores stays ignored."""
+    """Raise :class:`Terminated` for signals that end a command; one that the caller ignores stays ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in ENDING}
-    for number, handler in before.items():
-        if handler == signal.SIG_DFL:
-            signal.signal(number, _end)
+    before = {number: signal.getsignal(number) for number in (*ENDING, signal.SIGINT)}
+    ours = {
+        number: signal.default_int_handler if number == signal.SIGINT else _end
+        for number, handler in before.items()
+        if handler in (signal.SIG_DFL, leave_at_once)
+    }
     try:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
         yield
     finally:
-        for number, handler in before.items():
-            if handler == signal.SIG_DFL:
-                signal.signal(number, handler)
+        for number in ours:
+            # What is said from here on is said by the caller, and files may have been written.
+            signal.signal(number, signal.SIG_IGN if before[number] == leave_at_once else before[number])
 
 
 def _end(number: int, _: Any) -> NoReturn:

@@ -41,6 +41,8 @@ def in_own_process() -> None:
     """
     if sys.platform != "linux":
         return
+    # From here on there is something to be removed.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
     try:
         folder = Path(tempfile.mkdtemp(prefix="embedlite-"))
     except OSError as error:
@@ -51,7 +53,6 @@ def in_own_process() -> None:
     wakes, waker = os.pipe()
     os.set_blocking(waker, False)
     ignored = {number for number in _PASSED_ON if signal.getsignal(number) == signal.SIG_IGN}
-    signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
     # Else both processes would copy every page to look for garbage when they end.
     gc.freeze()
     child = os.fork()

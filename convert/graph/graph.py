@@ -9,6 +9,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
+from ...runtime.model.flatbuffer import TENSOR_TYPES
 from .unpack import unpack
 
 _OPERATOR_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
@@ -24,6 +25,9 @@ _NUMPY_TYPES = {
     schema.TensorType.COMPLEX64: np.complex64,
 }
 _TENSOR_TYPES = {np.dtype(value): key for key, value in _NUMPY_TYPES.items()}
+
+DTYPES = frozenset(dtype.name for dtype in _TENSOR_TYPES)
+"""What tensors of an encoder may hold; text, resources, float64 and the like stand in none."""
 
 
 class Graph:
@@ -62,7 +66,7 @@ class Graph:
 
     def dtype(self, index: int) -> str:
         """``float32`` and so on."""
-        return np.dtype(_NUMPY_TYPES[self.tensor(index).type]).name
+        return TENSOR_TYPES[self.tensor(index).type]
 
     def tensor_name(self, index: int) -> str:
         """Name of a tensor."""

@@ -16,7 +16,7 @@ from ...runtime.model.flatbuffer import ModelInfo, read_flatbuffer
 from ...runtime.model.origin import PARTS, Statement, statement
 from ...runtime.model.plain import metadata_statement
 from ..errors import ModelLoadError, ModelShapeError
-from ..graph.graph import Graph
+from ..graph.graph import DTYPES, Graph
 from ..graph.repair import drop_unused_tensors
 from .options import LoadOptions
 from .original import Original, check_input_shape, near
@@ -145,6 +145,11 @@ def _check_float(path: Path, info: ModelInfo) -> None:
             raise ModelLoadError(
                 f"{path} computes in float16: its tensor {tensor.name!r} is none of its weights. Pass the float32 file "
                 "or the Keras model."
+            )
+        if tensor.dtype not in DTYPES:
+            raise ModelLoadError(
+                f"{path} has a tensor {tensor.name!r} of {tensor.dtype}, and an encoder computes with none but "
+                f"{', '.join(sorted(DTYPES))}. Convert the part of the model without it."
             )
 
 

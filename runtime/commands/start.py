@@ -6,9 +6,9 @@ imported here, nor in the packages on the way here, that takes time.
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]  # signal imports enum, collections, …: half of the way here
 import importlib
 import os
-import signal
 import sys
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))

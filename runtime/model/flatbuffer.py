@@ -352,6 +352,8 @@ def _read_buffer(buffer: Table) -> int:
     return size
 
 
+_WITHOUT_RESULT = ("CALL_ONCE", "ASSIGN_VARIABLE", "HASHTABLE_IMPORT")
+
 _Graph = tuple[tuple[TensorInfo, ...], tuple[OperatorInfo, ...], Wiring]
 
 
@@ -379,7 +381,10 @@ def _read_graph(graph: Table, codes: list[OperatorInfo], buffer_sizes: list[int]
     def read_operator(operator: Table) -> tuple[OperatorInfo, tuple[int, ...], tuple[int, ...]]:
         code = codes[operator.scalar(0, "<I", 0)]
         # -1 stands for an optional input that is absent.
-        return code, check(operator.integers(1, "i"), lowest=-1), check(operator.integers(2, "i"))
+        reads, writes = check(operator.integers(1, "i"), lowest=-1), check(operator.integers(2, "i"))
+        if not writes and code.name not in _WITHOUT_RESULT and not code.name.startswith("CUSTOM:"):
+            raise IndexError(f"{code.name} without a result")
+        return code, reads, writes
 
     operators = graph.tables(3, read_operator)
     wiring = Wiring(

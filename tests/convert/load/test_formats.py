@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ai_edge_litert import schema_py_generated as schema
 from keras import layers, ops
 
 from embedlite.convert import ExportOptions, export
@@ -255,6 +256,21 @@ def test_a_quantized_tflite_is_refused(encoder: keras.Model, tmp_path: Path) -> 
     )
     with pytest.raises(ModelLoadError, match="would be lost"):
         load_original(tmp_path / "raw" / "encoder.float32.tflite")
+
+
+@pytest.mark.parametrize("kind", ["STRING", "RESOURCE", "FLOAT64", "INT4"])
+def test_text_states_and_wide_numbers_in_a_tflite_are_refused(kind: str, encoder: keras.Model, tmp_path: Path) -> None:
+    """A KeyError before."""
+    graph = Graph(tflite(encoder).convert())
+    tensor = schema.TensorT()
+    tensor.name, tensor.type, tensor.shape, tensor.buffer = "other", getattr(schema.TensorType, kind), [1], 0
+    graph.subgraph.tensors.append(tensor)
+    path = tmp_path / "model.tflite"
+    path.write_bytes(graph.to_bytes())
+    with pytest.raises(
+        ModelLoadError, match=f"tensor 'other' of {kind.lower()}, and an encoder computes with none but"
+    ):
+        load_original(path)
 
 
 def test_a_tflite_from_before_2020_keeps_its_operators_in_the_old_field(encoder: keras.Model, tmp_path: Path) -> None:

@@ -292,6 +292,11 @@ def absent_graph_input(model: Any) -> None:
     model.subgraphs[0].inputs = [-1]
 
 
+def no_result(model: Any) -> None:
+    # Found by changing bytes of files without a contract.
+    model.subgraphs[0].operators[0].outputs = []
+
+
 def operator_index(model: Any) -> None:
     model.subgraphs[0].operators[0].opcodeIndex = 1
 
@@ -319,6 +324,7 @@ def other_version(model: Any) -> None:
         (negative_tensor_index, "tensor -2 of 3"),
         (graph_input, "tensor 3 of 3"),
         (absent_graph_input, "tensor -1 of 3"),
+        (no_result, "FULLY_CONNECTED without a result"),
         (operator_index, "index"),
         (buffer_index, "index"),
         (metadata_index, "index"),

@@ -66,7 +66,7 @@ class Graph:
 
     def dtype(self, index: int) -> str:
         """``float32`` and so on."""
-        return TENSOR_TYPES[self.tensor(index).type]
+        return TENSOR_TYPES[int(self.tensor(index).type)]
 
     def tensor_name(self, index: int) -> str:
         """Name of a tensor."""

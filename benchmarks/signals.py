@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from embedlite.runtime import DriftMonitor, Encoder
 from embedlite.runtime.commands.options import quiet_libraries
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -33,6 +34,7 @@ PATIENCE = 120.0
 COMMANDS = {
     "export": ("export-tflite", "model.keras", "-o", "out", "--calibration-data", "images.npy", "-q", "all"),
     "embed": ("embed-tflite", "model.tflite", "images.npy", "-o", "out/vectors.npz"),
+    "fleet": ("drift-fleet", "monitors/a.json", "monitors/b.json", "--json", "out/fleet.json"),
     "inspect": ("inspect-tflite", "model.tflite", "--json", "out/inspected.json"),
     "report": (
         *("drift-report", "model.tflite", "--reference", "model.keras", "--data", "images.npy"),
@@ -73,7 +75,7 @@ def main() -> int:
 
 
 def prepare(folder: Path) -> None:
-    """A small encoder, its file and images."""
+    """A small encoder, its file, images and what two monitors saw."""
     with quiet_libraries():
         import keras
         from keras import layers
@@ -85,7 +87,17 @@ def prepare(folder: Path) -> None:
         model.save(folder / "model.keras")
         made = export(model, folder / "made", quantize=["float32"], options=ExportOptions(measure=False))
     shutil.copy(made.files[0].path, folder / "model.tflite")
-    np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (32, 24, 24, 3), np.uint8))
+    images = np.random.default_rng(0).integers(0, 256, (32, 24, 24, 3), np.uint8)
+    np.save(folder / "images.npy", images)
+    (folder / "monitors").mkdir()
+    for place, name in enumerate(("a", "b")):
+        state = folder / "monitors" / f"{name}.json"
+        with (
+            Encoder(folder / "model.tflite", 1) as encoder,
+            DriftMonitor(encoder, folder / "model.tflite", every=1, budget=None, state=state) as monitor,
+        ):
+            for image in images[place::2]:
+                monitor.embed_one(image)
 
 
 def start(folder: Path, command: tuple[str, ...]) -> "subprocess.Popen[bytes]":

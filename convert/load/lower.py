@@ -83,7 +83,7 @@ def lower(original: Original) -> LoweredModel:
     Raises:
         ConversionError: TensorFlow cannot express the model in TFLite's own operators.
         ModelShapeError: its output is not an embedding.
-        ModelLoadError: weights that the embedding needs are NaN.
+        ModelLoadError: weights that the embedding needs are NaN or infinite.
     """
     if original.flatbuffer is not None:
         _check_constants(original.name, Graph(original.flatbuffer))
@@ -262,18 +262,44 @@ def _check_graph(name: str, graph: Graph) -> None:
         )
 
 
+_COMPARING = ("MAXIMUM", "MINIMUM", "PADV2", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL", "EQUAL", "NOT_EQUAL")
+"""Operators in which an infinite constant is a bound that never acts."""
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+
 def _check_constants(name: str, graph: Graph) -> None:
-    """Refuse weights that are NaN: every embedding would be, or zero where the normalization hides it."""
-    choices = {int(index) for item in graph.operators if "SELECT" in graph.operator_name(item) for index in item.inputs}
+    """Refuse weights that are NaN or infinite: every embedding would be NaN, or zero where a normalization hides it.
+
+    TensorFlow's converter turns infinity into the largest float32.
+    """
     for index in range(len(graph.subgraph.tensors)):
         values = graph.constant(index) if graph.dtype(index).startswith("float") else None
-        broken = 0 if values is None else int(np.isnan(values).sum())
-        # What stands for "no answer", as in a median of nothing, is chosen or not; it is not a weight.
-        if values is not None and broken and index not in choices:
-            raise ModelLoadError(
-                f"{name}: {broken:,} of the {values.size:,} weights in {graph.tensor_name(index)!r} are NaN, as a "
-                "training run that diverged leaves them. Export an earlier checkpoint."
-            )
+        if values is None or (np.abs(values) < _LARGEST).all():
+            continue
+        nan = int(np.isnan(values).sum())
+        if all(_may_be_infinite(graph, reader, values, nan=nan > 0) for reader in graph.consumers(index)):
+            continue
+        broken, what = (nan, "NaN") if nan else (int((np.abs(values) >= _LARGEST).sum()), "infinite")
+        raise ModelLoadError(
+            f"{name}: {broken:,} of the {values.size:,} weights in {graph.tensor_name(index)!r} are {what}, as a "
+            "training run that diverged leaves them. Export an earlier checkpoint."
+        )
+
+
+def _may_be_infinite(graph: Graph, reader: Any, values: Any, *, nan: bool) -> bool:
+    """Whether a constant that an operator reads may be no number.
+
+    What stands for "no answer", as in a median of nothing, is chosen or not; it is not a weight. Minus infinity in
+    front of a softmax masks what is left out, and a single number may be multiplied by a mask first.
+    """
+    kind = graph.operator_name(reader)
+    if nan or "SELECT" in kind or kind in _COMPARING:
+        return "SELECT" in kind or not nan
+    if kind not in ("ADD", "SUB", "MUL", "DIV"):
+        return False
+    after = [item for result in reader.outputs for item in graph.consumers(int(result))]
+    return values.size == 1 or any(graph.operator_name(item) == "SOFTMAX" for item in after)
 
 
 def trace(original: Original, batch: int = 1) -> tuple[Any, Any]:

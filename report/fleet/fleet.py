@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -145,11 +146,18 @@ def _check_one_subject(states: _Files) -> None:
 
 
 def _check_each_once(states: _Files) -> None:
-    """A later file of a series holds all that an earlier one does, and a copy the same: both would count twice."""
+    """A later file of a series holds all that an earlier one does, and a copy the same: both would count twice.
+
+    A device that saw the very same rows twice, under two names of the series, is a copy as well.
+    """
     first: dict[str, tuple[Path, MonitorState]] = {}
     for path, state in states:
-        other, there = first.setdefault(state.series, (path, state))
-        if there is not state:
+        names = [state.series]
+        if state.device is not None and state.statistics.counts["rows"]:
+            names.append(json.dumps([state.device, state.statistics.to_json()], sort_keys=True))
+        for other, there in [first.setdefault(name, (path, state)) for name in names]:
+            if there is state:
+                continue
             raise MonitorStateError(
                 f"{other} ({there.counters['inputs']} inputs) and {path} ({state.counters['inputs']} inputs) grew out "
                 "of one state, so inputs would count twice. Leave out the earlier one; if the state was copied to a "

@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,15 @@ def test_a_file_that_is_named_twice_counts_once(tmp_path: Path) -> None:
     (tmp_path / "link.json").symlink_to("attic.json")
     for twice in ([path, path], [path, tmp_path / "link.json"], [path, tmp_path / "." / "attic.json"]):
         assert "inputs would count twice" in judge(twice)
+
+
+def test_the_same_rows_of_a_device_under_another_series_count_once(tmp_path: Path) -> None:
+    paths = [tmp_path / "attic.json", tmp_path / "again.json", tmp_path / "barn.json"]
+    one, other = states("model")
+    for path, state in zip(paths, (one, replace(one, series="ab" * 16), other), strict=True):
+        path.write_bytes(state.to_bytes())
+    assert "inputs would count twice" in judge(paths)
+    assert judge(paths[1:]) == ""
 
 
 def test_what_is_sealed_is_what_is_written(tmp_path: Path) -> None:

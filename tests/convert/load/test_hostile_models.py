@@ -19,7 +19,9 @@ import tensorflow as tf
 from keras import layers
 
 from embedlite.convert.errors import CustomCodeError, ModelLoadError, ModelShapeError
+from embedlite.convert.graph.run import float_runner
 from embedlite.convert.load import load_original
+from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
 from embedlite.runtime.errors import EmbedliteError, ModelFileError, RequestError
@@ -410,14 +412,37 @@ def test_how_a_model_inside_was_trained_is_not_read(suffix: str, tmp_path: Path)
     np.testing.assert_allclose(lowered.reference(image), model(image[None])[0], rtol=1e-5, atol=1e-6)
 
 
-def test_weights_that_are_nan_are_told_at_the_export(tmp_path: Path) -> None:
-    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3, name="conv"), layers.Flatten()])
-    kernel, bias = model.get_layer("conv").get_weights()
-    kernel[0, 0, 0, 1] = np.nan
-    model.get_layer("conv").set_weights([kernel, bias])
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("layer", "place", "size"), [("conv", 0, 108), ("conv", 1, 4), ("norm", 1, 4), ("slope", 0, 4)]
+)
+def test_weights_that_are_no_numbers_are_told_at_the_export(
+    layer: str, place: int, size: int, broken: float, tmp_path: Path
+) -> None:
+    """Infinite ones made files, or ended the process in a library."""
+    body = [layers.Conv2D(4, 3, name="conv"), layers.ReLU(), layers.BatchNormalization(name="norm")]
+    tail = [layers.PReLU(shared_axes=(1, 2), name="slope"), layers.Flatten()]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *body, *tail])
+    weights = model.get_layer(layer).get_weights()
+    weights[place].flat[1] = broken
+    model.get_layer(layer).set_weights(weights)
+    what = "NaN" if np.isnan(broken) else "infinite"
+    with pytest.raises(ModelLoadError, match=rf"1 of the {size} weights in .*{layer}.* are {what}"):
+        lower(from_keras(model, "model", LoadOptions()))
     model.save(tmp_path / "model.keras")
-    with pytest.raises(ModelLoadError, match=r"1 of the 108 weights in .*conv.* are NaN"):
+    with pytest.raises(ModelLoadError, match=rf"1 of the {size} weights in .*{layer}.* are {what}"):
         lower(load_original(tmp_path / "model.keras"))
+
+
+def test_an_infinite_mask_before_a_softmax_is_no_weight() -> None:
+    mask = np.triu(np.full((4, 4), -np.inf, np.float32), 1)
+    rows = keras.Input((4, 4, 3))
+    scores = keras.ops.softmax(keras.ops.mean(rows, axis=-1) + mask)
+    model = keras.Model(rows, keras.ops.reshape(scores, (-1, 16)))
+    lowered = lower(from_keras(model, "model", LoadOptions()))
+    image = np.random.default_rng(0).random((4, 4, 3), np.float32)
+    found = float_runner(lowered.flatbuffer)(image)
+    np.testing.assert_allclose(found, model(image[None])[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["soft", "hard"])

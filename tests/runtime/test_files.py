@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -324,6 +325,56 @@ def test_two_writers_of_a_folder_wait_for_each_other(tmp_path: Path) -> None:
         process.stdin.flush()
         (tmp_path / "first").write_bytes(b"")
     assert process.communicate(timeout=60)[0] == "True\n"
+
+
+def test_a_writer_that_was_killed_keeps_nobody_waiting(tmp_path: Path) -> None:
+    code = f"""
+        import sys
+        from pathlib import Path
+        from embedlite.runtime.files import only_writer
+        with only_writer(Path({str(tmp_path)!r})):
+            print("here", flush=True)
+            sys.stdin.readline()
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "here\n"
+    done: list[bool] = []
+
+    def write() -> None:
+        with only_writer(tmp_path):
+            done.append(True)
+
+    second = threading.Thread(target=write, daemon=True)
+    second.start()
+    second.join(0.1)
+    assert done == []
+    process.kill()
+    process.communicate()
+    second.join(60)
+    assert done == [True]
+
+
+def test_sets_of_files_that_threads_write_at_once_do_not_mix(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.tflite", "b.tflite", "export.json")]
+    whole = []
+
+    def write(tag: bytes) -> None:
+        for _ in range(10):
+            with only_writer(tmp_path):
+                write_files(dict.fromkeys(paths, tag))
+            with only_writer(tmp_path):
+                whole.append(len({path.read_bytes() for path in paths}) == 1)
+
+    threads = [threading.Thread(target=write, args=(tag,)) for tag in (b"one", b"two", b"three")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert whole == [True] * 30
+    assert names(tmp_path) == sorted(path.name for path in paths)
 
 
 def test_ctrl_c_between_two_renames_waits_for_the_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

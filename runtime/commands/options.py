@@ -26,7 +26,7 @@ from ..child_limits import chatter_of, is_first_to_say, own_folder
 from ..errors import EXIT_INTERRUPTED, EmbedliteError, EmbedliteWarning
 from ..files import check_names, check_writable, has_written, json_bytes, write_file
 from ..options import ACCEPT, ENGINE, FEATURE, THREADS, Row, rows
-from ..printable import printable
+from ..printable import one_line, printable
 from ..progress import telling
 from ..version import __version__
 from .signals import Terminated, ended_by_signals
@@ -248,7 +248,7 @@ def run_command(command: click.Command, *, runs_models: bool = False) -> None:
             try:
                 in_own_process()
             except EmbedliteError as error:
-                click.echo(f"error: {printable(str(error))}", err=True)
+                click.echo(f"error: {one_line(str(error))}", err=True)
                 sys.exit(error.exit_code)
         with contextlib.nullcontext() if _wants_chatter(sys.argv[1:]) else quiet_libraries():
             sys.exit(_run(command))
@@ -260,9 +260,10 @@ def _run(command: click.Command) -> int:
             code = command.main(standalone_mode=False)
         return code if isinstance(code, int) else 0
     except EmbedliteError as error:
-        click.echo(f"error: {printable(str(error))}", err=True)
+        click.echo(f"error: {one_line(str(error))}", err=True)
         return error.exit_code
     except click.ClickException as error:
+        vars(error)["message"] = one_line(error.message)
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
@@ -361,4 +362,4 @@ def emit_result(result: Any, text: str, json_path: str | None) -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     if issubclass(category, EmbedliteWarning) and not is_quiet():
-        click.echo(f"note: {printable(str(message))}", err=True)
+        click.echo(f"note: {one_line(str(message))}", err=True)

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from ..child_limits import STAGE, is_first_to_say, read_stage, remove_made, why_it_ended
 from ..errors import EXIT_INTERRUPTED, EmbedliteError, OutputError
+from ..printable import one_line
 
 _PASSED_ON = (
     (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP, signal.SIGCONT) if os.name == "posix" else ()
@@ -142,5 +143,5 @@ def _report(child: int, status: int, ended_by: int, folder: Path) -> int:
         if is_first_to_say(folder):
             sys.stderr.write("interrupted: nothing was written.\n")
         return EXIT_INTERRUPTED if ended_by == signal.SIGINT else 128 + ended_by
-    sys.stderr.write(f"error: {why_it_ended(os.WTERMSIG(status), child, folder)}\n")
+    sys.stderr.write(f"error: {one_line(why_it_ended(os.WTERMSIG(status), child, folder))}\n")
     return EmbedliteError.exit_code

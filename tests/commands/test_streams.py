@@ -55,6 +55,17 @@ def test_full_is_an_error_on_every_command(command: str, tmp_path: Path) -> None
     assert line.startswith(FULL)
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_names_with_line_breaks_and_escape_sequences_stay_in_one_line(command: str, tmp_path: Path) -> None:
+    more = {"embed-tflite": "x -o y.npz", "drift-report": "--reference x"}.get(command, "")
+    for name in (r"$'\e[31mred\nerror: false.npz'", r"--no$'\e[31mred\nerror: false'"):
+        done = shell(f"{command} {name} {more}", tmp_path)
+        assert done.returncode == 2
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith(("error: ", "Error: ")), done.stderr
+        assert r"\x1b[31mred\nerror: false" in last
+
+
 def test_a_verdict_that_nobody_reads_keeps_its_code(vectors: Path) -> None:
     command = "drift-report a.npz --reference b.npz --json report.json"
     for line, start in ((command, to_nobody), (f"{command} >&-", shell)):

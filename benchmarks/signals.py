@@ -5,8 +5,8 @@
 
 Each command runs once to its end, to know how long it takes; then it is ended by SIGKILL, by SIGTERM and by Ctrl-C's
 signal, so many times each, at moments from its start to its end. A finding is a file in the folder of results that is
-not one of a whole run, or not of its size, the name of a temporary file, or, after the last two signals, anything in
-the temporary folder. Exit code 1 says that there are findings.
+not one of a whole run, or not of its size, the name of a temporary file, a traceback, or, after the last two signals,
+anything in the temporary folder. Exit code 1 says that there are findings.
 """
 
 import argparse
@@ -27,6 +27,9 @@ from embedlite.runtime import DriftMonitor, Encoder
 from embedlite.runtime.commands.options import quiet_libraries
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+
+STARTS = 0.2
+"""Seconds that Python takes at most to come to the first line of a command."""
 
 PATIENCE = 120.0
 """Seconds that a command may take to end after a signal."""
@@ -111,7 +114,7 @@ def start(folder: Path, command: tuple[str, ...]) -> "subprocess.Popen[bytes]":
         cwd=folder,
         env={**os.environ, "TMPDIR": str(folder / "tmp")},
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=(folder / "stderr").open("wb"),
     )
 
 
@@ -156,6 +159,9 @@ def run_and_end(
                 found.append(f"left {name} among the results")
         elif not name.endswith((".json", ".html")) and size != whole[name]:
             found.append(f"{name} has {size:,} bytes, and {whole[name]:,} after a whole run")
+    # In its first moments Python itself answers Ctrl-C, before a command can.
+    if b"Traceback" in (folder / "stderr").read_bytes() and not (moment < STARTS and code in (1, -number)):
+        found.append("printed a traceback")
     left = sorted(path.name for path in (folder / "tmp").iterdir())
     if left and number != signal.SIGKILL:
         found.append(f"left {', '.join(left)} in the temporary folder")

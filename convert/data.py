@@ -40,7 +40,7 @@ from .load.lower import LoweredModel
 from .make.golden import MOST_IMAGES as GOLDEN_IMAGES
 from .max_drift import check_enough_images
 from .normalization.prepare import prepare
-from .quantize.trial import Trial, only_float
+from .quantize.trial import Trial, unmeasured
 from .repeated_images import explain_repeats
 from .request import Request
 
@@ -310,7 +310,7 @@ def _int8_sqnr(
 ) -> float | None:
     """What int8 gives on held-out images with the extremes of the chosen ones."""
     graph = prepare(lowered.flatbuffer)
-    without = only_float(graph)
+    without = unmeasured(graph)
     statistics = collect_statistics(
         graph.flatbuffer, pool, histograms=False, engine=engine, without=without, indices=chosen
     )

@@ -15,7 +15,7 @@ from ..normalization.prepare import FloatGraph
 from .flat_tensors import explain_flat
 from .known_ranges import pixel_range
 from .plan import NO_EQUALIZATION, CalibrationOptions, Int8Plan, PlanChoices
-from .trial import only_float
+from .trial import unmeasured
 
 
 def plan_from_statistics(
@@ -29,7 +29,7 @@ def plan_from_statistics(
         StatisticsMismatchError: they are of another model or other preprocessing.
         CalibrationDataError: the embedding is flat in them.
     """
-    without = only_float(graph)
+    without = unmeasured(graph)
     groups = tensor_groups(graph.flatbuffer, without)
     _check_belonging(graph, statistics, contract, groups)
     method = parse_method("minmax" if options.method == AUTO else options.method)

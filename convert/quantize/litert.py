@@ -17,6 +17,7 @@ from ...runtime.backends.interpreters import package_version
 from ..errors import ConversionError
 from ..graph.clamps import drop_idle_clamps
 from ..graph.graph import HEAVY, Graph
+from ..graph.masks import clamp_masks
 from ..load.foreign import told
 from ..modes import CALIBRATED, DYNAMIC, FLOAT, INT16, WEIGHTS
 from .biases import fit_biases
@@ -76,9 +77,14 @@ def quantize(
         precision |= {name: WEIGHTS for name in float_end if _is_large(original, name)}
         keep_float = [*keep_float, *(name for name in float_end if name not in precision)]
         keep_float = [*keep_float, *_between_float(original, [*keep_float, *float_end])]
+    limits = {} if ranges is None or original is None else fill_flat(original, ranges.limits)
+    if original is not None and limits:
+        clamped = clamp_masks(original, limits, functools.partial(_bits, mode, keep_float, precision))
+        limits, keep_float = clamped.limits, [*keep_float, *clamped.floating]
+        if clamped.changed:
+            flatbuffer = original.to_bytes()
     engine = _engine(flatbuffer)
     engine.load_quantization_recipe(_recipe(mode, keep_float, precision, dense_per_tensor))
-    limits = {} if ranges is None or original is None else fill_flat(original, ranges.limits)
     if mode == "int8" and original is not None:
         limits = carry_back(original, limits)
     statistics = _statistics(original, limits) if limits and original is not None else None
@@ -102,6 +108,12 @@ def quantize(
         changed.append(drop_idle_clamps(graph))
         return graph.to_bytes() if any(changed) else quantized
     return _asymmetric(quantized) if mode == DYNAMIC else quantized
+
+
+def _bits(mode: str, keep_float: Sequence[str], precision: Mapping[str, str], name: str) -> int | None:
+    """Of the integers that an operator writes, by its name; None where it computes in float."""
+    kind = FLOAT if name in keep_float else precision.get(name, INT16 if mode == "int16x8" else mode)
+    return {"int8": 8, INT16: 16}.get(kind)
 
 
 @functools.lru_cache(maxsize=1)

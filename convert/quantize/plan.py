@@ -46,7 +46,7 @@ from .flat_tensors import explain_flat
 from .float_end import try_float_end
 from .folds import LARGE, LEAST_TO_COMPARE, MOST_JUDGED_BYTES, make_folds, merged, most_trials, without_each
 from .known_ranges import pixel_range, told_of_pixels
-from .trial import CrossTrial, Trial, only_float
+from .trial import CrossTrial, Trial, unmeasured
 
 NO_EQUALIZATION, FORWARDS, BACKWARDS = "none", "forwards", "backwards"
 
@@ -188,7 +188,7 @@ class _Planner:
         _check_different(calibration, digests)
         order = sorted(range(len(calibration)), key=digests.__getitem__)
         self._folds = make_folds(order)
-        self._without = only_float(graph)
+        self._without = unmeasured(graph)
         self._plain: Ranges | None = None
         self._trial = self._first = None
         if len(self._folds) > 1:

@@ -12,6 +12,7 @@ from ...runtime.drift import Drift
 from ...runtime.drift.intervals import drift_of
 from ...runtime.drift.metrics import sqnr_db
 from ..graph.graph import Graph
+from ..graph.masks import masked_tensors
 from ..graph.run import float_rows
 from ..normalization.prepare import FloatGraph
 from .litert import quantize
@@ -130,17 +131,19 @@ class CrossTrial:
         return sqnr_db(sum(trial.signal for trial in self.folds), _noise(errors))
 
 
-def only_float(graph: FloatGraph) -> set[str]:
-    """Activations that only operators which stay float write and read, so that they are never quantized.
+def unmeasured(graph: FloatGraph) -> set[str]:
+    """Activations that need no range of the images.
 
-    A guarded divisor among them is infinite where it was zero, and a quotient may be NaN before zero is chosen instead.
-    The output is not among them: an image for which the model itself answers NaN sets no ranges.
+    Those that only operators which stay float write and read, so that they are never quantized: a guarded divisor among
+    them is infinite where it was zero, and a quotient may be NaN before zero is chosen instead. The output is not among
+    them: an image for which the model itself answers NaN sets no ranges. And those whose range follows from others,
+    because a mask is in them.
     """
     operators = Graph(graph.flatbuffer)
     outputs = {int(index) for index in operators.subgraph.outputs}
     staying = set(graph.keep_float)
     _, consumers = operators.links()
-    return {
+    return masked_tensors(operators) | {
         name
         for operator in operators.operators
         if (name := operators.tensor_name(index := int(operator.outputs[0]))) in staying

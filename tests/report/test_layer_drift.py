@@ -25,7 +25,7 @@ from embedlite.convert.load.options import LoadOptions
 from embedlite.convert.normalization.prepare import prepare
 from embedlite.convert.quantize.equalize import equalizable_pairs, equalize
 from embedlite.convert.quantize.litert import LEAST_WEIGHTS, quantize
-from embedlite.convert.quantize.trial import only_float
+from embedlite.convert.quantize.trial import unmeasured
 from embedlite.report.causes import pair as layer_pair
 from embedlite.report.causes.help import Made, Noise, what_helps
 from embedlite.report.causes.layer_noise import PARTS, LayerDrift, LayerReport, measure_layers, render_layers
@@ -77,7 +77,7 @@ def lowered(kind: str) -> SimpleNamespace:
     operators = Graph(graph.flatbuffer)
     names = {operators.tensor_name(pair.between) for pair in equalizable_pairs(operators)}
     source = open_source(pictures(), CONTRACT)
-    ranges = collect_ranges(graph.flatbuffer, source, by_channel=names, without=only_float(graph))
+    ranges = collect_ranges(graph.flatbuffer, source, by_channel=names, without=unmeasured(graph))
     ranges = replace(ranges, limits={**ranges.limits, graph.input_name: (0.0, 1.0)})
     changed, scaled = equalize(graph.flatbuffer, ranges)
     return SimpleNamespace(graph=graph, ranges=ranges, equalized=changed, scaled=scaled)

@@ -20,8 +20,8 @@ class Ends:
         input_type: ``float32``, ``uint8`` or ``int8``.
         output_type: likewise.
         output_chosen: whether the user asked for this output type, so that another one will not do.
-        may_end_float: whether more than the normalization may be float at the end: not where a device without floats
-            was named, nor where the raw embedding is left to the runtime.
+        may_end_float: whether more than the normalization may be float at the end: not where a target other than a CPU
+            was named, unless float32 output was asked for, nor where the raw embedding is left to the runtime.
     """
 
     placement: str
@@ -60,5 +60,7 @@ def choose_ends(request: Request, mode: str, graph: FloatGraph) -> Ends:
             "--normalization runtime: the encoder does not end in a normalization that is known here, so there is "
             "nothing that could be left to the runtime. Use --normalization graph, or frozen for a min-max inside."
         )
-    free = types[1] == "float32" and not integer_only and placement != "runtime"
+    # A microcontroller has little memory for floats, and many have no unit that computes with them.
+    on_cpu = request.output_type == "float32" or all(BACKENDS[name].cpu for name in request.targets)
+    free = types[1] == "float32" and not integer_only and on_cpu and placement != "runtime"
     return Ends(placement, types[0], types[1], request.output_type is not None, free)

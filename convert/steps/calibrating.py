@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from ...calibration.engine import Engine
+from ...runtime.backends.registry import BACKENDS
 from ...runtime.model.contract import InputContract
 from ..data import ExportData, calibration_fingerprint
 from ..graph.graph import Graph
@@ -16,6 +17,7 @@ from ..make.recipe import Recipe
 from ..modes import takes_ranges
 from ..normalization.conditioning import measure_conditioning
 from ..normalization.prepare import FloatGraph
+from ..quantize.float_end import possible_ends
 from ..quantize.from_statistics import plan_from_statistics
 from ..quantize.plan import CalibrationOptions, Int8Plan, plan_int8
 from ..request import Request
@@ -32,15 +34,17 @@ class Calibrated:
     Attributes:
         plan: what int8 is made from; None where no file needs ranges, or none can be had.
         conditioning: of each normalization that int8 would round the input of; empty without images.
+        kept: what else was decided.
     """
 
     plan: Int8Plan | None
     conditioning: tuple[Conditioning, ...] = ()
+    kept: tuple[str, ...] = ()
 
     @property
     def decisions(self) -> tuple[str, ...]:
         """What was decided on the user's behalf."""
-        return () if self.plan is None else self.plan.decisions
+        return () if self.plan is None else (*self.plan.decisions, *self.kept)
 
 
 def calibrate(
@@ -85,7 +89,19 @@ def calibrate(
         choices = None if recipe is None else recipe.choices
         plan = plan_int8(graph, images, contract, options, raw_pixels=raw_pixels, choices=choices)
         some = islice(map(images.ready, range(len(images))), _CONDITIONING_IMAGES)
-        return Calibrated(plan, measure_conditioning(graph, plan.minmax.limits, some))
+        kept = () if options.float_end else _kept_in_integers(request, graph)
+        return Calibrated(plan, measure_conditioning(graph, plan.minmax.limits, some), kept)
     if data.statistics is not None:
         return Calibrated(plan_from_statistics(graph, data.statistics, contract, options, raw_pixels=raw_pixels))
     return Calibrated(None)
+
+
+def _kept_in_integers(request: Request, graph: FloatGraph) -> tuple[str, ...]:
+    """What is said where the end could be float and a microcontroller is among the targets."""
+    named = [name for name in request.targets if not BACKENDS[name].cpu and not BACKENDS[name].integer_only]
+    if not named or "int8" not in request.modes or request.output_type is not None or not possible_ends(graph):
+        return ()
+    return (
+        f"the int8 file computes with integers up to the raw embedding, for {', '.join(named)}: floats there take "
+        "memory and time. --output-type float32 tries the last layer in float.",
+    )

@@ -133,3 +133,18 @@ def test_what_others_read_stays_in_integers(tmp_path: Path) -> None:
     model = keras.Model(source, layers.Add()([first, layers.Dense(32)(first)]), name="small")
     result = made(tmp_path, model)
     assert not any("computed in float" in text for text in result.decisions)
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype"),
+    [
+        ({"targets": ["micro"]}, "int8"),
+        ({"targets": ["micro"], "output_type": "float32"}, "float32"),
+    ],
+    ids=["micro", "asked"],
+)
+def test_a_microcontroller_gets_integers_unless_floats_are_asked_for(options, dtype: str, tmp_path: Path) -> None:
+    result = made(tmp_path, network(layers.GlobalMaxPooling2D(), layers.Dense(40)), measure=True, **options)
+    assert dtypes(result, "FULLY_CONNECTED")[0] == dtype
+    told = [text for text in result.decisions if "computes with integers up to the raw embedding" in text]
+    assert len(told) == (dtype == "int8")

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ..convert.load import FORMATS
 from ..convert.load.options import LoadOptions
-from ..runtime.child_limits import bounded, own_folder, why_it_ended
+from ..runtime.child_limits import bounded, end_with_parent, own_folder, why_it_ended
 from ..runtime.commands.options import quiet_libraries
 from ..runtime.commands.start import ENDING
 from ..runtime.errors import EmbedliteError, MissingPackageError
@@ -141,6 +141,7 @@ def embed_with_keras(
 
 def main() -> None:
     """Serve one request; an error goes to stdout with a non-zero exit code."""
+    end_with_parent()
     try:
         with quiet_libraries():
             _embed(json.load(sys.stdin))

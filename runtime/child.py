@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .child_limits import end_with_parent
+
 
 def ask(module: str, request: Mapping[str, Any], seconds: float) -> tuple[Any, str]:
     """Run a module with a request and wait for its answer.
@@ -51,6 +53,7 @@ def serve(answer: Callable[..., Any]) -> None:
     Args:
         answer: takes the request's items as keyword arguments; what it returns has to be fit for JSON.
     """
+    end_with_parent()
     request = json.load(sys.stdin)
     # The answer's channel is kept for the answer: libraries print to stdout as well.
     channel = os.fdopen(os.dup(1), "w")

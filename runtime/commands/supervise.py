@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ..child_limits import STAGE, is_first_to_say, read_stage, remove_made, why_it_ended
+from ..child_limits import STAGE, end_with_parent, is_first_to_say, read_stage, remove_made, why_it_ended
 from ..errors import EXIT_INTERRUPTED, EmbedliteError, OutputError
 from ..printable import one_line
 
@@ -81,21 +81,13 @@ def _begin(folder: Path, *descriptors: int) -> None:
     os.setpgid(0, 0)
     for descriptor in descriptors:
         os.close(descriptor)
-    _end_with_parent()
+    end_with_parent()
     # A process in the background may write to its terminal, unless the terminal says otherwise.
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
     tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
     os.environ[STAGE] = str(folder)
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-
-
-def _end_with_parent() -> None:
-    """Ask Linux to end this process when its parent does, by whatever signal."""
-    import ctypes
-
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
 
 
 def _wait(child: int, wakes: int, folder: Path) -> tuple[int, int]:

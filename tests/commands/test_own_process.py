@@ -224,3 +224,16 @@ def test_a_model_that_loads_for_ever(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: loading the model took longer than 1 s and was ended.")
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_command_started_ends_with_it() -> None:
+    child = (
+        "import time\nfrom embedlite.runtime.child_limits import end_with_parent\n"
+        "end_with_parent()\nprint('here', flush=True)\ntime.sleep(20)\nprint('late', flush=True)\n"
+    )
+    parent = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}])\n"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        process.kill()
+        assert process.stdout.read() == ""

@@ -1,5 +1,7 @@
 """Ranges from statistics: what each method promises, against independent arithmetic on the values themselves."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,8 @@ from embedlite.calibration.bins import count, filled_bins
 from embedlite.calibration.methods import METHODS, choose_range, squared_error
 from embedlite.calibration.statistics import TensorStatistics
 from embedlite.runtime.errors import RequestError
+
+from ways_out import walks
 
 RNG = np.random.default_rng(0)
 SAMPLES = {
@@ -139,6 +143,20 @@ def test_a_method_is_spelled_as_it_is_read(text: str, spelled: str) -> None:
 def test_what_is_no_method_is_refused(text: str) -> None:
     with pytest.raises(RequestError, match=r"unknown calibration method|the percentile is"):
         parse_method(text)
+
+
+@walks("unknown calibration method {}. Use one of", "the percentile is {}. Use a number above 50")
+def test_the_methods_that_an_error_names_are_taken() -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_method("max")
+    named = re.search(r"Use one of: (.*) \((percentile:[\d.]+) names", str(caught.value))
+    assert named is not None
+    with pytest.raises(RequestError) as caught:
+        parse_method("percentile:50")
+    number = re.search(r"such as ([\d.]+\d)", str(caught.value))
+    assert number is not None
+    for text in (*named[1].split(", "), named[2], f"percentile:{number[1]}"):
+        choose_range(statistics(SAMPLES["outlier"]), parse_method(text))
 
 
 def test_a_histogram_is_asked_for_where_there_is_none() -> None:

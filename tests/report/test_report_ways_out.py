@@ -10,10 +10,11 @@ import pytest
 from embedlite.report.command import drift_report
 from embedlite.runtime.commands.embed import embed
 from embedlite.runtime.drift.stored import load_embeddings, pack_embeddings
+from embedlite.runtime.embedding_map import read_map
 from embedlite.runtime.errors import EmbedliteError
 
 from conftest import Digits
-from ways_out import walk
+from ways_out import walk, walks
 
 COUNT = 60
 GALLERY = "--gallery a.npz --candidate-vectors b.npz"
@@ -189,3 +190,15 @@ def test_what_the_error_says_is_done(
         told(command)
         for path in set(tmp_path.iterdir()) - before:
             path.unlink()
+
+
+@walks("is not a map of embeddings", "maps the embeddings of a model with SHA-256")
+def test_a_map_that_is_made_as_the_error_says_is_read(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(EmbedliteError):
+        read_map(folder / "a.npz")
+    (a, b), made = (folder / "a.npz", folder / "b.npz"), tmp_path / "m.npz"
+    told(f"--gallery {a} --candidate-vectors {b} --map {made}")
+    found, sha256 = read_map(made), {name: load_embeddings(path).model_sha256 for name, path in (("a", a), ("b", b))}
+    with pytest.raises(EmbedliteError):
+        found.check_model(sha256["a"], made, a)
+    found.check_model(sha256["b"], made, b)

@@ -14,12 +14,16 @@ import pytest
 from graphs import FloatGraph
 from PIL import Image
 
+from embedlite.calibration.engine import open_engine
 from embedlite.report.fleet.command import drift_fleet
 from embedlite.runtime import Encoder
+from embedlite.runtime.backends.interpreters import find_runtime
 from embedlite.runtime.check.figures import another_model, read_device_figures
 from embedlite.runtime.check.measure_device import find_models, measure_device
 from embedlite.runtime.check.selftest import selftest
 from embedlite.runtime.commands.embed import embed
+from embedlite.runtime.drift import measure
+from embedlite.runtime.drift.rows import Rows
 from embedlite.runtime.drift.stored import load_embeddings, match_rows
 from embedlite.runtime.errors import EmbedliteError, MissingPackageError
 from embedlite.runtime.files import check_names, check_writable
@@ -98,6 +102,16 @@ def arrays(data: Any, feature: str | None = None) -> Callable[[Path], Any]:
 
 def contract(**parts: Any) -> Callable[[Path], Any]:
     return lambda folder: InputContract(**{"shape": SHAPE, **parts})
+
+
+def opened(engine: Any) -> None:
+    with open_engine(engine, 1):
+        pass
+
+
+def measured(k: int) -> None:
+    rows = ROWS.reshape(len(ROWS), -1)
+    assert measure(Rows(rows), Rows(rows), k).valid.all()
 
 
 class Elsewhere:
@@ -270,6 +284,18 @@ class Elsewhere:
             "without ids on both sides they cannot be matched",
             lambda folder: match_rows(load_embeddings(folder / "ids.npz"), load_embeddings(folder / "bare.npz")),
             [lambda folder: match_rows(load_embeddings(folder / "ids.npz"), load_embeddings(folder / "ids.npz"))],
+        ),
+        walk("unknown engine {}. Use local", lambda folder: opened("spark"), [lambda folder: opened("local")]),
+        walk("cannot compute on {}. Pass 'local'", lambda folder: opened(3), [lambda folder: opened("local")]),
+        walk(
+            "unknown runtime {}. Use one of",
+            lambda folder: find_runtime("tfl"),
+            [lambda folder: find_runtime("ai-edge-litert")],
+        ),
+        walk(
+            "row(s) have at most {} neighbours each. Pass a smaller --k",
+            lambda folder: measured(9),
+            [lambda folder: measured(5)],
         ),
         walk(
             "exists and was kept. Pass --force",

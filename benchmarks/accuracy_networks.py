@@ -65,10 +65,10 @@ def trained() -> Iterator[tuple[str, keras.Model, np.ndarray, np.ndarray]]:
 
     images, labels = digits.load_images()
     pool, test, pool_labels, test_labels = train_test_split(
-        images, labels, test_size=0.25, stratify=labels, random_state=digits.SEED
+        images, labels, test_size=0.25, stratify=labels, random_state=SEED
     )
     with quiet_libraries(), contextlib.redirect_stdout(io.StringIO()):
-        example = digits.train(pool, pool_labels, test, test_labels)
+        example = digits.train(pool, pool_labels, test, test_labels, SEED)
     yield "six blocks (examples/digits.py)", example, pool, test
     for name, build in (("depthwise-separable, residual", residual), ("VGG-like", vgg)):
         keras.utils.set_random_seed(SEED)

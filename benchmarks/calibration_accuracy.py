@@ -157,7 +157,7 @@ def measure_accuracy() -> None:
 
     images, labels = digits.load_images()
     pool, test, pool_labels, test_labels = train_test_split(
-        images, labels, test_size=0.25, stratify=labels, random_state=digits.SEED
+        images, labels, test_size=0.25, stratify=labels, random_state=SEED
     )
     shape = images.shape[1:]
     keras.utils.set_random_seed(SEED)
@@ -175,6 +175,6 @@ def measure_accuracy() -> None:
     print(f"\nthe same with unequal channels, {len(strange)} calibration images no digits\n")
     table(hard, pool, test, strange)
     with quiet_libraries(), contextlib.redirect_stdout(io.StringIO()):
-        example = digits.train(pool, pool_labels, test, test_labels)
+        example = digits.train(pool, pool_labels, test, test_labels, SEED)
     print("\nthe encoder of examples/digits.py, all calibration images digits\n")
     table(example, pool, test, strange[:0])

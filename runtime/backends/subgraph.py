@@ -22,7 +22,9 @@ _TENSORS, _INPUTS, _OUTPUTS, _OPERATORS = 0, 1, 2, 3
 _BUFFER, _DATA = 2, 0
 
 
-def cut(flatbuffer: bytes, operators: Sequence[int], inputs: Sequence[int], outputs: Sequence[int]) -> bytes:
+def cut(
+    flatbuffer: bytes | bytearray, operators: Sequence[int], inputs: Sequence[int], outputs: Sequence[int]
+) -> bytes:
     """The graph that consists of some operators of the first subgraph.
 
     Args:
@@ -34,16 +36,24 @@ def cut(flatbuffer: bytes, operators: Sequence[int], inputs: Sequence[int], outp
     Returns:
         A flatbuffer with the same tensors and no signature.
     """
-    data = bytearray(flatbuffer)
-    model = _unsigned(data, 0)
-    graph = _target(data, _target(data, _field(data, model, _SUBGRAPHS)) + 4)
-    _keep(data, _target(data, _field(data, graph, _OPERATORS)), operators)
-    for number, values in ((_INPUTS, inputs), (_OUTPUTS, outputs)):
-        _replace(data, _field(data, graph, number), values)
+    model = _unsigned(flatbuffer, 0)
+    graph = _target(flatbuffer, _target(flatbuffer, _field(flatbuffer, model, _SUBGRAPHS)) + 4)
+    changes = [_kept(flatbuffer, _target(flatbuffer, _field(flatbuffer, graph, _OPERATORS)), operators)]
+    lists = [(_field(flatbuffer, graph, number), values) for number, values in ((_INPUTS, inputs), (_OUTPUTS, outputs))]
     # A signature names tensors that are not inputs and outputs any more.
-    if position := _field(data, model, _SIGNATURES):
-        _replace(data, position, ())
-    return bytes(data)
+    if position := _field(flatbuffer, model, _SIGNATURES):
+        lists.append((position, ()))
+    end = bytes(-len(flatbuffer) % 4)
+    for position, values in lists:
+        changes.append((position, struct.pack("<I", len(flatbuffer) + len(end) - position)))
+        end += struct.pack(f"<I{len(values)}i", len(values), *values)
+    # Joined at once: the weights are most of the file, and walks through a large graph cut it for every layer.
+    whole, place = memoryview(flatbuffer), 0
+    parts: list[bytes | memoryview] = []
+    for position, new in sorted(changes):
+        parts += [whole[place:position], new]
+        place = position + len(new)
+    return b"".join((*parts, whole[place:], end))
 
 
 def with_constants(flatbuffer: bytes, constants: Mapping[int, NDArray[Any]]) -> bytes:
@@ -96,17 +106,17 @@ def runner(
     return run
 
 
-def _unsigned(data: bytearray, position: int) -> int:
+def _unsigned(data: bytes | bytearray, position: int) -> int:
     value: int = struct.unpack_from("<I", data, position)[0]
     return value
 
 
-def _target(data: bytearray, position: int) -> int:
+def _target(data: bytes | bytearray, position: int) -> int:
     """Where the offset at ``position`` leads."""
     return position + _unsigned(data, position)
 
 
-def _field(data: bytearray, table: int, number: int) -> int:
+def _field(data: bytes | bytearray, table: int, number: int) -> int:
     """Position of a table's field, 0 if the table leaves it out."""
     vtable = table - struct.unpack_from("<i", data, table)[0]
     entry = 4 + 2 * number
@@ -116,18 +126,12 @@ def _field(data: bytearray, table: int, number: int) -> int:
     return table + offset if offset else 0
 
 
-def _keep(data: bytearray, vector: int, chosen: Sequence[int]) -> None:
-    """Shorten a vector of tables to some of them. Offsets count from their own place, so they change with it."""
+def _kept(data: bytes | bytearray, vector: int, chosen: Sequence[int]) -> tuple[int, bytes]:
+    """Where a vector of tables is shortened to some of them, and its beginning then.
+
+    Offsets count from their own place, so they change with it.
+    """
     tables = [_target(data, vector + 4 + 4 * place) for place in range(_unsigned(data, vector))]
-    struct.pack_into("<I", data, vector, len(chosen))
-    for place, item in enumerate(chosen):
-        # Builders write a table after the vectors that lead to it, so the distance is positive.
-        position = vector + 4 + 4 * place
-        struct.pack_into("<I", data, position, tables[item] - position)
-
-
-def _replace(data: bytearray, position: int, values: Sequence[int]) -> None:
-    """Let the field at ``position`` lead to a new vector of 32-bit integers at the end of the file."""
-    data.extend(b"\0" * (-len(data) % 4))
-    struct.pack_into("<I", data, position, len(data) - position)
-    data.extend(struct.pack(f"<I{len(values)}i", len(values), *values))
+    # Builders write a table after the vectors that lead to it, so the distance is positive.
+    offsets = [tables[item] - (vector + 4 + 4 * place) for place, item in enumerate(chosen)]
+    return vector, struct.pack(f"<{1 + len(offsets)}I", len(offsets), *offsets)

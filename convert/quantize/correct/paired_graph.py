@@ -190,7 +190,7 @@ class PairedGraph:
 
     def _quantized(self, place: int, index: int) -> Callable[[], Run]:
         """Makes what gives one tensor of the quantized graph, in real numbers."""
-        tensor, maker = self._info.tensors[index], self._walk.reach(bytes(self._data), place, index)
+        tensor, maker = self._info.tensors[index], self._walk.reach(self._data, place, index)
         if tensor.dtype == "float32":
             return maker
 

@@ -38,7 +38,9 @@ class Walk:
         self._info, self._images, self._threads, self._runtime = info, images, threads, find_runtime()
         self._start()
 
-    def reach(self, flatbuffer: bytes, place: int, tensor: int) -> Callable[[], Callable[[int], NDArray[np.generic]]]:
+    def reach(
+        self, flatbuffer: bytes | bytearray, place: int, tensor: int
+    ) -> Callable[[], Callable[[int], NDArray[np.generic]]]:
         """Walk to an operator, back to the start first if it has been passed.
 
         Args:
@@ -64,7 +66,7 @@ class Walk:
         self._place = 0
         self._states: list[_State] = [{source: image[None]} for image in self._images]
 
-    def _advance(self, flatbuffer: bytes, place: int) -> None:
+    def _advance(self, flatbuffer: bytes | bytearray, place: int) -> None:
         alive = self._alive(place)
         bytes_alive = sum(
             np.dtype(tensor.dtype).itemsize * int(np.prod(tensor.shape, dtype=np.int64))
@@ -80,7 +82,7 @@ class Walk:
         self._place = place
 
     def _stretch(
-        self, flatbuffer: bytes, end: int, wanted: Sequence[int], take: Callable[[int, _State], _T]
+        self, flatbuffer: bytes | bytearray, end: int, wanted: Sequence[int], take: Callable[[int, _State], _T]
     ) -> Callable[[], Callable[[int], _T]]:
         """Makes what runs the operators from where the graph stands to ``end``, which is not run, for one image."""
         operators = range(self._place, end)

@@ -39,7 +39,7 @@ def crashing() -> bytes:
 def endless() -> bytes:
     def answer(image: Any) -> Any:
         start = tf.reduce_max(image) * 0.0 + 1.0
-        return pooled(image) + tf.while_loop(lambda i: i >= 0.0, lambda i: [i * 1.0], [start])[0]
+        return pooled(image) + tf.while_loop(lambda i: i >= 0.0, lambda i: [i + 1.0], [start])[0]
 
     return convert(answer)
 

@@ -178,8 +178,12 @@ def test_layers(kind: str, saved: bool, tmp_path: Path) -> None:
         model.export(tmp_path / "model", verbose=False)
     original = load_original(tmp_path / "model") if saved else from_keras(model, "model", LoadOptions())
     values = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    try:
+        wanted = np.asarray(model(values[None]))
+    except tf.errors.InvalidArgumentError as error:
+        # Transposed convolutions that are dilated or have channels first are oneDNN's alone.
+        pytest.skip(f"TensorFlow does not run the model on this processor: {error.message.splitlines()[0]}")
     got = float_runner(lower(original).flatbuffer)(values)
-    wanted = np.asarray(model(values[None]))
     np.testing.assert_allclose(got.ravel(), wanted.ravel(), rtol=0, atol=2e-6 * np.abs(wanted).max())
 
 

@@ -33,6 +33,8 @@ KERNELS: Mapping[str, str] = {
     "REDUCE_MAX": INPUTS,
     "SQUEEZE": INPUTS,
     "EXPAND_DIMS": INPUTS,
+    "REVERSE_V2": INPUTS,
+    "TILE": INPUTS,
 }
 """Operators, and which scales theirs may be: ``any``; ``alike``, one for all inputs and the output, that of the output;
 ``inputs``, the output has the input's."""

@@ -30,6 +30,10 @@ LOW, HIGH = -2.0, 3.0
 BOUNDS = {"LEAKY_RELU": 0.8, "PRELU": 0.8, "MINIMUM": 0.7, "RELU6": 0.7}
 
 
+LACKING = ("TILE",)
+"""What TFLite Micro has no kernel for, of any type: a file with it runs there in no mode."""
+
+
 @dataclass
 class Case:
     """An operator as Keras spells it, and exactly; with the range of its output."""
@@ -55,6 +59,8 @@ CASES = {
     "REDUCE_MAX": Case(
         Call(lambda x: ops.max(x, axis=-1, keepdims=True)), lambda x: x.max(axis=-1, keepdims=True), (LOW, HIGH)
     ),
+    "REVERSE_V2": Case(Call(lambda x: ops.flip(x, axis=2)), lambda x: x[:, :, ::-1], (LOW, HIGH)),
+    "TILE": Case(Call(lambda x: ops.tile(x, (1, 2, 1, 1))), lambda x: np.tile(x, (1, 2, 1, 1)), (LOW, HIGH)),
 }
 
 
@@ -90,6 +96,8 @@ from embedlite.runtime.backends.interpreters import find_runtime, open_interpret
 runtime, folder = find_runtime(sys.argv[1]), Path(sys.argv[2])
 values = np.load(folder / "values.npy")
 for path in sorted(folder.glob("*.tflite")):
+    if path.stem in sys.argv[3:]:
+        continue
     interpreter = open_interpreter(runtime, path.read_bytes(), threads=1)
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], values)
     interpreter.invoke()
@@ -113,11 +121,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("runtime", ["ai-edge-litert", "tflite-runtime", "tflite-micro"])
 def test_kernels_are_within_their_bounds_of_exact_arithmetic(runtime: str, files: Path, run) -> None:
-    done = run("python", "-c", RUN, runtime, str(files))
+    lacking = LACKING if runtime == "tflite-micro" else ()
+    done = run("python", "-c", RUN, runtime, str(files), *lacking)
     assert done.returncode == 0, done.stderr
     values = np.load(files / "values.npy").astype(np.float64)
     errors = {}
     for name, case in CASES.items():
+        if name in lacking:
+            continue
         graph = Graph((files / f"{name}.tflite").read_bytes())
         operator = next(op for op in graph.operators if graph.operator_name(op) == name)
         scale = scale_of(graph, int(operator.outputs[0]))

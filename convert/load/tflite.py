@@ -159,7 +159,7 @@ def _fix_batch(path: Path, graph: Graph, source: int) -> None:
     if batch != 1:
         raise ModelShapeError(
             f"{path} takes {graph.shape(source)}; an encoder for a device takes one input at a time, batch 1. "
-            "Convert the model again with a batch of 1."
+            "Pass the model that it was made from, or convert that again with a batch of 1."
         )
     for tensor in graph.subgraph.tensors:
         tensor.shapeSignature = None

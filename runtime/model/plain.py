@@ -280,7 +280,7 @@ def _one_input(path: str | Path, info: ModelInfo) -> TensorInfo:
     if not 1 <= axes <= MOST_AXES or source.shape[0] != 1 or source.dtype not in INPUT_DTYPES:
         raise UnsupportedModelError(
             f"{path} takes {source.dtype} {source.shape}; an encoder takes one image, (1, height, width, channels), or "
-            f"one other array of one to four axes after a batch of 1, of {', '.join(INPUT_DTYPES)}. Export it with "
-            "export-tflite, which fixes the shape."
+            f"one other array of one to four axes after a batch of 1, of {', '.join(INPUT_DTYPES)}. Export the model "
+            "that it was made from with export-tflite, whose files do."
         )
     return source

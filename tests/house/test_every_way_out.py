@@ -112,7 +112,6 @@ NOT_YET: tuple[str, ...] = (
     "a normalization cannot be",
     ", but embedlite and the interpreters read version 3. A newer",
     "contradict each other. Leave mean, std and colour order out, correct",
-    "; an encoder takes one image, (1, height, width, channels), or one",
     "--layers: the candidate's operators have no counterparts in the",
     "the reference's own embedding is not finite, so the input was not",
     "). Fetch it again from the device, or leave it out",

@@ -14,11 +14,13 @@ import tensorflow as tf
 from keras import layers
 from tensorflow.core.protobuf import saved_model_pb2
 
+from embedlite.convert import ExportOptions, export
 from embedlite.convert.graph.run import float_runner
 from embedlite.convert.load import archive, load_original
 from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
+from embedlite.runtime import Encoder
 from embedlite.runtime.errors import EmbedliteError
 
 from ways_out import walks
@@ -76,6 +78,24 @@ def test_options_of_another_format(tmp_path: Path) -> None:
     refused(tmp_path / "model.keras", signature="embed")
     equals(tmp_path / "model", model)
     equals(tmp_path / "model.keras", model)
+
+
+@walks("an encoder takes one image, (1, height, width, channels)", "takes one input at a time, batch 1. ")
+def test_a_file_that_takes_two_images(tmp_path: Path) -> None:
+    model = saved(tmp_path / "model.keras")
+    for batch in (2, 1):
+        images = keras.Input(SHAPE, batch_size=batch)
+        converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(images, model(images)))
+        (tmp_path / f"{batch}.tflite").write_bytes(converter.convert())
+    with pytest.raises(EmbedliteError, match="with export-tflite"):
+        Encoder(tmp_path / "2.tflite")
+    refused(tmp_path / "2.tflite")
+    equals(tmp_path / "1.tflite", model)
+    export(tmp_path / "model.keras", tmp_path, quantize=["float32"], options=ExportOptions(measure=False))
+    with Encoder(tmp_path / "model.float32.tflite") as found:
+        pixels = (IMAGE * 255).astype(np.uint8)
+        expected = np.asarray(model(pixels[None].astype(np.float32) / 255))[0]
+        np.testing.assert_allclose(found.embed(pixels[None])[0].ravel(), expected, atol=1e-5)
 
 
 @walks(

@@ -20,6 +20,9 @@ from .operators import OPERATORS, Call, Tensor, UnsupportedError, activated
 
 _BOUNDS = {"int8": (-128, 127), "int16": (-32768, 32767)}
 
+_FARTHEST = 1e6
+"""Steps beyond which a value is as good as any other that saturates."""
+
 
 def straight_through(values: Tensor, rounded: Tensor) -> Tensor:
     """Rounded values with the gradient of what was rounded."""
@@ -40,6 +43,9 @@ def fake_quantized(values: Tensor, scale: Any, zero_point: int, dtype: str = "in
     import tensorflow as tf
 
     lowest, highest = _BOUNDS[dtype]
+    # The root of zero may be infinite, and infinity times the zero gradient of what saturates is NaN.
+    farthest = _FARTHEST * tf.stop_gradient(tf.convert_to_tensor(scale, tf.float32))
+    values = tf.clip_by_value(values, -farthest, farthest)
     steps = tf.clip_by_value(values / scale, float(lowest - zero_point), float(highest - zero_point))
     return straight_through(steps, tf.round(steps)) * scale
 

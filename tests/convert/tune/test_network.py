@@ -153,6 +153,19 @@ def test_gradients_pass_where_nothing_saturates() -> None:
     assert float(by_scale) == pytest.approx(-128 + 127 - 0.3, abs=1e-5)
 
 
+def test_an_infinite_value_saturates_and_its_gradient_is_finite() -> None:
+    """As the root of a variance that 8 bits round to zero."""
+    values, scale = tf.constant([np.inf, -np.inf, 3e38, 1.0]), tf.constant(0.01)
+    with tf.GradientTape() as tape:
+        tape.watch((values, scale))
+        found = fake_quantized(values, scale, -28)
+        total = tf.reduce_sum(found)
+    by_value, by_scale = tape.gradient(total, (values, scale))
+    np.testing.assert_allclose(found.numpy(), [1.55, -1.0, 1.55, 1.0], rtol=1e-6)
+    assert by_value.numpy().tolist() == [0.0, 0.0, 0.0, 1.0]
+    assert float(by_scale) == pytest.approx(155 - 100 + 155, abs=1e-3)
+
+
 def test_the_gradient_of_a_root_is_finite_where_8_bits_have_zero() -> None:
     """A mean of cubes, and the variance of a layer normalization, are rounded to zero often enough."""
     image = keras.Input((4, 4, 8))

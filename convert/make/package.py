@@ -109,7 +109,7 @@ def _quantized_output(graph: Graph, dtype: str) -> None:
     producer = graph.producer(result)
     if producer is None or graph.operator_name(producer) != "DEQUANTIZE":
         raise ConversionError(
-            f"the file ends in float operators (the normalization), so its output cannot be {dtype}. "
+            f"the file ends in float operators (its last layer or the normalization), so its output cannot be {dtype}. "
             "Use --output-type float32."
         )
     raw = int(producer.inputs[0])

@@ -374,7 +374,6 @@ def render_ladder(ladder: Ladder, width: int, noun: str = "image") -> str:
         Column("cosine p1", 3),
         Column("neighbours", 1),
         Column("from the top dB", 2),
-        Column("", 4, left=True),
     ]
     lines = wrap(f"where the drift comes from, step by step, {ladder.images} {noun}s", width)
     rows = [_row(step) for step in (*way, *beside)]
@@ -389,7 +388,8 @@ def render_ladder(ladder: Ladder, width: int, noun: str = "image") -> str:
             *table(columns, rows[len(way) :], width, "  "),
         ]
     lines += steps
-    notes = [f"not run: {step.step}: {step.skipped}" for step in ladder.steps if step.skipped is not None]
+    notes = [f"{step.step}: {step.detail}" for step in run if step.detail]
+    notes += [f"not run: {step.step}: {step.skipped}" for step in ladder.steps if step.skipped is not None]
     if (largest := ladder.largest) is not None:
         notes.append(f"most of it is spent in: {largest.step} ({largest.share:.1%})")
     lines += fit(map(one_line, notes), width)
@@ -410,5 +410,4 @@ def _row(step: LadderStep) -> list[str]:
         fixed(moved.cosine_p1, 6),
         fixed(moved.knn_overlap_cross, 4),
         top,
-        one_line(step.detail or ""),
     ]

@@ -47,7 +47,7 @@ NOT_YET: tuple[str, ...] = (
     ", quantized with one scale. Choose --input-type and --output-type so",
     "holds floats, and golden vectors are replayed from pixels. Pass",
     "--c-array is for microcontrollers, which run",
-    "the file ends in float operators (the normalization), so its output",
+    "the file ends in float operators (its last layer or the normalization), so",
     "the raw embedding is not quantized in this model, so the",
     "input: it stays float. Use --input-type float32",
     "--normalization graph ends the file in float operators, so its output",

@@ -170,13 +170,16 @@ LEAST_WEIGHTS = 1024
 and rounding the input of small layers again and again costs 9 to 12 dB on depthwise networks."""
 
 
+def _number_of_weights(graph: Graph, operator: Any) -> int | None:
+    """Of a layer that may have 8-bit weights and compute in float; None of anything else."""
+    weights = graph.constant(int(operator.inputs[1])) if graph.operator_name(operator) in _DYNAMIC else None
+    return None if weights is None else weights.size
+
+
 def _is_large(graph: Graph, name: str) -> bool:
     """Whether what writes a tensor has weights that are worth 8 bits where it computes in float."""
     operator = graph.producer(graph.index_of(name))
-    weights = None
-    if operator is not None and graph.operator_name(operator) in _DYNAMIC:
-        weights = graph.constant(int(operator.inputs[1]))
-    return weights is not None and weights.size >= LEAST_WEIGHTS
+    return operator is not None and (_number_of_weights(graph, operator) or 0) >= LEAST_WEIGHTS
 
 
 def _not_worth_it(flatbuffer: bytes) -> list[str]:
@@ -187,10 +190,8 @@ def _not_worth_it(flatbuffer: bytes) -> list[str]:
     """
     graph, found = Graph(flatbuffer), []
     for operator in graph.operators:
-        kind = graph.operator_name(operator)
-        if kind not in _DYNAMIC or (weights := graph.constant(int(operator.inputs[1]))) is None:
-            continue
-        if kind == "DEPTHWISE_CONV_2D" or weights.size < LEAST_WEIGHTS:
+        number = _number_of_weights(graph, operator)
+        if number is not None and (number < LEAST_WEIGHTS or graph.operator_name(operator) == "DEPTHWISE_CONV_2D"):
             found.append(graph.tensor_name(int(operator.outputs[0])))
     return found
 

@@ -24,6 +24,7 @@ from ....runtime.model.flatbuffer import read_flatbuffer
 from ....runtime.model.tensor_match import match_graphs
 from ...graph.graph import Graph
 from ...graph.run import map_images
+from ..float_end import LAYERS as FLOAT_LAYERS
 from ..known_ranges import CLIPPING
 from .walk import Walk
 
@@ -236,7 +237,7 @@ def _float_layer(graph: Graph, original: Graph, place: int, other: int) -> Linea
     """A layer whose weights a DEQUANTIZE makes float, each time or once."""
     operator, counterpart = graph.operators[place], original.operators[other]
     kind = graph.operator_name(operator)
-    source = graph.producer(int(operator.inputs[1])) if kind in ("CONV_2D", "FULLY_CONNECTED") else None
+    source = graph.producer(int(operator.inputs[1])) if kind in FLOAT_LAYERS else None
     true = int(counterpart.inputs[1]) if source is not None else -1
     if source is None or graph.operator_name(source) != "DEQUANTIZE" or original.constant(true) is None:
         return None

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from keras import layers, ops
+from run_files import run_files
 
 from embedlite.calibration import Ranges
 from embedlite.convert.errors import ConversionError
@@ -88,24 +89,6 @@ def quantized(name: str) -> bytes:
     return graph.to_bytes()
 
 
-RUN = """
-import json, sys
-from pathlib import Path
-import numpy as np
-from embedlite.runtime.backends.interpreters import find_runtime, open_interpreter
-runtime, folder = find_runtime(sys.argv[1]), Path(sys.argv[2])
-values = np.load(folder / "values.npy")
-for path in sorted(folder.glob("*.tflite")):
-    if path.stem in sys.argv[3:]:
-        continue
-    interpreter = open_interpreter(runtime, path.read_bytes(), threads=1)
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], values)
-    interpreter.invoke()
-    answer = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-    np.save(folder / f"{path.stem}.{runtime.name}.npy", answer)
-"""
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kernels")
@@ -115,16 +98,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Every integer once in each channel, in another order, so that their largest differ.
     integers = np.stack([np.random.default_rng(seed).permutation(256) for seed in range(4)], axis=-1)
     zero = round(-LOW / float(step))
-    np.save(folder / "values.npy", ((integers - zero) * step).reshape(1, *SHAPE).astype(np.float32))
+    np.save(folder / "inputs.npy", ((integers - zero) * step).reshape(1, *SHAPE).astype(np.float32))
     return folder
 
 
 @pytest.mark.parametrize("runtime", ["ai-edge-litert", "tflite-runtime", "tflite-micro"])
 def test_kernels_are_within_their_bounds_of_exact_arithmetic(runtime: str, files: Path, run) -> None:
     lacking = LACKING if runtime == "tflite-micro" else ()
-    done = run("python", "-c", RUN, runtime, str(files), *lacking)
-    assert done.returncode == 0, done.stderr
-    values = np.load(files / "values.npy").astype(np.float64)
+    run_files(run, runtime, files, without=lacking)
+    values = np.load(files / "inputs.npy").astype(np.float64)
     errors = {}
     for name, case in CASES.items():
         if name in lacking:

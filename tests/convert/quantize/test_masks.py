@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from run_files import run_files
 
 from embedlite.calibration import Ranges
 from embedlite.convert import ExportOptions, export
@@ -98,24 +99,6 @@ def quantized(flatbuffer: bytes, mode: str) -> bytes:
     return made.to_bytes()
 
 
-RUN = """
-import sys
-from pathlib import Path
-import numpy as np
-from embedlite.runtime.backends.interpreters import find_runtime, open_interpreter
-runtime, folder = find_runtime(sys.argv[1]), Path(sys.argv[2])
-images = np.load(folder / "images.npy")
-for path in sorted(folder.glob("*.tflite")):
-    interpreter = open_interpreter(runtime, path.read_bytes(), threads=1)
-    rows = []
-    for image in images:
-        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image[None])
-        interpreter.invoke()
-        rows.append(interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0])
-    np.save(folder / f"{path.stem}.{runtime.name}.npy", rows)
-"""
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("masks")
@@ -123,14 +106,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "wanted.npy", float_rows(flatbuffer, IMAGES))
     for mode in MODES:
         (folder / f"{mode}.tflite").write_bytes(quantized(flatbuffer, mode))
-    np.save(folder / "images.npy", IMAGES)
+    np.save(folder / "inputs.npy", IMAGES)
     return folder
 
 
 @pytest.mark.parametrize("runtime", ["ai-edge-litert", "tflite-runtime", "tflite-micro"])
 def test_weights_are_as_exact_as_the_steps_of_scores_without_a_mask(runtime: str, files: Path, run) -> None:
-    done = run("python", "-c", RUN, runtime, str(files))
-    assert done.returncode == 0, done.stderr
+    run_files(run, runtime, files)
     wanted = np.load(files / "wanted.npy").reshape(len(IMAGES), len(MASKS), -1).astype(np.float64)
     wrong = {}
     for mode, steps in MODES.items():

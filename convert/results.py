@@ -47,6 +47,31 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Untuned:
+    """What a fine-tuned file would be without, measured in the same way; it is not written.
+
+    Attributes:
+        bytes: its size.
+        sha256: of the whole file, as the same command without fine-tuning writes it.
+        drift: like that of :class:`ExportedFile`, and so are the others.
+        intervals: of its metrics.
+        latency_us: here; None where latencies are a device's, which never had this file.
+        latency_low_us: where the machine was quiet.
+        latency_high_us: where it was busy.
+        verified: one verdict per interpreter that was tried.
+    """
+
+    bytes: int
+    sha256: str
+    drift: Drift | None
+    intervals: Mapping[str, Interval]
+    latency_us: float | None
+    latency_low_us: float | None
+    latency_high_us: float | None
+    verified: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True)
 class ExportedFile:
     """One written file.
 
@@ -68,6 +93,7 @@ class ExportedFile:
             better in one; None if that was not asked.
         verified: one verdict per interpreter that was tried.
         silent: which embeddings of the images that drift is measured on say nothing; None without such images.
+        untuned: the same file without fine-tuning; None of one whose weights are the model's.
     """
 
     mode: str
@@ -84,6 +110,7 @@ class ExportedFile:
     dominated: bool | None
     verified: tuple[Verdict, ...]
     silent: Silent | None = None
+    untuned: Untuned | None = None
 
     @property
     def sqnr_text(self) -> str:

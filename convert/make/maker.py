@@ -42,6 +42,7 @@ class Made:
         recipe: what was decided by trying, so that it can be made again without.
         decisions: what was decided on the user's behalf, in words.
         fine_tuning: what it did; None where nothing was trained.
+        untuned: the same file with the weights of the model; None where these are in it.
     """
 
     mode: str
@@ -51,6 +52,7 @@ class Made:
     recipe: FileRecipe = field(default_factory=FileRecipe)
     decisions: tuple[str, ...] = ()
     fine_tuning: FineTuning | None = None
+    untuned: Made | None = None
 
     @property
     def precision(self) -> Precision:
@@ -114,10 +116,18 @@ class Maker:
         corrected = self._corrected(mode, quantized)
         tuned = self._tuned(mode, corrected.graph, beside)
         data, contract, ends = self._packaged(mode, tuned.graph)
-        report = tuned.report
-        recipe = FileRecipe(corrected.steps, precision, report.sha256 if report is not None and report.kept else None)
+        made = Made(mode, data, contract, tuned.graph, FileRecipe(corrected.steps, precision))
         decisions = (*corrected.decisions, *tuned.decisions, *ends)
-        return Made(mode, data, contract, tuned.graph, recipe, decisions, report)
+        if tuned.report is None or not tuned.report.kept:
+            return replace(made, decisions=decisions, fine_tuning=tuned.report)
+        before, described, _ = self._packaged(mode, corrected.graph)
+        return replace(
+            made,
+            recipe=replace(made.recipe, tuned=tuned.report.sha256),
+            decisions=decisions,
+            fine_tuning=tuned.report,
+            untuned=replace(made, data=before, contract=described, graph=corrected.graph),
+        )
 
     def draft(self, precision: Precision) -> tuple[bytes, bytes]:
         """An int8 file with given precisions and no corrections: its float-in, float-out graph, and the file.

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...runtime.drift.wording import IDENTICAL, UNMEASURED, decibels
+from ...runtime.drift.wording import IDENTICAL, UNMEASURED, decibels, gained
 from ...runtime.model.words import word
 from ...runtime.version import __version__
 from ..results import ExportedFile, ExportResult
@@ -63,7 +63,7 @@ def _what(result: ExportResult, contract: Mapping[str, Any]) -> list[str]:
             "",
             f"The weights of the {tuned.mode} file are not the model's: they were trained further on {tuned.images} "
             f"unlabelled images to answer as the model does. In float they are {decibels(tuned.float_from_original)} "
-            "from it.",
+            f"from it.{_brought(result, tuned.mode)}",
         )
     ]
     return [
@@ -71,6 +71,18 @@ def _what(result: ExportResult, contract: Mapping[str, Any]) -> list[str]:
         "Lite.",
         *changed,
     ]
+
+
+def _brought(result: ExportResult, mode: str) -> str:
+    """What test images say of it, the file as it would be without beside."""
+    drifts = [
+        (file.untuned.drift, file.drift) for file in result.files if file.mode == mode and file.untuned is not None
+    ]
+    return "".join(
+        f" On {after.count} test images it is {gained(before.sqnr_db, after.sqnr_db)}, with the model's weights first."
+        for before, after in drifts
+        if before is not None and after is not None
+    )
 
 
 def _contract(files: Sequence[ExportedFile]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ...calibration.tensors import short_name
 from ...runtime.drift import Drift
 from ...runtime.drift.metrics import ranked_db
-from ...runtime.drift.wording import decibels
+from ...runtime.drift.wording import decibels, gained
 from ...runtime.images.source import Source
 from ...runtime.model.flatbuffer import read_flatbuffer
 from ..make.maker import Made
@@ -87,6 +87,25 @@ def explain_contradiction(
         f"WARNING: on {count} test images int8 with minimum and maximum alone is better: {decibels(plain)}, not "
         f"{decibels(found)}. --calibrate-method minmax --no-equalize --correct none undoes what was chosen."
     ]
+
+
+def explain_fine_tuning(files: Sequence[ExportedFile]) -> list[str]:
+    """What test images say of each file whose weights were trained; they choose nothing."""
+    return [
+        _on_test_images(file.mode, file.drift, file.untuned.drift)
+        for file in files
+        if file.untuned is not None and file.drift is not None and file.untuned.drift is not None
+    ]
+
+
+def _on_test_images(mode: str, now: Drift, before: Drift) -> str:
+    gain = f"on {now.count} test images {gained(before.sqnr_db, now.sqnr_db)}"
+    if ranked_db(now.sqnr_db) > ranked_db(before.sqnr_db) - _LOST_DB:
+        return f"what fine-tuning did to {mode}: {gain}. The same command without --fine-tune writes the former file."
+    return (
+        f"WARNING: fine-tuning made {mode} worse: {gain}, although the calibration images that were held out for that "
+        "gained. More images, and more like those (--fine-tune-data), may help; or leave --fine-tune out."
+    )
 
 
 def explain_conditioning(found: Sequence[Conditioning], files: Sequence[ExportedFile]) -> tuple[list[str], str]:

@@ -15,7 +15,7 @@ from ...runtime.model.words import word
 from ...runtime.printable import one_line, paint
 from ...runtime.terminal import Column, fit, join_lines, table, wrap
 from ..max_drift import Budget, missed_text, required_of_shipped
-from ..results import ExportedFile, ExportResult, NotMade, SearchReport, Verdict
+from ..results import ExportedFile, ExportResult, NotMade, SearchReport, Untuned, Verdict
 from .recommend import of_a_cpu
 
 _MOST_SENSITIVE = 5
@@ -254,21 +254,14 @@ def _table(files: Sequence[ExportedFile], not_made: Sequence[NotMade], width: in
     largest = max(file.bytes for file in files if file.mode == files[0].mode)
     rows, grey = list[list[str]](), list[bool]()
     for file in files:
-        drift, verdicts = file.drift, {verdict.runtime: verdict for verdict in file.verified}
-        latencies = (file.latency_low_us, file.latency_high_us)
+        verdicts = {verdict.runtime: verdict for verdict in file.verified}
         rows.append(
             [
                 one_line(file.path.name),
                 file.mode,
                 f"{file.bytes:,}",
                 f"{largest / file.bytes:.1f}x" if files[0].mode == "float32" else "",
-                ("" if drift is None else decibels(drift.sqnr_db, unit=""))
-                + (_bracket(file.intervals.get("sqnr_db"), ".1f") if compared else ""),
-                "" if drift is None or drift.cosine_p1 is None else f"{drift.cosine_p1:.5f}",
-                ("" if drift is None or drift.knn_overlap_cross is None else f"{drift.knn_overlap_cross:.3f}")
-                + (_bracket(file.intervals.get("knn_overlap_cross"), ".3f") if compared else ""),
-                ("" if file.latency_us is None else f"{file.latency_us:,.0f}")
-                + (_bracket(latencies, ",.0f") if compared else ""),
+                *_figures(file, compared=compared),
                 *(_cell(verdicts.get(runtime)) for runtime in runtimes),
             ]
         )
@@ -277,8 +270,28 @@ def _table(files: Sequence[ExportedFile], not_made: Sequence[NotMade], width: in
             figure = decibels(half["sqnr_db"], unit="")
             rows.append(["  in half precision", *(["", "", ""]), figure, *([""] * (len(columns) - 5))])
             grey.append(bool(file.dominated))
+        if file.untuned is not None:
+            found = {verdict.runtime: verdict for verdict in file.untuned.verified}
+            places = [_cell(found.get(runtime)) for runtime in runtimes]
+            figures = _figures(file.untuned, compared=compared)
+            rows.append(["  not fine-tuned (not written)", "", f"{file.untuned.bytes:,}", "", *figures, *places])
+            grey.append(True)
     rows += [[f"{item.mode} not made", item.mode, *([""] * (len(columns) - 2))] for item in not_made]
     return table(columns, rows, width, dim=[*grey, *([False] * len(not_made))])
+
+
+def _figures(file: ExportedFile | Untuned, *, compared: bool) -> list[str]:
+    """SQNR, cosine, neighbours and latency, with what they may vary by where files are compared."""
+    drift, latencies = file.drift, (file.latency_low_us, file.latency_high_us)
+    return [
+        ("" if drift is None else decibels(drift.sqnr_db, unit=""))
+        + (_bracket(file.intervals.get("sqnr_db"), ".1f") if compared else ""),
+        "" if drift is None or drift.cosine_p1 is None else f"{drift.cosine_p1:.5f}",
+        ("" if drift is None or drift.knn_overlap_cross is None else f"{drift.knn_overlap_cross:.3f}")
+        + (_bracket(file.intervals.get("knn_overlap_cross"), ".3f") if compared else ""),
+        ("" if file.latency_us is None else f"{file.latency_us:,.0f}")
+        + (_bracket(latencies, ",.0f") if compared else ""),
+    ]
 
 
 def _place(runtime: str) -> str:

@@ -294,7 +294,8 @@ def _called(made: Made, name: str) -> Made:
     """A file by another name, in what is told of it too: only when all are made is it known how many stay."""
     tuning = None if made.fine_tuning is None else replace(made.fine_tuning, mode=name)
     decisions = tuple(re.sub(rf"\b{made.mode}\b", name, text) for text in made.decisions)
-    return replace(made, mode=name, fine_tuning=tuning, decisions=decisions)
+    untuned = None if made.untuned is None else _called(made.untuned, name)
+    return replace(made, mode=name, fine_tuning=tuning, decisions=decisions, untuned=untuned)
 
 
 def _ended_early(error: Exception) -> str:

@@ -15,15 +15,16 @@ from ...runtime.model.contract import InputContract
 from ..data import ExportData
 from ..load.lower import LoweredModel
 from ..make.golden import golden_inputs
+from ..make.maker import Made
 from ..make.recipe import Recipe
 from ..normalization.prepare import FloatGraph
 from ..outcome.explain import explain_coupling, explain_frozen
 from ..request import Request
-from ..results import BatchCoupling, NormalizationReport
+from ..results import BatchCoupling, ExportedFile, NormalizationReport
 from ..verify.batch_coupling import measure_coupling
 from ..verify.frozen_normalization import measure_freezing, with_constants
 from ..verify.latency import Stopwatch
-from ..verify.measure import Measured, collect_frames, describe, measure_files
+from ..verify.measure import Measured, collect_frames, describe, measure_files, of_untuned
 from ..verify.verdicts import Frames
 from .quantizing import Files
 
@@ -53,7 +54,14 @@ class Ran:
 
 def not_run(request: Request, graph: FloatGraph, files: Files) -> Ran:
     """The files as they were made, where they are not to be run."""
-    entries = tuple(describe(request, item, None, {}, Timing(None), ()) for item in files.made)
+
+    def described(item: Made) -> ExportedFile:
+        return describe(request, item, None, {}, Timing(None), ())
+
+    entries = tuple(
+        replace(described(item), untuned=None if item.untuned is None else of_untuned(described(item.untuned)))
+        for item in files.made
+    )
     return Ran(Measured(files.made, entries, {}), NormalizationReport(graph.spec.kind, request.normalization))
 
 

@@ -16,7 +16,13 @@ from ..make.maker import tool_versions
 from ..make.recipe import Recipe, deciding_options
 from ..modes import missing_runtimes
 from ..normalization.prepare import FloatGraph
-from ..outcome.explain import explain_conditioning, explain_contradiction, explain_placement, explain_silent
+from ..outcome.explain import (
+    explain_conditioning,
+    explain_contradiction,
+    explain_fine_tuning,
+    explain_placement,
+    explain_silent,
+)
 from ..outcome.reading import explain_reading
 from ..outcome.recommend import recommend
 from ..request import Request
@@ -68,6 +74,7 @@ def tell(request: Request, source: Mapping[str, Any], steps: Steps, seconds: Map
         *explain_reading(request, contract, graph, data.test),
         *steps.ran.decisions,
         *explain_contradiction(request, graph, plan, steps.files.made, entries, data.test),
+        *explain_fine_tuning(entries),
         *ill,
         *explain_silent(entries),
         *chosen.decisions,

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...runtime.backends.interpreters import package_version
 from ...runtime.check.figures import DeviceFigures, another_model
 from ...runtime.machine import describe_environment
-from ..results import DEVICE, ExportedFile, MeasuredOn, Verdict
+from ..results import DEVICE, ExportedFile, MeasuredOn, Untuned, Verdict
 from .latency import Stopwatch
 
 
@@ -48,6 +48,14 @@ def measured_there(
                 latency_low_us=latencies[1],
                 latency_high_us=latencies[2],
                 verified=(*file.verified, Verdict(DEVICE, str(figures.runtime), found.passed, reason)),
+                untuned=_never_there(file.untuned),
             )
         )
     return tuple(timed), MeasuredOn(figures.device, asdict(figures.runtime), figures.threads), tuple(failed)
+
+
+def _never_there(untuned: Untuned | None) -> Untuned | None:
+    """A file that is not written without this machine's latencies beside those of a device."""
+    if untuned is None:
+        return None
+    return replace(untuned, latency_us=None, latency_low_us=None, latency_high_us=None)

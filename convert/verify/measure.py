@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from ..make.package import seal
 from ..make.synthetic_inputs import edge_frames, plain_frames, span_of
 from ..modes import takes_ranges
 from ..request import Request
-from ..results import ExportedFile, Verdict
+from ..results import ExportedFile, Untuned, Verdict
 from .latency import Stopwatch
 from .vela import NpuCompilation, compile_for_npu
 from .verdicts import Frames, judge
@@ -144,64 +144,84 @@ def measure_files(
     order = _Order(frames.edge)
     threads = request.threads or available_threads()
     runtimes, names = installed_runtimes(), OutputNames(request)
-    paths = {item.mode: folder / names.file(item.mode).name for item in made}
-    firsts: dict[str, ProbeResult] = {}
+    # What a fine-tuned file would be without is measured beside it, and goes no further than the figures.
+    every = [*made, *(item.untuned for item in made if item.untuned is not None)]
+    paths = [folder / str(place) / names.file(item.mode).name for place, item in enumerate(every)]
+    firsts: list[ProbeResult] = []
     golden = golden_path(folder, inputs, made[0].contract.input)
-    for item in progress(made, len(made), "measuring"):
-        paths[item.mode].write_bytes(item.data)
-        firsts[item.mode] = probe(
-            paths[item.mode],
-            runtimes[0],
-            frames.ready,
-            order.all,
-            threads=threads,
-            seconds=_DRIFT_SECONDS,
-            golden=golden,
+    for path, item in progress(list(zip(paths, every, strict=True)), len(every), "measuring"):
+        path.parent.mkdir()
+        path.write_bytes(item.data)
+        firsts.append(
+            probe(
+                path,
+                runtimes[0],
+                frames.ready,
+                order.all,
+                threads=threads,
+                seconds=_DRIFT_SECONDS,
+                golden=golden,
+            )
         )
     with stage("timing"):
-        runnable = [item for item in made if BY_PACKAGE[stopwatch.package].runs(item.mode, item.precision)]
-        found = stopwatch.time([item.data for item in runnable])
-    timings = dict.fromkeys((item.mode for item in made), Timing(None))
-    timings |= {item.mode: timing for item, timing in zip(runnable, found, strict=True)}
+        runnable = [place for place, item in enumerate(every) if _runs(stopwatch.package, item)]
+        found = stopwatch.time([every[place].data for place in runnable])
+    timings = dict(zip(runnable, found, strict=True))
     # Nothing is timed from here on, so the runtimes may share the processors.
-    jobs = [(item, name) for item in made for name in runtimes[1:] if BY_PACKAGE[name].runs(item.mode, item.precision)]
-    compilers = [backend for backend in BACKENDS.values() if not backend.module and installed(backend.package)]
-    jobs += [(item, one.package) for item in made for one in compilers if one.runs(item.mode, item.precision)]
+    places = range(len(every))
+    jobs = [(place, name) for place in places for name in runtimes[1:] if _runs(name, every[place])]
+    compilers = [backend.package for backend in BACKENDS.values() if not backend.module and installed(backend.package)]
+    jobs += [(place, name) for place in places for name in compilers if _runs(name, every[place])]
 
     # TFLite Micro may stay in a loop for minutes, or for good.
-    limits = {item.mode: _LOOPS_SECONDS if has_loops(Graph(item.data)) else PROBE_SECONDS for item in made}
+    limits = [_LOOPS_SECONDS if has_loops(Graph(item.data)) else PROBE_SECONDS for item in every]
 
-    def run(job: tuple[Made, str]) -> ProbeResult | NpuCompilation:
-        mode, runtime = job[0].mode, job[1]
-        path = paths[mode]
+    def run(job: tuple[int, str]) -> ProbeResult | NpuCompilation:
+        place, runtime = job
+        path = paths[place]
         if not BY_PACKAGE[runtime].module:
-            working = folder / f"{mode}.npu"
+            working = path.with_suffix(".npu")
             working.mkdir()
             return compile_for_npu(path, working)
-        return probe(path, runtime, frames.ready, order.few, threads=1, seconds=_AGREEMENT_SECONDS, limit=limits[mode])
+        limit = limits[place]
+        return probe(path, runtime, frames.ready, order.few, threads=1, seconds=_AGREEMENT_SECONDS, limit=limit)
 
     with ThreadPoolExecutor(threads) as pool:
         answers = list(progress(pool.map(run, jobs), len(jobs), "verifying"))
     files, compiled = [], {}
-    replayable = tuple(_with_golden(item, firsts[item.mode], inputs) for item in made)
-    for item, complete in zip(made, replayable, strict=True):
-        first = firsts[item.mode]
-        verdicts = [judge(first, item.mode, frames.part(order.all), None, item.contract.half_precision)]
+    replayable = [_with_golden(item, first, inputs) for item, first in zip(every, firsts, strict=True)]
+    for place, (complete, first) in enumerate(zip(replayable, firsts, strict=True)):
+        half = complete.contract.half_precision
+        verdicts = [judge(first, complete.mode, frames.part(order.all), None, half)]
         for (other, _), answer in zip(jobs, answers, strict=True):
-            if other is item and isinstance(answer, NpuCompilation):
-                compiled[item.mode] = answer
+            if other == place and isinstance(answer, NpuCompilation):
                 verdicts.append(npu_verdict(answer))
-            elif other is item and isinstance(answer, ProbeResult):
-                half = item.contract.half_precision
-                verdicts.append(judge(answer, item.mode, frames.part(order.few), first.embeddings, half))
+                if place < len(made):
+                    compiled[complete.mode] = answer
+            elif other == place and isinstance(answer, ProbeResult):
+                verdicts.append(judge(answer, complete.mode, frames.part(order.few), first.embeddings, half))
         moved, sure, silent = None, dict[str, Interval](), None
         if drift and first.embeddings is not None:
-            place, images = order.images(len(first.embeddings))
-            moved, sure = drift_and_intervals(first.embeddings[place], frames.reference[images])
-            silent = count_silent(first.embeddings[place])
-        entry = describe(request, complete, moved, sure, timings[item.mode], tuple(verdicts))
+            rows, images = order.images(len(first.embeddings))
+            moved, sure = drift_and_intervals(first.embeddings[rows], frames.reference[images])
+            silent = count_silent(first.embeddings[rows])
+        entry = describe(request, complete, moved, sure, timings.get(place, Timing(None)), tuple(verdicts))
         files.append(replace(entry, silent=silent))
-    return Measured(replayable, tuple(files), compiled)
+    untuned = {file.mode: of_untuned(file) for file in files[len(made) :]}
+    return Measured(
+        tuple(replayable[: len(made)]),
+        tuple(replace(file, untuned=untuned.get(file.mode)) for file in files[: len(made)]),
+        compiled,
+    )
+
+
+def _runs(package: str, item: Made) -> bool:
+    return BY_PACKAGE[package].runs(item.mode, item.precision)
+
+
+def of_untuned(entry: ExportedFile) -> Untuned:
+    """What is told of a file that is not written, from the entry that it would have."""
+    return Untuned(**{field.name: getattr(entry, field.name) for field in fields(Untuned)})
 
 
 def _with_golden(item: Made, first: ProbeResult, inputs: GoldenInputs) -> Made:

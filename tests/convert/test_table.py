@@ -1,7 +1,7 @@
 """What an export prints: what to ship first, in lines that fit any terminal; the rest with details."""
 
 import re
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,15 @@ import pytest
 
 from embedlite.convert.outcome.recommend import recommend
 from embedlite.convert.outcome.table import render_result
-from embedlite.convert.results import ExportedFile, ExportResult, MeasuredOn, NormalizationReport, NotMade, Verdict
+from embedlite.convert.results import (
+    ExportedFile,
+    ExportResult,
+    MeasuredOn,
+    NormalizationReport,
+    NotMade,
+    Untuned,
+    Verdict,
+)
 from embedlite.runtime.drift.metrics import Drift
 from embedlite.runtime.model.contract import InputOptions
 
@@ -74,7 +82,10 @@ FILES = (exported("float32"), exported("dynamic", fails=True), exported("int8"),
 @pytest.mark.parametrize("details", [False, True])
 @pytest.mark.parametrize("compared", [False, True])
 def test_it_fits_and_says_first_what_to_ship(width: int, details: bool, compared: bool) -> None:
-    files = [replace(file, dominated=file.mode == "int8") for file in FILES] if compared else FILES
+    figures = {field.name: getattr(FILES[2], field.name) for field in fields(Untuned)}
+    untuned = Untuned(**figures | {"drift": replace(GOOD, sqnr_db=37.5)})
+    files = [replace(file, untuned=untuned if file.mode == "int8" else None) for file in FILES]
+    files = [replace(file, dominated=file.mode == "int8") for file in files] if compared else files
     lines = render_result(result(*files, not_made=(NotMade("float16", "why"),)), width, details=details).splitlines()
     assert max(map(len, lines)) <= width
     assert lines[0].startswith("CPU: ship face_encoder_v2.")
@@ -82,6 +93,7 @@ def test_it_fits_and_says_first_what_to_ship(width: int, details: bool, compared
     for file in files:
         assert file.path.name in text
     assert re.search(r"in half precision .*?38\.2", text)
+    assert re.search(r"int8\.tflite .* not fine-tuned \(not written\) .*?37\.5.* face_encoder_v2\.int16x8", text)
     assert "dynamic on tflite-runtime 2.14.0: answers zeros" in text
     assert "float16 was not made: why" in text
     assert WARNED in text

@@ -29,6 +29,7 @@ from embedlite.convert.make.recipe import read_recipe
 from embedlite.convert.max_drift import METRICS, Budget, check_enough_images, limit_text, parse_budget
 from embedlite.convert.modes import DYNAMIC, FLOAT, INT16
 from embedlite.convert.normalization.prepare import FloatGraph, prepare
+from embedlite.convert.outcome.table import render_result
 from embedlite.convert.quantize.litert import quantize
 from embedlite.convert.quantize.precision import Layer, by_operator, find_layers
 from embedlite.convert.results import ExportedFile, ExportResult, Verdict
@@ -36,6 +37,7 @@ from embedlite.convert.search.pareto import mark_dominated
 from embedlite.convert.search.search import PrecisionSearch
 from embedlite.convert.search.trial_cache import SearchCache, fingerprint
 from embedlite.convert.search.trials import SearchEndedError, Trials
+from embedlite.convert.tune import train
 from embedlite.runtime import Encoder, InputContract
 from embedlite.runtime.backends.registry import BACKENDS
 from embedlite.runtime.drift import Drift, measure_drift
@@ -331,8 +333,14 @@ def test_every_layer_has_its_sensitivity(searched: tuple[Path, ExportResult]) ->
     assert result.search.images == 48
 
 
-def test_mixed_files_are_fine_tuned_by_their_own_names(model: Path, images: np.ndarray, tmp_path: Path) -> None:
-    """Half of the time is theirs; those that hold images of their own judge, because the others are trained on."""
+def test_mixed_files_are_fine_tuned_by_their_own_names(
+    model: Path, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the time is theirs; those that hold images of their own judge, because the others are trained on.
+
+    Whatever comes of it is kept, and measured beside the file that would have been written without.
+    """
+    monkeypatch.setattr(train, "better", lambda *_: True)
     result = compared(model, tmp_path, images, pareto=True, quantize=BOTH, fine_tune=True, fine_tune_time=2.0)
     mixed = [file.mode for file in result.files if file.mode.startswith("mixed")]
     assert mixed
@@ -346,6 +354,30 @@ def test_mixed_files_are_fine_tuned_by_their_own_names(model: Path, images: np.n
         assert recipe["tuned"] == (kept[0] if kept else None)
     assert result.search is not None
     assert {tuned.held_out for tuned in result.fine_tuning} == {result.search.images}
+    untuned = {file.mode: file.untuned for file in result.files if file.untuned is not None}
+    assert "int8" in untuned
+    table = render_result(result, 200, details=True).splitlines()
+    for file in result.files:
+        before = untuned.get(file.mode)
+        assert (before is None) == (file.mode not in {tuned.mode for tuned in result.fine_tuning})
+        if before is None:
+            continue
+        assert before.sha256 != file.sha256
+        assert {verdict.runtime for verdict in before.verified} == {verdict.runtime for verdict in file.verified}
+        assert before.latency_us is not None
+        place = next(number for number, line in enumerate(table) if line.startswith(file.path.name))
+        figures = table[place + 1].removeprefix("  not fine-tuned (not written)").split()
+        assert figures[:2] == [f"{before.bytes:,}", f"{before.drift.sqnr_db:.1f}"]
+        (said,) = [
+            text
+            for text in result.decisions
+            if f"fine-tuning did to {file.mode}:" in text or f"tuning made {file.mode} worse:" in text
+        ]
+        assert f"{before.drift.sqnr_db:.1f} -> {file.drift.sqnr_db:.1f} dB" in said
+        assert said.startswith("WARNING") == (file.drift.sqnr_db <= before.drift.sqnr_db - 0.3)
+    written = json.loads((tmp_path / "residual.export.json").read_text())["files"]
+    assert {file["mode"] for file in written if file["untuned"] is not None} == set(untuned)
+    assert len(list(tmp_path.glob("*.tflite"))) == len(result.files)
 
 
 def test_a_second_search_takes_everything_from_the_cache(

@@ -343,35 +343,44 @@ def test_a_graph_without_layers_is_one_line() -> None:
 
 
 @pytest.mark.usefixtures("steps")
-def test_an_export_says_so_everywhere_and_its_recipe_is_refused(tmp_path: Path) -> None:
-    """Also from a .tflite, which has no gradient of its own."""
+def test_an_export_says_so_everywhere_and_its_recipe_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also from a .tflite, which has no gradient of its own. Whatever comes of it is kept."""
+    monkeypatch.setattr(training, "better", lambda *_: True)
     model = small_encoder([layers.Flatten(), layers.UnitNormalization()])
     first = export(model, tmp_path / "float", quantize=["float32"], options=ExportOptions(measure=False))
     np.save(tmp_path / "more.npy", smooth(16, 3))
-    result = export(
-        first.files[0].path,
-        tmp_path / "tuned",
-        quantize=["int8"],
-        calibration_data=smooth(48, 0),
-        test_data=smooth(16, 5),
-        options=ExportOptions(
-            **PLAIN, fine_tune=True, fine_tune_time=30.0, fine_tune_data=tmp_path / "more.npy", card=True, measure=False
-        ),
+    tuning = {"fine_tune": True, "fine_tune_time": 30.0, "fine_tune_data": tmp_path / "more.npy", "card": True}
+    result, without = (
+        export(
+            first.files[0].path,
+            tmp_path / folder,
+            quantize=["int8"],
+            calibration_data=smooth(48, 0),
+            test_data=smooth(16, 5),
+            options=ExportOptions(**PLAIN, **options, measure=False),
+        )
+        for folder, options in (("tuned", tuning), ("plain", {}))
     )
     (report,) = result.fine_tuning
+    # What it would be without is the file that is made without.
+    (file,), (plain,) = result.files, without.files
+    assert plain.untuned is None
+    assert file.untuned is not None
+    assert (file.untuned.sha256, file.untuned.bytes) == (plain.sha256, plain.bytes)
+    assert file.sha256 != plain.sha256
     assert (report.images, report.held_out) == (52, 12)
     told = [text for text in result.decisions if "fine-tun" in text]
     assert len(told) == 1
     written = json.loads((tmp_path / "tuned" / "small.float32.export.json").read_text())
-    assert written["fine_tuning"][0]["kept"] == report.kept
-    assert written["recipe"]["files"]["int8"]["tuned"] == (report.sha256 if report.kept else None)
+    assert written["fine_tuning"][0]["kept"]
+    assert written["files"][0]["untuned"]["sha256"] == plain.sha256
+    assert written["recipe"]["files"]["int8"]["tuned"] == report.sha256
     card = (tmp_path / "tuned" / "small.float32.card.md").read_text()
-    assert ("were trained further on 52 unlabelled" in card) == report.kept
-    # As if it had been kept, whatever the training brought here.
-    written["recipe"]["files"]["int8"]["tuned"] = report.sha256
-    (tmp_path / "again.json").write_text(json.dumps(written))
+    assert "were trained further on 52 unlabelled" in card
     with pytest.raises(RequestError, match="was fine-tuned, and a recipe holds no weights"):
-        read_recipe(tmp_path / "again.json")
+        read_recipe(tmp_path / "tuned" / "small.float32.export.json")
 
 
 @pytest.mark.parametrize(

@@ -134,10 +134,7 @@ def why_it_ended(number: int, process: int, folder: Path | None) -> str:
     if said is not None and folder is not None and _ran_out(chatter_of(process, folder)):
         return _out_of_memory(said)
     if number == signal.SIGKILL:
-        return (
-            f"the system ended the process that did the work{during} (SIGKILL), as it does where memory runs out. Use "
-            "a machine with more of it, or fewer or smaller images."
-        )
+        return f"the system ended the process that did the work{during} (SIGKILL), as it does where memory runs out."
     return (
         f"the process that did the work crashed{during} ({signal.Signals(number).name}). The model is damaged or "
         "hostile, or a library that runs it has a bug: run again with -vv, which shows what the libraries print."

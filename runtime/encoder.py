@@ -88,7 +88,7 @@ class Encoder:
             # Not above: a file with a contract, as it is on a device, has no need of it.
             from .backends.trial import try_foreign
 
-            try_foreign(path, self._artifact, self._runtime)
+            try_foreign(path, self._artifact, self._runtime, delegate, delegate_options)
         self._threads = threads or available_threads()
         self._delegate, self._delegate_options = delegate, delegate_options
         self._path, self._given, self._accept = Path(path).absolute(), input_contract, accept_contract

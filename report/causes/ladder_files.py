@@ -142,7 +142,7 @@ def with_integer_ends(artifact: Artifact) -> bytes:
 
     contract = artifact.contract
     if contract is None or contract.mode != "int8":
-        raise ConversionError("the candidate is not an int8 file of export-tflite.")
+        raise ConversionError("the candidate is not an int8 file with a contract.")
     graph = Graph(artifact.flatbuffer)
     last = final_normalization(graph, find_normalizations(graph))
     placement = contract.normalization.placement if last is None else "runtime"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.errors import DataError
+from ...runtime.version import newer
 
 SCHEMA = 1
 """The newest export.json that this version reads."""
@@ -112,9 +113,7 @@ def read_export(path: Path) -> ExportSummary:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DataError(f"cannot read {path} as an export.json: {reason}. Make it with export-tflite.") from error
     if isinstance(value, dict) and isinstance(value.get("schema"), int) and value["schema"] > SCHEMA:
-        raise DataError(
-            f"{path} has schema {value['schema']}, and this embedlite reads up to {SCHEMA}. Update embedlite here."
-        )
+        raise DataError(f"{path} has schema {value['schema']}; {newer(None, SCHEMA)}")
     try:
         return _summary(path, value)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:

@@ -123,10 +123,7 @@ def open_interpreter(
     """
     if INTERPRETERS[runtime.name].plain and (delegate is not None or keep_all_tensors):
         wanted = "delegates" if delegate is not None else "intermediate tensors to read"
-        raise RequestError(
-            f"{runtime.name} has no {wanted}. Use another interpreter: leave ${RUNTIME_VARIABLE} unset, or leave "
-            "the delegate out."
-        )
+        raise RequestError(f"{runtime.name} has no {wanted}. Use another interpreter: leave ${RUNTIME_VARIABLE} unset.")
     options: dict[str, Any] = {"num_threads": threads}
     if keep_all_tensors:
         options["experimental_preserve_all_tensors"] = True

@@ -99,8 +99,7 @@ def runner(
             return [np.array(interpreter.get_tensor(index)) for index in outputs]
         except (RuntimeError, ValueError) as error:
             raise InterpreterFailedError(
-                f"{runtime.name} {runtime.version} failed while running a part of the model: {str(error).strip()}. "
-                "Update the interpreter, or leave --layers out."
+                f"{runtime.name} {runtime.version} failed while running a part of the model: {str(error).strip()}."
             ) from error
 
     return run

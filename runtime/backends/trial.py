@@ -7,6 +7,7 @@ the rest: a crash, an inference without an end or NaN is found there, before thi
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +27,31 @@ MEMORY = 8 << 30
 
 _MEMORY_GROWTH = 64
 
-_sound: set[tuple[str, str]] = set()
+_sound: set[str] = set()
 
 
-def try_foreign(path: str | Path, artifact: Artifact, runtime: Runtime) -> None:
+def try_foreign(
+    path: str | Path,
+    artifact: Artifact,
+    runtime: Runtime,
+    delegate: str | None = None,
+    delegate_options: Mapping[str, str] | None = None,
+) -> None:
     """Run a file without a contract once elsewhere; a file with one, or one that was tried before, is taken as it is.
 
     Raises:
         InterpreterFailedError: the interpreter refused the file, crashed, gave no answer in time, failed, or answered
             NaN or infinity. What it refused there is not opened here: another time the same bytes may crash it.
     """
-    key = artifact.sha256, runtime.name
+    options = {"runtime": runtime.name, "delegate": delegate, "delegate_options": dict(delegate_options or {})}
+    key = f"{artifact.sha256} {options}"
     if artifact.contract is not None or key in _sound:
         return
     with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
         copy = Path(folder, "model.tflite")
         copy.write_bytes(artifact.flatbuffer)
         seconds = TRIAL_SECONDS + len(artifact.flatbuffer) // 1_000_000
-        answer, failure = ask("backends.trial", {"model": str(copy), "runtime": runtime.name}, seconds)
+        answer, failure = ask("backends.trial", {"model": str(copy), **options}, seconds)
     if answer is not None and answer.get("refused"):
         kind: type[EmbedliteError] = getattr(errors, answer["kind"])
         raise kind(answer["refused"])
@@ -66,12 +74,12 @@ def _limit(size: int) -> None:
         resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
-def _answer(model: str, runtime: str) -> dict[str, Any]:
+def _answer(model: str, runtime: str, **options: Any) -> dict[str, Any]:
     data = Path(model).read_bytes()
     found = find_runtime(runtime)
     _limit(len(data))
     try:
-        interpreter = open_interpreter(found, data, threads=1)
+        interpreter = open_interpreter(found, data, threads=1, **options)
     except EmbedliteError as error:
         return {"problem": "", "refused": str(error), "kind": type(error).__name__}
     try:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import DeviceFiguresError, UnreadableDataError
 from ..files import finite_json
-from ..version import __version__
+from ..version import newer
 
 SCHEMA = 1
 """The newest schema that this version reads, and the one it writes."""
@@ -141,11 +141,7 @@ class DeviceFigures:
         schema, device = value["schema"], dict(value["device"])
         _check(type(schema) is int and schema > 0, "schema", schema, "no version")
         if schema > SCHEMA:
-            made_by = device.get("embedlite", "a newer version")
-            raise DeviceFiguresError(
-                f"it has schema {schema}; embedlite {__version__} reads up to {SCHEMA}. It was written by embedlite "
-                f"{made_by}: install that version or a newer one, pip install 'embedlite>={made_by}'."
-            )
+            raise DeviceFiguresError(f"it has schema {schema}; {newer(device.get('embedlite'), SCHEMA)}")
         texts = [text for pair in device.items() for text in pair]
         _check(all(isinstance(text, str) for text in texts), "device", device, "no description of a device")
         runtime = DeviceRuntime(**{name: value["runtime"][name] for name in ("name", "version", "delegate")})

@@ -52,9 +52,7 @@ def find_models(path: Path) -> list[Path]:
     try:
         models = sorted(item for item in path.iterdir() if item.suffix == ".tflite" and item.is_file())
     except OSError as error:
-        raise UnreadableDataError(
-            f"cannot read the folder {path}: {error.strerror or error}. Pass the folder of an export."
-        ) from error
+        raise UnreadableDataError(f"cannot read the folder {path}: {error.strerror or error}.") from error
     if not models:
         raise EmptyDataError(
             f"the folder {path} holds no .tflite file. Copy the files of the export there, or name their folder."

@@ -62,7 +62,7 @@ class _Stream(io.RawIOBase):
 def no_output(reason: str) -> OutputError:
     """The error for a result that standard output does not take."""
     return OutputError(
-        f"cannot write to standard output: {reason}. Send it elsewhere, or write the result with --json FILE."
+        f"cannot write to standard output: {reason}. Send it elsewhere, or give --quiet and --json FILE."
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from ..errors import DamagedModelError, NewerContractError, RequestError
 from ..options import described, numbers, option
-from ..version import __version__
+from ..version import newer
 from .normalizations import KINDS, NONE
 
 SCHEMA = 1
@@ -393,12 +393,8 @@ class Contract:
         try:
             schema = int(value["schema"])
             if schema > SCHEMA:
-                made_by = value.get("tools", {}).get("embedlite", "a newer version")
-                raise NewerContractError(
-                    f"the file's contract has schema {schema}; embedlite {__version__} reads up to {SCHEMA}. "
-                    f"The file was made by embedlite {made_by}: install that version or a newer one, "
-                    f"pip install 'embedlite>={made_by}'."
-                )
+                made_by = value.get("tools", {}).get("embedlite")
+                raise NewerContractError(f"the file's contract has schema {schema}; {newer(made_by, SCHEMA)}")
             fields = dict(value)
             fields["input"] = InputContract.from_json(value["input"])
             normalization = value["normalization"]

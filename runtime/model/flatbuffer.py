@@ -284,7 +284,7 @@ def _read_model(model: Table) -> ModelInfo:
         # Before anything else is looked at: nobody knows how such a file is laid out.
         raise UnsupportedModelError(
             f"the TFLite file has schema version {schema}, but embedlite and the interpreters read version 3. A newer "
-            "converter wrote it: update embedlite and the interpreter, or export the model again with export-tflite."
+            "converter wrote it: export the model again with export-tflite."
         )
     if schema < 3:
         raise IndexError(f"schema version {schema} instead of 3")

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import EmbedliteWarning, MonitorStateError, OutputError, UnreadableDataError
 from ..files import check_writable, replace_file, sha256
+from ..version import newer
 from .distribution import SCORE_BINS, ReferenceDistribution, canonical_bytes
 from .log_bins import quantiles
 from .paired import DISTANCE_BINS, paired_layout, paired_metrics
@@ -78,10 +79,7 @@ class MonitorState:
         if value["embedlite"] != "drift-monitor":
             raise ValueError(f"it is a {str(value['embedlite'])[:40]!r}")
         if whole(value["schema"]) > SCHEMA:
-            raise MonitorStateError(
-                f"its schema is {value['schema']}, and this version of embedlite reads up to {SCHEMA}. Update "
-                "embedlite, or name another state file."
-            )
+            raise MonitorStateError(f"it has schema {value['schema']}; {newer(None, SCHEMA)}")
         body = {name: value[name] for name in cls.__dataclass_fields__}
         if value["sha256"] != _digest(body):
             raise ValueError("its checksum is not the one that it was written with")

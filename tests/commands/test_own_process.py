@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from graphs import written_encoder
 
 from embedlite.runtime.child_limits import bounded
+
+from conftest import Run
+from ways_out import walks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="commands fork on Linux only")
 
@@ -199,31 +203,36 @@ def test_limits_hold_while_a_model_is_loaded_and_no_longer(start: Start) -> None
     assert ended(start(body)) == (0, "")
 
 
-LOADS_FOR_EVER = """
+LOADS_SLOWLY = """
 import sys
-from pathlib import Path
+import time
 import embedlite.convert.exporting as exporting
 from embedlite.convert.command import main
 
 def load(path, options):
-    while True:
+    # For ever, or as good as.
+    while time.monotonic() < until:
         pass
+    return original(path, options)
 
-exporting.load_original = load
-Path("model.keras").write_bytes(b"")
-sys.argv = ["export-tflite", "model.keras", "-o", "out", "--time-limit", "1"]
+until = time.monotonic() + 2
+original, exporting.load_original = exporting.load_original, load
+sys.argv = ["export-tflite", "model.tflite", "-q", "float32", "-o", "out", "--time-limit", sys.argv[1]]
 main()
 """
 
 
-def test_a_model_that_loads_for_ever(tmp_path: Path) -> None:
-    done: Any = subprocess.run(
-        [sys.executable, "-c", LOADS_FOR_EVER], capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False
-    )
+@walks("took longer than {} s and was ended. If the model is large and you trust it, allow more")
+def test_a_model_that_loads_for_ever_and_one_that_is_allowed_more_time(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "model.tflite").write_bytes(written_encoder())
+    done = run("python", "-c", LOADS_SLOWLY, "1", world="tensorflow", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: loading the model took longer than 1 s and was ended.")
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+    done = run("python", "-c", LOADS_SLOWLY, "100", world="tensorflow", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "model.float32.tflite").exists()
 
 
 def test_what_a_command_started_ends_with_it() -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ways_out import walks
+
 COMMANDS = ("export-tflite", "embed-tflite", "inspect-tflite", "drift-report", "drift-fleet")
-FULL = "error: cannot write to standard output: No space left on device. Send it elsewhere, or write the result with"
+FULL = "error: cannot write to standard output: No space left on device. Send it elsewhere, or give --quiet"
 
 
 def shell(line: str, folder: Path, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
@@ -64,6 +66,16 @@ def test_names_with_line_breaks_and_escape_sequences_stay_in_one_line(command: s
         last = done.stderr.splitlines()[-1]
         assert last.startswith(("error: ", "Error: ")), done.stderr
         assert r"\x1b[31mred\nerror: false" in last
+
+
+@walks("cannot write to standard output: {}. Send it elsewhere")
+def test_a_result_that_is_sent_elsewhere_is_there(vectors: Path) -> None:
+    command = "drift-report a.npz --reference b.npz"
+    assert shell(f"{command} > /dev/full", vectors).returncode == 2
+    for rest in ("> report", "--quiet --json report > /dev/full"):
+        done = shell(f"{command} {rest}", vectors)
+        assert (done.returncode, done.stderr) == (1, "")
+        assert "fail" in (vectors / "report").read_text().lower()
 
 
 def test_a_verdict_that_nobody_reads_keeps_its_code(vectors: Path) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from embedlite.runtime.model.contract import InputOptions
 from embedlite.runtime.options import as_json, check_values, deciding, given, part, rows
 
 from project_wheel import ROOT
+from ways_out import walks
 
 # What exports start to measure a file is a fork.
 pytestmark = pytest.mark.usefixtures("served")
@@ -150,3 +152,12 @@ def test_python_knows_the_options_by_name(tmp_path: Path) -> None:
         ExportOptions(sead=3)
     with pytest.raises(TypeError, match="seed"):
         export("model.keras", tmp_path, seed=3)
+
+
+@walks("{} is {}. Use a whole number of")
+def test_the_least_number_that_an_error_names_is_taken() -> None:
+    for row in (row for row in rows(Asked) if row.option.least is not None):
+        with pytest.raises(RequestError) as caught:
+            check_values(Asked(**{row.name: row.option.least - 1}))
+        least = int(re.findall(r"whole number of (\d+) or more", str(caught.value))[0])
+        check_values(Asked(**{row.name: least}))

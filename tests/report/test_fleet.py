@@ -267,7 +267,7 @@ def test_chance_alone_makes_no_outlier() -> None:
     [
         (b"no state", "other.json is not a state of DriftMonitor, or damaged"),
         (None, "other.json is not a state of DriftMonitor, or damaged"),
-        (b'{"embedlite": "drift-monitor", "schema": 9}', "other.json: its schema is 9, and this version"),
+        (b'{"embedlite": "drift-monitor", "schema": 9}', "other.json: it has schema 9; embedlite"),
         (b'{"embedlite": "reference-distribution", "schema": 1}', "other.json is not a state of DriftMonitor"),
     ],
 )

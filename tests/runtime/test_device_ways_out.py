@@ -9,8 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
+import flatbuffers
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from graphs import FloatGraph
 from PIL import Image
 
@@ -25,14 +28,15 @@ from embedlite.runtime.commands.embed import embed
 from embedlite.runtime.drift import measure
 from embedlite.runtime.drift.rows import Rows
 from embedlite.runtime.drift.stored import load_embeddings, match_rows
-from embedlite.runtime.errors import EmbedliteError, MissingPackageError
+from embedlite.runtime.errors import EmbedliteError, MissingPackageError, UnreadableDataError
 from embedlite.runtime.files import check_names, check_writable
 from embedlite.runtime.images.formats import pillow
 from embedlite.runtime.images.open import open_source
 from embedlite.runtime.images.tfrecord import _masked_checksum
 from embedlite.runtime.input.shapes import check_images
 from embedlite.runtime.model.artifact import read_artifact
-from embedlite.runtime.model.contract import FITS, InputContract, InputOptions
+from embedlite.runtime.model.contract import FITS, InputContract, InputOptions, NormalizationSpec
+from embedlite.runtime.model.normalizations import KINDS, NONE
 from embedlite.runtime.monitor import DriftMonitor
 
 from conftest import Digits
@@ -60,6 +64,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "nothing" / "0.npy", ROWS[:0])
     shutil.copy(folder / "photos" / "0.png", folder / "0.png")
     Image.fromarray(PIXELS[0]).save(folder / "photo.jpg")
+    pillow_heif: Any = pytest.importorskip("pillow_heif")
+    pillow_heif.from_pillow(Image.fromarray(PIXELS[0]).resize((64, 64))).save(folder / "photo.heic")
     np.save(folder / "pixels.npy", PIXELS)
     np.save(folder / "rows.npy", ROWS)
     np.save(folder / "empty.npy", ROWS[:0])
@@ -73,6 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.fromarray(PIXELS[0, ..., 0].astype(np.int32) * 1000 - 5).save(folder / "wide.tiff")
     np.save(folder / "wide.npy", np.uint16(PIXELS[:1]))
     (folder / "several.tfrecord").write_bytes(listed(ROWS[0], "a") + listed(ROWS[0], "a"))
+    (folder / "both.tfrecord").write_bytes(listed(ROWS[0], "a", "b"))
     (folder / "image.tfrecord").write_bytes(record(PIXELS[0]))
     parquet.write_table(table({"a": [row.ravel().tolist() for row in ROWS], "b": list(range(6))}), folder / "t.parquet")
     for name, stored in (
@@ -160,6 +167,16 @@ class Elsewhere:
         walk("has no column {}: it has {}. Name one of these", arrays("t.parquet", "c"), [arrays("t.parquet", "a")]),
         walk(
             "Remove the record, or name the feature", arrays("several.tfrecord", "b"), [arrays("several.tfrecord", "a")]
+        ),
+        walk(
+            "cannot tell which feature of {}, holds the",
+            arrays("both.tfrecord"),
+            [arrays("both.tfrecord", "a"), arrays("both.tfrecord", "b")],
+        ),
+        walk(
+            "a normalization cannot be {} here. Use one of",
+            lambda folder: NormalizationSpec("minimax"),
+            [lambda folder: [NormalizationSpec(kind) for kind in (NONE, *KINDS)]],
         ),
         walk("is not a .npy file: it begins with", images("text.npy"), [images("pixels.npy")]),
         walk(
@@ -327,9 +344,16 @@ def test_what_an_error_says_to_pass_is_taken(
     "threads is {}. Pass 1 or more",
     "the iterator gave no {}. Pass at least one",
     "carries its own input contract. Leave out",
+    "the TFLite file has schema version {}, but embedlite and the interpreters read version 3",
 )
 def test_a_file_that_is_one_is_opened(digits: Digits, folder: Path) -> None:
+    newer = schema.ModelT.InitFromPackedBuf(read_artifact(digits.float32).flatbuffer, 0)
+    newer.version = 4
+    builder = flatbuffers.Builder()
+    builder.Finish(newer.Pack(builder), b"TFL3")
+    (folder / "newer.tflite").write_bytes(bytes(builder.Output()))
     refused = [
+        lambda: Encoder(folder / "newer.tflite"),
         lambda: Encoder(folder / "none.tflite"),
         lambda: Encoder(folder / "words.txt"),
         lambda: Encoder(digits.float32, threads=0),
@@ -353,6 +377,10 @@ def test_a_file_that_is_one_is_opened(digits: Digits, folder: Path) -> None:
     "Copy the files of this export to the device",
     "holds no .tflite file. Copy the files",
     "carries no golden vectors, so there is nothing to replay",
+    "needs nothing but MODEL: leave out DATA, -o and what describes the",
+    "--measure replays the golden vectors too: leave out --selftest",
+    "the figures are JSON, so the name of their file ends in .json",
+    "--quiet and -v say opposite things: leave one out",
 )
 def test_the_files_of_an_export_are_measured(digits: Digits, folder: Path, tmp_path: Path) -> None:
     plain, device = tmp_path / "plain.tflite", tmp_path / "device"
@@ -366,6 +394,19 @@ def test_the_files_of_an_export_are_measured(digits: Digits, folder: Path, tmp_p
         selftest(encoder)
     with Encoder(digits.int8) as encoder:
         assert selftest(encoder).passed
+    int8, figures = str(digits.int8), str(tmp_path / "x.json")
+    for wrong in (
+        ["--selftest", str(digits.test_images)],
+        ["--measure", figures, "--mean", "3"],
+        ["--selftest", "--measure", figures],
+        ["--measure", str(tmp_path / "x.txt")],
+        ["--selftest", "--quiet", "-v"],
+    ):
+        with pytest.raises(click.UsageError):
+            embed.main([int8, *wrong], standalone_mode=False)
+    assert set(tmp_path.iterdir()) == {plain, device}
+    for option in ("--quiet", "-v"):
+        assert embed.main([int8, "--selftest", option], standalone_mode=False) == 0
     for name in ("int8", "dynamic"):
         shutil.copy(digits.file(name), device)
         measured = tmp_path / f"{name}.json"
@@ -420,19 +461,18 @@ def test_a_monitor_that_is_asked_for_as_the_error_says_works(digits: Digits, tmp
         )
 
 
-def told_of_missing(said: str, module: str, monkeypatch: pytest.MonkeyPatch, needs: Callable[[], Any]) -> None:
+def told_of_missing(module: str, monkeypatch: pytest.MonkeyPatch, needs: Callable[[], Any]) -> None:
     """Without a module the error names an extra whose packages bring it; with it, it works."""
-    brought = {name.lower().replace("_", "-") for name in importlib.metadata.packages_distributions()[module]}
+    brought = {_plain(name) for name in importlib.metadata.packages_distributions()[module]}
     with monkeypatch.context() as patch:
         for name in [name for name in sys.modules if name.partition(".")[0] == module]:
             patch.delitem(sys.modules, name)
         patch.setitem(sys.modules, module, None)
-        with pytest.raises((MissingPackageError, ValueError)) as caught:
+        with pytest.raises((MissingPackageError, UnreadableDataError)) as caught:
             needs()
     (extra,) = re.findall(r"embedlite\[(\w+)\]", str(caught.value))
     lines = [line for line in importlib.metadata.requires("embedlite") or [] if f'extra == "{extra}"' in line]
-    assert brought & {re.split(r"[^\w-]", line)[0].lower().replace("_", "-") for line in lines}
-    assert said in str(caught.value)
+    assert brought & {_plain(re.split(r"[^\w-]", line)[0]) for line in lines}
     needs()
 
 
@@ -445,6 +485,7 @@ def told_of_missing(said: str, module: str, monkeypatch: pytest.MonkeyPatch, nee
             "simplejpeg",
             images("photo.jpg", None, InputContract(SHAPE, jpeg_decoder="tensorflow")),
         ),
+        walk("it is HEIC, which needs pillow-heif", "pillow_heif", images("photo.heic")),
         walk("reading .tfrecord files needs google-crc32c", "google_crc32c", images("image.tfrecord")),
         walk("needs pyarrow, which cannot be imported", "pyarrow", arrays("t.parquet", "a")),
         walk(
@@ -457,18 +498,8 @@ def told_of_missing(said: str, module: str, monkeypatch: pytest.MonkeyPatch, nee
 def test_the_extra_that_an_error_names_brings_what_is_missing(
     module: str, needs: Callable[[Path], Any], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    brought = {_plain(name) for name in importlib.metadata.packages_distributions()[module]}
     _masked_checksum.cache_clear()
-    with monkeypatch.context() as patch:
-        for name in [name for name in sys.modules if name.partition(".")[0] == module]:
-            patch.delitem(sys.modules, name)
-        patch.setitem(sys.modules, module, None)
-        with pytest.raises((MissingPackageError, ValueError)) as caught:
-            needs(folder)
-    (extra,) = re.findall(r"embedlite\[(\w+)\]", str(caught.value))
-    lines = [line for line in importlib.metadata.requires("embedlite") or [] if f'extra == "{extra}"' in line]
-    assert brought & {_plain(re.split(r"[^\w-]", line)[0]) for line in lines}
-    needs(folder)
+    told_of_missing(module, monkeypatch, lambda: needs(folder))
 
 
 def _plain(name: str) -> str:

@@ -7,16 +7,16 @@ from google_crc32c import value as checksum
 def record(image: np.ndarray | bytes) -> bytes:
     """One record of a tf.train.Example with the pixels, or other content, as bytes in the feature ``image``."""
     content = image if isinstance(image, bytes) else image.tobytes()
-    return _record("image", _field(1, _field(1, content)))
+    return _record(_field(1, _field(1, content)), "image")
 
 
-def listed(values: np.ndarray, name: str) -> bytes:
-    """One record with a list of floats."""
-    return _record(name, _field(2, _field(1, values.astype("<f4").tobytes())))
+def listed(values: np.ndarray, *names: str) -> bytes:
+    """One record with a list of floats, under each of the names."""
+    return _record(_field(2, _field(1, values.astype("<f4").tobytes())), *names)
 
 
-def _record(name: str, feature: bytes) -> bytes:
-    example = _field(1, _field(1, _field(1, name.encode()) + _field(2, feature)))
+def _record(feature: bytes, *names: str) -> bytes:
+    example = _field(1, b"".join(_field(1, _field(1, name.encode()) + _field(2, feature)) for name in names))
     length = len(example).to_bytes(8, "little")
     return length + _masked(length) + example + _masked(example)
 

@@ -1,7 +1,8 @@
 /* A TFLite external delegate that runs RESHAPE, for tests: what a real one does, with the least of work.
  *
  * The structures are the beginnings of those of TensorFlow Lite's stable C API (lite/core/c/common.h); later fields are
- * left out, or kept as zeros where a structure is handed over. Options: "take" = none, reshape or refuse; "report" = a
+ * left out, or kept as zeros where a structure is handed over. A custom operator MyReshape is taken too, which no
+ * interpreter has. Options: "take" = none, reshape, refuse, or int8, which refuses models without such tensors; "report" = a
  * file to which all options are written; "fail" = a reason not to create the delegate at all; "crash" = the process ends
  * when a model of so many operators is opened, or with "after" = N when it is run for the Nth time; "second" = refuse or
  * crash: a process may have one delegate at a time.
@@ -11,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OK = 0, ERROR = 1, RESHAPE = 22 };
+enum { OK = 0, ERROR = 1, INT8 = 9, RESHAPE = 22 };
 
 typedef struct {
   int size;
@@ -107,7 +108,14 @@ static int prepare(Context *context, Delegate *delegate) {
     context->report_error(context, "the accelerator is on fire");
     return ERROR;
   }
-  if (strcmp(take, "reshape") != 0) return OK;
+  if (strcmp(take, "int8") == 0) {
+    size_t place = 0;
+    while (place < context->tensors_size && context->tensors[place].type != INT8) place++;
+    if (place == context->tensors_size) {
+      context->report_error(context, "the accelerator computes with integers");
+      return ERROR;
+    }
+  } else if (strcmp(take, "reshape") != 0) return OK;
   IntArray *plan, *taken;
   if (context->get_execution_plan(context, &plan) != OK) return ERROR;
   if (plan->size == crash_operators) doomed = 1;
@@ -117,7 +125,8 @@ static int prepare(Context *context, Delegate *delegate) {
     Node *node;
     Registration *registration;
     if (context->get_node(context, plan->data[i], &node, &registration) != OK) return ERROR;
-    if (registration->builtin_code == RESHAPE) taken->data[taken->size++] = plan->data[i];
+    const char *name = registration->custom_name;
+    if (registration->builtin_code == RESHAPE || (name && strcmp(name, "MyReshape") == 0)) taken->data[taken->size++] = plan->data[i];
   }
   Registration kernel = {.prepare = prepare_node, .invoke = invoke, .custom_name = "ReshapeDelegate", .version = 1};
   int status = context->replace_nodes(context, kernel, taken, delegate);
@@ -149,6 +158,8 @@ Delegate *tflite_plugin_create_delegate(char **keys, char **values, size_t count
   Delegate *delegate = calloc(1, sizeof(Delegate));
   delegate->data = strdup(take);
   delegate->prepare = prepare;
+  /* Tensors may be dynamic: asked before the operators are prepared, it may take one that no interpreter has. */
+  delegate->flags = 1;
   return delegate;
 }
 

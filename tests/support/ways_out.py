@@ -7,12 +7,14 @@ the error and does what it says. ``tests/house/test_every_way_out.py`` holds the
 
 import ast
 import contextlib
+import functools
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import pytest
 
 from embedlite.runtime.errors import EmbedliteError
@@ -53,6 +55,12 @@ def meet_errors(marks: Sequence[pytest.Mark]) -> Iterator[None]:
         Exception.__init__(error, *values)
         said.append(" ".join(map(str, values)))
 
+    refuse = click.ClickException.__init__
+
+    def keep_refusal(error: click.ClickException, message: str) -> None:
+        refuse(error, message)
+        said.append(message)
+
     def keep_output(*values: Any, **options: Any) -> subprocess.CompletedProcess[Any]:
         done = run(*values, **options)
         said.append(str(done.stderr))
@@ -60,6 +68,7 @@ def meet_errors(marks: Sequence[pytest.Mark]) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EmbedliteError, "__init__", keep)
+        patch.setattr(click.ClickException, "__init__", keep_refusal)
         patch.setattr(subprocess, "run", keep_output)
         yield
     for phrase in (phrase for mark in marks for phrase in mark.args):
@@ -82,8 +91,13 @@ def marked() -> Iterator[tuple[str, str]]:
                         yield str(argument.value), str(path.relative_to(ROOT))
 
 
-def messages() -> Iterator[Message]:
+@functools.cache
+def messages() -> tuple[Message, ...]:
     """Every message of the packages: of errors where they are made, and of what errors are made of."""
+    return tuple(_messages())
+
+
+def _messages() -> Iterator[Message]:
     modules = {
         path: ast.parse(path.read_text(encoding="utf-8")) for name in PACKAGES for path in (ROOT / name).rglob("*.py")
     }

@@ -27,6 +27,7 @@ from embedlite.runtime.model.artifact import SIDECAR_SUFFIX, read_artifact, side
 
 from conftest import Run, error_line
 from encoders import small_encoder
+from ways_out import walks
 
 for name in ("ethosu", "tflite_micro"):
     if importlib.util.find_spec(name) is None:
@@ -270,6 +271,7 @@ def test_inspect_names_the_npus_operator(exported: dict[str, Path], beside: Call
     assert "contract schema 1, mode int8" in done.stdout
 
 
+@walks("The file was compiled for an Arm Ethos-U NPU: run it there, or use")
 @pytest.mark.parametrize("runtime", ["ai-edge-litert", "tflite-runtime", "tflite-micro"])
 def test_no_interpreter_here_runs_it_and_the_error_says_why(
     runtime: str,
@@ -288,3 +290,5 @@ def test_no_interpreter_here_runs_it_and_the_error_says_why(
     if runtime == "ai-edge-litert":
         with pytest.raises(InterpreterFailedError, match="Ethos-U"):
             Encoder(path)
+    with Encoder(exported["integer"]) as encoder:
+        assert np.isfinite(encoder.embed(images)).all()

@@ -5,10 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
+from graphs import FloatGraph
+
+from embedlite.convert.graph.graph import Graph
+from embedlite.runtime import Encoder
+from embedlite.runtime.errors import DelegateError, DelegateLoadError, MissingOperatorError
+from embedlite.runtime.model.artifact import read_artifact
+from embedlite.runtime.model.contract import InputContract
 
 from conftest import Digits, Run, error_line
 from project_wheel import ROOT
 from tools import require
+from ways_out import walks
 
 RUNTIMES = ("ai-edge-litert", "tflite-runtime")
 SOURCE = ROOT / "tests" / "support" / "reshape_delegate.c"
@@ -100,3 +109,66 @@ def test_options_are_checked(name: str, folder: Path, digits: Digits, run: Run, 
     options, message = OPTIONS[name]
     command = ("embed-tflite", digits.float32, folder / "images.npy", "-o", tmp_path / "v.npz")
     assert message in error_line(run(*command, *options))
+
+
+@walks(
+    "is not a TFLite delegate: it exports no {}. Pass the delegate's own library",
+    "could not be loaded ({}). Check the path, the delegate's options and that the device is",
+    "took none of the model's {} operators: all of them would run on the processor. Compile or export",
+    "refuses the model on {} {}: {}. Compile or export the model as the delegate's documentation asks",
+    "lacks the custom operator {}: no interpreter has it unless it was built with it, or a delegate",
+)
+def test_what_an_error_about_a_delegate_says_is_done(folder: Path, digits: Digits, tmp_path: Path) -> None:
+    """This delegate's documentation is its source: it takes RESHAPE, and with an option int8 models alone."""
+    graph = Graph(read_artifact(digits.float32).flatbuffer)
+    graph.model.metadata, graph.model.description = [], ""
+    (place,) = [
+        place
+        for place, code in enumerate(graph.model.operatorCodes)
+        if code.builtinCode == schema.BuiltinOperator.RESHAPE
+    ]
+    code = graph.model.operatorCodes[place]
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
+    code.customCode = "MyReshape"
+    for operator in graph.model.subgraphs[0].operators:
+        if operator.opcodeIndex == place:
+            operator.builtinOptions, operator.builtinOptionsType = None, schema.BuiltinOptions.NONE
+    custom, dense = tmp_path / "custom.tflite", tmp_path / "dense.tflite"
+    custom.write_bytes(graph.to_bytes())
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(8, 1024)).astype(np.float32)
+    dense.write_bytes(FloatGraph((32, 32, 1)).dense("e", weights, np.zeros(8, np.float32)).to_bytes())
+    images = np.load(folder / "images.npy")
+    mine, half, none = (str(folder / f"{name}.so") for name in ("delegate", "half", "missing"))
+
+    def embed(model: Path, delegate: str | None = None, **options: str) -> np.ndarray:
+        contract = InputContract((32, 32, 1)) if model.parent == tmp_path else None
+        with Encoder(model, 1, delegate, delegate_options=options, input_contract=contract) as encoder:
+            return encoder.embed(images)
+
+    wanted = {model: embed(model) for model in (digits.float32, digits.int8, dense)}
+    for wrong in (half, str(folder / "nothing.so"), none):
+        with pytest.raises(DelegateLoadError):
+            embed(digits.float32, wrong)
+    with pytest.raises(DelegateLoadError):
+        embed(digits.float32, mine, fail="no device 0 here")
+    np.testing.assert_array_equal(embed(digits.float32, mine), wanted[digits.float32])
+    for wrong_model, options in ((dense, {}), (digits.float32, {"take": "int8"})):
+        with pytest.raises(DelegateError):
+            embed(wrong_model, mine, **options)
+        np.testing.assert_array_equal(embed(digits.int8, mine, **options), wanted[digits.int8])
+    with pytest.raises(MissingOperatorError):
+        embed(custom)
+    np.testing.assert_array_equal(embed(custom, mine), wanted[digits.float32])
+
+
+@walks("{} has no {}. Use another interpreter")
+def test_without_the_variable_an_interpreter_has_delegates(
+    folder: Path, digits: Digits, run: Run, tmp_path: Path
+) -> None:
+    pytest.importorskip("tflite_micro")
+    embed = ("embed-tflite", digits.int8, folder / "images.npy", "-o", tmp_path / "v.npz")
+    delegate = ("--delegate", folder / "delegate.so")
+    error_line(run(*embed, *delegate, runtime="tflite-micro"))
+    done = run(*embed, *delegate)
+    assert done.returncode == 0, done.stderr

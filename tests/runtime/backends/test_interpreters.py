@@ -7,16 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
+from packaging.requirements import Requirement
 
 from embedlite.convert.graph.graph import Graph
-from embedlite.runtime.errors import EmbedliteError
+from embedlite.runtime.backends.interpreters import find_runtime
+from embedlite.runtime.errors import EmbedliteError, NoInterpreterError
 from embedlite.runtime.machine import available_threads
 from embedlite.runtime.model.artifact import read_artifact
 from embedlite.runtime.model.operators import first_runtime, minimum_runtime
 
 from conftest import Digits
+from ways_out import walks
 
 CODE = """
 import json, sys
@@ -89,6 +93,19 @@ def test_a_custom_operator_is_named(operator: str, runtime: str, digits: Digits,
     name, text = opened(path, runtime)
     assert name == "MissingOperatorError"
     assert f"lacks the custom operator {operator}: no interpreter has it" in text
+
+
+@walks("it was built for numpy {} and numpy {} is installed; pip install")
+def test_with_the_numpy_that_is_named_the_older_runtime_runs(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No environment has two of them: a newer one says that it is, and what is named is what this one has."""
+    here = np.__version__
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "__version__", "2.3.0")
+        with pytest.raises(NoInterpreterError) as caught:
+            find_runtime("tflite-runtime")
+    (asked,) = re.findall(r"pip install '(numpy\S+)'", str(caught.value))
+    assert Requirement(asked).specifier.contains(here)
+    assert opened(digits.float32, "tflite-runtime") == ("", "")
 
 
 def test_the_first_runtime_of_a_version_is_where_its_own_minimum_lies() -> None:

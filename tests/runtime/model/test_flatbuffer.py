@@ -343,7 +343,7 @@ def test_a_newer_schema_is_no_damage() -> None:
     """LiteRT refuses it too: "Model provided has schema version 4 not equal to supported version 3"."""
     model = small_model()
     model.version = 4
-    with pytest.raises(UnsupportedModelError, match=r"schema version 4, but .* read version 3.*update embedlite"):
+    with pytest.raises(UnsupportedModelError, match=r"schema version 4, but .* read version 3.*export the model again"):
         read_flatbuffer(pack(model))
 
 

@@ -34,6 +34,7 @@ from embedlite.runtime.errors import EmbedliteWarning, RequestError
 from embedlite.runtime.model.contract import InputOptions
 
 from encoders import small_encoder
+from ways_out import walks
 
 SHAPE = (24, 24, 3)
 
@@ -226,6 +227,7 @@ def test_one_encoder_gives_one_answer_for_pixels_and_for_ready_floats(
     np.testing.assert_allclose(found, truth(path, floats), rtol=0, atol=1e-5 if name == "float" else 1e-6)
 
 
+@walks("contradict each other. Leave mean, std and colour order out, correct")
 @pytest.mark.parametrize(
     ("name", "described", "given", "message"),
     [
@@ -256,6 +258,11 @@ def test_contradictions_are_one_error_that_shows_all(
         opened(path, input_contract=InputOptions(**given))
     with opened(path, input_contract=InputOptions(**given), accept_contract=True) as encoder:
         assert given.items() <= {**vars(encoder.contract.input)}.items()
+    if given:
+        with opened(path) as encoder:
+            meant = encoder.contract.input
+        with opened(path, input_contract=InputOptions(mean=meant.mean, std=meant.std)) as encoder:
+            assert encoder.contract.input == meant
 
 
 def test_metadata_that_cannot_be_true_is_left_out_and_that_is_said(files: dict[str, bytes], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The monitor on real images and the real interpreter: what it gives, what it counts, what it never does."""
 
+import json
 import random
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from graphs import FloatGraph
 
 from embedlite.convert.graph.graph import Graph
+from embedlite.report.command import drift_report
 from embedlite.runtime import DriftMonitor, Encoder
 from embedlite.runtime.drift.gates import DEFAULT_GATES, apply_gates
 from embedlite.runtime.drift.stored import pack_embeddings
@@ -26,6 +29,7 @@ from embedlite.runtime.errors import (
     RequestError,
 )
 from embedlite.runtime.model.artifact import read_artifact
+from embedlite.runtime.model.contract import InputContract
 from embedlite.runtime.monitor import ReferenceDistribution
 from embedlite.runtime.monitor.distribution import canonical_bytes
 from embedlite.runtime.monitor.paired import add_pair, paired_layout
@@ -35,6 +39,7 @@ from embedlite.runtime.monitor.unpaired import add_row, unpaired_layout
 
 from conftest import Digits, Run
 from digit_vectors import digit_images, digit_vectors
+from ways_out import walks
 
 IMAGES = 120
 
@@ -279,6 +284,28 @@ def test_a_reference_that_fails_is_counted_and_told_of_once(
         assert len(told) == 1
         assert isinstance(monitor.last_error, EncoderClosedError)
         assert monitor.counters == {"inputs": IMAGES, "skipped": 0, "failed": IMAGES - 3, "compared": 3}
+
+
+@walks("the reference's own embedding is not finite, so the input was not")
+def test_a_reference_that_answers_infinity_is_seen_in_a_report(tmp_path: Path) -> None:
+    """Bright pictures are too much for it: the monitor skips them, and the report counts them."""
+    weights = np.random.default_rng(0).normal(size=(8, 48)).astype(np.float32)
+    for name, scale in (("candidate", 1), ("reference", 1e37)):
+        graph = FloatGraph((4, 4, 3)).dense("e", weights * np.float32(scale), np.zeros(8, np.float32))
+        (tmp_path / f"{name}.tflite").write_bytes(graph.to_bytes())
+    seen = np.random.default_rng(0).integers(0, 3, (20, 4, 4, 3), np.uint8)
+    seen[:2] = 255
+    np.save(tmp_path / "seen.npy", seen)
+    contract = InputContract((4, 4, 3), mean=(0.0,), std=(1.0,))
+    candidate, reference = tmp_path / "candidate.tflite", tmp_path / "reference.tflite"
+    command = ["--reference", str(candidate), "--data", str(tmp_path / "seen.npy"), "--mean", "0", "--std", "1"]
+    report = tmp_path / "report.json"
+    with pytest.warns(EmbedliteWarning), Encoder(candidate, 1, input_contract=contract) as encoder:
+        with DriftMonitor(encoder, reference, every=1, budget=None) as monitor:
+            monitor.embed(seen)
+        assert monitor.counters == {"inputs": 20, "skipped": 0, "failed": 2, "compared": 18}
+        assert drift_report.main([str(reference), *command, "--json", str(report)], standalone_mode=False) == 1
+    assert json.loads(report.read_text())["metrics"]["invalid"] == 2
 
 
 def test_where_warnings_are_errors_nothing_ends_either(

@@ -277,7 +277,7 @@ def test_a_state_of_a_newer_version_is_left_alone(
 ) -> None:
     newer = altered(state_bytes, schema=2)
     state.write_bytes(newer)
-    with pytest.raises(MonitorStateError, match=r"door\.json: its schema is 2, .* reads up to 1\. Update"):
+    with pytest.raises(MonitorStateError, match=r"door\.json: it has schema 2; .* reads up to 1\. Install"):
         DriftMonitor(encoder, digits.float32, state=state)
     assert state.read_bytes() == newer
 

@@ -63,7 +63,7 @@ def check_targets(names: Iterable[str], modes: Sequence[str]) -> tuple[str, ...]
         if not any(target.runs(mode, {}) for mode in modes):
             raise RequestError(
                 f"--target {name} runs {', '.join(target.modes)} files, but {', '.join(modes)} was asked for. "
-                f"Add -q {target.modes[-2]} and --calibration-data."
+                f"Add -q {target.modes[-2]}, which needs --calibration-data."
             )
         if not installed(target.package):
             raise MissingPackageError(

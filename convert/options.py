@@ -35,9 +35,7 @@ def _check_method(text: str) -> None:
 
 def _check_training(seconds: float) -> None:
     if not (math.isfinite(seconds) and seconds > 0):
-        raise RequestError(
-            f"--fine-tune-time is {seconds:g} s. Give it some time, for instance 300, or leave --fine-tune out."
-        )
+        raise RequestError(f"--fine-tune-time is {seconds:g} s. Give the training some time, for instance 300.")
 
 
 def _check_seconds(seconds: float) -> None:

@@ -118,7 +118,8 @@ def check_search(asked: Asked) -> None:
         )
     if asked.measured is not None and limited:
         raise RequestError(
-            "--measured is about files that a device has, and --max-drift makes others. Leave --max-drift out."
+            "--measured is about files that a device has, and --max-drift makes others. Leave --max-drift out, and "
+            "name the export.json of those files with --recipe."
         )
     if searching and not asked.measure:
         raise RequestError("a comparison is made by running the files, and measure is False. Leave one of them out.")
@@ -174,7 +175,10 @@ def _check_types(asked: Asked, modes: Sequence[str]) -> None:
     """Refuse an integer type without an int8 file."""
     for option, value in (("--input-type", asked.input_type), ("--output-type", asked.output_type)):
         if value not in (None, "float32") and not any(mode == "int8" or is_mixed(mode) for mode in modes):
-            raise RequestError(f"{option} {value} is for the int8 file, which was not asked for. Add -q int8.")
+            raise RequestError(
+                f"{option} {value} is for the int8 file, which was not asked for. Add -q int8, which needs "
+                "--calibration-data."
+            )
 
 
 def _check_tuning(asked: Asked, modes: Sequence[str]) -> None:
@@ -191,7 +195,10 @@ def _check_tuning(asked: Asked, modes: Sequence[str]) -> None:
                 raise RequestError(f"{option} is for fine-tuning. Add --fine-tune, or leave it out.")
         return
     if not set(CALIBRATED).intersection(modes):
-        raise RequestError("--fine-tune is for int8 and int16x8 files, and none was asked for. Add -q int8.")
+        raise RequestError(
+            "--fine-tune is for int8 and int16x8 files, and none was asked for. Add -q int8, which needs "
+            "--calibration-data."
+        )
     if asked.recipe is not None:
         raise RequestError("--recipe makes files again without trying, and --fine-tune tries. Leave one of them out.")
 

@@ -104,7 +104,7 @@ def c_type(tensor: TensorInfo) -> str:
     if tensor.dtype not in C_TYPES or not (quantized or tensor.dtype == "float32"):
         raise ConversionError(
             f"the file's tensor {tensor.name} is {tensor.dtype} with the scales {list(tensor.scale)}; C source is "
-            f"written for {', '.join(C_TYPES)}, quantized with one scale. Choose --input-type and --output-type so."
+            f"written for {', '.join(C_TYPES)}, quantized with one scale."
         )
     return C_TYPES[tensor.dtype]
 

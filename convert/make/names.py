@@ -94,7 +94,8 @@ class OutputNames:
         if not set(request.modes).intersection(BACKENDS["micro"].modes):
             raise RequestError(
                 f"--c-array is for microcontrollers, which run {', '.join(BACKENDS['micro'].modes)} files, but "
-                f"{', '.join(request.modes)} was asked for. Add -q int8."
+                f"{', '.join(request.modes)} was asked for. Add -q float32, or -q int8, which needs "
+                "--calibration-data."
             )
         return request.names if request.chooses_one else (c_mode(request),)
 

@@ -80,8 +80,8 @@ def _end_at(graph: Graph, name: str) -> None:
     reader = next((op for op in graph.consumers(index) if graph.operator_name(op) == "DEQUANTIZE"), None)
     if reader is None:
         raise ConversionError(
-            "the raw embedding is not quantized in this model, so the normalization cannot be left to the runtime. "
-            "Use --output-type float32."
+            f"the raw embedding is {graph.dtype(index)} in this file, and nothing makes it float, so that no file can "
+            "end there."
         )
     graph.end_at(int(reader.outputs[0]))
 

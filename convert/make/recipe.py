@@ -114,15 +114,15 @@ class Recipe:
             )
 
     def check_golden(self, golden: str, path: str | Path) -> None:
-        """Refuse other images of the golden vectors, which every file holds.
+        """Refuse other images of the golden vectors, which every file holds that was run.
 
         Raises:
             RequestError: they are others.
         """
-        if self.golden != golden:
+        if self.golden not in (None, golden):
             raise RequestError(
-                f"the recipe {path} was made with golden vectors of other images: {(self.golden or 'none')[:12]}, and "
-                f"these are {golden[:12]}. Pass the same --golden-from and --seed."
+                f"the recipe {path} was made with golden vectors of other images: {self.golden[:12]}, and these are "
+                f"{golden[:12]}. Pass the same --golden-from and --seed."
             )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Run, error_line
+from ways_out import walks
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,7 @@ def test_the_comparison_has_every_mode_and_says_what_is_superfluous(compared: tu
     assert "\x1b" not in text
 
 
+@walks("was made with golden vectors of other images")
 def test_a_recipe_makes_every_file_again(
     compared: tuple[Path, str], small: Path, photos: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -65,6 +67,10 @@ def test_a_recipe_makes_every_file_again(
     assert all((folder / name).read_bytes() == (tmp_path / name).read_bytes() for name in made)
 
 
+@walks(
+    "--measured compares files by their latencies on a device, which has",
+    "--measured is about files that a device has, and --max-drift makes",
+)
 def test_latencies_of_a_device_take_the_place_of_those_here(
     compared: tuple[Path, str], small: Path, photos: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -86,6 +92,11 @@ def test_latencies_of_a_device_take_the_place_of_those_here(
         "--recipe",
         folder / "small.export.json",
     )
+    given = ("export-tflite", small, "-o", tmp_path / "none", "--calibration-data", photos, "--measured", figures)
+    assert "Export with --pareto, measure that folder there, and repeat the command with --recipe" in error_line(
+        run(*given)
+    )
+    assert "Leave --max-drift out, and name" in error_line(run(*given, "--pareto", "--max-drift", "sqnr_db=3"))
     # The fastest fails its golden vectors there, and another one crashes.
     value["files"][0]["selftest"]["verdict"] = "fail"
     value["files"][1] |= dict.fromkeys(("low_us", "latency_us", "high_us", "selftest")) | {"error": "crashed"}

@@ -64,7 +64,8 @@ def choose_corrections(asked: Sequence[str], modes: Sequence[str]) -> tuple[str,
         able = [mode for mode, names in OF_MODE.items() if name in (*names, AUTO, NONE)]
         if not set(able).intersection(modes):
             raise RequestError(
-                f"--correct {name} is for {_listed(able)}, which this export does not make. Add -q {able[0]}."
+                f"--correct {name} is for {_listed(able)}, which this export does not make. Add -q {able[0]}, which "
+                "needs --calibration-data."
             )
     if NONE in asked:
         if set(asked) != {NONE}:

@@ -390,7 +390,7 @@ def test_an_export_says_so_everywhere_and_its_recipe_is_refused(
         ({"fine_tune_checkpoint": "x"}, "--fine-tune-checkpoint is for fine-tuning. Add --fine-tune"),
         ({"fine_tune_time": 60.0}, "--fine-tune-time is for fine-tuning. Add --fine-tune"),
         ({"fine_tune_data": "x"}, "--fine-tune-data is for fine-tuning. Add --fine-tune"),
-        ({"fine_tune": True, "fine_tune_time": 0.0}, "--fine-tune-time is 0 s. Give it some time"),
+        ({"fine_tune": True, "fine_tune_time": 0.0}, "--fine-tune-time is 0 s. Give the training some time"),
         ({"fine_tune": True, "fine_tune_time": float("nan")}, "--fine-tune-time is nan s"),
         (
             {"fine_tune": True, "quantize": ("float32",)},

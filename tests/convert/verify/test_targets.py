@@ -147,7 +147,7 @@ def test_int16x8_is_nearer_than_int8_and_runs_everywhere(folder: Path, tmp_path:
 WRONG = {
     "an unknown target": (["--target", "gpu"], "unknown --target 'gpu'"),
     "no mode that it runs": (["--target", "ethos-u", "-q", "float32"], "Add -q int8"),
-    "no mode for C": (["--c-array", "-q", "float16"], "Add -q int8"),
+    "no mode for C": (["--c-array", "-q", "float16"], "Add -q float32, or -q int8, which needs"),
     "an unknown placement": (["--normalization", "cloud"], "unknown --normalization 'cloud'"),
     "frozen without images": (["--normalization", "frozen"], "Pass --calibration-data"),
 }

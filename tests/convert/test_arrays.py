@@ -27,6 +27,7 @@ from embedlite.runtime.model.artifact import read_artifact
 from embedlite.runtime.monitor import DriftMonitor
 
 from rounding import decibels
+from ways_out import walks
 
 CALIBRATION = 24
 
@@ -228,6 +229,18 @@ def test_what_does_not_fit_is_refused(kind: str, options: dict[str, Any], messag
         export(ENCODERS[kind](), tmp_path, quantize=modes, calibration_data=data, options=asked)
     assert "calibration image" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@walks("--preprocess is for images, and the model takes arrays of shape {}. Say")
+def test_what_scales_arrays_is_said_by_mean_and_std(tmp_path: Path) -> None:
+    made, rows = imu(), signals((32, 6), 9) * np.arange(1, 7, dtype=np.float32)
+    mean, std = rows.mean((0, 1)), rows.std((0, 1))
+    with pytest.raises(EmbedliteError):
+        export(made, tmp_path, options=ExportOptions(preprocess=lambda path: (rows[0] - mean) / std, measure=False))
+    contract = {"mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
+    result = export(made, tmp_path, quantize=["float32"], options=ExportOptions(**contract, measure=False))
+    with Encoder(result.files[0].path) as encoder:
+        assert decibels(encoder.embed(rows), np.asarray(made((rows - mean) / std))) >= 95
 
 
 def test_words_and_categories_are_not_values(tmp_path: Path) -> None:

@@ -49,11 +49,22 @@ def walk(phrase: str, *values: Any) -> Any:
 def meet_errors(marks: Sequence[pytest.Mark]) -> Iterator[None]:
     """Assert that a test meets the errors that its marks name: in this process, or as what a command prints."""
     said: list[str] = []
-    run = subprocess.run
+    run, refuse, raises = subprocess.run, click.ClickException.__init__, pytest.raises
 
     def keep(error: EmbedliteError, *values: object) -> None:
         Exception.__init__(error, *values)
         said.append(" ".join(map(str, values)))
+
+    def keep_refused(error: click.ClickException, message: str) -> None:
+        refuse(error, message)
+        said.append(message)
+
+    @contextlib.contextmanager
+    def keep_raised(*values: Any, **options: Any) -> Iterator[pytest.ExceptionInfo[BaseException]]:
+        """For errors of Python's own, such as those of Keras layers."""
+        with raises(*values, **options) as caught:
+            yield caught
+        said.append(str(caught.value))
 
     refuse = click.ClickException.__init__
 
@@ -69,6 +80,8 @@ def meet_errors(marks: Sequence[pytest.Mark]) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EmbedliteError, "__init__", keep)
         patch.setattr(click.ClickException, "__init__", keep_refusal)
+        patch.setattr(click.ClickException, "__init__", keep_refused)
+        patch.setattr(pytest, "raises", keep_raised)
         patch.setattr(subprocess, "run", keep_output)
         yield
     for phrase in (phrase for mark in marks for phrase in mark.args):

@@ -1,5 +1,8 @@
 """The Keras layers against their definition in plain numpy, and their life as files."""
 
+from pathlib import Path
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -7,11 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from embedlite.convert.layers import L2Normalization, MinMaxNormalization
+from embedlite.convert.graph.run import float_runner
+from embedlite.convert.layers import L2Normalization, MinMaxNormalization, PixelPreprocessing
+from embedlite.convert.load.keras_model import from_keras
+from embedlite.convert.load.lower import lower
+from embedlite.convert.load.options import LoadOptions
 from embedlite.runtime.input.normalize import normalize
 from embedlite.runtime.model.contract import NormalizationSpec
 
 from conftest import Run
+from ways_out import walk
 
 AXES = {"sample": (1, 2, 3), "channel": (0, 1, 2), "batch": (0, 1, 2, 3)}
 
@@ -58,6 +66,32 @@ def test_epsilon_is_added_to_the_input_divisor_and_bounds_the_shifted_one() -> N
     x = np.array([[1.0, 2.0, 3.0]], np.float32)
     np.testing.assert_allclose(np.asarray(MinMaxNormalization(divisor="input", epsilon=1)(x)), [[0, 1 / 4, 2 / 4]])
     np.testing.assert_allclose(np.asarray(MinMaxNormalization(epsilon=8)(x)), [[0, 1 / 8, 2 / 8]])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        walk(
+            "axis is {}. Use one of {}, or integers",
+            {"axis": "image"},
+            [{"axis": axis} for axis in (*AXES, -1, (1, 2))],
+        ),
+        walk("divisor is {}. Use", {"divisor": "max"}, [{"divisor": divisor} for divisor in ("shifted", "input")]),
+        walk("Use 'caffe', 'tf' or 'torch'", {"mode": "rgb"}, [{"mode": mode} for mode in ("caffe", "tf", "torch")]),
+    ],
+)
+def test_arguments_that_an_error_names_are_taken_and_export(
+    wrong: dict[str, Any], right: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    made = PixelPreprocessing if "mode" in wrong else MinMaxNormalization
+    with pytest.raises(ValueError, match="Use"):
+        made(**wrong)
+    image = np.random.default_rng(0).uniform(0, 255, (4, 4, 3)).astype(np.float32)
+    for arguments in right:
+        model = keras.Sequential([keras.Input((4, 4, 3)), made(**arguments), keras.layers.Flatten()])
+        got = float_runner(lower(from_keras(model, "model", LoadOptions())).flatbuffer)(image)
+        wanted = np.asarray(model(image[None]))[0]
+        np.testing.assert_allclose(got, wanted, atol=1e-6 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,13 @@ from PIL import Image, ImageOps
 
 from embedlite.convert import ExportOptions, export
 from embedlite.convert.load.preprocess import prove
+from embedlite.runtime import Encoder
 from embedlite.runtime.errors import RequestError
+from embedlite.runtime.images.open import open_source
 from embedlite.runtime.model.contract import InputContract, InputOptions
 
 from encoders import small_encoder
+from ways_out import walk, walks
 
 SIZE = 24
 CONTRACT = InputContract((SIZE, SIZE, 3))
@@ -109,6 +112,7 @@ def blurred(path: str) -> np.ndarray:
     return np.asarray(opened(path).filter(ImageFilter.GaussianBlur(3)).resize((SIZE, SIZE)), np.float32) / 255
 
 
+@walks("{}.{} {}, or pass --accept-contract to go on all the same")
 def test_what_no_contract_does_is_told_with_its_cost(pictures: Path, tmp_path: Path) -> None:
     model = small_encoder([layers.GlobalAveragePooling2D()])
     options = ExportOptions(preprocess=blurred, measure=False)
@@ -118,6 +122,13 @@ def test_what_no_contract_does_is_told_with_its_cost(pictures: Path, tmp_path: P
     options = ExportOptions(preprocess=blurred, accept_contract=True, measure=False)
     result = export(model, tmp_path / "out", quantize=["float32"], test_data=pictures, options=options)
     assert any("it was accepted" in text for text in result.decisions)
+    # What is meant by it is what the message calls nearest; what one of the contracts does is exact.
+    options = ExportOptions(preprocess=pillow, measure=False)
+    result = export(model, tmp_path / "as one", quantize=["float32"], test_data=pictures, options=options)
+    with Encoder(result.files[0].path) as encoder:
+        found = np.stack(list(encoder.embed_iter(open_source(pictures, encoder.contract.input))))
+    wanted = np.asarray(model(np.stack([pillow(str(path)) for path in sorted(pictures.iterdir())])))
+    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
 def test_a_file_and_a_function_are_named(pictures: Path, tmp_path: Path) -> None:
@@ -217,3 +228,53 @@ def test_what_the_images_do_not_show_is_said(tmp_path: Path) -> None:
         assert part in note
     with pytest.raises(RequestError, match="there are none"):
         prove(pillow, [np.zeros((2, SIZE, SIZE, 3), np.uint8), None], CONTRACT, InputOptions())
+
+
+PREPARE = "import numpy as np\nfrom PIL import Image, ImageOps\n\n\ndef preprocess(path):\n" + (
+    "    image = ImageOps.exif_transpose(Image.open(path)).convert('RGB').resize((24, 24), Image.Resampling.BOX)\n"
+    "    return np.asarray(image, np.float32) / 255\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        walk("returns flat images for all of", (lambda path: pillow(path) * 0,), [(pillow,)]),
+        walk("it is random. Pass what the model is to be used with, without", (random,), [(pillow,)]),
+        walk(
+            "name a file and a function in it, such as prepare.py:preprocess",
+            ("prepare.py",),
+            [("prepare.py:preprocess",)],
+        ),
+        walk("Name a Python file and a function in it", ("nowhere.py:preprocess",), [("prepare.py:preprocess",)]),
+        walk("--preprocess: {} fails when it is run", ("broken.py:preprocess",), [("prepare.py:preprocess",)]),
+        walk(
+            "--preprocess is run on image files, and there are none. Pass a folder",
+            (pillow, {}, np.zeros((2, SIZE, SIZE, 3), np.uint8)),
+            [(pillow,)],
+        ),
+        walk(
+            "Leave the option out, or pass another function",
+            (pillow, {"mean": (0.0,)}),
+            [(pillow,), (integers, {"mean": (0.0,)})],
+        ),
+    ],
+)
+def test_what_an_error_says_of_the_function_is_done_and_proved(
+    wrong: tuple[Any, ...],
+    right: list[tuple[Any, ...]],
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prepare.py").write_text(PREPARE)
+    (tmp_path / "broken.py").write_text("import nothing\n" + PREPARE)
+
+    def proved(function: Any, said: dict[str, Any] | None = None, data: Any = pictures) -> Any:
+        return prove(function, [data, None], CONTRACT, InputOptions(**(said or {})))
+
+    with pytest.raises(RequestError):
+        proved(*wrong)
+    for given in right:
+        assert proved(*given).holds

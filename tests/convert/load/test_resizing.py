@@ -26,6 +26,7 @@ from embedlite.runtime.images.open import open_source
 
 from crops import save_crops
 from rounding import decibels
+from ways_out import walks
 
 SIZE = (20, 28)
 TO_ONE = layers.Rescaling(1 / 255)
@@ -60,9 +61,14 @@ def vectors(result: ExportResult, photos: Path) -> np.ndarray:
         return np.stack(list(encoder.embed_iter(open_source(photos, encoder.contract.input))))
 
 
-def by_keras(made: keras.Model, photos: Path) -> np.ndarray:
-    """The model on every photo as it is, in its own size."""
+def by_keras(made: keras.Model, photos: Path, read: ExportResult | None = None) -> np.ndarray:
+    """The model on every photo as it is, in its own size, or as it is read for a file."""
     pixels = (np.asarray(Image.open(path), np.float32) for path in sorted(photos.iterdir()))
+    if read is not None:
+        with Encoder(read.files[0].path) as encoder:
+            contract = encoder.contract.input
+        source = open_source(photos, contract)
+        pixels = (source.load(index).astype(np.float32) for index in range(len(source)))
     return np.concatenate([np.asarray(made(image[None], training=False)) for image in pixels])
 
 
@@ -149,7 +155,10 @@ def test_half_precision_does_not_hide_it(photos: Path) -> None:
         ([TO_SIGNED, Resizing(*SIZE, pad_to_aspect_ratio=True)], "bilinear --fit stretch"),
     ],
 )
-def test_what_no_contract_does_is_told_with_a_way_out(fronts: list[Any], nearest: str, tmp_path: Path) -> None:
+@walks("of 255 levels apart. Take that, with --input-shape")
+def test_what_no_contract_does_is_told_with_a_way_out(
+    fronts: list[Any], nearest: str, photos: Path, tmp_path: Path
+) -> None:
     made = model(*fronts)
     with pytest.raises(ModelShapeError, match="no contract does the same") as raised:
         exported(made, tmp_path)
@@ -157,6 +166,9 @@ def test_what_no_contract_does_is_told_with_a_way_out(fronts: list[Any], nearest
     assert way in str(raised.value)
     resampler, _, fit = nearest.partition(" --fit ")
     result = exported(made, tmp_path, input_shape=(*SIZE, 3), resampler=resampler, fit=fit)
+    assert decibels(vectors(result, photos), by_keras(made, photos, result)) > 100
+    otherwise = model(*(Resizing(*SIZE) if isinstance(front, Resizing) else front for front in fronts))
+    assert decibels(vectors(exported(otherwise, tmp_path / "other"), photos), by_keras(otherwise, photos)) > 100
     assert "in another way" in " ".join(result.decisions)
     assert result.files[0].contract["origins"]["resampler"] == "given"
 
@@ -188,7 +200,11 @@ def test_what_cannot_be_cut_asks_for_a_size_and_works_with_it() -> None:
         np.testing.assert_allclose(float_runner(lowered.flatbuffer)(values), wanted, atol=1e-5)
 
 
-def test_options_that_contradict_it_are_refused_with_both(tmp_path: Path) -> None:
+@walks(
+    ", so pictures would be resized twice. Leave it out, and the contract",
+    "Leave the options out, or insist with --accept-contract",
+)
+def test_options_that_contradict_it_are_refused_with_both(photos: Path, tmp_path: Path) -> None:
     made = model(Resizing(*SIZE, crop_to_aspect_ratio=True), TO_ONE)
     with pytest.raises(
         RequestError, match=r"--input-shape 50,50,3 contradicts any: it brings pictures to 20x28 itself"
@@ -204,6 +220,9 @@ def test_options_that_contradict_it_are_refused_with_both(tmp_path: Path) -> Non
     assert "--accept-contract takes the options all the same" in " ".join(result.decisions)
     twice = exported(made, tmp_path / "twice", input_shape=(50, 50, 3), accept_contract=True)
     assert "pictures of 50x50 are resized again" in " ".join(twice.decisions)
+    for insisted in (result, twice):
+        assert decibels(vectors(insisted, photos), by_keras(made, photos, insisted)) > 100
+    assert decibels(vectors(exported(made, tmp_path / "left out"), photos), by_keras(made, photos)) > 100
 
 
 def test_the_right_size_may_be_given_and_other_models_still_need_one(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from embedlite.runtime import Encoder
 from embedlite.runtime.errors import RequestError
 from embedlite.runtime.images.open import open_source
 from embedlite.runtime.model.contract import InputContract, InputOptions
+
+from ways_out import walk, walks
 
 # What exports start to measure a file is a fork.
 pytestmark = pytest.mark.usefixtures("served")
@@ -169,6 +172,48 @@ def test_accepting_the_contract_insists_on_the_options() -> None:
     contract, said = decided(model(layers.Rescaling(1 / 255)), mean=(127.5,), std=(127.5,), accept=True)
     assert (contract.mean, contract.std) == ((127.5,), (127.5,))
     assert said[0].endswith("--accept-contract takes it all the same.")
+
+
+def gives(made: keras.Model, folder: Path, scaled: tuple[float, float], **given: Any) -> None:
+    """An export with these options gives what the model makes of pixels scaled so."""
+    pixels = np.random.default_rng(0).integers(0, 256, (3, *SHAPE), np.uint8)
+    result = export_asked(made, Asked(output_dir=folder, quantize=["float32"], measure=False, **given))
+    with Encoder(result.files[0].path) as encoder:
+        found = encoder.embed(pixels)
+    wanted = np.asarray(made((pixels.astype(np.float32) - scaled[0]) / np.float32(scaled[1])))
+    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        walk("would suit that. Say what it takes: --mean 0 --std 1 for 0-255,", layers.Rescaling(1 / 20)),
+        walk(
+            ", so the graph does not tell which pixels it takes. Say so: --mean 0",
+            lambda x: keras.ops.log(2 + keras.ops.maximum(x, 0.0) / 255),
+        ),
+    ],
+)
+def test_pixels_that_the_graph_does_not_tell_are_told_as_the_error_says(
+    front: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    made = model(front)
+    with pytest.raises(RequestError) as caught:
+        decided(made)
+    ways = re.findall(r"--mean ([\d.]+) --std ([\d.]*\d)", str(caught.value))
+    assert [tuple(map(float, way)) for way in ways] == [RAW, UNIT, SIGNED]
+    for number, (mean, std) in enumerate((RAW, UNIT, SIGNED)):
+        gives(made, tmp_path / str(number), (mean, std), mean=(mean,), std=(std,))
+
+
+@walks("Leave --mean, --std and --color-order out, take the scaling out of")
+def test_a_contradiction_ends_as_the_error_says(tmp_path: Path) -> None:
+    made, signed = model(layers.Rescaling(1 / 255)), {"mean": (127.5,), "std": (127.5,)}
+    with pytest.raises(RequestError):
+        decided(made, **signed)
+    gives(made, tmp_path / "left out", RAW)
+    gives(model(lambda x: x), tmp_path / "taken out", SIGNED, **signed)
+    gives(made, tmp_path / "insisted", SIGNED, **signed, accept_contract=True)
 
 
 def test_a_model_that_turns_rgb_into_bgr_itself_takes_rgb() -> None:

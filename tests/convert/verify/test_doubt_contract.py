@@ -15,7 +15,7 @@ import pytest
 from keras import layers
 from PIL import Image
 
-from embedlite.convert import Asked, ExportOptions, export_asked
+from embedlite.convert import Asked, ExportOptions, export, export_asked
 from embedlite.convert.contract_decision import decide_contract
 from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
@@ -25,6 +25,8 @@ from embedlite.runtime import Encoder, InputContract
 from embedlite.runtime.errors import RequestError
 from embedlite.runtime.images.open import open_source
 from embedlite.runtime.model.contract import InputOptions
+
+from ways_out import walks
 
 SIDE = 32
 SHAPE = (SIDE, SIDE, 3)
@@ -175,6 +177,33 @@ def test_what_a_resampler_makes_ready_is_not_scaled_twice(base: keras.Sequential
     wrong = InputContract(SHAPE, resampler="tf-bilinear")
     with pytest.raises(RequestError, match="--std 1 "):
         doubt_contract("0-255", lowered, open_source(photos, wrong), wrong, accept=False)
+
+
+@walks("Give the one of the training with --mean, --std and --color-order,")
+def test_the_contract_of_the_training_is_given_proved_or_insisted_on(
+    base: keras.Sequential, photos: Path, tmp_path: Path
+) -> None:
+    made = folded(base, "0-255")
+
+    def exported(name: str, **given: Any) -> Path:
+        options = ExportOptions(measure=False, **given)
+        return export(made, tmp_path / name, quantize=["float32"], test_data=photos, options=options).files[0].path
+
+    with pytest.raises(RequestError):
+        exported("defaults")
+    given = {
+        "given": {"mean": (0.0,), "std": (1.0,), "color_order": "rgb"},
+        "proved": {"preprocess": preparing("0-255")},
+        "insisted": {"accept_contract": True},
+    }
+    pixels = np.stack(
+        [np.asarray(Image.open(path).convert("RGB"), np.float32) for path in sorted(photos.iterdir())[:4]]
+    )
+    for name, options in given.items():
+        with Encoder(exported(name, **options)) as encoder:
+            found = encoder.embed(pixels.astype(np.uint8))
+        wanted = np.asarray(made(pixels / np.float32(255 if name == "insisted" else 1)))
+        np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
 def test_statistics_behind_a_grouped_convolution_are_asked_too(pixels: np.ndarray) -> None:

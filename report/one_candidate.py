@@ -148,7 +148,8 @@ def _proved(request: Request, trust: ContractOptions) -> tuple[Proof | None, lis
     with request.open(request.candidate) as encoder:
         contract = replace(encoder.contract.input, dtype="float32")
         if not contract.is_image:
-            raise RequestError(f"--preprocess is for images, and {request.candidate} takes arrays of {contract.shape}.")
+            taken = f"{request.candidate} takes arrays of {contract.shape}"
+            raise RequestError(f"--preprocess is for images, and {taken}. Leave it out.")
         proof = prove(trust.preprocess, [request.data], contract, InputOptions(), fixed=True)
 
         def embed(images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

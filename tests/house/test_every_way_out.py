@@ -28,18 +28,6 @@ NOT_YET: tuple[str, ...] = (
     "to check the files, and it is not installed. Run: pip install",
     "places, and a frozen normalization would divide by zero there. Use",
     "compiling for an Ethos-U NPU needs Vela, which is not installed. pip",
-    "has a frozen normalization, which the original has not, so that their",
-    "--layers: there are no images to measure layers on. Pass at least one",
-    "runs on this machine alone. Name a scheduler, such as --engine",
-    "inputs) grew out of one state, so inputs would count twice. Leave out",
-    "there are too many. Leave out --map",
-    "--preprocess is for images, and",
-    "--html needs Jinja and Pillow, and one of them is not installed. Run",
-    "needs TensorFlow, which is not installed. Run: pip install",
-    "needs TensorFlow, which a cluster's workers do without. Name the",
-    "it is not a whole drift report (",
-    "--layers: the candidate's operators have no counterparts in the",
-    "). Fetch it again from the device, or leave it out",
 )
 """Errors whose ways out no test goes so far. Take out what a test goes; nothing is added."""
 

@@ -11,14 +11,16 @@ from PIL import Image
 
 from embedlite.calibration.engine import list_images
 from embedlite.calibration.engine.dask_engine import DaskEngine
+from embedlite.report.command import drift_report
 from embedlite.report.embedding import check_same, embed_far
 from embedlite.report.sides import Request, open_sides
-from embedlite.runtime.errors import DataError, EmbedliteWarning, InputValueError
+from embedlite.runtime.errors import DataError, EmbedliteWarning, InputValueError, RequestError
 from embedlite.runtime.images.open import open_source
 from embedlite.runtime.model.contract import InputContract
 
 from cluster import two_workers
-from conftest import Digits, Run, error_line
+from conftest import Digits, Run
+from ways_out import walks
 
 CONTRACT = InputContract((32, 32, 1))
 
@@ -79,10 +81,18 @@ def test_an_image_that_changes_between_the_models_is_named(engine: DaskEngine, d
         check_same(before, after, source)
 
 
-@pytest.mark.parametrize(
-    ("options", "words"), [(["--engine", "dask"], "needs TensorFlow"), (["--engine", "spark"], "unknown engine")]
-)
-def test_what_cannot_run_on_a_cluster(options: list[str], words: str, digits: Digits, run: Run) -> None:
-    images = digits.test_images
-    done = run("drift-report", digits.int8, "--reference", digits.model, "--data", images, "--threads", "1", *options)
-    assert words in error_line(done)
+@walks("needs TensorFlow, which a cluster's workers do without. Name the")
+@pytest.mark.usefixtures("served")
+def test_what_cannot_run_on_a_cluster(cluster: tuple[LocalCluster, Client], digits: Digits) -> None:
+    keras, float32 = (["--reference", str(path)] for path in (digits.model, digits.float32))
+    far = ["--engine", cluster[0].scheduler_address]
+
+    def report(*options: str) -> int:
+        sides = [str(digits.int8), "--data", str(digits.test_images), "--num-samples", "40", "--threads", "1"]
+        return int(drift_report.main([*sides, *options], standalone_mode=False))
+
+    with pytest.raises(RequestError, match="unknown engine"):
+        report(*keras, "--engine", "spark")
+    with pytest.raises(RequestError):
+        report(*keras, *far)
+    assert report(*float32, *far) == report(*keras, "--engine", "local") == 0

@@ -38,6 +38,7 @@ from embedlite.runtime.model.artifact import read_artifact
 from embedlite.runtime.model.flatbuffer import read_flatbuffer
 
 from conftest import Digits, Run, error_line
+from ways_out import walks
 
 # What exports start to measure a file is a fork.
 pytestmark = pytest.mark.usefixtures("served")
@@ -316,9 +317,17 @@ def test_a_file_with_integer_ends_that_leaves_the_normalization_to_the_runtime(t
     )
 
 
+@walks(
+    "--layers: the candidate's operators have no counterparts in the",
+    "--layers: there are no images to measure layers on. Pass at least one",
+)
 def test_the_float_model_of_another_candidate_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"no counterparts in the reference.*float32 file of the same export"):
         measured(int8("residual"), lowered("depthwise").graph.flatbuffer, tmp_path)
+    assert measured(int8("residual"), lowered("residual").graph.flatbuffer, tmp_path).layers
+    with pytest.raises(RequestError):
+        measure_layers(tmp_path / "candidate.tflite", tmp_path / "reference.tflite", [], threads=1)
+    assert measure_layers(tmp_path / "candidate.tflite", tmp_path / "reference.tflite", IMAGES[:1], threads=1).layers
 
 
 def test_the_table_shows_the_worst_and_counts_the_others() -> None:

@@ -2,23 +2,28 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from graphs import FloatGraph
 
 from embedlite.report.command import drift_report
 from embedlite.runtime.commands.embed import embed
+from embedlite.runtime.drift.moments import LARGEST_MATRIX
 from embedlite.runtime.drift.stored import load_embeddings, pack_embeddings
 from embedlite.runtime.embedding_map import read_map
-from embedlite.runtime.errors import EmbedliteError
+from embedlite.runtime.errors import EmbedliteError, MissingPackageError
 
 from conftest import Digits
-from ways_out import walk, walks
+from ways_out import check_extra, walk, walks
 
 COUNT = 60
 GALLERY = "--gallery a.npz --candidate-vectors b.npz"
 FILES = "int8.tflite --reference float32.tflite --data some"
+ARRAYS = "array.tflite --reference array.tflite --data rows.npy --mean 0 --std 1"
+WIDE = "--gallery wide_a.npz --candidate-vectors wide_b.npz"
 SEVERAL = "int8.tflite dynamic.tflite --reference float32.tflite --data some"
 
 
@@ -64,6 +69,13 @@ def folder(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
         if name == "several":
             value["candidates"] = [{}]
         (folder / f"less_{name}.json").write_text(json.dumps(value))
+    rng = np.random.default_rng(0)
+    graph = FloatGraph((9,)).dense("e", rng.normal(size=(4, 9)).astype(np.float32), np.zeros(4, np.float32))
+    (folder / "array.tflite").write_bytes(graph.to_bytes())
+    np.save(folder / "rows.npy", rng.normal(size=(30, 9)).astype(np.float32))
+    wide = rng.normal(size=(COUNT, LARGEST_MATRIX + 1)).astype(np.float32)
+    for name in "ab":
+        (folder / f"wide_{name}.npz").write_bytes(pack_embeddings(wide, names, name * 64, None))
     export = json.loads((folder / "export.json").read_text())
     for file in export["files"]:
         file["sha256"] = "0d" * 32
@@ -173,6 +185,13 @@ def folder(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
         walk("says what made stored embeddings", f"{FILES} --candidate-model int8.tflite", [FILES]),
         walk("--data is missing", "int8.tflite --reference float32.tflite", [FILES]),
         walk("so the reference must be stored too", "b.npz --reference float32.tflite", ["b.npz --reference a.npz"]),
+        walk("). Make it again with --json.", "--judge less_report.json", ["--judge report.json"]),
+        walk(
+            "--preprocess is for images, and {}. Leave it out",
+            f"{ARRAYS} --preprocess own.py:load",
+            [ARRAYS],
+        ),
+        walk("there are too many. Leave out --map", f"{WIDE} --map m.npz", [WIDE]),
         walk("both sides are stored embeddings", "b.npz --reference a.npz --data some", ["b.npz --reference a.npz"]),
     ],
 )
@@ -202,3 +221,48 @@ def test_a_map_that_is_made_as_the_error_says_is_read(folder: Path, tmp_path: Pa
     with pytest.raises(EmbedliteError):
         found.check_model(sha256["a"], made, a)
     found.check_model(sha256["b"], made, b)
+
+
+@pytest.mark.parametrize(
+    ("module", "wrong", "without", "elsewhere"),
+    [
+        walk(
+            "needs TensorFlow, which is not installed. Run: pip install",
+            "tensorflow",
+            "int8.tflite --reference model.keras --data some",
+            [FILES, "int8.tflite --reference a.npz --data some"],
+            "",
+        ),
+        walk(
+            "--html needs Jinja and Pillow, and one of them is not installed. Run",
+            "jinja2",
+            f"{FILES} --html page.html",
+            [f"{FILES} --json made.json"],
+            "--judge made.json --html page.html",
+        ),
+    ],
+)
+def test_without_a_package_the_same_is_found_as_the_error_says(
+    module: str,
+    wrong: str,
+    without: list[str],
+    elsewhere: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for path in folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        for name in [name for name in sys.modules if name.partition(".")[0] == module]:
+            patch.delitem(sys.modules, name)
+        patch.setitem(sys.modules, module, None)
+        with pytest.raises(MissingPackageError) as caught:
+            told(wrong)
+        for command in without:
+            told(command)
+    check_extra(str(caught.value), module)
+    if elsewhere:
+        told(elsewhere)
+        assert "<html" in Path("page.html").read_text()

@@ -18,6 +18,7 @@ from embedlite.runtime.images.open import open_source
 
 from cluster import two_workers
 from conftest import Digits, Run, error_line
+from ways_out import walks
 
 OTHER = "tflite-runtime"
 
@@ -55,6 +56,7 @@ def embedded(digits: Digits, run: Run, path: Path, runtime: str | None, ids: Seq
     return np.stack([rows[name] for name in ids])
 
 
+@walks("runs on this machine alone. Name a scheduler, such as --engine")
 def test_another_interpreter_is_refused_unless_set_apart(
     cluster: tuple[LocalCluster, str], digits: Digits, run: Run, tmp_path: Path
 ) -> None:
@@ -63,6 +65,7 @@ def test_another_interpreter_is_refused_unless_set_apart(
     refused = error_line(run(*sides, "--engine", address))
     assert "interpreter tflite-runtime 2.14" in refused
     assert "--workers-apart" in refused
+    assert "Name a scheduler" in error_line(run(*sides, "--engine", "local", "--workers-apart"))
     _, alone = report(cluster[0], digits, run, tmp_path / "local.json")
     text, found = report(
         *(cluster[0], digits, run, tmp_path / "apart.json", "--engine", address, "--workers-apart", "--ladder"),
@@ -124,7 +127,6 @@ def test_kinds_are_told_apart_by_all_that_decides_results() -> None:
         others_by_kind({"w": {**arm, "embedlite": "2"}}, here)
 
 
-@pytest.mark.parametrize("engine", ["local", "dask"])
-def test_one_machine_has_no_workers_to_set_apart(engine: str, digits: Digits, run: Run) -> None:
+def test_one_machine_has_no_workers_to_set_apart(digits: Digits, run: Run) -> None:
     sides = ("drift-report", digits.int8, "--reference", digits.float32, "--data", digits.test_images)
-    assert "--workers-apart is for a cluster" in error_line(run(*sides, "--engine", engine, "--workers-apart"))
+    assert "--workers-apart is for a cluster" in error_line(run(*sides, "--engine", "dask", "--workers-apart"))

@@ -1,7 +1,5 @@
 """Every way out that an error of the device's package names is gone: what is refused, and what it says to pass."""
 
-import importlib.metadata
-import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -41,7 +39,7 @@ from embedlite.runtime.monitor import DriftMonitor
 
 from conftest import Digits
 from example_records import listed, record
-from ways_out import walk, walks
+from ways_out import check_extra, walk, walks
 
 SHAPE = (4, 4, 3)
 IMAGES, WINDOWS = InputContract(SHAPE), InputContract((5, 2))
@@ -461,21 +459,6 @@ def test_a_monitor_that_is_asked_for_as_the_error_says_works(digits: Digits, tmp
         )
 
 
-def told_of_missing(module: str, monkeypatch: pytest.MonkeyPatch, needs: Callable[[], Any]) -> None:
-    """Without a module the error names an extra whose packages bring it; with it, it works."""
-    brought = {_plain(name) for name in importlib.metadata.packages_distributions()[module]}
-    with monkeypatch.context() as patch:
-        for name in [name for name in sys.modules if name.partition(".")[0] == module]:
-            patch.delitem(sys.modules, name)
-        patch.setitem(sys.modules, module, None)
-        with pytest.raises((MissingPackageError, UnreadableDataError)) as caught:
-            needs()
-    (extra,) = re.findall(r"embedlite\[(\w+)\]", str(caught.value))
-    lines = [line for line in importlib.metadata.requires("embedlite") or [] if f'extra == "{extra}"' in line]
-    assert brought & {_plain(re.split(r"[^\w-]", line)[0]) for line in lines}
-    needs()
-
-
 @pytest.mark.parametrize(
     ("module", "needs"),
     [
@@ -499,8 +482,11 @@ def test_the_extra_that_an_error_names_brings_what_is_missing(
     module: str, needs: Callable[[Path], Any], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _masked_checksum.cache_clear()
-    told_of_missing(module, monkeypatch, lambda: needs(folder))
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "-")
+    with monkeypatch.context() as patch:
+        for name in [name for name in sys.modules if name.partition(".")[0] == module]:
+            patch.delitem(sys.modules, name)
+        patch.setitem(sys.modules, module, None)
+        with pytest.raises((MissingPackageError, UnreadableDataError)) as caught:
+            needs(folder)
+    check_extra(str(caught.value), module)
+    needs(folder)

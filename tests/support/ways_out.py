@@ -8,6 +8,7 @@ the error and does what it says. ``tests/house/test_every_way_out.py`` holds the
 import ast
 import contextlib
 import functools
+import importlib.metadata
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -92,6 +93,18 @@ def pattern(phrase: str) -> re.Pattern[str]:
     """What a phrase stands for in a message that was made; lines may be wrapped."""
     parts = (r"\s+".join(map(re.escape, part.split(" "))) for part in phrase.split("{}"))
     return re.compile(r"[\s\S]+?".join(parts))
+
+
+def check_extra(said: str, module: str) -> None:
+    """Assert that the extra which an error names brings the package of a module."""
+    (extra,) = re.findall(r"embedlite\[(\w+)\]", said)
+    lines = [line for line in importlib.metadata.requires("embedlite") or [] if f'extra == "{extra}"' in line]
+    brought = {_plain(name) for name in importlib.metadata.packages_distributions()[module]}
+    assert brought & {_plain(re.split(r"[^\w-]", line)[0]) for line in lines}, said
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-")
 
 
 def marked() -> Iterator[tuple[str, str]]:

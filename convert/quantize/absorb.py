@@ -19,7 +19,7 @@ Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correc
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,15 +29,46 @@ from numpy.typing import NDArray
 from ...calibration import Ranges
 from ..graph.graph import Graph
 from ..graph.repair import drop_unused_tensors
-from .equalize import Pair, equalizable_pairs
 
 _LEAST = 0.01
 """Offsets below this share of the activation's range narrow nothing."""
 
 
+_CONVOLUTIONS = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3}
+"""Axis of the input channels in their weights."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two convolutions in a row and the index of the activation between them."""
+
+    first: Any
+    second: Any
+    between: int
+
+
 def absorbable_pairs(graph: Graph) -> list[Pair]:
-    """The pairs of convolutions between which an offset can be moved."""
-    return [pair for pair in equalizable_pairs(graph) if _sees_all_alike(graph, pair.second) and _biased(graph, pair)]
+    """The pairs between which an offset can be moved: one reader that sees all alike, no activation but ReLU."""
+    pairs = []
+    for first in graph.operators:
+        between = int(first.outputs[0])
+        readers = graph.consumers(between)
+        if graph.operator_name(first) not in _CONVOLUTIONS or len(readers) != 1 or between in graph.subgraph.outputs:
+            continue
+        second = readers[0]
+        activation = first.builtinOptions.fusedActivationFunction
+        allowed = (schema.ActivationFunctionType.NONE, schema.ActivationFunctionType.RELU)
+        if graph.operator_name(second) not in _CONVOLUTIONS or activation not in allowed:
+            continue
+        # A grouped convolution's weights have fewer input channels than its input, and a depthwise one with a
+        # multiplier has more.
+        channels = graph.shape(int(second.inputs[1]))[_CONVOLUTIONS[graph.operator_name(second)]]
+        if channels != graph.shape(between)[-1]:
+            continue
+        pair = Pair(first, second, between)
+        if all(graph.constant(int(op.inputs[1])) is not None for op in (first, second)):
+            pairs += [pair] if _sees_all_alike(graph, second) and _biased(graph, pair) else []
+    return pairs
 
 
 def absorb(flatbuffer: bytes, ranges: Ranges) -> tuple[bytes, Ranges, int]:

@@ -41,7 +41,7 @@ from ..graph.graph import Graph
 from ..modes import AUTO, CALIBRATED
 from ..normalization.prepare import FloatGraph
 from .absorb import absorb, absorbable_pairs
-from .equalize import Pair, equalizable_pairs, equalize
+from .equalize import equalizable, equalize
 from .flat_tensors import explain_flat
 from .float_end import try_float_end
 from .folds import LARGE, LEAST_TO_COMPARE, MOST_JUDGED_BYTES, make_folds, merged, most_trials, without_each
@@ -279,14 +279,13 @@ class _Planner:
         return self._with_pixels(replace(self._plain, channels={}))
 
     def _equalized(self) -> bytes:
-        """The float graph with its convolutions equalized, unless int8 comes closer to float without that."""
+        """The float graph with its channels equalized, unless int8 comes closer to float without that."""
         original, trial = self._graph.flatbuffer, self._trial
-        graph = Graph(original)
-        pairs = equalizable_pairs(graph)
+        names = equalizable(Graph(original))
         decided = None if self._choices is None else self._choices.equalization
-        if not self._options.equalize or not pairs or decided == NO_EQUALIZATION or (decided is None and trial is None):
+        if not self._options.equalize or not names or decided == NO_EQUALIZATION or (decided is None and trial is None):
             return original
-        parts = self._by_channel(graph, pairs, "equalizing")
+        parts = self._by_channel(original, names, "equalizing")
         self._plain = whole = merged(parts)
         if decided is not None:
             self._equalization = decided
@@ -305,7 +304,7 @@ class _Planner:
             return original
         self._equalization = direction
         self._decisions.append(
-            f"{len(pairs)} pairs of convolutions were equalized for int8: "
+            f"channels of {len(names)} activation(s) were equalized for int8: "
             f"{gained(trial.sqnr(plain), trial.sqnr(equalized))} on {len(trial)} calibration images, each judged "
             "with ranges of others. --no-equalize leaves them as they are."
         )
@@ -320,7 +319,8 @@ class _Planner:
             return flatbuffer
         if decided is None and trial is not None and most_trials(flatbuffer, len(trial), len(self._folds)) <= LARGE:
             return flatbuffer
-        parts = self._by_channel(graph, pairs, "absorbing")
+        names = {graph.tensor_name(pair.between) for pair in pairs}
+        parts = self._by_channel(flatbuffer, names, "absorbing")
         absorbed, _, count = absorb(flatbuffer, merged(parts))
         if decided is None:
             if not count:
@@ -339,12 +339,11 @@ class _Planner:
         self._absorbed = True
         return absorbed
 
-    def _by_channel(self, graph: Graph, pairs: Sequence[Pair], label: str) -> list[Ranges]:
-        """Ranges over some images of each fold, with the channels of the activations between pairs."""
+    def _by_channel(self, flatbuffer: bytes, names: set[str], label: str) -> list[Ranges]:
+        """Ranges over some images of each fold, with the channels of some activations."""
         pilots = [fold[: max(1, _PILOT_IMAGES // len(self._folds))] for fold in self._folds]
         total = sum(map(len, pilots))
         shown = self._engine.counted([index for pilot in pilots for index in pilot], total, label)
-        flatbuffer, names = graph.to_bytes(), {graph.tensor_name(pair.between) for pair in pairs}
         return [
             self._with_pixels(
                 collect_ranges(

@@ -1,15 +1,15 @@
 """By how much an equalized graph's activations are larger than the float graph's, channel by channel.
 
-Equalization divides output channel c of a convolution by s_c and multiplies input channel c of the next one by it
-(embedlite.convert.quantize.equalize), so the activation between them is held in another scale, g_c = 1 / s_c. The gains
-are read off the weights, which no activation range touches: a fault in a range must not be taken for a gain. With W the
-float graph's weights, w the candidate's, i and o the channels of input and output, every convolution says::
+Equalization divides the channels of a class by s_c in all constants that write them, and multiplies the weights that
+read them (embedlite.convert.quantize.equalize), so the activations between are held in another scale, g_c = 1 / s_c.
+The gains are read off the weights, which no activation range touches: a fault in a range must not be taken for a gain.
+With W the float graph's weights, w the candidate's, i and o the classes of input and output channel, every layer says::
 
-    w[o, i] g[i] = g[o] W[o, i]        g = 1 for an activation that is not such a one in between
+    w[o, i] g[i] = g[o] W[o, i]        g = 1 for the class that nothing scales
 
 That is solved by least squares twice: forwards, where the gain of the input is known, and backwards, where that of the
-output is. Each solution has a variance, from what it leaves unexplained and from the gains it was based on, and the two
-are averaged with its inverse as weight. A convolution whose weights are damaged spoils the forward solution after it
+output is. Each has a variance, from what it leaves unexplained and from the gains it was based on, and all of a
+class are averaged with its inverse as weight. A layer whose weights are damaged spoils the forward solution after it
 and the backward one before it, so that a sound one is left on either side. Weights of 8 bits tell a gain to about a
 thousandth; an error of that size is counted at the wrong one of two neighbours.
 """
@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from ...runtime.model.flatbuffer import ModelInfo, TensorInfo
 from ...runtime.model.tensor_match import Match
 
-# Axis of the output channels in a convolution's weights; the input channels are the last axis of both.
-OUTPUT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3}
+OUTPUT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0}
+"""Of the output channels in a layer's weights."""
 
 _SAME_SCALE = 0.02
 """Gains closer to one than this are rounding."""
@@ -36,22 +36,36 @@ _FIRM = 1e-4
 """Largest relative variance of a gain that shows a tensor to be rescaled."""
 
 _Array = NDArray[np.float64]
+_Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class _Convolution:
-    """Weights of both graphs, (outputs, inputs, places); a depthwise one has one input to each output."""
+class Gains:
+    """The gains of a candidate.
 
-    source: int
-    result: int
-    depthwise: bool
+    Attributes:
+        tensors: of every activation that is rescaled, (C,) float64 by index in the candidate.
+        constants: by what the float graph's constants were multiplied, in a shape that broadcasts to them, by the
+            operator's place in the reference and the constant's among its inputs.
+    """
+
+    tensors: dict[int, _Array]
+    constants: dict[tuple[int, int], _Array]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Weights of both graphs, and the class of each value's input and output channel, all of one shape."""
+
     stored: _Array
     true: _Array
+    read: _Labels
+    written: _Labels
 
 
 @dataclass(frozen=True)
 class _Estimate:
-    """Gains and their relative variances, (channels,)."""
+    """Gains and their relative variances, by class."""
 
     gain: _Array
     variance: _Array
@@ -60,117 +74,103 @@ class _Estimate:
 def channel_gains(
     candidate: ModelInfo,
     reference: ModelInfo,
+    flatbuffer: bytes,
     match: Match,
     constant: Callable[[int], NDArray[Any]],
-    float_constant: Callable[[int], NDArray[Any]],
-) -> dict[int, _Array]:
+) -> Gains:
     """The gains of every activation of the candidate that is rescaled.
 
     Args:
         candidate: the quantized graph.
         reference: the float graph.
+        flatbuffer: of the float graph.
         match: of the two.
         constant: the stored values of the candidate's constant with an index.
-        float_constant: of the reference's.
-
-    Returns:
-        (C,) float64 by index of the activation.
     """
-    between = _between_convolutions(candidate)
-    convolutions = list(_convolutions(candidate, reference, match, constant, float_constant))
-    forwards: dict[int, _Estimate] = {}
-    for item in convolutions:
-        if item.result in between:
-            forwards[item.result] = _forwards(item, forwards.get(item.source))
-    backwards: dict[int, _Estimate] = {}
-    for item in reversed(convolutions):
-        if item.source in between:
-            backwards[item.source] = _backwards(item, backwards.get(item.result))
-    gains = {}
-    for index in forwards.keys() & backwards.keys():
-        mean = _average(forwards[index], backwards[index])
-        firm = mean.variance < _FIRM
-        if (np.abs(mean.gain - 1)[firm] > _SAME_SCALE).any():
-            gains[index] = mean.gain
-    return gains
+    # It reads the schema, which what runs without --layers need not load.
+    from ...convert.graph.channels import channels
+    from ...convert.graph.graph import Graph
 
-
-def _between_convolutions(info: ModelInfo) -> set[int]:
-    """Activations that one convolution writes and one convolution, and nothing else, reads."""
-    readers: dict[int, list[str]] = {}
-    for operator, (reads, _) in zip(info.operators, info.wiring.operators, strict=True):
-        for index in reads:
-            readers.setdefault(index, []).append(operator.name)
-    written = [
-        writes[0]
-        for operator, (_, writes) in zip(info.operators, info.wiring.operators, strict=True)
-        if operator.name in OUTPUT_AXIS
-    ]
-    single = {index for index in written if len(readers.get(index, [])) == 1 and readers[index][0] in OUTPUT_AXIS}
-    return single - set(info.wiring.outputs)
-
-
-def _convolutions(
-    candidate: ModelInfo,
-    reference: ModelInfo,
-    match: Match,
-    constant: Callable[[int], NDArray[Any]],
-    float_constant: Callable[[int], NDArray[Any]],
-) -> list[_Convolution]:
-    found = []
-    for place, other in match.operators.items():
-        kind, (reads, writes) = candidate.operators[place].name, candidate.wiring.operators[place]
-        # Weights that are unpacked in the graph are float16, and those files are never equalized.
-        if kind not in OUTPUT_AXIS or not candidate.tensors[reads[1]].constant:
+    graph = Graph(flatbuffer)
+    found = channels(graph)
+    counterparts = {other: place for place, other in match.operators.items()}
+    places = {id(operator): place for place, operator in enumerate(graph.operators)}
+    layers = []
+    for item in found.scaled:
+        place = counterparts.get(places[id(item.operator)])
+        if item.times is None or place is None:
             continue
-        stored = dequantized(candidate.tensors[reads[1]], constant(reads[1]), OUTPUT_AXIS[kind])
-        true = float_constant(reference.wiring.operators[other][0][1]).astype(np.float64)
-        inputs = candidate.tensors[reads[0]].shape[-1]
-        depthwise = kind != "CONV_2D"
-        # Grouped convolutions, and depthwise ones with a multiplier, are never equalized.
-        if stored.shape == true.shape and stored.shape[-1] == inputs:
-            found.append(_Convolution(reads[0], writes[0], depthwise, *(_rows(w, depthwise) for w in (stored, true))))
-    return found
+        index = candidate.wiring.operators[place][0][item.place]
+        # Weights that are unpacked in the graph are float16, and those files are never equalized.
+        if not candidate.tensors[index].constant:
+            continue
+        stored = dequantized(candidate.tensors[index], constant(index), OUTPUT_AXIS[candidate.operators[place].name])
+        true = graph.constant(int(item.operator.inputs[item.place]))
+        if true is not None and stored.shape == true.shape:
+            classes = (np.broadcast_to(labels, true.shape).ravel() for labels in (item.times, item.over))
+            layers.append(_Layer(stored.ravel(), true.astype(np.float64).ravel(), *classes))
+    gain = _solved(layers, found.count)
+    tensors = {
+        index: gain.gain[found.labels[other]]
+        for index, other in match.tensors.items()
+        if other in found.labels and _is_rescaled(gain, found.labels[other])
+    }
+    constants = {
+        (places[id(item.operator)], item.place): gain.gain[item.over]
+        / (1 if item.times is None else gain.gain[item.times])
+        for item in found.scaled
+    }
+    return Gains(tensors, constants if tensors else {})
 
 
-def _rows(weights: _Array, depthwise: bool) -> _Array:
-    if depthwise:
-        return weights.reshape(-1, weights.shape[-1]).T[:, None, :]
-    return weights.reshape(weights.shape[0], -1, weights.shape[-1]).transpose(0, 2, 1)
+def _is_rescaled(found: _Estimate, labels: _Labels) -> bool:
+    firm = found.variance[labels] < _FIRM
+    return bool((np.abs(found.gain[labels] - 1)[firm] > _SAME_SCALE).any())
 
 
-def _forwards(item: _Convolution, source: _Estimate | None) -> _Estimate:
-    true, variance = item.true, np.zeros(1)
-    if source is not None:
-        true = true / (source.gain[:, None, None] if item.depthwise else source.gain[None, :, None])
-        variance = source.variance if item.depthwise else source.variance.mean(keepdims=True)
-    fitted = _fit(item.stored, true, np.ones((len(true), 1, 1)), axes=(1, 2))
-    return _Estimate(fitted.gain, fitted.variance + variance)
+def _solved(layers: list[_Layer], count: int) -> _Estimate:
+    forwards, backwards = _unknown(count), _unknown(count)
+    for layer in layers:
+        true = layer.true / forwards.gain[layer.read]
+        known = np.isfinite(forwards.variance[layer.read])
+        forwards = _average(forwards, _fit(layer.stored * known, true * known, layer.written, forwards, layer.read))
+    for layer in reversed(layers):
+        stored = layer.stored / backwards.gain[layer.written]
+        known = np.isfinite(backwards.variance[layer.written])
+        # Rows are rounded in steps of their own, so each counts by its own size.
+        power = _sums(stored * stored, layer.written, count) / np.maximum(_sums(known, layer.written, count), 1)
+        weight = np.divide(known, power[layer.written], out=np.zeros_like(stored), where=power[layer.written] > 0)
+        root = np.sqrt(weight)
+        fitted = _fit(stored * root, layer.true * root, layer.read, backwards, layer.written)
+        backwards = _average(backwards, _Estimate(1 / fitted.gain, fitted.variance))
+    return _average(forwards, backwards)
 
 
-def _backwards(item: _Convolution, result: _Estimate | None) -> _Estimate:
-    stored, variance = item.stored, np.zeros(1)
-    if result is not None:
-        stored = stored / result.gain[:, None, None]
-        variance = result.variance if item.depthwise else result.variance.mean(keepdims=True)
-    # Rows are rounded in steps of their own, so each counts by its own size.
-    power = np.square(stored).mean(axis=(1, 2), keepdims=True)
-    weight = np.divide(1.0, power, out=np.zeros_like(power), where=power > 0)
-    fitted = _fit(stored, item.true, weight, axes=(1, 2) if item.depthwise else (0, 2))
-    return _Estimate(1 / fitted.gain, fitted.variance + variance)
+def _unknown(count: int) -> _Estimate:
+    """Nothing but the class that is not scaled."""
+    variance = np.full(count, np.inf)
+    variance[0] = 0
+    return _Estimate(np.ones(count), variance)
 
 
-def _fit(stored: _Array, true: _Array, weight: _Array, axes: tuple[int, int]) -> _Estimate:
-    """The factor from ``true`` to ``stored`` for each place along the remaining axis, by weighted least squares."""
-    power = (weight * true * true).sum(axis=axes, keepdims=True)
-    factor = np.divide((weight * stored * true).sum(axis=axes, keepdims=True), power, where=power > 0, out=power * 0)
-    rest = (weight * np.square(stored - factor * true)).sum(axis=axes)
-    freedom = max(1, int(np.prod([stored.shape[axis] for axis in axes])) - 1)
-    factor, power = factor.ravel(), power.ravel()
-    known = factor > 0
-    variance = np.full(factor.shape, np.inf)
-    variance[known] = rest[known] / freedom / power[known] / np.square(factor[known])
-    return _Estimate(np.where(known, factor, 1.0), variance)
+def _sums(values: NDArray[Any], labels: _Labels, count: int) -> _Array:
+    return np.bincount(labels, values, count).astype(np.float64)
+
+
+def _fit(stored: _Array, true: _Array, labels: _Labels, known: _Estimate, based_on: _Labels) -> _Estimate:
+    """The factor from ``true`` to ``stored`` for each class, by least squares, from gains that are known."""
+    count = len(known.gain)
+    power = _sums(true * true, labels, count)
+    factor = np.divide(_sums(stored * true, labels, count), power, where=power > 0, out=np.zeros(count))
+    rest = _sums(np.square(stored - factor[labels] * true), labels, count)
+    used = true != 0
+    number = _sums(used, labels, count)
+    usable = np.where(np.isfinite(known.variance), known.variance, 0.0)[based_on] * used
+    variance = np.full(count, np.inf)
+    fitted = factor > 0
+    variance[fitted] = (rest / np.maximum(number - 1, 1))[fitted] / power[fitted] / np.square(factor[fitted])
+    variance[fitted] += (_sums(usable, labels, count) / np.maximum(number, 1))[fitted]
+    return _Estimate(np.where(fitted, factor, 1.0), variance)
 
 
 def _average(one: _Estimate, other: _Estimate) -> _Estimate:
@@ -178,7 +178,10 @@ def _average(one: _Estimate, other: _Estimate) -> _Estimate:
     total = precisions[0] + precisions[1]
     weighted = one.gain * precisions[0] + other.gain * precisions[1]
     gain = np.divide(weighted, total, out=np.ones_like(weighted), where=total > 0)
-    return _Estimate(gain, np.divide(1.0, total, out=np.full_like(total, np.inf), where=total > 0))
+    gain[0] = 1.0
+    variance = np.divide(1.0, total, out=np.full_like(total, np.inf), where=total > 0)
+    variance[0] = 0.0
+    return _Estimate(gain, variance)
 
 
 def dequantized(tensor: TensorInfo, values: NDArray[Any], axis: int) -> _Array:

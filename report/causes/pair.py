@@ -34,7 +34,7 @@ class GraphPair:
 
     Attributes:
         match: see :func:`embedlite.runtime.model.tensor_match.match_graphs`.
-        gains: see :func:`embedlite.report.causes.gains.channel_gains`.
+        gains: of the candidate's activations, see :class:`embedlite.report.causes.gains.Gains`.
         mine: indices of the candidate's activations.
         other: indices of the reference's.
         output: index of the candidate's output.
@@ -50,7 +50,8 @@ class GraphPair:
         mine, other = candidate.info, reference.info
         self.match = match_graphs(mine, other)
         self._constant = self._constants(candidate)
-        self.gains = channel_gains(mine, other, self.match, self._constant, self._constants(reference))
+        gains = channel_gains(mine, other, reference.flatbuffer, self.match, self._constant)
+        self.gains, self._constant_gains = gains.tensors, gains.constants
         self.mine, self.other = activations(mine), activations(other)
         self.output, self._result = mine.wiring.outputs[0], other.wiring.outputs[0]
 
@@ -113,34 +114,19 @@ class GraphPair:
         info, other = self._candidate.info, self.match.operators[place]
         theirs, outputs = self._reference.info.wiring.operators[other]
         rounded = {}
-        for mine, true in zip(info.wiring.operators[place][0], theirs, strict=False):
+        for number, (mine, true) in enumerate(zip(info.wiring.operators[place][0], theirs, strict=False)):
             if mine < 0 or true < 0 or not info.tensors[mine].constant or not info.tensors[mine].scale:
                 continue
             stored, wanted = info.tensors[mine], self._reference.info.tensors[true]
             if stored.shape == wanted.shape and wanted.dtype == "float32":
                 axis = _axis(info.operators[place].name, stored)
                 values = dequantized(stored, self._constant(mine), axis)
-                rounded[true] = self._in_true_scale(place, values, axis).astype(np.float32)
+                rounded[true] = (values / self._constant_gains.get((other, number), 1.0)).astype(np.float32)
         if not rounded:
             return None
         inputs = [self.match.tensors[index] for index in reads]
         part = with_constants(cut(self._reference.flatbuffer, [other], inputs, outputs), rounded)
         return runner(self._runtime, part, inputs, outputs, self._threads)
-
-    def _in_true_scale(self, place: int, values: Values, axis: int) -> Values:
-        """A layer's weights or bias without the gains of what it reads and writes."""
-        info = self._candidate.info
-        reads, writes = info.wiring.operators[place]
-        if info.operators[place].name not in OUTPUT_AXIS:
-            return values
-        if writes[0] in self.gains:
-            shape = [1] * values.ndim
-            shape[axis] = -1
-            values = values / self.gains[writes[0]].reshape(shape)
-        if values.ndim > 1 and reads[0] in self.gains:
-            # The input channels are the last axis of both kinds of convolution.
-            values = values * self.gains[reads[0]]
-        return values
 
     def clipped(self, index: int, values: Values) -> Values:
         """Values in the float graph's scale without what the candidate's tensor cannot hold, to half a step."""

@@ -23,7 +23,7 @@ from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
 from embedlite.convert.normalization.prepare import prepare
-from embedlite.convert.quantize.equalize import equalizable_pairs, equalize
+from embedlite.convert.quantize.equalize import equalizable, equalize
 from embedlite.convert.quantize.litert import LEAST_WEIGHTS, quantize
 from embedlite.convert.quantize.trial import unmeasured
 from embedlite.report.causes import pair as layer_pair
@@ -76,7 +76,7 @@ def lowered(kind: str) -> SimpleNamespace:
     """A float graph, ready for quantization, with its ranges."""
     graph = prepare(lower(from_keras(encoder(kind), kind, LoadOptions())).flatbuffer)
     operators = Graph(graph.flatbuffer)
-    names = {operators.tensor_name(pair.between) for pair in equalizable_pairs(operators)}
+    names = equalizable(operators)
     source = open_source(pictures(), CONTRACT)
     ranges = collect_ranges(graph.flatbuffer, source, by_channel=names, without=unmeasured(graph))
     ranges = replace(ranges, limits={**ranges.limits, graph.input_name: (0.0, 1.0)})
@@ -117,6 +117,7 @@ def named(report: LayerReport, name: str) -> LayerDrift:
         ("depthwise", "embedding", False),
         ("residual", "branch", False),
         ("residual", "sum", False),
+        ("residual", "sum", True),
     ],
 )
 def test_a_layer_whose_range_is_a_tenth_of_what_it_needs_is_ranked_first(
@@ -221,12 +222,17 @@ def test_the_part_of_the_weights_is_what_a_float_file_with_them_gives(tmp_path: 
         assert parts == pytest.approx(alone, abs=1)
 
 
-def test_equalized_channels_are_brought_back_before_they_are_compared(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "rescaled"), [("depthwise", ["first", "deep", "point"]), ("residual", ["first", "branch", "sum"])]
+)
+def test_equalized_channels_are_brought_back_before_they_are_compared(
+    kind: str, rescaled: list[str], tmp_path: Path
+) -> None:
     """Against the float graph that was equalized too, nothing needs to be brought back: the same must come out."""
-    made = lowered("depthwise")
-    report = measured(int8("depthwise", equalized=True), made.graph.flatbuffer, tmp_path)
-    direct = measured(int8("depthwise", equalized=True), made.equalized, tmp_path)
-    assert [named(report, name).rescaled for name in ("first", "deep", "point", "embedding")] == [True] * 3 + [False]
+    made = lowered(kind)
+    report = measured(int8(kind, equalized=True), made.graph.flatbuffer, tmp_path)
+    direct = measured(int8(kind, equalized=True), made.equalized, tmp_path)
+    assert [named(report, name).rescaled for name in (*rescaled, "embedding")] == [True] * 3 + [False]
     assert not any(layer.rescaled for layer in direct.layers)
     assert report.together_db == pytest.approx(direct.together_db, abs=0.01)
     for mine, true in zip(report.layers, direct.layers, strict=True):

@@ -13,7 +13,7 @@ from embedlite.convert.graph.graph import Graph
 from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
-from embedlite.convert.quantize.equalize import equalizable_pairs, equalize
+from embedlite.convert.quantize.equalize import equalizable, equalize
 from embedlite.runtime import InputContract
 from embedlite.runtime.backends.interpreters import find_runtime, open_interpreter
 from embedlite.runtime.images.open import open_source
@@ -28,15 +28,23 @@ SHAPE = (24, 24, 3)
 def convolutions(kind: str) -> keras.Model:
     keras.utils.set_random_seed(3)
     image = keras.Input(SHAPE)
-    x = layers.Conv2D(8, 3, activation={"relu6": "relu6", "linear": None}.get(kind, "relu"))(image)
+    x = layers.Conv2D(8, 3, activation={"relu6": "relu6", "linear": None, "swish": "swish"}.get(kind, "relu"))(image)
     if kind == "depthwise":
         x = layers.DepthwiseConv2D(3, activation="relu", use_bias=False)(x)
         x = layers.Conv2D(12, 1, activation="relu")(x)
     elif kind == "grouped":
         x = layers.Conv2D(8, 3, groups=4)(x)
-        x = layers.ReLU(max_value=6)(x)
+        x = layers.DepthwiseConv2D(3, depth_multiplier=2, activation="relu")(x)
     elif kind == "residual":
         x = layers.Add()([x, layers.Conv2D(8, 3, padding="same")(x)])
+    elif kind == "slopes":
+        x = layers.PReLU(shared_axes=[1, 2], alpha_initializer="random_normal")(layers.Conv2D(8, 3)(x))
+        x = layers.LeakyReLU()(layers.Conv2D(8, 3)(x))
+        x = layers.AveragePooling2D(2, 1)(layers.MaxPooling2D(2, 1, padding="same")(layers.ZeroPadding2D(1)(x)))
+    elif kind == "two":
+        x = layers.Concatenate()([x, layers.MaxPooling2D(3, 1, padding="same")(x)])
+        x = layers.Dense(10, activation="relu")(layers.GlobalAveragePooling2D()(layers.MaxPooling2D(5)(x)))
+        return keras.Model(image, layers.Dense(6)(x), name=kind)
     return keras.Model(image, layers.Flatten()(layers.Conv2D(6, 5, strides=4)(x)), name=kind)
 
 
@@ -44,8 +52,12 @@ def float_graph(kind: str) -> bytes:
     return lower(from_keras(convolutions(kind), kind, LoadOptions())).flatbuffer
 
 
+def source_images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (30, *SHAPE), np.uint8)
+
+
 def source() -> Source:
-    return open_source(np.random.default_rng(0).integers(0, 256, (30, *SHAPE), np.uint8), InputContract(SHAPE))
+    return open_source(source_images(), InputContract(SHAPE))
 
 
 def run(flatbuffer: bytes, images: Source) -> np.ndarray:
@@ -58,27 +70,52 @@ def run(flatbuffer: bytes, images: Source) -> np.ndarray:
     return np.stack(rows)
 
 
-@pytest.mark.parametrize("backwards", [False, True])
-@pytest.mark.parametrize(("kind", "pairs"), [("relu", 1), ("linear", 1), ("depthwise", 3)])
-def test_the_float_function_stays_and_the_ranges_follow(kind: str, pairs: int, backwards: bool) -> None:
+KINDS = {"relu": 1, "linear": 1, "relu6": 1, "depthwise": 3, "residual": 3, "grouped": 3, "slopes": 8, "two": 6}
+"""Kinds of networks, and how many activations can be equalized in each."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_float_function_stays_and_the_ranges_follow(kind: str) -> None:
     flatbuffer, images = float_graph(kind), source()
-    graph = Graph(flatbuffer)
-    found = equalizable_pairs(graph)
-    assert len(found) == pairs
-    names = {graph.tensor_name(pair.between) for pair in found}
-    changed, ranges = equalize(flatbuffer, collect_ranges(flatbuffer, images, by_channel=names), backwards=backwards)
-    before, after = run(flatbuffer, images), run(changed, images)
-    np.testing.assert_allclose(after, before, atol=2e-6 * np.abs(before).max())
-    measured = collect_ranges(changed, images)
-    assert ranges.limits.keys() == measured.limits.keys()
-    for name, limits in measured.limits.items():
-        assert ranges.limits[name] == pytest.approx(limits, rel=1e-5, abs=1e-6)
-    assert any(ranges.limits[name] != collect_ranges(flatbuffer, images).limits[name] for name in names)
+    names = equalizable(Graph(flatbuffer))
+    assert len(names) == KINDS[kind]
+    plain = collect_ranges(flatbuffer, images, by_channel=names)
+    before = run(flatbuffer, images)
+    for backwards in (False, True):
+        changed, ranges = equalize(flatbuffer, plain, backwards=backwards)
+        np.testing.assert_allclose(run(changed, images), before, atol=2e-6 * np.abs(before).max())
+        measured = collect_ranges(changed, images)
+        assert ranges.limits.keys() == measured.limits.keys()
+        for name, limits in measured.limits.items():
+            assert ranges.limits[name] == pytest.approx(limits, rel=1e-5, abs=1e-6)
+        assert any(ranges.limits[name] != pytest.approx(plain.limits[name], rel=1e-3) for name in names)
 
 
-@pytest.mark.parametrize("kind", ["relu6", "residual", "grouped"])
-def test_what_cannot_be_equalized_exactly_is_left_alone(kind: str) -> None:
-    assert equalizable_pairs(Graph(float_graph(kind))) == []
+def test_what_cannot_be_equalized_exactly_is_left_alone() -> None:
+    assert equalizable(Graph(float_graph("swish"))) == set()
+
+
+def test_channels_near_the_bound_of_a_relu6_keep_their_scale() -> None:
+    """Given channels of a RELU6 from far below six to beyond. Result: those far below alone are scaled, so that twice
+    of what was seen still passes."""
+    model = convolutions("relu6")
+    first = next(layer for layer in model.layers if isinstance(layer, layers.Conv2D))
+    kernel, bias = first.get_weights()
+    first.set_weights([np.abs(kernel) * np.array([0.01, 0.02, 0.05, 0.1, 0.2, 2, 4, 8], np.float32), bias])
+    flatbuffer = lower(from_keras(model, "bounded", LoadOptions())).flatbuffer
+    (name,) = equalizable(Graph(flatbuffer))
+    plain = collect_ranges(flatbuffer, source(), by_channel={name})
+    changed, _ = equalize(flatbuffer, plain)
+    after = collect_ranges(changed, source(), by_channel={name}).channels[name][1]
+    before = plain.channels[name][1]
+    assert (before == 6).any()
+    near = before > 3
+    np.testing.assert_array_equal(after[near], before[near])
+    assert (after[~near] > 1.1 * before[~near]).all()
+    assert (after[~near] <= 3 * (1 + 1e-6)).all()
+    twice = open_source(np.minimum(source_images().astype(np.int64) * 2, 255).astype(np.uint8), InputContract(SHAPE))
+    wanted = run(flatbuffer, twice)
+    np.testing.assert_allclose(run(changed, twice), wanted, atol=2e-6 * np.abs(wanted).max())
 
 
 def test_unequal_channels_gain_and_the_switch_turns_it_off(tmp_path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,16 @@ from .edit.unroll import calm, unrolling
 from .foreign import reason, told, versions
 from .keras_2.load import is_installed, load_keras_2
 from .options import LoadOptions
-from .original import Original, check_input_shape, has_open_size, joined, near, pixels_as_integers
+from .original import (
+    Original,
+    check_input_shape,
+    has_open_size,
+    joined,
+    named_outputs,
+    near,
+    pixels_as_integers,
+    several_outputs,
+)
 
 _SEPARABLE = {"groups": 1, "kernel_regularizer": None, "kernel_constraint": None, "kernel_initializer": ...}
 _OLD_SETTINGS: dict[str, dict[str, Any]] = {
@@ -309,12 +319,22 @@ def _choose_output(model: Any, name: str, wanted: str | None) -> tuple[Any, tupl
     structure = getattr(model, "output", None)
     names: list[str] = list(structure) if isinstance(structure, dict) else list(getattr(model, "output_names", []))
     if wanted is None and len(names) > 1:
-        raise ModelShapeError(
-            f"{name} has {len(names)} outputs; an encoder gives one embedding. Choose one: "
-            f"{' or '.join(f'--output {other}' for other in names)}."
-        )
+        raise several_outputs(name, names)
+
+    def missing(known: Iterable[str]) -> ModelShapeError:
+        return ModelShapeError(f"{name} has no output {wanted!r}. Its outputs are: {near(str(wanted), known)}.")
+
+    def call_unnamed(image: Any) -> Any:
+        outputs = named_outputs(model(image, training=False))
+        if wanted not in outputs:
+            raise missing(outputs)
+        return outputs[wanted]
+
+    if wanted is not None and not names:
+        # A class of one's own says what it gives when it is called.
+        return call_unnamed, (f"the embedding is the output {wanted!r}.",)
     if wanted is not None and wanted not in names:
-        raise ModelShapeError(f"{name} has no output {wanted!r}. Its outputs are: {near(wanted, names)}.")
+        raise missing(names)
     if wanted is None or len(names) == 1:
         return (lambda image: model(image, training=False)), ()
     place = names.index(wanted)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ...runtime.model.contract import kind_of
 from ..errors import ConversionError, ModelLoadError, ModelShapeError
 from ..graph.graph import Graph
-from ..graph.loops import UNROLLED, has_loops, state, steps, unbounded_loops
+from ..graph.loops import UNROLLED, has_loops, steps, unbounded_loops
 from ..graph.run import float_runner
 from .bounds.graph import check_whole
 from .edit.float32 import in_float32, other_precisions
@@ -32,7 +32,7 @@ from .edit.spelled.layouts import is_channels_first
 from .edit.still import changing_layers, is_still, not_still
 from .edit.without_lists import has_shapeless_lists, without_lists
 from .foreign import reason, told
-from .original import Original
+from .original import Original, named_outputs, several_outputs
 from .scaling import Scaling, scaling_of_tensorflow, scaling_of_tflite
 
 INPUT_NAME = "image"
@@ -248,17 +248,12 @@ def _explain_precisions(names: tuple[str, ...]) -> str:
 
 
 def _check_graph(name: str, graph: Graph) -> None:
-    """Refuse loops that may never end, and what one input leaves behind for the next."""
-    endless, kept = unbounded_loops(graph), state(graph)
+    """Refuse loops that may never end."""
+    endless = unbounded_loops(graph)
     if endless:
         raise ConversionError(
             f"{name} has a loop that nothing known beforehand ends ({endless[0]}), so a device might never answer. "
             "Give it a fixed number of steps."
-        )
-    if kept:
-        raise ConversionError(
-            f"{name} keeps state from one input to the next ({kept[0]}), so an embedding would depend on the inputs "
-            "before it. Build its recurrent layers with stateful=False."
         )
 
 
@@ -317,12 +312,10 @@ def trace(original: Original, batch: int = 1) -> tuple[Any, Any]:
     spec = tf.TensorSpec((batch, *original.input_shape), tf.float32, name=name)
 
     def embed(image: Any) -> Any:
-        outputs = tf.nest.flatten(call(image))
+        outputs = named_outputs(call(image))
         if len(outputs) != 1:
-            raise ModelShapeError(
-                f"the model has {len(outputs)} outputs; an encoder gives one embedding. Choose one with --output."
-            )
-        result = _as_rows(_with_batch(outputs[0], batch), original.rows)
+            raise several_outputs(original.name, list(outputs))
+        result = _as_rows(_with_batch(*outputs.values(), batch), original.rows)
         return tf.cast(result, tf.float32) if result.dtype.is_floating else result
 
     failed = f"cannot be called on float {name}s of shape {spec.shape}"

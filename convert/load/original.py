@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +55,23 @@ def near(wanted: str, known: Iterable[str]) -> str:
     """The names that are most like one that does not exist, for a message; the last ones where none is like it."""
     names = list(dict.fromkeys(known))
     return ", ".join(difflib.get_close_matches(wanted, names, n=4, cutoff=0.4) or names[-8:]) or "none"
+
+
+def named_outputs(result: Any) -> dict[str, Any]:
+    """What a model gives, by name: its own, else as Keras names them in a SavedModel, ``output_0`` and so on."""
+    import tensorflow as tf
+
+    outputs = tf.nest.flatten(result)
+    own = isinstance(result, dict) and len(result) == len(outputs)
+    return dict(zip(sorted(result) if own else map("output_{}".format, range(len(outputs))), outputs, strict=True))
+
+
+def several_outputs(name: str, names: Sequence[str]) -> ModelShapeError:
+    """An error that says which outputs there are to choose from."""
+    return ModelShapeError(
+        f"{name} has {len(names)} outputs; an encoder gives one embedding. Choose one: "
+        f"{' or '.join(f'--output {other}' for other in names)}."
+    )
 
 
 def check_input_shape(

@@ -17,7 +17,7 @@ from .edit.one_image import OPEN_BATCH, for_one_image
 from .edit.resizing import Sized, with_own_size
 from .foreign import reason, told, versions
 from .options import LoadOptions
-from .original import Original, check_input_shape, has_open_size, joined, near, pixels_as_integers
+from .original import Original, check_input_shape, has_open_size, joined, near, pixels_as_integers, several_outputs
 from .saved_graph import check_folder, needed
 
 SAVED_MODEL_NAME = "saved_model.pb"
@@ -294,10 +294,7 @@ def _choose_output(path: Path, signature: Any, wanted: str | None) -> tuple[str,
     if wanted is not None and wanted not in names:
         raise ModelShapeError(f"{path} has no output {wanted!r}. Its outputs are: {near(wanted, names)}.")
     if wanted is None and len(names) > 1:
-        raise ModelShapeError(
-            f"{path} has {len(names)} outputs; an encoder gives one embedding. Choose one: "
-            f"{' or '.join(f'--output {name}' for name in names)}."
-        )
+        raise several_outputs(str(path), names)
     chosen = wanted or names[0]
     return chosen, (f"the embedding is the output {chosen!r} of {len(names)}.",) if len(names) > 1 else ()
 

@@ -17,9 +17,10 @@ from ...runtime.model.origin import PARTS, Statement, statement
 from ...runtime.model.plain import metadata_statement
 from ..errors import ModelLoadError, ModelShapeError
 from ..graph.graph import DTYPES, Graph
+from ..graph.loops import state
 from ..graph.repair import drop_unused_tensors
 from .options import LoadOptions
-from .original import Original, check_input_shape, near
+from .original import Original, check_input_shape, near, several_outputs
 
 _QUANTIZED = ("int8", "uint8", "int16", "int4")
 
@@ -54,6 +55,13 @@ def load_tflite(path: Path, options: LoadOptions) -> Original:
     named = graph.tensor_name(int(graph.subgraph.inputs[0]))
     if options.input not in (None, named):
         raise ModelShapeError(f"{path} has no input {options.input!r}. Its inputs are: {named}.")
+    kept = state(graph)
+    if kept:
+        # TensorFlow's converter makes such operators of recurrent layers, and interpreters never reset them.
+        raise ModelLoadError(
+            f"{path} keeps state from one input to the next ({kept[0]}), so an embedding would depend on the inputs "
+            "before it. Pass the Keras model or the SavedModel that it was converted from; its layers keep none here."
+        )
     decisions = _unpack_weights(graph)
     _check_float(path, read_flatbuffer(graph.to_bytes()))
     source = int(graph.subgraph.inputs[0])
@@ -183,10 +191,7 @@ def _choose_output(path: Path, graph: Graph, options: LoadOptions) -> tuple[str,
             f"{path} has no output {options.output!r}. Its outputs are: {near(options.output, names)}."
         )
     if options.output is None and len(outputs) > 1:
-        raise ModelShapeError(
-            f"{path} has {len(outputs)} outputs; an encoder gives one embedding. Choose one: "
-            f"{' or '.join(f'--output {name}' for name in names)}."
-        )
+        raise several_outputs(str(path), names)
     if options.output is None or len(outputs) == 1:
         return ()
     graph.end_at(outputs[names.index(options.output)])

@@ -11,14 +11,15 @@ import functools
 import importlib.metadata
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 import pytest
 
-from embedlite.runtime.errors import EmbedliteError
+from embedlite.runtime.errors import EmbedliteError, MissingPackageError
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("runtime", "calibration", "convert", "report")
@@ -96,15 +97,40 @@ def pattern(phrase: str) -> re.Pattern[str]:
 
 
 def check_extra(said: str, module: str) -> None:
-    """Assert that the extra which an error names brings the package of a module."""
-    (extra,) = re.findall(r"embedlite\[(\w+)\]", said)
-    lines = [line for line in importlib.metadata.requires("embedlite") or [] if f'extra == "{extra}"' in line]
-    brought = {_plain(name) for name in importlib.metadata.packages_distributions()[module]}
-    assert brought & {_plain(re.split(r"[^\w-]", line)[0]) for line in lines}, said
+    """Assert that the ``pip install`` which an error names brings the package of a module."""
+    owners = {_plain(name) for name in importlib.metadata.packages_distributions()[module]}
+    assert owners & brought(said), said
+
+
+def brought(said: str) -> set[str]:
+    """The distributions that the ``pip install`` in an error brings, by what the extras of this project ask for."""
+    named = re.search(r"pip install '?([\w.-]+)(?:\[([\w,-]+)\])?", said)
+    assert named is not None, said
+    if named[2] is None:
+        return {_plain(named[1].rstrip("."))}
+    assert named[1] == "embedlite"
+    names, extras = set[str](), named[2].split(",")
+    for line in importlib.metadata.requires("embedlite") or []:
+        if any(f'extra == "{extra}"' in line for extra in extras):
+            inner = re.match(r"embedlite\[[\w,-]+\]", line)
+            names |= {_plain(re.split(r"[^\w.-]", line)[0])} if inner is None else brought(f"pip install {inner[0]}")
+    return names
 
 
 def _plain(name: str) -> str:
     return name.lower().replace("_", "-")
+
+
+def needs_package(module: str, needed: Callable[[], Any]) -> None:
+    """Without a module there is an error whose ``pip install`` brings it; with it, what is needed works."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in sys.modules if name.partition(".")[0] == module]:
+            patch.delitem(sys.modules, name)
+        patch.setitem(sys.modules, module, None)
+        with pytest.raises(MissingPackageError) as caught:
+            needed()
+    check_extra(str(caught.value), module)
+    needed()
 
 
 def marked() -> Iterator[tuple[str, str]]:

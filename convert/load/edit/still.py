@@ -70,7 +70,7 @@ def not_still(name: str, layers: tuple[str, ...], *, keras: bool) -> ConversionE
     """The error for a model that changes; ``keras``: it is one of Keras, whose own layers were taken out."""
     save = (
         "Save the Keras model itself, model.save('model.keras'), and pass that file: such layers of Keras are taken "
-        "out there. "
+        "out there, and recurrent ones with stateful=True have to be built without it. "
     )
     return ConversionError(
         f"{name} gives another embedding each time it is called: {', '.join(layers)} draw(s) random numbers or "

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
@@ -18,6 +19,8 @@ from embedlite.convert.load.keras_2 import known
 from embedlite.convert.load.keras_3.known import KERAS_3, unopened
 from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.options import LoadOptions
+
+from ways_out import walks
 
 _PROGRAM = """
 import sys
@@ -115,20 +118,32 @@ def has(library: object, name: str) -> bool:
     return bool(library.has_class({"class_name": name}))  # type: ignore[attr-defined]
 
 
-def test_a_keras_that_runs_on_something_else(bad: dict[str, tuple[Path, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+@walks(", because TensorFlow converts it. Save it with")
+def test_a_keras_that_runs_on_something_else(
+    bad: dict[str, tuple[Path, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = bad["newer.keras"][0].with_name("plain.keras")
     # Not imported yet, it is imported on TensorFlow, whatever it runs on elsewhere.
+    model = keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten(), layers.Dense(4)])
+    model.save(tmp_path / "model.keras")
+    image = np.random.default_rng(0).random((4, 4, 3), np.float32)
+    np.save(tmp_path / "image.npy", image)
     code = (
-        "import sys, pathlib; from embedlite.convert.load import load_original as load; load(pathlib.Path(sys.argv[1]))"
+        "import sys, pathlib, numpy as np; from embedlite.convert.load import load_original as load\n"
+        "load(pathlib.Path(sys.argv[1])); folder = pathlib.Path(sys.argv[2])\n"
+        "from embedlite.convert.load.lower import lower; from embedlite.convert.graph.run import float_runner\n"
+        "run = float_runner(lower(load(folder / 'model.keras')).flatbuffer)\n"
+        "np.save(folder / 'embedding.npy', run(np.load(folder / 'image.npy')))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(plain)],
+        [sys.executable, "-c", code, str(plain), str(tmp_path)],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "KERAS_BACKEND": "torch"},
     )
     assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(np.load(tmp_path / "embedding.npy"), np.asarray(model(image[None]))[0], atol=1e-6)
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     with pytest.raises(ModelLoadError, match=r"^mine cannot be exported where Keras runs on torch.*export-tflite"):
         from_keras(keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten()]), "mine", LoadOptions())

@@ -9,10 +9,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 from keras import layers, ops
 
 from embedlite.convert import ExportOptions, export
-from embedlite.convert.errors import ConversionError
+from embedlite.convert.errors import ConversionError, ModelLoadError
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.graph.loops import has_loops, steps
 from embedlite.convert.graph.run import float_runner
@@ -24,6 +25,7 @@ from embedlite.runtime import Encoder
 
 from encoders import Call
 from rounding import decibels
+from ways_out import walks
 
 SHAPE = (8, 6, 2)
 IMAGES = np.random.default_rng(0).uniform(0, 1, (12, *SHAPE)).astype(np.float32)
@@ -151,6 +153,11 @@ def test_dropout_that_is_off_beside_one_that_is_on() -> None:
     np.testing.assert_allclose(float_runner(lowered.flatbuffer)(window), wanted, atol=1e-6)
 
 
+@walks(
+    "with stateful=False, and load its weights into that",
+    "before it. Pass the Keras model or the SavedModel that it was converted from; its",
+    "change(s) variables at inference, as in training",
+)
 def test_state_that_is_kept_is_refused_and_the_way_out_works(tmp_path: Path) -> None:
     def build(*, stateful: bool) -> keras.Model:
         signal = keras.Input((8, 6), batch_size=1)
@@ -163,8 +170,26 @@ def test_state_that_is_kept_is_refused_and_the_way_out_works(tmp_path: Path) -> 
         load_original(tmp_path / "model.keras")
     other = build(stateful=False)
     other.set_weights(model.get_weights()[: len(other.weights)])
-    got = float_runner(lower(from_keras(other, "model", LoadOptions())).flatbuffer)(window)
-    np.testing.assert_allclose(got, wanted, atol=1e-6)
+    for made, name in ((model, "stateful"), (other, "stateless")):
+        signature = tf.function(lambda x, made=made: {"z": made(x)}, input_signature=[tf.TensorSpec((1, *SIGNAL))])
+        tf.saved_model.save(made, str(tmp_path / name), signature)
+    with pytest.raises(ConversionError, match="recurrent ones with stateful=True have to be built without it"):
+        lower(load_original(tmp_path / "stateful"))
+    # What Keras 2 calls an LSTM becomes one operator, which keeps its state whatever the layer says.
+    signal = tf_keras.Input(SIGNAL, batch_size=1)
+    old = tf_keras.Model(signal, tf_keras.layers.LSTM(4)(signal))
+    old.set_weights(other.get_weights())
+    old.save(tmp_path / "old.keras")
+    tf.saved_model.save(old, str(tmp_path / "old"))
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "old"))
+    (tmp_path / "old.tflite").write_bytes(converter.convert())
+    with pytest.raises(ModelLoadError, match="keeps state from one input to the next"):
+        load_original(tmp_path / "old.tflite")
+    files = [load_original(tmp_path / name) for name in ("stateless", "old", "old.keras")]
+    for original in (from_keras(other, "model", LoadOptions()), *files):
+        run = float_runner(lower(original).flatbuffer)
+        for _ in range(2):
+            np.testing.assert_allclose(run(window), wanted, atol=1e-6)
 
 
 def mapped(rows: Any) -> Any:
@@ -205,6 +230,7 @@ def test_loops_of_functions_in_a_saved_model(kind: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(float_runner(laid_out)(window), wanted, atol=1e-6)
 
 
+@walks("rows, or over a number of them that is not known beforehand, and")
 def test_more_rows_than_are_laid_out_need_the_shape_that_the_error_asks_for() -> None:
     def build(**settings: Any) -> keras.Model:
         signal = keras.Input((70, 3))

@@ -23,6 +23,7 @@ from embedlite.convert.load.options import LoadOptions
 from embedlite.runtime import Encoder
 from embedlite.runtime.errors import EmbedliteError
 
+from encoders import PLAIN
 from ways_out import walks
 
 pytestmark = [
@@ -235,7 +236,7 @@ def test_several_inputs(tmp_path: Path) -> None:
     equals(tmp_path / "label.keras", tower, input="first")
 
 
-@walks("or end it at another layer with --layer")
+@walks("or end it at another layer with --layer", "outputs; an encoder gives one embedding. Choose one")
 def test_outputs(tmp_path: Path) -> None:
     model = encoder()
     saved(tmp_path / "map.keras", keras.Model(model.inputs, model.get_layer("features").output))
@@ -244,14 +245,28 @@ def test_outputs(tmp_path: Path) -> None:
     equals(tmp_path / "whole.keras", model, layer="embedding")
 
     class Two(keras.Model):
-        def call(self, image):
-            return model(image), model(image)
+        """A class of one's own; its outputs have no names, or those of a dict."""
 
-    two = Two()
-    two(IMAGE[None])
-    with pytest.raises(EmbedliteError) as caught:
-        lower(from_keras(two, "two", LoadOptions(SHAPE)))
-    assert "2 outputs" in str(caught.value)
+        def __init__(self, name: str, give: Callable[[Any, Any], Any]) -> None:
+            super().__init__(name=name)
+            self.give = give
+
+        def call(self, image):
+            vector = model(image)
+            return self.give(vector, vector * 2)
+
+    for two in (Two("pair", lambda x, y: (x, [y])), Two("named", lambda x, y: {"vector": x, "double": y})):
+        two(IMAGE[None])
+        with pytest.raises(EmbedliteError) as caught:
+            lower(from_keras(two, two.name, LoadOptions(SHAPE)))
+        names = re.findall(r"--output (\w+)", str(caught.value))
+        assert names == {"pair": ["output_0", "output_1"], "named": ["double", "vector"]}[two.name]
+        for name in names:
+            got = float_runner(lower(from_keras(two, two.name, LoadOptions(SHAPE, output=name))).flatbuffer)(IMAGE)
+            wanted = np.asarray(model(IMAGE[None]))[0] * (2 if name in ("output_1", "double") else 1)
+            np.testing.assert_allclose(got, wanted, atol=1e-5)
+        with pytest.raises(EmbedliteError, match=r"has no output 'other'\. Its outputs are: "):
+            lower(from_keras(two, two.name, LoadOptions(SHAPE, output="other")))
 
 
 @walks(
@@ -357,3 +372,65 @@ def test_keras_2(tmp_path: Path) -> None:
     refused(path)
     model.export(str(tmp_path / "folder"))
     equals(tmp_path / "folder", model)
+
+
+@walks(
+    "so it is not a SavedModel. Pass the path of a model", "is not of a format that is known here. Pass the path of a"
+)
+def test_formats(tmp_path: Path) -> None:
+    model = saved(tmp_path / "model.keras")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "model.onnx").write_bytes(b"onnx")
+    said = [refused(tmp_path / "empty"), refused(tmp_path / "model.onnx")]
+    assert all(text.endswith(".keras, .h5 or .hdf5, a SavedModel folder, or a float .tflite.") for text in said)
+    for name in ("model.h5", "model.hdf5"):
+        model.save(tmp_path / name)
+    model.export(tmp_path / "folder", verbose=False)
+    (tmp_path / "model.tflite").write_bytes(lower(load_original(tmp_path / "model.keras")).flatbuffer)
+    for name in ("model.keras", "model.h5", "model.hdf5", "folder", "model.tflite"):
+        equals(tmp_path / name, model)
+
+
+@walks("Save it again with model.save('model.keras'), or export it as a")
+def test_what_keras_cannot_load(tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    model = saved(path)
+    with zipfile.ZipFile(path) as file:
+        config = file.read("config.json")
+    member(path, "config.json", config.replace(b'"units": 4', b'"units": -4'))
+    refused(path)
+    model.save(path)
+    equals(path, model)
+    model.export(tmp_path / "folder", verbose=False)
+    equals(tmp_path / "folder", model)
+
+
+@walks(
+    "Pass the float32 file or the Keras model; what quantization took",
+    "is none of its weights. Pass the float32 file or the Keras model",
+    "ends at the raw embedding; its normalization is left to Encoder and",
+)
+def test_tflite_files(tmp_path: Path) -> None:
+    model = saved(tmp_path / "model.keras", encoder(end=layers.UnitNormalization()))
+    (tmp_path / "float32.tflite").write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+    export(
+        model,
+        tmp_path,
+        quantize=["int8"],
+        calibration_data=np.stack([IMAGE, IMAGE[::-1], IMAGE / 2]),
+        options=ExportOptions(measure=False, **PLAIN),
+    )
+    half = encoder(end=lambda x: keras.ops.cast(keras.ops.cast(x, "float16"), "float32"))
+    saved(tmp_path / "half.keras", half)
+    (tmp_path / "half.tflite").write_bytes(tf.lite.TFLiteConverter.from_keras_model(half).convert())
+    options = ExportOptions(normalization="runtime", measure=False)
+    export(model, tmp_path / "raw", quantize=["float32"], options=options)
+    for name in ("tower.int8.tflite", "half.tflite", "raw/tower.float32.tflite"):
+        refused(tmp_path / name)
+    equals(tmp_path / "float32.tflite", model)
+    equals(tmp_path / "model.keras", model)
+    # Its own rounding to eleven bits is not taken over.
+    whole = keras.Model(half.inputs[0], half.get_layer("embedding").output)
+    got = float_runner(lower(load_original(tmp_path / "half.keras", LoadOptions())).flatbuffer)(IMAGE)
+    wanted = np.asarray(whole(IMAGE[None]))[0]
+    np.testing.assert_allclose(got, wanted, atol=1e-5 + 2**-11 * np.abs(wanted).max())

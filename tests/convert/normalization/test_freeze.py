@@ -23,6 +23,7 @@ from embedlite.runtime.errors import RequestError
 from embedlite.runtime.model.contract import NormalizationSpec
 
 from encoders import Call, small_encoder
+from ways_out import walks
 
 # What exports start to measure a file is a fork.
 pytestmark = pytest.mark.usefixtures("served")
@@ -169,6 +170,32 @@ def test_a_flat_embedding_cannot_be_frozen() -> None:
     flat = FrozenNormalization(NormalizationSpec("minmax", (0, 1)), "raw", np.ones((1, 1)), np.ones((1, 1)))
     with pytest.raises(CalibrationDataError, match="flat embedding"):
         flat.affine()
+
+
+@walks("places, and a frozen normalization would divide by zero there. Use")
+def test_constants_that_flat_images_do_not_give_are_had_as_the_error_says(tmp_path: Path) -> None:
+    """Given images of one level each. Result: refused; frozen from more of them, or left in the graph, it exports."""
+    model = encoder([layers.Conv2D(5, 3)], [MinMaxNormalization("channel", epsilon=0.0), layers.Flatten()])
+    flat = [np.full(SHAPE, 40, np.uint8)] * 2
+    varied, sample = [*flat, *images(20)], images(3, 1)
+
+    def exported(name: str, data: list[np.ndarray], placement: str) -> np.ndarray:
+        asked = ExportOptions(normalization=placement, measure=False)
+        folder = tmp_path / name
+        calibration = np.stack(data)
+        export(model, folder, quantize=["float32"], calibration_data=calibration, test_data=sample, options=asked)
+        with Encoder(next(folder.glob("*.tflite"))) as opened:
+            return opened.embed(sample)
+
+    with pytest.raises(CalibrationDataError):
+        exported("flat", flat, "frozen")
+    raw = keras.Model(model.inputs[0], model.layers[-3].output)
+    seen, values = (np.asarray(raw(np.stack(data) / np.float32(255))) for data in (varied, list(sample)))
+    low, high = seen.min((0, 1, 2)), seen.max((0, 1, 2))
+    wanted = ((values - low) / (high - low)).reshape(3, -1)
+    np.testing.assert_allclose(exported("more", varied, "frozen"), wanted, atol=1e-5)
+    wanted = np.stack([np.asarray(model(image[None] / np.float32(255)))[0] for image in sample])
+    np.testing.assert_allclose(exported("graph", flat, "graph"), wanted, atol=1e-5)
 
 
 def test_a_normalization_in_the_middle_is_frozen_too(tmp_path: Path) -> None:

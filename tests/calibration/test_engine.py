@@ -1,6 +1,7 @@
 """Engines give the same, whatever runs the images: threads, or the two workers of a real cluster, killed or not."""
 
 import contextlib
+import importlib.metadata
 import io
 import os
 import pickle
@@ -43,10 +44,12 @@ from embedlite.runtime.errors import EngineError, RequestError, UnreadableDataEr
 from embedlite.runtime.images.open import open_source
 from embedlite.runtime.images.source import Source
 from embedlite.runtime.model.artifact import read_artifact
+from embedlite.runtime.version import __version__
 
 from cluster import Deadly, Slow, two_workers
 from conftest import Digits
 from example_records import record
+from ways_out import brought, walks
 
 CONTRACT = InputContract((32, 32, 1))
 
@@ -243,13 +246,20 @@ def test_what_is_no_engine_is_refused(engine: object) -> None:
         pass
 
 
-def test_workers_without_embedlite_or_with_another_version_are_refused(client: Client) -> None:
+@walks("Run on every worker: pip install 'embedlite[images,dask]==")
+def test_workers_without_embedlite_or_with_another_version_are_refused(
+    client: Client, flatbuffer: bytes, source: Source
+) -> None:
     client.run(hide)
     try:
         with pytest.raises(WorkerMismatchError, match=r"cannot run embedlite: .*pip install 'embedlite"):
             DaskEngine(client)
     finally:
         client.run(show)
+    # What pip would bring there is what is here.
+    assert importlib.metadata.version("embedlite") == __version__
+    with DaskEngine(client) as engine:
+        assert list(collect_outputs(flatbuffer, source, [0], engine=engine)[0].shape)
     here = describe_worker()
     with pytest.raises(WorkerMismatchError, match=r"worker w .*: it has embedlite 9.9 \(here"):
         check_environment({**here, "embedlite": "9.9"}, here, "w")
@@ -375,10 +385,22 @@ def test_a_terminal_shows_progress_dashboard_and_what_each_worker_did(
     assert re.search(r"90 images on 2 worker\(s\), \d+ images/s:\n +0 +\d+ images +\d+ shards", shown)
 
 
+@walks("a cluster needs Dask, which cannot be imported (")
+def test_dask_is_brought_by_the_extra_that_the_error_names(client: Client) -> None:
+    code = (
+        "import sys; sys.modules['distributed'] = None\n"
+        "from embedlite.calibration.engine import open_engine\nwith open_engine('dask', 1): pass"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "dask" in brought(done.stderr)
+    with open_engine(client, None) as engine:
+        assert engine.environment == describe_worker()
+
+
 @contextlib.contextmanager
-def scheduler_and_worker() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+def scheduler_and_worker(address: str | None = None) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
     """As a user starts them, each a process of its own."""
-    address = f"tcp://127.0.0.1:{unused_port()}"
+    address = address or f"tcp://127.0.0.1:{unused_port()}"
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "dask", *command],
@@ -414,12 +436,7 @@ def _wait_for(address: str) -> None:
             return
 
 
-@pytest.mark.parametrize(
-    ("victim", "words"), [(0, r"at {} no longer answers"), (1, r"at {} has had no worker for 2 s.*dask worker {}")]
-)
-def test_a_cluster_that_dies_ends_the_run(
-    victim: int, words: str, source: Source, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cluster_without_workers_ends_the_run(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedlite.calibration.engine.dask_engine.CONNECT_SECONDS", 4)
     with scheduler_and_worker() as (address, processes), open_engine(address, None) as engine:
         monkeypatch.setattr(engine, "_patience", 2)
@@ -427,13 +444,39 @@ def test_a_cluster_that_dies_ends_the_run(
         def indices() -> Iterator[int]:
             for index in range(90):
                 if index == 60:
-                    processes[victim].kill()
+                    processes[1].kill()
                 yield index
 
         started = time.monotonic()
-        with pytest.raises(EngineError, match=words.format(address, address)):
+        with pytest.raises(EngineError, match=f"at {address} has had no worker for 2 s.*dask worker {address}"):
             list(engine.run(Slow(), b"", source, indices()))
         assert time.monotonic() - started < 60
+
+
+@walks("). Start it again and run the command again; with --calibration-cache")
+def test_a_scheduler_that_is_started_again_goes_on_where_it_was(
+    flatbuffer: bytes, digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedlite.calibration.engine.dask_engine.CONNECT_SECONDS", 4)
+    monkeypatch.setattr(DaskEngine, "first_chunk", 40)
+    source, path, indices = open_source(digits.calibration, CONTRACT).sample(100, 2), tmp_path / "c.npz", range(100)
+
+    def killed() -> Iterator[int]:
+        for index in indices:
+            if index == 90:
+                processes[0].kill()
+                processes[0].wait()
+            yield index
+
+    with scheduler_and_worker() as (address, processes), open_engine(address, None) as engine:
+        cache = CalibrationCache(path, flatbuffer, source, engine=engine)
+        with pytest.raises(EngineError, match=f"at {address} no longer answers"):
+            cache.collect("all", indices, threads=None, shown=killed())
+    with scheduler_and_worker(address), open_engine(address, None) as engine:
+        CalibrationCache(path, flatbuffer, source, engine=engine).collect("all", indices, threads=None, shown=indices)
+        assert engine.summary.images == 100 + 60  # hashes of all, statistics of what was left
+    CalibrationCache(tmp_path / "w.npz", flatbuffer, source).collect("all", indices, threads=2, shown=indices)
+    assert path.read_bytes() == (tmp_path / "w.npz").read_bytes()
 
 
 def unused_port() -> int:

@@ -16,6 +16,7 @@ from embedlite.runtime.images.source import Source
 from embedlite.runtime.model.artifact import read_artifact
 
 from conftest import Digits
+from ways_out import needs_package, walks
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +144,18 @@ def test_held_out_images_are_a_seeded_fifth_and_set_no_ranges(count: int, seed: 
     assert len(held) == min(count // 5, 64)
     assert sorted(kept + held) == list(range(count))
     assert hold_out(count, seed) == (kept, held)
+
+
+@walks("there are no calibration images to take ranges from. Pass at least")
+def test_one_image_is_enough_for_ranges(flatbuffer: bytes, source: Source) -> None:
+    with pytest.raises(CalibrationDataError):
+        collect_ranges(flatbuffer, source, indices=[])
+    ranges, image = collect_ranges(flatbuffer, source, indices=[3]), source.ready(3)
+    graph = Graph(flatbuffer)
+    name = graph.tensor_name(int(graph.subgraph.inputs[0]))
+    assert ranges.limits[name] == (image.min(), image.max())
+
+
+@walks("calibration reads a graph's operators with ai-edge-litert, which is")
+def test_what_reads_a_graph_is_brought_by_what_the_error_names(flatbuffer: bytes) -> None:
+    needs_package("ai_edge_litert", lambda: tensor_groups(flatbuffer))

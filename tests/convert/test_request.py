@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from embedlite.calibration import collect_statistics, save_statistics
-from embedlite.convert import Asked, ExportResult, export_asked
+from embedlite.convert import Asked, ExportOptions, ExportResult, check_installed, export, export_asked
 from embedlite.convert.graph.run import float_rows
 from embedlite.convert.layers import MinMaxNormalization
 from embedlite.convert.load.keras_model import from_keras
@@ -22,7 +22,7 @@ from embedlite.runtime.images.open import open_source
 from embedlite.runtime.model.contract import InputContract
 
 from encoders import PLAIN, Call, small_encoder
-from ways_out import walk, walks
+from ways_out import needs_package, walk, walks
 
 # What exports start to measure a file is a fork.
 pytestmark = pytest.mark.usefixtures("served")
@@ -227,6 +227,24 @@ def test_what_the_error_says_is_done_and_gives_the_original(
         if request.get("normalization") == "frozen":
             continue  # another function, by design
         equal(result, made / f"{model_of(request)}.tflite", WINDOWS if model_of(request) == "windows" else IMAGES)
+
+
+@walks("a model in memory has no folder of its own. Pass output_dir")
+def test_a_model_in_memory_goes_where_the_error_says(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((24, 24, 3)), keras.layers.Flatten(), keras.layers.Dense(4)], name="mine")
+    with pytest.raises(EmbedliteError):
+        export(model)
+    result = export(model, output_dir=tmp_path, quantize=["float32"], options=ExportOptions(measure=False))
+    assert result.files[0].path == tmp_path / "mine.float32.tflite"
+    with Encoder(result.files[0].path) as encoder:
+        wanted = np.asarray(model(IMAGES / np.float32(255)))
+        np.testing.assert_allclose(encoder.embed(IMAGES), wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+@walks(", which is not installed here. Run: pip install 'embedlite[convert]'")
+def test_what_an_export_needs_is_brought_by_the_extra_that_the_error_names() -> None:
+    for module in ("tensorflow", "litert_quantizer"):
+        needs_package(module, check_installed)
 
 
 @walks(

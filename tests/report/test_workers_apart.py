@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from distributed import LocalCluster
 
+from embedlite.calibration.collect import collect_outputs
 from embedlite.calibration.engine.dask_engine import DaskEngine, others_by_kind
 from embedlite.report.embedding import embed_far
 from embedlite.runtime import Encoder
 from embedlite.runtime.errors import EngineError, WorkerMismatchError
 from embedlite.runtime.images.open import open_source
+from embedlite.runtime.model.artifact import read_artifact
 
 from cluster import two_workers
 from conftest import Digits, Run, error_line
@@ -105,9 +107,23 @@ def test_a_cluster_without_any_worker_like_this_machine_only_adds_its_own(
     assert found == alone
 
 
+@walks("Install the same versions there, or leave it out of the cluster;")
 def test_the_last_worker_of_a_kind_that_dies_ends_the_run(digits: Digits) -> None:
+    flatbuffer = read_artifact(digits.float32).flatbuffer
+    few = open_source(digits.test_images, Encoder(digits.int8).contract.input).sample(8, 0)
+    here = collect_outputs(flatbuffer, few, range(8))
+
+    def gives_the_same() -> None:
+        with DaskEngine(client) as engine:
+            np.testing.assert_array_equal(collect_outputs(flatbuffer, few, range(8), engine=engine), here)
+
     with two_workers() as (_, client):
         other = sorted(client.scheduler_info()["workers"])[0]
+        client.run(become_another, workers=[other])
+        with pytest.raises(WorkerMismatchError):
+            DaskEngine(client)
+        client.run(lambda: os.environ.__delitem__("EMBEDLITE_RUNTIME"), workers=[other])
+        gives_the_same()
         client.run(become_another, workers=[other])
         with DaskEngine(client, patience=2, apart=True) as engine:
             assert [kind.workers for kind in engine.others] == [(other,)]
@@ -116,6 +132,7 @@ def test_the_last_worker_of_a_kind_that_dies_ends_the_run(digits: Digits) -> Non
             with pytest.raises(EngineError, match="has had no worker for 2 s that is like"):
                 rows = np.empty((40, 128), np.float32)
                 embed_far(engine.others[0], digits.int8, source, rows, contract=None, ready=False, label="apart")
+        gives_the_same()
 
 
 def test_kinds_are_told_apart_by_all_that_decides_results() -> None:

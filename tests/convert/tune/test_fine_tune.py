@@ -32,11 +32,13 @@ from embedlite.convert.tune import train as training
 from embedlite.convert.tune.fine_tune import FineTuner, Tuned
 from embedlite.convert.tune.images import Batches
 from embedlite.convert.tune.parameters import Parameters
-from embedlite.runtime import InputContract
+from embedlite.runtime import Encoder, InputContract
 from embedlite.runtime.errors import RequestError
 from embedlite.runtime.images.open import open_source
 
 from encoders import PLAIN, small_encoder
+from rounding import decibels
+from ways_out import walks
 
 # What exports start to measure a file is a fork.
 pytestmark = pytest.mark.usefixtures("served")
@@ -342,6 +344,7 @@ def test_a_graph_without_layers_is_one_line() -> None:
     assert said.startswith("int8 was not fine-tuned: ")
 
 
+@walks("was fine-tuned, and a recipe holds no weights. Keep that file, or")
 @pytest.mark.usefixtures("steps")
 def test_an_export_says_so_everywhere_and_its_recipe_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -381,6 +384,10 @@ def test_an_export_says_so_everywhere_and_its_recipe_is_refused(
     assert "were trained further on 52 unlabelled" in card
     with pytest.raises(RequestError, match="was fine-tuned, and a recipe holds no weights"):
         read_recipe(tmp_path / "tuned" / "small.float32.export.json")
+    # The file is kept, and what was exported above with --fine-tune may be exported again.
+    with Encoder(result.files[0].path) as encoder:
+        wanted = np.asarray(model(smooth(4, 6) / np.float32(255)))
+        assert decibels(encoder.embed(smooth(4, 6)), wanted) >= 20
 
 
 @pytest.mark.parametrize(

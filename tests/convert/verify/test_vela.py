@@ -1,5 +1,6 @@
 """Files compiled for an Ethos-U NPU by Vela, and the contract beside them."""
 
+import importlib.metadata
 import importlib.util
 import json
 import shutil
@@ -19,6 +20,7 @@ from embedlite.runtime import Encoder
 from embedlite.runtime.errors import (
     DamagedModelError,
     InterpreterFailedError,
+    MissingPackageError,
     NewerContractError,
     OutputError,
     UnreadableDataError,
@@ -27,7 +29,7 @@ from embedlite.runtime.model.artifact import SIDECAR_SUFFIX, read_artifact, side
 
 from conftest import Run, error_line
 from encoders import small_encoder
-from ways_out import walks
+from ways_out import brought, walks
 
 for name in ("ethosu", "tflite_micro"):
     if importlib.util.find_spec(name) is None:
@@ -92,7 +94,18 @@ def edit(path: Path, **changes: Any) -> None:
 # Compiling.
 
 
+@walks("compiling for an Ethos-U NPU needs Vela, which is not installed. pip")
 def test_with_integer_input_and_output_every_operator_is_on_the_npu(exported: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        present = importlib.metadata.version
+        missing = importlib.metadata.PackageNotFoundError
+        patch.setattr(
+            importlib.metadata, "version", lambda name: present("no-vela" if name == "ethos-u-vela" else name)
+        )
+        with pytest.raises(MissingPackageError) as caught:
+            compile_for_npu(exported["integer"], tmp_path)
+    assert isinstance(caught.value.__cause__, missing)
+    assert brought(str(caught.value)) == {"ethos-u-vela"}
     result = compile_for_npu(exported["integer"], tmp_path)
     assert (result.npu, result.cpu, result.error) == ({"CONV_2D": 3}, {}, "")
     assert result.version.split(".")[0].isdigit()

@@ -315,7 +315,7 @@ def trace(original: Original, batch: int = 1) -> tuple[Any, Any]:
         outputs = named_outputs(call(image))
         if len(outputs) != 1:
             raise several_outputs(original.name, list(outputs))
-        result = _as_rows(_with_batch(*outputs.values(), batch), original.rows)
+        result = _as_rows(_with_batch(next(iter(outputs.values())), batch), original.rows)
         return tf.cast(result, tf.float32) if result.dtype.is_floating else result
 
     failed = f"cannot be called on float {name}s of shape {spec.shape}"

@@ -22,6 +22,9 @@ PRECISIONS = (FLOAT, DYNAMIC, INT16)
 """What an operator of the int8 file may be instead: float, 8-bit weights between float activations, or 16-bit
 activations."""
 
+OLDER = "tflite-runtime"
+"""The interpreter that lacks some kernels: a target for whose sake files are made without."""
+
 WEIGHTS = "weights"
 """What the last layer of the int8 file may be: 8-bit weights that are made float again, and float activations."""
 

@@ -14,7 +14,7 @@ from ...runtime.version import __version__
 from ..errors import ConversionError
 from ..graph.graph import Graph
 from ..graph.loops import UNROLLED, has_loops, steps
-from ..modes import CALIBRATED, MIXED, Precision, is_mixed, takes_ranges
+from ..modes import CALIBRATED, MIXED, OLDER, Precision, is_mixed, takes_ranges
 from ..normalization.prepare import FloatGraph
 from ..quantize.correct import Corrected, Corrector
 from ..quantize.int16x8 import quantize_wide
@@ -88,7 +88,7 @@ class Maker:
         """
         self._request, self._contract, self._graph, self._plan, self._recipe = request, contract, graph, plan, recipe
         self._origins, self._half, self._further = origins, half, further
-        self.dense_per_tensor = "tflite-runtime" in request.targets
+        self.older_runtime = OLDER in request.targets
         self._corrector = self._wide_corrector = None
         if plan is not None:
             self._corrector = self._corrects(plan, plan.flatbuffer)
@@ -162,10 +162,11 @@ class Maker:
 
     def _quantized(self, mode: str, precision: Precision) -> bytes:
         if not takes_ranges(mode) or self._plan is None:
-            per_tensor = mode == "dynamic" and self.dense_per_tensor
-            return quantize(self._float(mode).flatbuffer, mode, None, (), dense_per_tensor=per_tensor)
+            return quantize(self._float(mode).flatbuffer, mode, None, (), older=self.older_runtime)
         if mode == "int16x8":
-            return quantize_wide(self._graph.flatbuffer, self._plan.minmax, self._graph.keep_float)
+            return quantize_wide(
+                self._graph.flatbuffer, self._plan.minmax, self._graph.keep_float, older=self.older_runtime
+            )
         return self._mixed(precision)
 
     def _corrected(self, mode: str, quantized: bytes) -> Corrected:
@@ -212,7 +213,7 @@ class Maker:
             self._plan.ranges,
             self._graph.keep_float,
             precision=by_operator(self.layers, precision),
-            dense_per_tensor=self.dense_per_tensor,
+            older=self.older_runtime,
             float_end=self._float_end,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ...calibration.tensors import short_name
 from ...runtime.drift import Drift
@@ -11,7 +11,9 @@ from ...runtime.drift.wording import decibels, gained
 from ...runtime.images.source import Source
 from ...runtime.model.flatbuffer import read_flatbuffer
 from ..make.maker import Made
+from ..modes import DYNAMIC, INT16, OLDER
 from ..normalization.prepare import FloatGraph
+from ..quantize.litert import MISSING_IN_OLDER
 from ..quantize.plan import NO_EQUALIZATION, Int8Plan, PlanChoices
 from ..quantize.trial import Trial
 from ..request import Request
@@ -52,13 +54,22 @@ def explain_placement(request: Request, graph: FloatGraph, made: Sequence[Made])
             for item in made
             if item.mode == "int8"
         ]
-    dense = any(operator.name == "FULLY_CONNECTED" for operator in read_flatbuffer(graph.flatbuffer).operators)
-    if "tflite-runtime" in request.targets and "dynamic" in places and dense:
-        decisions.append(
-            "for tflite-runtime a dense layer's weights share one scale in the dynamic file: its interpreter knows no "
+    return decisions + (_for_older(graph, places) if OLDER in request.targets else [])
+
+
+def _for_older(graph: FloatGraph, modes: Collection[str]) -> list[str]:
+    """What was done for tflite-runtime."""
+    kinds, said = {operator.name for operator in read_flatbuffer(graph.flatbuffer).operators}, []
+    if DYNAMIC in modes and "FULLY_CONNECTED" in kinds:
+        said.append(
+            f"for {OLDER} a dense layer's weights share one scale in the dynamic file: its interpreter knows no "
             "other, and the drift is somewhat larger."
         )
-    return decisions
+    for mode, precision in ((DYNAMIC, DYNAMIC), ("int16x8", INT16)):
+        missing = sorted(kinds.intersection(MISSING_IN_OLDER[precision])) if mode in modes else []
+        if missing:
+            said.append(f"for {OLDER}, which lacks them there, {', '.join(missing)} stay float in the {mode} file.")
+    return said
 
 
 def explain_contradiction(

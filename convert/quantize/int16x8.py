@@ -32,13 +32,14 @@ _HEADROOM = 2.0
 """Ranges are so many times what was seen: of 16 bits one is free, and images unlike those clip nothing then."""
 
 
-def quantize_wide(flatbuffer: bytes, ranges: Ranges, keep_float: Sequence[str]) -> bytes:
+def quantize_wide(flatbuffer: bytes, ranges: Ranges, keep_float: Sequence[str], *, older: bool = False) -> bytes:
     """The int16x8 graph from the float one; inputs and outputs stay float32.
 
     Args:
         flatbuffer: the float graph.
         ranges: minimum and maximum of its activations.
         keep_float: operators that stay float, by the name of their first output tensor.
+        older: for tflite-runtime 2.14, see :func:`embedlite.convert.quantize.litert.quantize`.
 
     Raises:
         ConversionError: litert-quantizer refused.
@@ -46,13 +47,13 @@ def quantize_wide(flatbuffer: bytes, ranges: Ranges, keep_float: Sequence[str]) 
     flatbuffer, ranges = spelled_out(flatbuffer, ranges)
     roomy = {name: (_HEADROOM * low, _HEADROOM * high) for name, (low, high) in ranges.limits.items()}
     ranges = replace(ranges, limits=roomy)
-    quantized = quantize(flatbuffer, "int16x8", ranges, keep_float)
+    quantized = quantize(flatbuffer, "int16x8", ranges, keep_float, older=older)
     for _ in range(_MOST_ROUNDS):
         names = _shifting(quantized)
         if not names:
             break
         ranges = _widened(flatbuffer, ranges, names)
-        quantized = quantize(flatbuffer, "int16x8", ranges, keep_float)
+        quantized = quantize(flatbuffer, "int16x8", ranges, keep_float, older=older)
     return quantized
 
 

@@ -35,6 +35,9 @@ its time is worth, and tflite-runtime refuses it in 16."""
 
 _NO_KERNEL = frozenset({*_LEFT_FLOAT, "EXP", "LOG", "POW", "SQRT"})
 """Operators that are never quantized, and what is often between two of them."""
+MISSING_IN_OLDER = {DYNAMIC: ("TRANSPOSE_CONV",), INT16: ("RSQRT", "SUM")}
+"""What tflite-runtime 2.14 has no kernel for, by mode or precision; where it is a target, that stays float."""
+_PAIRS = ("ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE")
 _BETWEEN = frozenset({"ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "NEG", "ABS", "RESHAPE"})
 
 
@@ -45,7 +48,7 @@ def quantize(
     keep_float: Sequence[str],
     *,
     precision: Mapping[str, str] | None = None,
-    dense_per_tensor: bool = False,
+    older: bool = False,
     float_end: Sequence[str] = (),
 ) -> bytes:
     """One mode's flatbuffer from the float one; inputs and outputs stay float32.
@@ -57,8 +60,8 @@ def quantize(
         keep_float: operators that stay float, by the name of their first output tensor.
         precision: for ``int8``: operators that are something else, by the name of their first output tensor; values of
             :data:`PRECISIONS`. Operators without weights are float where ``dynamic`` is asked for.
-        dense_per_tensor: for ``dynamic``, file or operator: one scale for all weights of a dense layer, as
-            tflite-runtime 2.14 needs it.
+        older: for tflite-runtime 2.14: one scale for all weights of a dense layer in ``dynamic``, file or operator, and
+            in float what it cannot compute there or in 16 bits.
         float_end: for ``int8``: operators at the end that stay float, likewise; a layer among them has 8-bit weights.
 
     Raises:
@@ -76,6 +79,9 @@ def quantize(
     if original is not None:
         precision |= {name: WEIGHTS for name in float_end if _is_large(original, name)}
         keep_float = [*keep_float, *(name for name in float_end if name not in precision)]
+    if older:
+        keep_float = [*keep_float, *_not_in_older(original or Graph(flatbuffer), mode, precision)]
+    if original is not None:
         keep_float = [*keep_float, *_between_float(original, [*keep_float, *float_end])]
     limits = {} if ranges is None or original is None else fill_flat(original, ranges.limits)
     if original is not None and limits:
@@ -84,7 +90,7 @@ def quantize(
         if clamped.changed:
             flatbuffer = original.to_bytes()
     engine = _engine(flatbuffer)
-    engine.load_quantization_recipe(_recipe(mode, keep_float, precision, dense_per_tensor))
+    engine.load_quantization_recipe(_recipe(mode, keep_float, precision, older))
     if mode == "int8" and original is not None:
         limits = carry_back(original, limits)
     statistics = _statistics(original, limits) if limits and original is not None else None
@@ -108,6 +114,23 @@ def quantize(
         changed.append(drop_idle_clamps(graph))
         return graph.to_bytes() if any(changed) else quantized
     return _asymmetric(quantized) if mode == DYNAMIC else quantized
+
+
+def _not_in_older(graph: Graph, mode: str, precision: Mapping[str, str]) -> list[str]:
+    """What tflite-runtime 2.14 has no kernel for, by the name of what it writes.
+
+    Its SUM of 16 bits wants the input's scale for the result, and where tensors of five axes are spread over each other
+    in 16 bits it ends the process.
+    """
+    found = []
+    for operator in graph.operators:
+        name = graph.tensor_name(int(operator.outputs[0]))
+        kind = precision.get(name, INT16 if mode == "int16x8" else mode)
+        shapes = {tuple(graph.shape(int(index))) for index in operator.inputs if index >= 0}
+        spread = kind == INT16 and graph.operator_name(operator) in _PAIRS and len(shapes) > 1
+        if graph.operator_name(operator) in MISSING_IN_OLDER.get(kind, ()) or (spread and max(map(len, shapes)) > 4):
+            found.append(name)
+    return found
 
 
 def _bits(mode: str, keep_float: Sequence[str], precision: Mapping[str, str], name: str) -> int | None:
@@ -230,7 +253,7 @@ def _asymmetric(quantized: bytes) -> bytes:
     return graph.to_bytes()
 
 
-def _recipe(mode: str, keep_float: Sequence[str], precision: Mapping[str, str], dense_per_tensor: bool) -> Any:
+def _recipe(mode: str, keep_float: Sequence[str], precision: Mapping[str, str], older: bool) -> Any:
     from litert_quantizer import qtyping, recipe_manager
     from litert_quantizer.algorithm_manager import AlgorithmName
 
@@ -250,10 +273,10 @@ def _recipe(mode: str, keep_float: Sequence[str], precision: Mapping[str, str], 
                 recipe.add_static_config(scope, every, activation_num_bits=16, weight_num_bits=8)
                 continue
             recipe.add_quantization_config(scope, every, algorithm_key=AlgorithmName.NO_QUANTIZE)
-            _in_float(recipe, scope, kind, dense_per_tensor)
+            _in_float(recipe, scope, kind, older)
     elif mode == DYNAMIC:
         recipe.add_dynamic_config(".*", every, num_bits=8)
-        if dense_per_tensor:
+        if older:
             dense = qtyping.TFLOperationName.FULLY_CONNECTED
             recipe.add_dynamic_config(".*", dense, num_bits=8, granularity=qtyping.QuantGranularity.TENSORWISE)
         for name in keep_float:
@@ -273,7 +296,7 @@ def _recipe(mode: str, keep_float: Sequence[str], precision: Mapping[str, str], 
     return recipe.get_quantization_recipe()
 
 
-def _in_float(recipe: Any, scope: str, kind: str, dense_per_tensor: bool) -> None:
+def _in_float(recipe: Any, scope: str, kind: str, older: bool) -> None:
     """Let the layer of that name have 8-bit weights between float activations, if its precision is one of those."""
     from litert_quantizer import qtyping
 
@@ -284,7 +307,7 @@ def _in_float(recipe: Any, scope: str, kind: str, dense_per_tensor: bool) -> Non
             # DEQUANTIZE has one scale: TFLite Micro takes the first of several without a word.
             recipe.add_weight_only_config(scope, operation, num_bits=8, granularity=sizes.TENSORWISE)
         elif kind == DYNAMIC:
-            size = sizes.TENSORWISE if dense_per_tensor and name == _DENSE else sizes.CHANNELWISE
+            size = sizes.TENSORWISE if older and name == _DENSE else sizes.CHANNELWISE
             recipe.add_dynamic_config(scope, operation, num_bits=8, granularity=size)
 
 

@@ -249,7 +249,7 @@ class MixedFiles:
                 "runtime": [self._stopwatch.package, package_version(self._stopwatch.package)],
                 "threads": self._stopwatch.threads,
                 "tools": tool_versions(),
-                "dense_per_tensor": self._maker.dense_per_tensor,
+                "older_runtime": self._maker.older_runtime,
                 "device": describe_environment(),
             }
         )

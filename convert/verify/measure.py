@@ -30,7 +30,7 @@ from ..make.maker import Made
 from ..make.names import OutputNames
 from ..make.package import seal
 from ..make.synthetic_inputs import edge_frames, plain_frames, span_of
-from ..modes import takes_ranges
+from ..modes import OLDER, takes_ranges
 from ..request import Request
 from ..results import ExportedFile, Untuned, Verdict
 from .latency import Stopwatch
@@ -102,6 +102,13 @@ def collect_frames(
     broken = ~np.isfinite(answers.reshape(len(answers), -1)).all(axis=1)
     answers[broken] = 0
     return Frames(ready, answers, np.arange(len(answers)) >= count, firm, rounded), int(broken.sum())
+
+
+def _with_way_out(request: Request, mode: str, answer: ProbeResult) -> ProbeResult:
+    """What the older interpreter lacks is left out of files that it is a target of."""
+    if not answer.error or answer.runtime != OLDER or mode not in ("dynamic", "int16x8") or OLDER in request.targets:
+        return answer
+    return replace(answer, error=f"{answer.error.rstrip('.')}. --target {OLDER} makes the file without what it lacks.")
 
 
 def _is_firm(reference: Reference, frame: NDArray[np.float32], answer: NDArray[np.float32]) -> bool:
@@ -199,7 +206,8 @@ def measure_files(
                 if place < len(made):
                     compiled[complete.mode] = answer
             elif other == place and isinstance(answer, ProbeResult):
-                verdicts.append(judge(answer, complete.mode, frames.part(order.few), first.embeddings, half))
+                told = _with_way_out(request, complete.mode, answer)
+                verdicts.append(judge(told, complete.mode, frames.part(order.few), first.embeddings, half))
         moved, sure, silent = None, dict[str, Interval](), None
         if drift and first.embeddings is not None:
             rows, images = order.images(len(first.embeddings))

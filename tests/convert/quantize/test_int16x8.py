@@ -69,7 +69,7 @@ def test_its_ranges_are_not_those_of_int8(tmp_path: Path) -> None:
 def test_a_mode_that_cannot_be_made_costs_the_others_nothing(
     asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> bytes:
+    def refuse(*_: object, **__: object) -> bytes:
         raise ConversionError("no kernel for that")
 
     monkeypatch.setattr(maker, "quantize_wide", refuse)
@@ -86,7 +86,7 @@ def test_a_mode_that_cannot_be_made_costs_the_others_nothing(
 
 
 def test_where_nothing_can_be_made_the_reason_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> bytes:
+    def refuse(*_: object, **__: object) -> bytes:
         raise ConversionError("no kernel for that")
 
     monkeypatch.setattr(maker, "quantize_wide", refuse)

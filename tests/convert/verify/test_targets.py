@@ -36,10 +36,14 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Saved encoders and images: an ordinary one, one with a dense layer, one that tflite-runtime gets wrong."""
+    """Saved encoders and images: an ordinary one, one with what tflite-runtime lacks, one that it gets wrong."""
     folder = tmp_path_factory.mktemp("targets")
     small_encoder([layers.Flatten(), MinMaxNormalization()]).save(folder / "small.keras")
-    small_encoder([layers.Flatten(), layers.Dense(8)]).save(folder / "dense.keras")
+    x = source = keras.Input(SHAPE)
+    x = layers.Conv2DTranspose(16, 3, activation="relu")(layers.Conv2D(16, 3, strides=3, activation="relu")(x))
+    x = layers.GroupNormalization(4)(x)
+    x = keras.ops.sum(x * layers.Softmax([1, 2])(layers.Conv2D(1, 1)(x)), (1, 2))
+    keras.Model(source, layers.Dense(64)(x)).save(folder / "older.keras")
     keras.utils.set_random_seed(0)
     wide = [
         keras.Input(SHAPE),
@@ -81,18 +85,47 @@ def test_a_file_that_a_required_target_does_not_run_is_rejected(folder: Path, tm
     assert not (tmp_path / "wide.float32.tflite").exists()
 
 
-def test_tflite_runtime_as_a_target_gets_the_dense_weights_it_can_read(folder: Path, tmp_path: Path) -> None:
-    options = {"quantize": ["dynamic"], "test_data": IMAGES}
-    plain = export_asked(folder / "dense.keras", Asked(output_dir=tmp_path / "plain", **options))
+def test_tflite_runtime_as_a_target_gets_what_it_can_compute(folder: Path, tmp_path: Path) -> None:
+    options = {"quantize": ["dynamic", "int16x8"], "calibration_data": IMAGES, "correct": ["none"]}
+    plain = export_asked(folder / "older.keras", Asked(output_dir=tmp_path / "plain", **options))
     chosen = export_asked(
-        folder / "dense.keras", Asked(output_dir=tmp_path / "chosen", targets=["tflite-runtime"], **options)
+        folder / "older.keras", Asked(output_dir=tmp_path / "chosen", targets=["tflite-runtime"], **options)
     )
-    verdicts = [{v.runtime: v for v in result.files[0].verified}["tflite-runtime"] for result in (plain, chosen)]
-    assert not verdicts[0].ok
-    assert "FULLY_CONNECTED" in verdicts[0].detail
-    assert verdicts[1].ok, verdicts[1].detail
     assert chosen.failed_targets == ()
-    assert any("share one scale" in decision for decision in chosen.decisions)
+    for before, after in zip(plain.files, chosen.files, strict=True):
+        refused, taken = ({v.runtime: v for v in file.verified}["tflite-runtime"] for file in (before, after))
+        assert not refused.ok
+        assert refused.detail.endswith("--target tflite-runtime makes the file without what it lacks.")
+        assert taken.ok, taken.detail
+        assert before.drift is not None
+        assert after.drift is not None
+        # One scale for all weights of a dense layer costs a decibel or two.
+        assert after.drift.sqnr_db > before.drift.sqnr_db - 3
+        float_ones, kinds = _in_float(after.path)
+        assert float_ones.issuperset(kinds & MISSING_IN_OLDER_OF[after.mode])
+        assert MISSING_IN_OLDER_OF[after.mode] & kinds
+    for words in (
+        "share one scale",
+        "RSQRT, SUM stay float in the int16x8",
+        "TRANSPOSE_CONV stay float in the dynamic",
+    ):
+        assert any(words in decision for decision in chosen.decisions), words
+
+
+MISSING_IN_OLDER_OF = {"dynamic": {"TRANSPOSE_CONV"}, "int16x8": {"RSQRT", "SUM"}}
+
+
+def _in_float(path: Path) -> tuple[set[str], set[str]]:
+    """Operators that compute with floats alone, and all."""
+    graph = Graph(read_artifact(path).flatbuffer)
+    kinds = {graph.operator_name(operator) for operator in graph.operators}
+    mixed = {
+        graph.operator_name(operator)
+        for operator in graph.operators
+        if {"int8", "int16"}
+        & {graph.dtype(int(index)) for index in (*operator.inputs, *operator.outputs) if index >= 0}
+    }
+    return kinds - mixed, kinds
 
 
 def test_ethos_u_gets_integers_throughout_and_the_compiled_file(folder: Path, tmp_path: Path) -> None:

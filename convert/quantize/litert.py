@@ -95,7 +95,7 @@ def quantize(
         limits = carry_back(original, limits)
     statistics = _statistics(original, limits) if limits and original is not None else None
     version = package_version("litert-quantizer") or "of unknown version"
-    way_out = "Leave that mode out, or simplify the operation it names."
+    way_out = "Other files do not need it."
     with (
         told(ConversionError, "litert-quantizer", version, f"cannot make the {mode} file", way_out),
         warnings.catch_warnings(),

@@ -187,6 +187,11 @@ WALKS = [
         [{"correct": ["none"], **INT8}, {"correct": ["bias"], **INT8}],
     ),
     walk(
+        "Pass some hundred images like those the encoder will see.",
+        {"calibration_data": IMAGES[:1]},
+        [{"calibration_data": np.random.default_rng(2).integers(0, 256, (100, 24, 24, 3), np.uint8)}],
+    ),
+    walk(
         ", so these images say nothing about the encoder. Pass images like",
         {"calibration_data": "flat"},
         [{"calibration_data": IMAGES}],

@@ -240,6 +240,14 @@ class Elsewhere:
             [lambda folder: check_images(PIXELS[:1], IMAGES)],
         ),
         walk(
+            "Pass uint8 pixels (0-255), or floats as the model was trained on",
+            lambda folder: check_images(PIXELS.astype(str), IMAGES),
+            [
+                lambda folder: check_images(PIXELS, IMAGES),
+                lambda folder: check_images(PIXELS / np.float32(255), IMAGES),
+            ],
+        ),
+        walk(
             "the inputs do not form one array",
             lambda folder: check_images([PIXELS[0].tolist(), [[1, 2], [3]]], IMAGES),
             [lambda folder: check_images(np.stack(list(PIXELS)), IMAGES)],

@@ -30,6 +30,9 @@ NAMES_A_WAY = re.compile(
 """An option, a call, a package or a command, or what to use, pass or leave out."""
 
 
+SENTENCE = re.compile(r"(?:^|[.;] )[A-Z][a-z]+ ")
+
+
 class Message(NamedTuple):
     """A message as it stands in the source, ``{}`` for what is filled in."""
 
@@ -154,41 +157,60 @@ def _messages() -> Iterator[Message]:
         path: ast.parse(path.read_text(encoding="utf-8")) for name in PACKAGES for path in (ROOT / name).rglob("*.py")
     }
     functions: dict[str, list[tuple[Path, ast.FunctionDef]]] = {}
-    constants: dict[str, list[tuple[Path, ast.Assign]]] = {}
+    constants: dict[str, list[tuple[Path, ast.expr]]] = {}
     for path, module in modules.items():
         for node in ast.walk(module):
             if isinstance(node, ast.FunctionDef):
                 functions.setdefault(node.name, []).append((path, node))
         for statement in module.body:
             if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-                constants.setdefault(statement.targets[0].id, []).append((path, statement))
+                constants.setdefault(statement.targets[0].id, []).append((path, statement.value))
     for path, module in modules.items():
+        local = _assigned(module)
         for call in _errors(module):
-            yield Message(f"{path.relative_to(ROOT)}:{call.lineno}", " ".join(map(_template, call.args)))
+            yield _message(path, call, " ".join(map(_template, call.args)))
             for part in (part for argument in call.args for part in ast.walk(argument)):
                 if isinstance(part, ast.Call) and isinstance(part.func, ast.Name | ast.Attribute):
                     name = part.func.id if isinstance(part.func, ast.Name) else part.func.attr
                     for origin, function in functions.get(name, []):
                         yield from _returned(origin, function)
                 if isinstance(part, ast.Name):
-                    for origin, constant in constants.get(part.id, []):
-                        yield Message(f"{origin.relative_to(ROOT)}:{constant.lineno}", _template(constant.value))
+                    yield from (_message(origin, value) for origin, value in constants.get(part.id, []))
+                    # A part that is no sentence, such as the name of an option, tells nobody to do anything.
+                    found = (_message(path, value) for value in local.get(part.id, []))
+                    yield from (message for message in found if SENTENCE.search(message.text))
+
+
+def _message(path: Path, node: ast.expr, text: str | None = None) -> Message:
+    return Message(f"{path.relative_to(ROOT)}:{node.lineno}", _template(node) if text is None else text)
 
 
 def _errors(module: ast.Module) -> Iterator[ast.Call]:
     for node in ast.walk(module):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute) and node.args:
             name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
-            if name.endswith("Error") or name == "BadParameter":
+            if name.endswith("Error") or name in ("BadParameter", "ClickException", "fail", "told"):
                 yield node
+
+
+def _assigned(module: ast.Module) -> dict[str, list[ast.expr]]:
+    """What names stand for inside functions, wherever that is in the module."""
+    found: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(module):
+        if isinstance(node, ast.Assign):
+            target, value = node.targets[0], node.value
+            several = isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
+            for one, part in zip(target.elts, value.elts, strict=False) if several else [(target, value)]:
+                if isinstance(one, ast.Name):
+                    found.setdefault(one.id, []).append(part)
+    return found
 
 
 def _returned(path: Path, function: ast.FunctionDef) -> Iterator[Message]:
     for node in ast.walk(function):
         if isinstance(node, ast.Return) and node.value is not None:
             values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
-            for value in values:
-                yield Message(f"{path.relative_to(ROOT)}:{node.lineno}", _template(value))
+            yield from (_message(path, value) for value in values)
 
 
 def _template(node: ast.AST) -> str:
@@ -200,6 +222,14 @@ def _template(node: ast.AST) -> str:
         return _template(node.left) + _template(node.right)
     if isinstance(node, ast.IfExp):
         return f"{_template(node.body)} {_template(node.orelse)}"
+    if isinstance(node, ast.FormattedValue) and isinstance(node.value, ast.IfExp):
+        return _template(node.value)
+    if isinstance(node, ast.FormattedValue) and isinstance(node.value, ast.Call):
+        # ' or '.join(f'--output {name}' for name in names)
+        call = node.value
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "join":
+            (joined,) = call.args
+            return _template(joined.elt) if isinstance(joined, ast.GeneratorExp) else "{}"
     return "{}"
 
 

@@ -17,6 +17,8 @@ from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
 
+from ways_out import walks
+
 SHAPE = (18, 18, 3)
 IMAGE = np.random.default_rng(0).random(SHAPE, np.float32)
 
@@ -63,13 +65,16 @@ def test_a_model_of_the_users_own_class(tmp_path: Path) -> None:
     np.testing.assert_allclose(float_runner(lowered.flatbuffer)(IMAGE), wanted, atol=1e-5)
 
 
+@walks("Save the Keras model itself, model.save('model.keras'), and pass that file: such")
 def test_a_saved_model_that_is_random_names_the_layers_and_the_file_that_is_not(tmp_path: Path) -> None:
     model = encoder(training=True)
     model.export(tmp_path / "folder", verbose=False)
     with pytest.raises(ConversionError, match=r"another embedding each time.*turn.*model\.save\('model\.keras'\)"):
         lower(load_original(tmp_path / "folder"))
     model.save(tmp_path / "model.keras")
-    lower(load_original(tmp_path / "model.keras"))
+    lowered = lower(load_original(tmp_path / "model.keras"))
+    wanted = np.asarray(encoder(training=False)(IMAGE[None]))[0]
+    np.testing.assert_allclose(float_runner(lowered.flatbuffer)(IMAGE), wanted, atol=1e-5)
 
 
 class Module(tf.Module):

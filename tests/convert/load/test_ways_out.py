@@ -219,7 +219,11 @@ def test_functions_between_layers(tmp_path: Path) -> None:
     equals(tmp_path / "model.keras", model)
 
 
-@walks("an encoder takes one. Name that one with --input", "has no output that needs the input")
+@walks(
+    "an encoder takes one. Name that one with --input",
+    "has no output that needs the input",
+    "outputs of the input {}; an encoder gives one embedding. Choose one",
+)
 def test_several_inputs(tmp_path: Path) -> None:
     tower = encoder()
     first, second = keras.Input(SHAPE, name="first"), keras.Input(SHAPE, name="second")
@@ -234,6 +238,11 @@ def test_several_inputs(tmp_path: Path) -> None:
     saved(tmp_path / "label.keras", keras.Model([first, label], [vector, layers.Dense(2)(vector) * label]))
     assert "--input" in refused(tmp_path / "label.keras")
     equals(tmp_path / "label.keras", tower, input="first")
+    outputs = {"vector": vector, "double": vector * 2, "loss": layers.Dense(2)(vector) * label}
+    saved(tmp_path / "two.keras", keras.Model([first, label], outputs))
+    assert "Choose one: --output vector or --output double" in refused(tmp_path / "two.keras", input="first")
+    for output, factor in (("vector", 1), ("double", 2)):
+        equals(tmp_path / "two.keras", lambda x, factor=factor: tower(x) * factor, input="first", output=output)
 
 
 @walks("or end it at another layer with --layer", "outputs; an encoder gives one embedding. Choose one")
@@ -267,6 +276,28 @@ def test_outputs(tmp_path: Path) -> None:
             np.testing.assert_allclose(got, wanted, atol=1e-5)
         with pytest.raises(EmbedliteError, match=r"has no output 'other'\. Its outputs are: "):
             lower(from_keras(two, two.name, LoadOptions(SHAPE, output="other")))
+
+
+@walks("Check --input-shape, and that the model takes a batch of one")
+def test_calls() -> None:
+    """Of a class of one's own, which says nothing of its input."""
+
+    class Own(keras.Model):
+        def __init__(self, rows: int) -> None:
+            super().__init__()
+            self.rows, self.tower = rows, encoder()
+
+        def call(self, image):
+            return self.tower(keras.ops.reshape(image, (self.rows, *SHAPE)))
+
+    one, two = Own(1), Own(2)
+    one(IMAGE[None])
+    two(np.stack([IMAGE, IMAGE]))
+    for model, shape in ((one, (7, *SHAPE[1:])), (two, SHAPE)):
+        with pytest.raises(EmbedliteError):
+            lower(from_keras(model, "own", LoadOptions(shape)))
+    got = float_runner(lower(from_keras(one, "own", LoadOptions(SHAPE))).flatbuffer)(IMAGE)
+    np.testing.assert_allclose(got, np.asarray(one(IMAGE[None]))[0], atol=1e-5)
 
 
 @walks(
@@ -321,6 +352,8 @@ def test_variables(tmp_path: Path) -> None:
     "needs other inputs than",
     "has no signature, so nothing says",
     "has no graph for serving",
+    "has several signatures, and none is called {}. Choose one",
+    "inputs; an encoder takes one. Choose one, if the output needs no other",
 )
 def test_saved_models(tmp_path: Path) -> None:
     model = encoder()
@@ -336,6 +369,14 @@ def test_saved_models(tmp_path: Path) -> None:
     refused(tmp_path / "both", input="image")
     tf.saved_model.save(model, tmp_path / "alone", {"serving_default": both, "embed": alone})
     equals(tmp_path / "alone", model, signature="embed")
+
+    either = tf.function(lambda image, label: {"z": model(image)}, input_signature=[image, label])
+    tf.saved_model.save(model, tmp_path / "several", {"one": alone, "either": either})
+    assert "Choose one: --signature either or --signature one" in refused(tmp_path / "several")
+    equals(tmp_path / "several", model, signature="one")
+    said = refused(tmp_path / "several", signature="either")
+    assert "--input image or --input label" in said
+    equals(tmp_path / "several", model, signature="either", input="image")
 
     def change(edit: Callable[[Any], None]) -> None:
         path = tmp_path / "model" / "saved_model.pb"

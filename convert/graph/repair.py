@@ -3,11 +3,13 @@
 1. Weights inside the flatbuffer (:class:`embedlite.convert.graph.graph.Graph` does it on reading): TFLite Micro answers
 zeros otherwise. 2. Operator versions as the schema asks (:mod:`embedlite.convert.graph.versions`). 3. Operator codes,
 tensors and buffers that nothing uses any more are dropped. 4. ``min_runtime_version`` set to what the operators really
-need; other converter metadata dropped.
+need; other converter metadata dropped. 5. Dense layers of 16 bits give two axes: of more tflite-runtime 2.14 computes
+as many rows as the first axis has, and leaves the others as they were.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ _KEPT_METADATA_SIZE = 16
 
 def repair(graph: Graph) -> None:
     """Repair a graph in place; see the module's text."""
+    _lay_out_rows(graph)
     versions = []
     for operator in graph.operators:
         code = graph.model.operatorCodes[operator.opcodeIndex]
@@ -37,6 +40,38 @@ def repair(graph: Graph) -> None:
     graph.model.metadata = []
     _compact_buffers(graph)
     add_metadata(graph, "min_runtime_version", minimum_runtime(versions).encode().ljust(_KEPT_METADATA_SIZE, b"\0"))
+
+
+def _lay_out_rows(graph: Graph) -> None:
+    """Reshape what dense layers of 16 bits read and write to two axes, and back."""
+    for operator in list(graph.operators):
+        source, result = int(operator.inputs[0]), int(operator.outputs[0])
+        shape = graph.shape(result)
+        if graph.operator_name(operator) != "FULLY_CONNECTED" or graph.dtype(source) != "int16" or len(shape) == 2:
+            continue
+        inputs = graph.shape(int(operator.inputs[1]))[1]
+        rows = math.prod(shape[:-1])
+        given = _like(graph, source, f"{graph.tensor_name(result)}/given", (rows, inputs))
+        made = _like(graph, result, f"{graph.tensor_name(result)}/rows", (rows, shape[-1]))
+        place = graph.position(operator)
+        graph.operators.insert(place + 1, _reshape(graph, made, result))
+        graph.operators.insert(place, _reshape(graph, source, given))
+        operator.inputs, operator.outputs = [given, *map(int, operator.inputs[1:])], [made]
+        operator.builtinOptions.keepNumDims = False
+
+
+def _like(graph: Graph, index: int, name: str, shape: tuple[int, ...]) -> int:
+    """A tensor with the steps of another one."""
+    added = graph.add_tensor(name, shape, np.dtype(graph.dtype(index)))
+    graph.tensor(added).quantization = graph.tensor(index).quantization
+    return added
+
+
+def _reshape(graph: Graph, source: int, result: int) -> Any:
+    options = schema.ReshapeOptionsT()
+    options.newShape = list(graph.shape(result))
+    shape = graph.add_constant(f"{graph.tensor_name(result)}/shape", np.array(options.newShape, np.int32))
+    return graph.make_operator("RESHAPE", [source, shape], [result], options)
 
 
 def add_metadata(graph: Graph, name: str, content: bytes) -> None:

@@ -32,7 +32,7 @@ from ..graph.channels import FIXED, Channels, Labels, Scaled, channels, scale_ch
 from ..graph.graph import Graph
 from ..graph.repair import drop_unused_tensors
 
-_EXPONENTS, _SHARES = (0.3, 0.5, 0.7, 1.0), (0.5, 1.0)
+_EXPONENTS, _SHARES = (0.3, 0.5, 0.7), (0.5, 1.0)
 """What is tried: SmoothQuant's alpha, and how much of the way to those factors is gone."""
 
 _POWER = 0.1

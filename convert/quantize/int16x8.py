@@ -6,6 +6,9 @@ float graph as it is. What is chosen for int8, with its 256 steps, costs 8 to 24
 TFLite has two kernels for the sum of two 16-bit tensors. If all three scales are powers of two it takes the one that
 shifts, and refuses at runtime where both inputs have to be shifted. The other knows any scale, so a range is widened by
 0.02 dB until one of the three scales is none.
+
+tflite-runtime 2.14 refuses a 16-bit RSQRT. So the variance of a layer normalization and its root are float, which is
+nearer, too: most variances are small beside their range.
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ _WIDER = 2.0 ** (2 * _NEAR)
 _MOST_ROUNDS = 4
 _SUMS = ("ADD", "SUB")
 
+_VARIANCE = ("ADD", "MAXIMUM", "MEAN", "SQUARED_DIFFERENCE")
+"""What lies between an activation and the root of its variance."""
+
 _HEADROOM = 2.0
 """Ranges are so many times what was seen: of 16 bits one is free, and images unlike those clip nothing then."""
 
@@ -45,6 +51,7 @@ def quantize_wide(flatbuffer: bytes, ranges: Ranges, keep_float: Sequence[str], 
         ConversionError: litert-quantizer refused.
     """
     flatbuffer, ranges = spelled_out(flatbuffer, ranges)
+    keep_float = [*keep_float, *_roots(Graph(flatbuffer))]
     roomy = {name: (_HEADROOM * low, _HEADROOM * high) for name, (low, high) in ranges.limits.items()}
     ranges = replace(ranges, limits=roomy)
     quantized = quantize(flatbuffer, "int16x8", ranges, keep_float, older=older)
@@ -55,6 +62,21 @@ def quantize_wide(flatbuffer: bytes, ranges: Ranges, keep_float: Sequence[str], 
         ranges = _widened(flatbuffer, ranges, names)
         quantized = quantize(flatbuffer, "int16x8", ranges, keep_float, older=older)
     return quantized
+
+
+def _roots(graph: Graph) -> list[str]:
+    """Roots of variances and what they alone are computed from, by the name of what the operators write."""
+    producers, consumers = graph.links()
+    found = []
+    for operator in graph.operators:
+        if graph.operator_name(operator) != "RSQRT":
+            continue
+        found.append(graph.tensor_name(int(operator.outputs[0])))
+        index = int(operator.inputs[0])
+        while len(consumers[index]) == 1 and index in producers and graph.operator_name(producers[index]) in _VARIANCE:
+            found.append(graph.tensor_name(index))
+            index = graph.inputs(producers[index])[0]
+    return found
 
 
 def spelled_out(flatbuffer: bytes, ranges: Ranges) -> tuple[bytes, Ranges]:

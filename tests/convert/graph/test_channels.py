@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+from graphs import FloatGraph
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.graphs import FloatGraph
 
 from embedlite.convert.graph.channels import FIXED, channels, scale_channels
 from embedlite.convert.graph.graph import Graph

@@ -114,6 +114,7 @@ def _load(
     custom = bring_code(path, needs, offered, replaced)
     rename_replaced(config, replaced)
     edited = drop_compiling(config) or edited
+    edited = _as_given(config) or edited
     old = path.suffix.lower() in H5_SUFFIXES
     if old:
         _drop_old_settings(config)
@@ -142,6 +143,22 @@ def _build(path: Path, file: Path, custom: dict[str, Any]) -> Any:
         raise ModelLoadError(
             f"{path}{by} cannot be loaded by Keras {keras.__version__}: {reason(error)}. {SAVE_AGAIN}"
         ) from error
+
+
+def _as_given(config: Any) -> bool:
+    """Write the factors of a RandomShear as they were given: Keras keeps a factor of a as (-a, a), and does not read
+    that. Returns whether there were any."""
+    changed = False
+    if isinstance(config, dict) and config.get("class_name") == "RandomShear":
+        settings = config.get("config")
+        settings = settings if isinstance(settings, dict) else {}
+        for name in ("x_factor", "y_factor"):
+            match settings.get(name):
+                case [float() | int() as low, float() | int() as high] if low == -high:
+                    settings[name], changed = high, True
+    for item in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
+        changed = _as_given(item) or changed
+    return changed
 
 
 def _drop_old_settings(config: Any) -> None:

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -106,6 +107,44 @@ def test_a_model_with_random_layers_that_are_off_is_left_alone(tmp_path: Path) -
     assert lower(load_original(tmp_path / "model.keras")).decisions == ()
 
 
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_a_shear_is_read_although_keras_does_not_read_what_it_writes(suffix: str, tmp_path: Path) -> None:
+    image = keras.Input(SHAPE)
+    augment = keras.Sequential([keras.Input(SHAPE), layers.RandomShear(0.3, (0.1, 0.2)), layers.RandomShear(0.2)])
+    model = keras.Model(image, layers.GlobalMaxPooling2D()(layers.Conv2D(4, 3)(augment(image))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save(tmp_path / f"model{suffix}")
+    with pytest.raises((TypeError, ValueError), match="RandomShear"):
+        keras.saving.load_model(tmp_path / f"model{suffix}")
+    lowered = lower(load_original(tmp_path / f"model{suffix}"))
+    wanted = np.asarray(model(IMAGE[None], training=False))[0]
+    np.testing.assert_allclose(float_runner(lowered.flatbuffer)(IMAGE), wanted, atol=1e-5)
+
+
+AUGMENTING = [name for name in dir(layers) if name.startswith("Random") and name != "RandomShear"]
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "RandomCrop": (8, 8),
+    "RandomPosterization": (4,),
+    "RandomTranslation": (0.1, 0.1),
+    **dict.fromkeys(("RandomColorJitter", "RandomElasticTransform", "RandomErasing", "RandomFlip"), ()),
+    **dict.fromkeys(("RandomGaussianBlur", "RandomGrayscale", "RandomInvert", "RandomPerspective"), ()),
+}
+
+
+def test_every_layer_of_augmentation_is_at_inference_what_keras_makes_of_it() -> None:
+    """All in one model, by one conversion: what any of them did would be seen at the end."""
+    image = keras.Input(SHAPE)
+    x = image
+    for name in AUGMENTING:
+        x = getattr(layers, name)(*ARGUMENTS.get(name, (0.2,)))(x)
+    model = keras.Model(image, layers.Dense(6)(layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(x))))
+    lowered = lower(from_keras(model, "augmented", LoadOptions()))
+    assert lowered.decisions == ()
+    wanted = np.asarray(model(IMAGE[None], training=False))[0]
+    np.testing.assert_allclose(float_runner(lowered.flatbuffer)(IMAGE), wanted, atol=1e-5)
+
+
 def test_random_numbers_that_change_nothing_are_not_drawn(tmp_path: Path) -> None:
     """Keras counts on where they come from at inference, too, and no device has a variable."""
     image = keras.Input(SHAPE)
@@ -114,5 +153,5 @@ def test_random_numbers_that_change_nothing_are_not_drawn(tmp_path: Path) -> Non
     model.save(tmp_path / "model.keras")
     lowered = lower(load_original(tmp_path / "model.keras"))
     assert lowered.decisions == ()
-    wanted = np.asarray(model(IMAGE[None]))[0]
+    wanted = np.asarray(model(IMAGE[None], training=False))[0]
     np.testing.assert_allclose(float_runner(lowered.flatbuffer)(IMAGE), wanted, atol=1e-5)

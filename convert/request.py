@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..runtime.backends.registry import BACKENDS
 from ..runtime.errors import RequestError
 from ..runtime.model.contract import InputContract
 from ..runtime.options import check_values
@@ -81,6 +82,7 @@ def check_request(asked: Asked, path: Path, decided: Sequence[str] | None) -> Re
     _check_images(asked)
     _check_tuning(asked, modes)
     targets = check_targets(asked.targets, modes)
+    _check_width(asked, targets)
     _check_measured(asked)
     return Request(
         **{**vars(asked), "targets": targets},
@@ -179,6 +181,16 @@ def _check_types(asked: Asked, modes: Sequence[str]) -> None:
                 f"{option} {value} is for the int8 file, which was not asked for. Add -q int8, which needs "
                 "--calibration-data."
             )
+
+
+def _check_width(asked: Asked, targets: Sequence[str]) -> None:
+    """Refuse copies of the last layer where no file ends in int8."""
+    default = "int8" if any(BACKENDS[name].integer_only for name in targets) else "float32"
+    if asked.wide_output and (asked.output_type or default) != "int8":
+        raise RequestError(
+            f"--wide-output is for files that end in int8, and the output would be {asked.output_type or default}, "
+            "where it has no use. Add --output-type int8, or leave it out."
+        )
 
 
 def _check_tuning(asked: Asked, modes: Sequence[str]) -> None:

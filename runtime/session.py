@@ -63,7 +63,7 @@ class Session:
         self._floats = np.empty((1, *shape), np.float32)
         self._integers = np.empty((1, *shape), np.uint8)
         self._output_shape = contract.output_shape
-        self._output_size = math.prod(contract.output_shape)
+        self._output_size = math.prod(contract.output_shape) * contract.normalization.copies
         self._answers_floats = np.dtype(target["dtype"]) == np.float32
         self._finished = contract.normalization.placement != "runtime" and self._answers_floats
         # What five operations on floats do to a pixel, one on bytes may do, or none.

@@ -27,7 +27,7 @@ from ...runtime.model.contract import Contract
 from ...runtime.model.flatbuffer import TensorInfo, read_flatbuffer
 from ...runtime.version import __version__
 from ..errors import ConversionError
-from .c_normalize import CFunction, normalize_function
+from .c_normalize import CFunction, added, normalize_function
 from .c_source import c_float, c_identifier, c_type, constants_of, preprocess_function
 from .names import header_name
 
@@ -71,7 +71,7 @@ def c_header(stem: str, data: bytes) -> bytes:
     types = {"input_type": c_type(image), "output_type": c_type(raw)}
     before, after = _preprocess(name, image, contract), _embedding(name, contract, raw, types["output_type"])
     golden = parse_golden(artifact.golden, contract)
-    sizes = constants_of(image, raw, is_image=contract.input.is_image)
+    sizes = constants_of(image, added(contract.normalization, raw), is_image=contract.input.is_image)
     words = types | {
         "name": name,
         "NAME": name.upper(),

@@ -2,9 +2,10 @@
 
 It computes what :mod:`embedlite.runtime.input.normalize` computes, for every specification:
 
-- A quotient by the maximum, of integers, no epsilon in the divisor: one float division of two integers below 2^9, bit
-  for bit the same. It stays the same where floats are evaluated in a wider format: such a quotient is no closer than
-  2^-35 of itself to the middle between two float32, so that rounding it twice is rounding it once.
+- A quotient by the maximum, of integers, no epsilon in the divisor: one float division of two integers below 2^11 (2^9
+  where the embedding has eight bits), bit for bit the same. It stays the same where floats are evaluated in a wider
+  format: such a quotient is no closer than 2^-37 of itself to the middle between two float32, so that rounding it twice
+  is rounding it once.
 - The same with an epsilon in the divisor: with epsilon / scale = B / A in lowest terms, the result is the fraction
   top A / (bottom A + B). A and B are known when the code is written; it divides them digit by digit, in as many 32-bit
   words as they need, and rounds once, to even. Bit for bit the same, too; no floating point but for the result.
@@ -17,6 +18,7 @@ None of it holds under ``-ffast-math``.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from string import Template
@@ -27,6 +29,7 @@ from ...runtime.model.normalizations import KINDS
 from ..errors import ConversionError
 
 _LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
+_Read = Callable[[str], str]
 _STEPS = 255  # between the lowest and the highest 8-bit integer
 
 
@@ -59,6 +62,7 @@ def normalize_function(name: str, spec: NormalizationSpec, raw: TensorInfo, c_ty
     Raises:
         ConversionError: the tensor has no such axes.
     """
+    raw, read, support = _added(name, spec, raw, c_type)
     rank = len(raw.shape)
     if not all(-rank <= axis < rank for axis in spec.axes):
         raise ConversionError(
@@ -67,7 +71,7 @@ def normalize_function(name: str, spec: NormalizationSpec, raw: TensorInfo, c_ty
         )
     kept, reduced = _strides(raw.shape, {axis % rank for axis in spec.axes})
     norm = KINDS[spec.kind].measure == "norm"
-    steps = _by_norm(spec, raw) if norm else _by_max(name, spec, raw)
+    steps = _by_norm(spec, raw, read) if norm else _by_max(name, spec, raw, read)
     at = f"const int32_t at = first + {_index('j', reduced)};"
     group = [
         f"const int32_t first = {_index('i', kept)};",
@@ -79,8 +83,30 @@ def normalize_function(name: str, spec: NormalizationSpec, raw: TensorInfo, c_ty
     prototype = f"void {name}_normalize(const {c_type} *raw, float *embedding)"
     body = "".join(f"    {line}\n" for line in _nest("i", kept, group))
     comment = "/* The output tensor to the embedding: the normalization that the file itself leaves out. */"
-    definition = f"{steps.support}{prototype}\n{{\n{body}}}\n"
+    definition = f"{support}{steps.support}{prototype}\n{{\n{body}}}\n"
     return CFunction(prototype, definition, comment, needs_math=norm)
+
+
+def added(spec: NormalizationSpec, raw: TensorInfo) -> TensorInfo:
+    """The raw embedding as a tensor: the file's output, or the sum of its copies."""
+    if spec.copies == 1:
+        return raw
+    return raw._replace(shape=(*raw.shape[:-1], raw.shape[-1] // spec.copies), zero_point=(spec.zero_point,))
+
+
+def _added(name: str, spec: NormalizationSpec, raw: TensorInfo, c_type: str) -> tuple[TensorInfo, _Read, str]:
+    """The same, how a value of it is read in C, and the function that does it."""
+    if spec.copies == 1:
+        return raw, lambda at: f"raw[{at}]", ""
+    one = added(spec, raw)
+    count = one.shape[-1]
+    terms = " + ".join(f"part[{count * place}]" for place in range(spec.copies))
+    support = (
+        f"/* One value of the raw embedding: the sum of its {spec.copies} copies in the output tensor. */\n"
+        f"static int32_t {name}_raw(const {c_type} *raw, int32_t at)\n{{\n"
+        f"    const {c_type} *part = raw + at / {count} * {raw.shape[-1]} + at % {count};\n    return {terms};\n}}\n\n"
+    )
+    return one, lambda at: f"{name}_raw(raw, {at})", support
 
 
 def _strides(shape: tuple[int, ...], axes: set[int]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
@@ -132,22 +158,23 @@ class _Steps:
     support: str = ""
 
 
-def _by_max(name: str, spec: NormalizationSpec, raw: TensorInfo) -> _Steps:
+def _by_max(name: str, spec: NormalizationSpec, raw: TensorInfo, read: _Read) -> _Steps:
     integers = raw.dtype in _LIMITS
     number = "int32_t" if integers else "double"
     zero = f" - ({raw.zero_point[0]})" if integers else ""
     quotient = "(float)top / (float)divisor" if integers else "(float)(top / divisor)"
     kind = KINDS[spec.kind]
+    first = read("first")
     steps = _Steps(
-        begin=(f"{number} {'lowest = raw[first], ' if kind.shifts else ''}highest = raw[first];",),
+        begin=(f"{number} {f'lowest = {first}, ' if kind.shifts else ''}highest = {first};",),
         each=(
-            f"const {number} value = raw[at];",
+            f"const {number} value = {read('at')};",
             *(("lowest = value < lowest ? value : lowest;",) if kind.shifts else ()),
             "highest = value > highest ? value : highest;",
         ),
         end=(f"{number} divisor = highest{zero if kind.signed(spec.divisor) else ' - lowest'};",),
         result=(
-            f"const {number} top = raw[at]{' - lowest' if kind.shifts else zero};",
+            f"const {number} top = {read('at')}{' - lowest' if kind.shifts else zero};",
             f"embedding[at] = divisor == 0 ? 0.0f : {quotient};",
         ),
     )
@@ -160,9 +187,9 @@ def _by_max(name: str, spec: NormalizationSpec, raw: TensorInfo) -> _Steps:
     return _exactly(name, steps, epsilon, spec, raw)
 
 
-def _by_norm(spec: NormalizationSpec, raw: TensorInfo) -> _Steps:
+def _by_norm(spec: NormalizationSpec, raw: TensorInfo, read: _Read) -> _Steps:
     integers = raw.dtype in _LIMITS
-    value, scale = (f"raw[at] - ({raw.zero_point[0]})", f" * {raw.scale[0]!r}") if integers else ("raw[at]", "")
+    value, scale = (f"{read('at')} - ({raw.zero_point[0]})", f" * {raw.scale[0]!r}") if integers else (read("at"), "")
     number, total = ("int32_t", "int64_t") if integers else ("double", "double")
     return _Steps(
         begin=(f"{total} sum = 0;",),
@@ -184,11 +211,11 @@ def _guard(spec: NormalizationSpec) -> tuple[str, ...]:
 def _exactly(name: str, steps: _Steps, epsilon: Fraction, spec: NormalizationSpec, raw: TensorInfo) -> _Steps:
     """The same steps with a rational epsilon, in units of the scale, in the divisor."""
     one, numerator = epsilon.denominator, epsilon.numerator
-    furthest = _STEPS
+    furthest = steps_between = _STEPS * spec.copies
     kind = KINDS[spec.kind]
     if kind.signed(spec.divisor):
-        furthest = max(abs(limit - raw.zero_point[0]) for limit in _LIMITS[raw.dtype])
-    largest = max(_STEPS * one, furthest * one + numerator)
+        furthest = max(abs(limit * spec.copies - raw.zero_point[0]) for limit in _LIMITS[raw.dtype])
+    largest = max(steps_between * one, furthest * one + numerator)
     # The division doubles one number until it is larger than the other, and then the remainder.
     words = -(-(largest.bit_length() + 2) // 32)
     constants = {"one": _words(one, words), "epsilon": _words(numerator, words)}
@@ -207,8 +234,8 @@ def _exactly(name: str, steps: _Steps, epsilon: Fraction, spec: NormalizationSpe
             result=(steps.result[0], f"embedding[at] = {divide}, guarded, {turned.format('sign')});"),
             support=support + Template(_GUARD).substitute(name=name, words=words),
         )
-    # From here on the divisor is the larger one. No 8-bit divisor reaches the cap.
-    least = min(math.ceil(epsilon), 1000)
+    # From here on the divisor is the larger one. No divisor reaches the cap.
+    least = min(math.ceil(epsilon), 1000 * spec.copies)
     divided = f"{divide}, {name}_epsilon, {turned.format(1)})"
     result = f"embedding[at] = divisor >= {least} ? (float)top / (float)divisor : {divided};"
     return replace(steps, result=(steps.result[0], result), support=support)

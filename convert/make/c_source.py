@@ -22,7 +22,7 @@ from ...runtime.model.contract import Contract, InputContract
 from ...runtime.model.flatbuffer import ModelInfo, TensorInfo, read_flatbuffer
 from ...runtime.version import __version__
 from ..errors import ConversionError
-from .c_normalize import CFunction, normalize_function
+from .c_normalize import CFunction, added, normalize_function
 from .names import c_names
 
 C_TYPES = {"int8": "int8_t", "uint8": "uint8_t", "float32": "float"}
@@ -76,7 +76,7 @@ def c_source(stem: str, flatbuffer: bytes, contract: Contract, arena_bytes: int 
     }
     before, after = _input_usage(image, contract.input), _output_usage(raw, contract, normalize)
     usage = [*_setup_usage(info, arena_bytes), *before, "interpreter.Invoke();", *after]
-    sizes = constants_of(image, raw, is_image=contract.input.is_image)
+    sizes = constants_of(image, added(contract.normalization, raw), is_image=contract.input.is_image)
     texts = {
         header: Template(_HEADER).substitute(
             words,

@@ -28,6 +28,7 @@ from .allow_half import HalfPrecision, half_modes
 from .package import package
 from .placement import Ends, choose_ends
 from .recipe import FileRecipe, Recipe
+from .wide_output import Width, choose_width
 
 
 @dataclass(frozen=True)
@@ -115,19 +116,13 @@ class Maker:
         quantized = self._quantized(mode, precision)
         corrected = self._corrected(mode, quantized)
         tuned = self._tuned(mode, corrected.graph, beside)
-        data, contract, ends = self._packaged(mode, tuned.graph)
-        made = Made(mode, data, contract, tuned.graph, FileRecipe(corrected.steps, precision))
-        decisions = (*corrected.decisions, *tuned.decisions, *ends)
+        made = self._finished(mode, tuned.graph, FileRecipe(corrected.steps, precision))
+        made = replace(made, decisions=(*corrected.decisions, *tuned.decisions, *made.decisions))
         if tuned.report is None or not tuned.report.kept:
-            return replace(made, decisions=decisions, fine_tuning=tuned.report)
-        before, described, _ = self._packaged(mode, corrected.graph)
-        return replace(
-            made,
-            recipe=replace(made.recipe, tuned=tuned.report.sha256),
-            decisions=decisions,
-            fine_tuning=tuned.report,
-            untuned=replace(made, data=before, contract=described, graph=corrected.graph),
-        )
+            return replace(made, fine_tuning=tuned.report)
+        recipe = replace(made.recipe, tuned=tuned.report.sha256)
+        untuned = self._finished(mode, corrected.graph, FileRecipe(corrected.steps, precision))
+        return replace(made, recipe=recipe, fine_tuning=tuned.report, untuned=untuned)
 
     def draft(self, precision: Precision) -> tuple[bytes, bytes]:
         """An int8 file with given precisions and no corrections: its float-in, float-out graph, and the file.
@@ -216,6 +211,33 @@ class Maker:
             older=self.older_runtime,
             float_end=self._float_end,
         )
+
+    def _finished(self, mode: str, quantized: bytes, recipe: FileRecipe) -> Made:
+        """The file of a graph, with as many copies of the last layer as help."""
+        data, contract, ends = self._packaged(mode, quantized)
+        made = Made(mode, data, contract, quantized, recipe, ends)
+        if contract.output_dtype != "int8" or contract.normalization.placement != "runtime":
+            return made
+
+        def wide(copies: int) -> tuple[bytes, Contract]:
+            normalization = replace(contract.normalization, copies=copies)
+            return package(quantized, replace(contract, normalization=normalization), self._graph.raw_name)
+
+        if self._recipe is not None:
+            width = Width(self._recipe.files[mode].copies)
+        elif self._plan is not None and self._plan.trial is not None:
+            request, trial = self._request, self._plan.trial
+            try:
+                width = choose_width(
+                    mode, quantized, lambda copies: wide(copies)[0], trial, request.threads, asked=request.wide_output
+                )
+            except InterpreterFailedError as error:
+                width = Width(decisions=(f"no copies of the last layer of {mode} were tried: {error}",))
+        else:
+            return made
+        data, contract = wide(width.copies)
+        recipe = replace(recipe, copies=width.copies)
+        return Made(mode, data, contract, quantized, recipe, (*ends, *width.decisions))
 
     def _described(self, mode: str) -> Contract:
         plan, graph = self._plan, self._float(mode)

@@ -10,6 +10,7 @@ fields, its type and its value; the reader, :mod:`embedlite.runtime.model.tflite
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import flatbuffers
 import numpy as np
@@ -30,6 +31,7 @@ from ..graph.graph import Graph
 from ..graph.half_precision import allow_half
 from ..graph.repair import add_metadata, repair
 from ..load.lower import OUTPUT_NAME
+from .wide_output import widen
 
 _TYPES = {"int8": schema.TensorType.INT8, "uint8": schema.TensorType.UINT8}
 
@@ -52,6 +54,10 @@ def package(flatbuffer: bytes, contract: Contract, raw_name: str | None = None) 
         _end_at(graph, raw_name)
     if contract.output_dtype != "float32":
         _quantized_output(graph, contract.output_dtype)
+    normalization = contract.normalization
+    if normalization.copies > 1:
+        zero_point = widen(graph, normalization.copies)
+        contract = replace(contract, normalization=replace(normalization, zero_point=zero_point))
     _name(graph, contract.input.noun)
     repair(graph)
     check_constraints(graph)

@@ -20,6 +20,7 @@ from ..modes import CORRECTIONS, MODES, PRECISIONS, Precision, is_mixed
 from ..quantize.correct import Steps
 from ..quantize.plan import PlanChoices
 from ..request import Request
+from .wide_output import COPIES
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class FileRecipe:
     Attributes:
         corrections: those that were kept, step by step.
         precision: of the layers that are not int8.
+        copies: of the last layer, see :mod:`embedlite.convert.make.wide_output`.
         tuned: SHA-256 of the graph with fine-tuned weights, which no recipe holds; None where they were not changed.
     """
 
     corrections: Steps = ()
     precision: Precision = field(default_factory=dict)
     tuned: str | None = None
+    copies: int = 1
 
 
 @dataclass(frozen=True)
@@ -177,4 +180,7 @@ def _file(mode: str, value: Mapping[str, Any]) -> FileRecipe:
         raise ValueError(f"unknown corrections {steps}")
     if not set(precision.values()) <= set(PRECISIONS):
         raise ValueError(f"unknown precisions {sorted(set(precision.values()))}")
-    return FileRecipe(steps, precision, value["tuned"])
+    copies = int(value.get("copies", 1))
+    if copies not in (1, *COPIES):
+        raise ValueError(f"unknown number of copies {copies}")
+    return FileRecipe(steps, precision, value["tuned"], copies)

@@ -43,7 +43,7 @@ def possible_ends(graph: FloatGraph) -> list[tuple[str, ...]]:
     """
     operators = Graph(graph.flatbuffer)
     index = int(operators.subgraph.outputs[0]) if graph.raw_name is None else operators.index_of(graph.raw_name)
-    allowed = _products(operators) * _SHARE
+    allowed = products(operators) * _SHARE
     names, ends, families, added = list[str](), list[tuple[str, ...]](), set[tuple[str, ...]](), 0
     while (operator := operators.producer(index)) is not None:
         kind, read = operators.operator_name(operator), int(operator.inputs[0])
@@ -111,7 +111,8 @@ def _named(graph: Graph, end: tuple[str, ...]) -> str:
     return " and ".join(parts) + (" are" if len(parts) > 1 else " is")
 
 
-def _products(graph: Graph) -> int:
+def products(graph: Graph) -> int:
+    """Products of all layers with constant weights."""
     return sum(products_of(graph, operator) for operator in graph.operators if graph.operator_name(operator) in HEAVY)
 
 

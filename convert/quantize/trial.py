@@ -64,14 +64,15 @@ class Trial:
 
     def errors_of(self, quantized: bytes) -> NDArray[np.float64]:
         """The same of a quantized graph with float input and output."""
-        return self._errors(float_rows(quantized, self.images, self._threads))
+        return self.compared(float_rows(quantized, self.images, self._threads))
 
     def measure(self, quantized: bytes) -> tuple[NDArray[np.float64], Drift]:
         """The same, and the drift of the embeddings, with neighbours where there are images enough."""
         embeddings = float_rows(quantized, self.images, self._threads)
-        return self._errors(embeddings), drift_of(embeddings, self._reference)
+        return self.compared(embeddings), drift_of(embeddings, self._reference)
 
-    def _errors(self, embeddings: Values) -> NDArray[np.float64]:
+    def compared(self, embeddings: Values) -> NDArray[np.float64]:
+        """The same of embeddings, (images, values)."""
         with np.errstate(over="ignore", invalid="ignore"):
             mine, true = embeddings.astype(np.float64), self._reference.astype(np.float64)
             squared = ((mine - true) ** 2).sum(axis=1)

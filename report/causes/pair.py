@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ...runtime.backends.interpreters import find_runtime, open_interpreter
 from ...runtime.backends.subgraph import cut, runner, with_constants
+from ...runtime.errors import RequestError
 from ...runtime.input.normalize import normalize
 from ...runtime.input.preprocess import dequantize, quantize
 from ...runtime.model.artifact import Artifact
@@ -48,6 +49,12 @@ class GraphPair:
         self._runtime, self._threads = find_runtime(), threads
         self._candidate, self._reference = candidate, reference
         mine, other = candidate.info, reference.info
+        own = candidate.contract
+        if own is not None and own.normalization.copies > 1:
+            raise RequestError(
+                f"--layers: the candidate computes its last layer {own.normalization.copies} times, the float model "
+                "once. Export without --wide-output and look at the layers of that file: all others are the same."
+            )
         self.match = match_graphs(mine, other)
         self._constant = self._constants(candidate)
         gains = channel_gains(mine, other, reference.flatbuffer, self.match, self._constant)

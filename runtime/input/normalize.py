@@ -83,15 +83,19 @@ def normalize_quantized(
     By a maximum it is the exact rational result rounded once to float32; a norm takes one square root in double.
 
     Args:
-        values: the quantized tensor that ``spec.axes`` speak of, int8 or uint8, batch axis included.
+        values: the quantized tensor that ``spec.axes`` speak of, int8 or uint8, batch axis included; or ``spec.copies``
+            along its last axis, which are added up.
         scale: its quantization scale.
         zero_point: its quantization zero point.
         spec: see :class:`~embedlite.runtime.model.contract.NormalizationSpec`.
 
     Returns:
-        An array of the same shape, float32; all zeros where the divisor is zero.
+        An array of the (added) shape, float32; all zeros where the divisor is zero.
     """
-    q = values.astype(np.int64) - zero_point
+    q = values.astype(np.int64)
+    if spec.copies > 1:
+        q, zero_point = q.reshape(*q.shape[:-1], spec.copies, -1).sum(axis=-2), spec.zero_point
+    q -= zero_point
     kind = KINDS[spec.kind]
     if kind.measure == "norm":
         norm = np.sqrt((q * q).sum(axis=spec.axes, keepdims=True).astype(np.float64)) * np.float64(np.float32(scale))

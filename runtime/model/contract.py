@@ -318,6 +318,8 @@ class NormalizationSpec:
             ``Encoder`` normalizes it), or ``frozen`` (the file computes it with constants).
         minimum: the constants of placement ``frozen``: one, or one for each place that ``axes`` leave; else empty.
         maximum: likewise.
+        copies: of placement ``runtime``: parts along the file's last axis whose sum is the raw embedding.
+        zero_point: of that sum, where there are several.
     """
 
     kind: str = NONE
@@ -328,6 +330,8 @@ class NormalizationSpec:
     placement: str = "graph"
     minimum: tuple[float, ...] = ()
     maximum: tuple[float, ...] = ()
+    copies: int = 1
+    zero_point: int = 0
 
     def __post_init__(self) -> None:
         for value, known in (
@@ -380,7 +384,10 @@ class Contract:
 
     def to_json(self) -> dict[str, Any]:
         """The contract as a JSON object."""
-        return {**asdict(self), "input": self.input.to_json()}
+        value = {**asdict(self), "input": self.input.to_json()}
+        if self.normalization.copies == 1:
+            del value["normalization"]["copies"], value["normalization"]["zero_point"]
+        return value
 
     @classmethod
     def from_json(cls, value: Any) -> Contract:
@@ -400,6 +407,9 @@ class Contract:
             normalization = value["normalization"]
             lists = {key: tuple(normalization[key]) for key in ("axes", "minimum", "maximum")}
             fields["normalization"] = NormalizationSpec(**{**normalization, **lists})
+            copies = fields["normalization"].copies
+            if copies != 1 and (type(copies) is not int or copies < 1 or value["output_dtype"] != "int8"):
+                raise TypeError(f"copies {copies}")
             fields["output_shape"] = tuple(value["output_shape"])
             if not all(type(size) is int and size > 0 for size in fields["output_shape"]):
                 raise TypeError(f"output_shape {value['output_shape']}")

@@ -118,13 +118,13 @@ def ending_in(
     return c_source("small.int8", graph.to_bytes(), contract)
 
 
-def normalized(loaded: ctypes.CDLL, raw: np.ndarray) -> np.ndarray:
+def normalized(loaded: ctypes.CDLL, raw: np.ndarray, copies: int = 1) -> np.ndarray:
     """What the C function makes of one raw embedding; a guard after the result must stay as it is."""
     raw = np.ascontiguousarray(raw)
-    result = np.full(raw.size + 1, -7, np.float32)
+    result = np.full(raw.size // copies + 1, -7, np.float32)
     loaded.small_int8_normalize(raw.ctypes.data_as(ctypes.c_void_p), result.ctypes.data_as(ctypes.c_void_p))
     assert result[-1] == -7
-    return result[:-1].reshape(raw.shape)
+    return result[:-1].reshape(*raw.shape[:-1], -1)
 
 
 def assert_same_bits(got: np.ndarray, wanted: np.ndarray) -> None:
@@ -326,6 +326,34 @@ def test_normalizations_are_the_runtimes_bit_for_bit_or_to_the_last_place(
     loaded = library(ending_in(exported(), *case))
     for raw in vectors(shape, dtype, seed):
         assert_same(normalized(loaded, raw), normalize_quantized(raw, scale, zero_point, spec))
+
+
+@compiled
+@settings(max_examples=20, deadline=None)
+@given(
+    case=cases("minmax") | cases("l2"),
+    copies=st.sampled_from([2, 4]),
+    zero_point=st.integers(-128, 127),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_copies_of_the_last_layer_are_added_up(
+    case: tuple[NormalizationSpec, tuple[int, ...], str, float, int],
+    copies: int,
+    zero_point: int,
+    seed: int,
+    exported: Callable[..., Artifact],
+    library: Library,
+) -> None:
+    spec, shape, _, scale, _ = case
+    shape = (*shape[:-1], shape[-1] * copies)
+    spec = replace(spec, copies=copies, zero_point=copies * zero_point)
+    loaded = library(ending_in(exported(), spec, shape, "int8", scale, 0))
+    for raw in vectors(shape, "int8", seed):
+        got, wanted = normalized(loaded, raw, copies), normalize_quantized(raw, scale, 0, spec)
+        if spec.kind == "l2":
+            assert_same_to_the_last_place(got, wanted)
+        else:
+            assert_same_bits(got, wanted)
 
 
 @compiled

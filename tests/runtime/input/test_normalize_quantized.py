@@ -1,5 +1,6 @@
 """Normalization on the integers, against rational arithmetic rounded once."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -104,3 +105,18 @@ def test_l2_without_an_epsilon_mode_ignores_epsilon() -> None:
     result = normalize_quantized(np.array([[3, 4]], np.int8), 1.0, 0, spec)
     np.testing.assert_allclose(result, [[0.6, 0.8]])
     np.testing.assert_array_equal(normalize(np.array([[3.0, 4.0]]), spec), result)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    parts=hnp.arrays(np.int8, st.tuples(st.just(1), st.integers(1, 3), st.sampled_from([2, 4]), st.integers(1, 6))),
+    scale=scales,
+    zero_point=st.integers(-512, 508),
+    kind=st.sampled_from(["minmax", "l2"]),
+)
+def test_copies_along_the_last_axis_are_added_up(parts: np.ndarray, scale: float, zero_point: int, kind: str) -> None:
+    one = NormalizationSpec(kind, (2,), epsilon_mode="max", epsilon=1e-6, placement="runtime")
+    wide = replace(one, copies=parts.shape[2], zero_point=zero_point)
+    sums = np.array([[[sum(map(int, column)) for column in row.T] for row in parts[0]]])
+    found = normalize_quantized(parts.reshape(1, parts.shape[1], -1), scale, 0, wide)
+    np.testing.assert_array_equal(found, normalize_quantized(sums, scale, zero_point, one))

@@ -52,17 +52,20 @@ def _guard_norm(graph: Graph, found: Normalization) -> Normalization:
     last_axis = all(shape[axis] == 1 for axis in spec.axes if axis != len(shape) - 1) and len(shape) - 1 in spec.axes
     if last_axis and spec.epsilon <= L2_OPERATOR_EPSILON:
         return _fuse_norm(graph, found)
-    if spec.epsilon_mode != "none" or found.guarded:
+    capped = any(graph.operator_name(op) == "MINIMUM" for op in found.operators)
+    if (spec.epsilon_mode != "none" and not capped) or found.guarded:
         return found
+    # A bound of the reciprocal comes after it, where it may be NaN already: the same bound goes before.
+    epsilon = spec.epsilon if capped else L2_OPERATOR_EPSILON
     root = next(op for op in found.operators if graph.operator_name(op) in ("SQRT", "RSQRT"))
     total, name = int(root.inputs[0]), graph.tensor_name(found.result)
     guarded = graph.add_tensor(f"{name}/guarded", graph.shape(total))
-    floor = graph.add_constant(f"{name}/floor", np.array(L2_OPERATOR_EPSILON**2, np.float32))
+    floor = graph.add_constant(f"{name}/floor", np.array(max(epsilon**2, np.finfo(np.float32).tiny), np.float32))
     maximum = graph.make_operator("MAXIMUM", [total, floor], [guarded], schema.MaximumMinimumOptionsT())
     graph.operators.insert(graph.position(root), maximum)
     root.inputs = [guarded]
     operators = tuple(op for op in graph.operators if op is maximum or any(op is old for old in found.operators))
-    spec = replace(spec, epsilon=L2_OPERATOR_EPSILON, epsilon_mode="max")
+    spec = replace(spec, epsilon=epsilon, epsilon_mode="max")
     return Normalization(spec, found.source, found.result, operators, True)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from ...calibration import Ranges
 from ...runtime.backends.interpreters import package_version
@@ -181,8 +182,10 @@ def _unread_alike(graph: Graph) -> bool:
     for operator in graph.operators:
         others = [graph.tensor(int(index)) for index in operator.outputs if int(index) in read]
         for index in map(int, operator.outputs):
-            if others and index not in read and index not in list(graph.subgraph.outputs):
-                tensor = graph.tensor(index)
+            tensor = graph.tensor(index)
+            # Not the places that TOPK_V2 gives beside its values.
+            floating = tensor.type == schema.TensorType.FLOAT32
+            if floating and others and index not in read and index not in list(graph.subgraph.outputs):
                 changed = changed or tensor.type != others[0].type
                 tensor.type, tensor.quantization = others[0].type, others[0].quantization
     return changed

@@ -176,6 +176,13 @@ SPELLINGS = {
     "L2 layer": ([layers.Flatten, L2Normalization], "l2", (1,), "shifted", "max"),
     "UnitNormalization": ([layers.Flatten, layers.UnitNormalization], "l2", (1,), "shifted", "max"),
     "keras.ops.normalize": ([layers.Flatten, lambda: Call(ops.normalize)], "l2", (1,), "shifted", "max"),
+    "keras.ops.normalize of each channel": (
+        [lambda: layers.Reshape((16, -1)), lambda: Call(lambda x: ops.normalize(x, axis=1))],
+        "l2",
+        (1,),
+        "shifted",
+        "max",
+    ),
     "tf.nn.l2_normalize": (
         [layers.Flatten, lambda: Call(lambda x: tf.nn.l2_normalize(x, axis=-1))],
         "l2",

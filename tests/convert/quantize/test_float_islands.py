@@ -79,3 +79,10 @@ def test_constants_too_large_or_too_small_for_float16_stay_float32() -> None:
         assert values is None or np.isfinite(values).all()
     assert {graph.dtype(index) for index in range(len(graph.subgraph.tensors))} >= {"float16", "float32"}
     assert decibels(flatbuffer, made) > 55
+
+
+@pytest.mark.parametrize("mode", ["int8", "int16x8"])
+def test_places_that_nobody_reads_stay_places(mode: str) -> None:
+    """Sorting gives values and their places: of the one made to be as the other is, LiteRT refused the file."""
+    flatbuffer = lowered(Call(lambda x: ops.sort(x, axis=-1)))
+    assert decibels(flatbuffer, quantized(flatbuffer, mode)) > 20

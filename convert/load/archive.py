@@ -7,6 +7,7 @@ files. All of that is found here, before Keras sees the file.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import io
 import json
@@ -183,6 +184,26 @@ def keras_version(path: Path) -> str | None:
         return None
     version = version.decode("utf-8", "replace") if isinstance(version, bytes) else version
     return version if isinstance(version, str) and _VERSION.match(version) else None
+
+
+def holds_integers(path: Path) -> bool:
+    """Whether weights of a Keras file are 8-bit integers, as ``model.quantize`` leaves them (or two of 4 bits in one).
+
+    Args:
+        path: a file that was looked into; where its weights cannot be read, nothing is said of them.
+    """
+    import h5py
+
+    types = set[str]()
+    broken = (OSError, KeyError, RuntimeError, ValueError, zipfile.BadZipFile)
+    with contextlib.suppress(*broken), contextlib.ExitStack() as opened:
+        file: Any = path
+        if path.suffix.lower() not in H5_SUFFIXES:
+            archive = opened.enter_context(zipfile.ZipFile(path))
+            file = opened.enter_context(archive.open("model.weights.h5"))
+        weights = opened.enter_context(h5py.File(file, "r"))
+        weights.visititems(lambda _, item: types.add(str(getattr(item, "dtype", ""))))
+    return "int8" in types
 
 
 def _check_members(path: Path, entries: list[zipfile.ZipInfo]) -> None:

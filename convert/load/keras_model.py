@@ -12,7 +12,7 @@ from typing import Any
 
 from ...runtime.errors import ModelLimitError
 from ..errors import ConversionError, CustomCodeError, ModelLoadError, ModelShapeError
-from .archive import H5_SUFFIXES, keras_2_version, keras_version, read_config, write_copy
+from .archive import H5_SUFFIXES, holds_integers, keras_2_version, keras_version, read_config, write_copy
 from .bounds.variables import as_many_as_stored
 from .custom_code import (
     INSTALL_KERAS_2,
@@ -122,10 +122,10 @@ def _load(
     with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
         # Only what differs from the user's file is written again; weights may be large.
         edited = edited or old or any(need.kind == "Lambda" or need.bytecode for need in needs)
-        return _build(path, write_copy(path, config, Path(folder)) if edited else path, custom)
+        return _build(path, config, write_copy(path, config, Path(folder)) if edited else path, custom)
 
 
-def _build(path: Path, file: Path, custom: dict[str, Any]) -> Any:
+def _build(path: Path, config: dict[str, Any], file: Path, custom: dict[str, Any]) -> Any:
     import keras
 
     try:
@@ -140,6 +140,12 @@ def _build(path: Path, file: Path, custom: dict[str, Any]) -> Any:
         # Keras has no error classes of its own for this: ValueError, TypeError and others, each with pages of text.
         written = keras_version(path)
         by = f", which Keras {written} wrote," if written else ""
+        if "Attention" in str(config) and holds_integers(path):
+            raise ModelLoadError(
+                f"{path} was quantized by Keras, which does not write that of the projections of an attention, so that "
+                f"it cannot read the file: {reason(error)}. Export it where it was quantized, with "
+                "model.export('folder'), or save it before model.quantize()."
+            ) from error
         raise ModelLoadError(
             f"{path}{by} cannot be loaded by Keras {keras.__version__}: {reason(error)}. {SAVE_AGAIN}"
         ) from error

@@ -475,3 +475,26 @@ def test_tflite_files(tmp_path: Path) -> None:
     got = float_runner(lower(load_original(tmp_path / "half.keras", LoadOptions())).flatbuffer)(IMAGE)
     wanted = np.asarray(whole(IMAGE[None]))[0]
     np.testing.assert_allclose(got, wanted, atol=1e-5 + 2**-11 * np.abs(wanted).max())
+
+
+@walks("Export it where it was quantized, with model.export('folder'), or save it before")
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_attention_that_keras_quantized(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(0)
+    row = keras.Input(SHAPE[1:])
+    hidden = layers.MultiHeadAttention(2, 4)(row, row)
+    model = keras.Model(row, layers.Dense(4)(layers.Flatten()(hidden)))
+    saved(tmp_path / "before.keras", model)
+    equals(tmp_path / "before.keras", model, IMAGE[0])
+    model.quantize("int8")
+    for name in ("after.keras", "after.h5"):
+        model.save(tmp_path / name)
+        refused(tmp_path / name)
+    model.export(tmp_path / "after", verbose=False)
+    equals(tmp_path / "after", model, IMAGE[0])
+    # Of layers without parts Keras writes it.
+    dense = keras.Sequential([keras.Input(SHAPE), layers.GlobalAveragePooling2D(), layers.Dense(4), layers.Dense(3)])
+    dense.quantize("int8")
+    for name in ("dense.keras", "dense.h5"):
+        dense.save(tmp_path / name)
+        equals(tmp_path / name, dense)

@@ -1,4 +1,4 @@
-"""Int8 on many networks against what people have: TensorFlow's converter, and litert-quantizer with min/max.
+"""Int8 on many networks against what people have: TensorFlow's converter, and litert-quantizer.
 
     python3 run.py bench zoo out/zoo.jsonl [--draws 5] [--images 256] [--tune 600] [--modes int8 dynamic int16x8]
                              [--only NAME ...] [--table]
@@ -6,7 +6,9 @@
 Every way gets the same calibration images, drawn anew for each draw, and all test images (260 or more) judge it by the
 original. `tuned` is int8 with `--fine-tune`; `--tune 0` leaves it out. What is measured goes to the file line by line,
 and what is there is not measured again, so that a run of hours may be ended and started. `--table` prints what the file
-has. TensorFlow's converter gets a `.tflite` as a function that computes the same in TensorFlow.
+has. litert-quantizer is there twice, on the float graph that embedlite makes: with its own calibration, and with the
+minimum and maximum of all images; where it refuses a network, that row is left out. A network whose package is not to
+be had is left out with a line. TensorFlow's converter gets a `.tflite` as a function that computes the same.
 
 Networks with random weights amplify any noise, so they are held to "never worse" and stay out of the medians. `tail` is
 the mean of the worst twentieth of 1 - cosine; CPU is the processor time of one inference in one thread. What is said of
@@ -14,6 +16,8 @@ the mean of the worst twentieth of 1 - cosine; CPU is the processor time of one 
 """
 
 import argparse
+import contextlib
+import io
 import json
 import tempfile
 import time
@@ -23,7 +27,8 @@ from typing import Any
 
 import numpy as np
 from zoo_networks import Network, networks
-from zoo_verdicts import MINMAX, TF, TF_DYNAMIC, TUNED, report
+from zoo_packages import UnavailableError
+from zoo_verdicts import LITERT, MINMAX, TF, TF_DYNAMIC, TUNED, report
 
 from embedlite.runtime import Encoder
 from embedlite.runtime.backends.interpreters import find_runtime, open_interpreter
@@ -35,6 +40,7 @@ from embedlite.runtime.model.flatbuffer import read_flatbuffer
 with quiet_libraries():
     import keras
     import tensorflow as tf
+    from accuracy import Way, litert_default
     from int8 import run
 
     from embedlite.convert import ExportOptions, export
@@ -62,7 +68,8 @@ def figures(found: np.ndarray, reference: np.ndarray, file: bytes, image: np.nda
 def processor_time(file: bytes, image: np.ndarray) -> float:
     """Microseconds of the process's time for one inference in one thread, a low quantile."""
     interpreter = open_interpreter(find_runtime(), file, threads=1)
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image[None])
+    details = interpreter.get_input_details()[0]
+    interpreter.set_tensor(details["index"], image[None].astype(details["dtype"]))
     spent = []
     for _ in range(RUNS):
         start = time.process_time_ns()
@@ -118,7 +125,7 @@ def measured(
     settings = contract(network)
     plain = ExportOptions(measure=False, calibrate_method="minmax", equalize=False, correct=("none",), **settings)
     ways = [
-        ({"int8": MINMAX}, plain),
+        ({"int8": MINMAX, "float32": LITERT}, plain),
         ({mode: mode for mode in options.modes}, ExportOptions(measure=False, **settings)),
     ]
     if options.tune:
@@ -133,11 +140,27 @@ def measured(
                 with Encoder(file.path) as encoder:
                     found = encoder.embed(test)
                 flatbuffer = read_artifact(Path(file.path)).flatbuffer
+                if file.mode == "float32":
+                    rows |= litert(flatbuffer, ready, tested, reference)
+                    continue
                 rows[modes[file.mode]] = figures(found, reference, flatbuffer, tested[0])
             for tuning in result.fine_tuning:
                 gained = (tuning.sqnr_after or 0) - (tuning.sqnr_before or 0) if tuning.kept else 0.0
                 rows[TUNED] |= {"kept": tuning.kept, "held_out_gain": gained, "steps": tuning.steps}
     return rows
+
+
+def litert(
+    flatbuffer: bytes, ready: np.ndarray, tested: np.ndarray, reference: np.ndarray
+) -> dict[str, dict[str, Any]]:
+    """litert-quantizer's 8-bit recipe with its own calibration, on the float graph."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            way = Way(litert_default(flatbuffer, ready))
+        return {LITERT: figures(way.embed(tested), reference, way.file, tested[0])}
+    except (RuntimeError, ValueError) as error:
+        print(f"litert-quantizer: {str(error).splitlines()[0]}", flush=True)
+        return {}
 
 
 def contract(network: Network) -> dict[str, Any]:
@@ -168,9 +191,13 @@ def main() -> None:
             if (network.name, draw) in done:
                 continue
             start = time.monotonic()
-            with quiet_libraries(), tempfile.TemporaryDirectory() as folder:
-                model, answer, converter = original(network, Path(folder), contract(network))
-                rows = measured(network, model, answer, converter, options, draw)
+            try:
+                with quiet_libraries(), tempfile.TemporaryDirectory() as folder:
+                    model, answer, converter = original(network, Path(folder), contract(network))
+                    rows = measured(network, model, answer, converter, options, draw)
+            except UnavailableError as error:
+                print(f"{network.name} is left out: {error}", flush=True)
+                continue
             line = {
                 "network": network.name,
                 "trained": network.is_trained,

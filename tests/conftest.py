@@ -35,33 +35,37 @@ for name in ("COLUMNS", "LINES"):
 
 LONGEST_FIRST = (
     "test_seeds.py",
+    "test_resolve.py",
     "test_device.py",
+    "test_recognise.py",
     "test_export.py",
     "test_docs_export.py",
-    "test_recognise.py",
     "test_search_command.py",
-    "test_scaling.py",
     "test_docs_scale_out.py",
-    "test_applications.py",
     "test_export_command.py",
+    "test_applications.py",
     "test_docs.py",
-    "test_runtimes_agree.py",
-    "test_recurrent.py",
-    "test_engine.py",
-    "test_c_source.py",
+    "test_float_end.py",
+    "test_scaling.py",
     "test_install.py",
-    "test_doubt_contract.py",
-    "test_resizing.py",
+    "test_engine.py",
     "test_calibration_cache.py",
+    "test_hostile_models.py",
+    "test_recurrent.py",
+    "test_ladder.py",
+    "test_device_commands.py",
+    "test_ways_out.py",
+    "test_c_source.py",
+    "test_doubt_contract.py",
+    "test_runtimes_agree.py",
     "test_freeze.py",
     "test_fine_tune.py",
-    "test_search.py",
-    "test_formats.py",
     "test_mediapipe.py",
-    "test_ways_out.py",
+    "test_formats.py",
+    "test_search.py",
     "test_keras_2.py",
 )
-"""Files of tests that take longest, by processor time."""
+"""Files of tests that take longest, in the order of that."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -71,8 +75,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One for each processor that there is; xdist counts cores, of which a small virtual machine may have only one."""
-    return available_threads()
+    """One more than there are processors, because some wait for an index of packages, a browser or an end by signal.
+
+    xdist counts cores, of which a small virtual machine may have only one.
+    """
+    return available_threads() + 1
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -37,6 +37,23 @@ def test_a_kernel_with_much_more_drift_than_litert_fails_however_near_to_it() ->
     assert verdict(noisy(34), noisy(35))[0]
 
 
+def test_one_image_of_a_handful_decides_no_verdict() -> None:
+    """One kernel's rounding is better for one image and worse for the next; a fault is worse for all, or by far."""
+    first = noisy(31)
+    mine = noisy(31)
+    mine[0] += 2.5 * (mine[0] - REFERENCE[0])
+    ok, detail = verdict(mine, first)
+    assert ok, detail
+    drift = [float(10 * np.log10((REFERENCE**2).sum() / ((run - REFERENCE) ** 2).sum())) for run in (first, mine)]
+    assert 3 < drift[0] - drift[1] < 6
+    # As much noise, shared by all images.
+    everywhere = REFERENCE + (first - REFERENCE) * np.float32(10 ** ((drift[0] - drift[1]) / 20))
+    assert not verdict(everywhere, first)[0]
+    # One image alone that is wrong altogether.
+    mine[0] += 30 * (mine[0] - REFERENCE[0])
+    assert not verdict(mine, first)[0]
+
+
 def test_next_to_no_drift_passes_whatever_litert_has() -> None:
     assert verdict(noisy(45), noisy(70))[0]
 

@@ -39,7 +39,8 @@ def test_tiny_values_run_everywhere_and_cost_no_more_than_others(tmp_path: Path)
             quantize=["int8", "int16x8"],
             calibration_data=IMAGES,
             test_data=IMAGES[:8],
-            options=ExportOptions(correct=("none",)),
+            # What channels may be scaled by depends on how near to 6 they come.
+            options=ExportOptions(correct=("none",), calibrate_method="minmax", equalize=False),
         )
         assert [verdict.detail for file in result.files for verdict in file.verified if not verdict.ok] == []
         drift[scale] = [file.drift.sqnr_db for file in result.files]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -219,6 +220,7 @@ class Maker:
         if contract.output_dtype != "int8" or contract.normalization.placement != "runtime":
             return made
 
+        @functools.cache
         def wide(copies: int) -> tuple[bytes, Contract]:
             normalization = replace(contract.normalization, copies=copies)
             return package(quantized, replace(contract, normalization=normalization), self._graph.raw_name)

@@ -24,6 +24,7 @@ from embedlite.runtime.machine import available_threads
 
 from project_wheel import ROOT, build_wheel
 from quick import is_quick, starts_a_world
+from seeded import seed_everything
 from servers import CONNECTION_LOST, ReadyPython, ready_python
 from servers.client import READ_BY_ALL
 from shared import made_once
@@ -94,6 +95,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--quick"):
         config.hook.pytest_deselected(items=[item for item in items if not is_quick(item)])
         items[:] = [item for item in items if is_quick(item)]
+
+
+def pytest_collectstart() -> None:
+    """Modules of tests make the same layers each time, whatever was imported before them."""
+    seed_everything()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Before its fixtures: a test has the same weights alone, and after any other."""
+    seed_everything()
 
 
 @dataclass(frozen=True)

@@ -71,12 +71,6 @@ def meet_errors(marks: Sequence[pytest.Mark]) -> Iterator[None]:
             yield caught
         said.append(str(caught.value))
 
-    refuse = click.ClickException.__init__
-
-    def keep_refusal(error: click.ClickException, message: str) -> None:
-        refuse(error, message)
-        said.append(message)
-
     def keep_output(*values: Any, **options: Any) -> subprocess.CompletedProcess[Any]:
         done = run(*values, **options)
         said.append(str(done.stderr))
@@ -84,7 +78,6 @@ def meet_errors(marks: Sequence[pytest.Mark]) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EmbedliteError, "__init__", keep)
-        patch.setattr(click.ClickException, "__init__", keep_refusal)
         patch.setattr(click.ClickException, "__init__", keep_refused)
         patch.setattr(pytest, "raises", keep_raised)
         patch.setattr(subprocess, "run", keep_output)

@@ -1,5 +1,6 @@
 """The end of the network: in float where that is free, in integers where those were asked for."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,18 @@ pytestmark = pytest.mark.usefixtures("served")
 IMAGES = np.random.default_rng(0).integers(0, 256, (48, 24, 24, 3), np.uint8)
 
 
-def network(*end: layers.Layer) -> keras.Model:
-    keras.utils.set_random_seed(0)
+def network(*end: Callable[[], layers.Layer]) -> keras.Model:
+    keras.utils.set_random_seed(3)
     sizes = [layers.Conv2D(24, 3, padding="same", activation="relu") for _ in range(3)]
     return keras.Sequential(
-        [keras.Input((24, 24, 3)), *sizes, layers.MaxPooling2D(4), layers.Conv2D(32, 3), *end, L2Normalization()],
+        [
+            keras.Input((24, 24, 3)),
+            *sizes,
+            layers.MaxPooling2D(4),
+            layers.Conv2D(32, 3),
+            *(make() for make in end),
+            L2Normalization(),
+        ],
         name="small",
     )
 
@@ -58,7 +66,7 @@ def noise_db(model: keras.Model, result: ExportResult) -> float:
 
 
 def test_an_average_is_float_in_int8_alone_and_gains(tmp_path: Path) -> None:
-    model = network(layers.GlobalAveragePooling2D())
+    model = network(layers.GlobalAveragePooling2D)
     result = made(tmp_path / "float", model)
     assert any("average that makes the embedding is computed in float" in text for text in result.decisions)
     assert dtypes(result, "MEAN") == ["float32", "int16"]
@@ -68,7 +76,7 @@ def test_an_average_is_float_in_int8_alone_and_gains(tmp_path: Path) -> None:
 
 
 def test_a_recipe_makes_it_again(tmp_path: Path) -> None:
-    model = network(layers.GlobalAveragePooling2D())
+    model = network(layers.GlobalAveragePooling2D)
     first = made(tmp_path / "first", model)
     file = tmp_path / "first" / "small.export.json"
     asked = ExportOptions(measure=False, calibrate_method="minmax", correct=("none",), recipe=file)
@@ -77,19 +85,25 @@ def test_a_recipe_makes_it_again(tmp_path: Path) -> None:
 
 
 def test_a_maximum_stays_as_it_is(tmp_path: Path) -> None:
-    result = made(tmp_path, network(layers.GlobalMaxPooling2D()))
+    result = made(tmp_path, network(layers.GlobalMaxPooling2D))
     assert not any("average" in text for text in result.decisions)
 
 
 ENDS = {
-    "a dense layer": ([layers.GlobalMaxPooling2D(), layers.Dense(40)], ["the last layer"]),
-    "a dense layer without bias": ([layers.GlobalMaxPooling2D(), layers.Dense(40, use_bias=False)], ["the last layer"]),
+    "a dense layer": ([layers.GlobalMaxPooling2D, lambda: layers.Dense(40)], ["the last layer"]),
+    "a dense layer without bias": (
+        [layers.GlobalMaxPooling2D, lambda: layers.Dense(40, use_bias=False)],
+        ["the last layer"],
+    ),
     "an average, then a dense layer": (
-        [layers.GlobalAveragePooling2D(), layers.Dense(40)],
+        [layers.GlobalAveragePooling2D, lambda: layers.Dense(40)],
         ["the last layer", "the average"],
     ),
-    "a convolution": ([layers.MaxPooling2D(4), layers.Conv2D(40, 1), layers.Flatten()], ["the last layer"]),
-    "a small layer": ([layers.GlobalMaxPooling2D(), layers.Dense(8)], ["the last layer"]),
+    "a convolution": (
+        [lambda: layers.MaxPooling2D(4), lambda: layers.Conv2D(40, 1), layers.Flatten],
+        ["the last layer"],
+    ),
+    "a small layer": ([layers.GlobalMaxPooling2D, lambda: layers.Dense(8)], ["the last layer"]),
 }
 
 
@@ -97,7 +111,7 @@ ENDS = {
 def test_the_last_layer_is_float_where_that_is_free(name: str, tmp_path: Path) -> None:
     """On every runtime: 8-bit weights of one step size, which each makes float, and every correction on top."""
     end, said = ENDS[name]
-    model = network(*(layer.__class__.from_config(layer.get_config()) for layer in end))
+    model = network(*end)
     result = made(tmp_path / "float", model, correct=(), measure=True, **ALONE)
     (told,) = [text for text in result.decisions if "computed in float: " in text]
     assert all(part in told for part in said)
@@ -123,7 +137,7 @@ def test_the_last_layer_is_float_where_that_is_free(name: str, tmp_path: Path) -
 
 
 def test_a_layer_that_costs_time_stays_in_integers(tmp_path: Path) -> None:
-    result = made(tmp_path, network(layers.Conv2D(40, 1), layers.GlobalMaxPooling2D()))
+    result = made(tmp_path, network(lambda: layers.Conv2D(40, 1), layers.GlobalMaxPooling2D))
     assert not any("computed in float" in text for text in result.decisions)
     wide = keras.Sequential([keras.Input((24, 24, 3)), layers.Conv2D(8, 3, 4), layers.Flatten(), layers.Dense(64)])
     assert not any("computed in float" in text for text in made(tmp_path / "wide", wide).decisions)
@@ -149,7 +163,7 @@ def test_what_others_read_stays_in_integers(tmp_path: Path) -> None:
     ids=["micro", "asked"],
 )
 def test_a_microcontroller_gets_integers_unless_floats_are_asked_for(options, dtype: str, tmp_path: Path) -> None:
-    model = network(layers.GlobalMaxPooling2D(), layers.Dense(40))
+    model = network(layers.GlobalMaxPooling2D, lambda: layers.Dense(40))
     result = made(tmp_path, model, measure=True, **ALONE, **options)
     assert dtypes(result, "FULLY_CONNECTED")[0] == dtype
     told = [text for text in result.decisions if "computes with integers up to the raw embedding" in text]

@@ -1,6 +1,7 @@
 """What many tests share: the example's files, small encoders, and the commands as subprocesses."""
 
 import contextlib
+import gc
 import os
 import re
 import shlex
@@ -106,6 +107,13 @@ def pytest_collectstart() -> None:
 def pytest_runtest_setup() -> None:
     """Before its fixtures: a test has the same weights alone, and after any other."""
     seed_everything()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collections_pass_over_what_stays() -> None:
+    """TensorFlow collects all garbage at each conversion, and looks through all that was ever imported for it."""
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True)

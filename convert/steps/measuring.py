@@ -24,7 +24,7 @@ from ..results import BatchCoupling, ExportedFile, NormalizationReport
 from ..verify.batch_coupling import measure_coupling
 from ..verify.frozen_normalization import measure_freezing, with_constants
 from ..verify.latency import Stopwatch
-from ..verify.measure import Measured, collect_frames, describe, measure_files, of_untuned
+from ..verify.measure import Figures, Measured, collect_frames, describe, measure_files, of_untuned
 from ..verify.verdicts import Frames
 from .quantizing import Files
 
@@ -56,7 +56,7 @@ def not_run(request: Request, graph: FloatGraph, files: Files) -> Ran:
     """The files as they were made, where they are not to be run."""
 
     def described(item: Made) -> ExportedFile:
-        return describe(request, item, None, {}, Timing(None), ())
+        return describe(request, item, Figures(), Timing(None), ())
 
     entries = tuple(
         replace(described(item), untuned=None if item.untuned is None else of_untuned(described(item.untuned)))

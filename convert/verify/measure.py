@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ...runtime.check.probe import PROBE_SECONDS, ProbeResult, probe
 from ...runtime.check.timing import Timing
 from ...runtime.drift import Drift
 from ...runtime.drift.intervals import Interval, drift_and_intervals
-from ...runtime.drift.silent import count_silent
+from ...runtime.drift.silent import Silent, count_silent
 from ...runtime.files import sha256
 from ...runtime.images.source import Source
 from ...runtime.machine import available_threads
@@ -63,6 +64,15 @@ class Measured:
     made: tuple[Made, ...]
     files: tuple[ExportedFile, ...]
     compiled: Mapping[str, NpuCompilation]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How far a file's embeddings are from the original's, on test images."""
+
+    drift: Drift | None = None
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    silent: Silent | None = None
 
 
 def collect_frames(
@@ -148,79 +158,125 @@ def measure_files(
         drift: whether the frames are images that drift can be measured on.
         folder: where the files are written to be run.
     """
-    order = _Order(frames.edge)
-    threads = request.threads or available_threads()
-    runtimes, names = installed_runtimes(), OutputNames(request)
     # What a fine-tuned file would be without is measured beside it, and goes no further than the figures.
     every = [*made, *(item.untuned for item in made if item.untuned is not None)]
-    paths = [folder / str(place) / names.file(item.mode).name for place, item in enumerate(every)]
-    firsts: list[ProbeResult] = []
-    golden = golden_path(folder, inputs, made[0].contract.input)
-    for path, item in progress(list(zip(paths, every, strict=True)), len(every), "measuring"):
-        path.parent.mkdir()
-        path.write_bytes(item.data)
-        firsts.append(
-            probe(
-                path,
-                runtimes[0],
-                frames.ready,
-                order.all,
-                threads=threads,
-                seconds=_DRIFT_SECONDS,
-                golden=golden,
-            )
-        )
+    rounds = _Rounds(frames, request.threads or available_threads(), list(_written(request, every, folder)))
+    firsts = rounds.on_first_runtime(golden_path(folder, inputs, made[0].contract.input))
     with stage("timing"):
         runnable = [place for place, item in enumerate(every) if _runs(stopwatch.package, item)]
         found = stopwatch.time([every[place].data for place in runnable])
     timings = dict(zip(runnable, found, strict=True))
     # Nothing is timed from here on, so the runtimes may share the processors.
-    places = range(len(every))
-    jobs = [(place, name) for place in places for name in runtimes[1:] if _runs(name, every[place])]
-    compilers = [backend.package for backend in BACKENDS.values() if not backend.module and installed(backend.package)]
-    jobs += [(place, name) for place in places for name in compilers if _runs(name, every[place])]
+    others = rounds.on_other_runtimes()
+    replayable = [_with_golden(item, first, inputs) for item, first in zip(every, firsts, strict=True)]
+    files = []
+    for place, (item, first, answers) in enumerate(zip(replayable, firsts, others, strict=True)):
+        verdicts = rounds.verdicts(request, item, first, answers)
+        figures = rounds.figures(first) if drift else Figures()
+        files.append(describe(request, item, figures, timings.get(place, Timing(None)), verdicts))
+    untuned = {file.mode: of_untuned(file) for file in files[len(made) :]}
+    compiled = [(item.mode, answer) for item, answers in zip(made, others, strict=False) for answer in answers]
+    return Measured(
+        tuple(replayable[: len(made)]),
+        tuple(replace(file, untuned=untuned.get(file.mode)) for file in files[: len(made)]),
+        {mode: answer for mode, answer in compiled if isinstance(answer, NpuCompilation)},
+    )
 
-    # TFLite Micro may stay in a loop for minutes, or for good.
-    limits = [_LOOPS_SECONDS if has_loops(Graph(item.data)) else PROBE_SECONDS for item in every]
 
-    def run(job: tuple[int, str]) -> ProbeResult | NpuCompilation:
+def _written(request: Request, every: list[Made], folder: Path) -> Iterator[tuple[Path, Made]]:
+    """Each file in a folder of its own, because a file and what it would be without fine-tuning have one name."""
+    names = OutputNames(request)
+    for place, item in enumerate(every):
+        path = folder / str(place) / names.file(item.mode).name
+        path.parent.mkdir()
+        path.write_bytes(item.data)
+        yield path, item
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """Every file on every runtime that runs its mode."""
+
+    frames: Frames
+    threads: int
+    written: list[tuple[Path, Made]]
+
+    @cached_property
+    def order(self) -> _Order:
+        """In which the frames are run."""
+        return _Order(self.frames.edge)
+
+    @cached_property
+    def runtimes(self) -> tuple[str, ...]:
+        """The reference runtime first."""
+        return tuple(installed_runtimes())
+
+    def on_first_runtime(self, golden: Path) -> list[ProbeResult]:
+        """One file after the other, on all frames."""
+        return [
+            probe(
+                path,
+                self.runtimes[0],
+                self.frames.ready,
+                self.order.all,
+                threads=self.threads,
+                seconds=_DRIFT_SECONDS,
+                golden=golden,
+            )
+            for path, _ in progress(self.written, len(self.written), "measuring")
+        ]
+
+    def on_other_runtimes(self) -> list[list[ProbeResult | NpuCompilation]]:
+        """All at once, on a few frames; what they said of each file, interpreters first, then the NPU's compiler."""
+        compilers = [item.package for item in BACKENDS.values() if not item.module and installed(item.package)]
+        jobs = [
+            (place, name)
+            for names in (self.runtimes[1:], compilers)
+            for place, (_, item) in enumerate(self.written)
+            for name in names
+            if _runs(name, item)
+        ]
+        with ThreadPoolExecutor(self.threads) as pool:
+            answers = list(progress(pool.map(self._run, jobs), len(jobs), "verifying"))
+        found: list[list[ProbeResult | NpuCompilation]] = [[] for _ in self.written]
+        for (place, _), answer in zip(jobs, answers, strict=True):
+            found[place].append(answer)
+        return found
+
+    def _run(self, job: tuple[int, str]) -> ProbeResult | NpuCompilation:
         place, runtime = job
-        path = paths[place]
+        path, item = self.written[place]
         if not BY_PACKAGE[runtime].module:
             working = path.with_suffix(".npu")
             working.mkdir()
             return compile_for_npu(path, working)
-        limit = limits[place]
-        return probe(path, runtime, frames.ready, order.few, threads=1, seconds=_AGREEMENT_SECONDS, limit=limit)
+        # TFLite Micro may stay in a loop for minutes, or for good.
+        limit = _LOOPS_SECONDS if has_loops(Graph(item.data)) else PROBE_SECONDS
+        few = self.order.few
+        return probe(path, runtime, self.frames.ready, few, threads=1, seconds=_AGREEMENT_SECONDS, limit=limit)
 
-    with ThreadPoolExecutor(threads) as pool:
-        answers = list(progress(pool.map(run, jobs), len(jobs), "verifying"))
-    files, compiled = [], {}
-    replayable = [_with_golden(item, first, inputs) for item, first in zip(every, firsts, strict=True)]
-    for place, (complete, first) in enumerate(zip(replayable, firsts, strict=True)):
-        half = complete.contract.half_precision
-        verdicts = [judge(first, complete.mode, frames.part(order.all), None, half)]
-        for (other, _), answer in zip(jobs, answers, strict=True):
-            if other == place and isinstance(answer, NpuCompilation):
+    def verdicts(
+        self, request: Request, item: Made, first: ProbeResult, answers: list[ProbeResult | NpuCompilation]
+    ) -> tuple[Verdict, ...]:
+        """Of every runtime, the first one's first."""
+        half = item.contract.half_precision
+        verdicts = [judge(first, item.mode, self.frames.part(self.order.all), None, half)]
+        for answer in answers:
+            if isinstance(answer, NpuCompilation):
                 verdicts.append(npu_verdict(answer))
-                if place < len(made):
-                    compiled[complete.mode] = answer
-            elif other == place and isinstance(answer, ProbeResult):
-                told = _with_way_out(request, complete.mode, answer)
-                verdicts.append(judge(told, complete.mode, frames.part(order.few), first.embeddings, half))
-        moved, sure, silent = None, dict[str, Interval](), None
-        if drift and first.embeddings is not None:
-            rows, images = order.images(len(first.embeddings))
-            moved, sure = drift_and_intervals(first.embeddings[rows], frames.reference[images])
-            silent = count_silent(first.embeddings[rows])
-        entry = describe(request, complete, moved, sure, timings.get(place, Timing(None)), tuple(verdicts))
-        files.append(replace(entry, silent=silent))
-    untuned = {file.mode: of_untuned(file) for file in files[len(made) :]}
-    return Measured(
-        tuple(replayable[: len(made)]),
-        tuple(replace(file, untuned=untuned.get(file.mode)) for file in files[: len(made)]),
-        compiled,
-    )
+            else:
+                told = _with_way_out(request, item.mode, answer)
+                few = self.frames.part(self.order.few)
+                verdicts.append(judge(told, item.mode, few, first.embeddings, half))
+        return tuple(verdicts)
+
+    def figures(self, first: ProbeResult) -> Figures:
+        """From what the first runtime answered to images; none where it failed."""
+        if first.embeddings is None:
+            return Figures()
+        rows, images = self.order.images(len(first.embeddings))
+        moved, sure = drift_and_intervals(first.embeddings[rows], self.frames.reference[images])
+        return Figures(moved, sure, count_silent(first.embeddings[rows]))
 
 
 def _runs(package: str, item: Made) -> bool:
@@ -229,7 +285,7 @@ def _runs(package: str, item: Made) -> bool:
 
 def of_untuned(entry: ExportedFile) -> Untuned:
     """What is told of a file that is not written, from the entry that it would have."""
-    return Untuned(**{field.name: getattr(entry, field.name) for field in fields(Untuned)})
+    return Untuned(**{part.name: getattr(entry, part.name) for part in fields(Untuned)})
 
 
 def _with_golden(item: Made, first: ProbeResult, inputs: GoldenInputs) -> Made:
@@ -279,12 +335,7 @@ def npu_verdict(compiled: NpuCompilation) -> Verdict:
 
 
 def describe(
-    request: Request,
-    item: Made,
-    drift: Drift | None,
-    intervals: Mapping[str, Interval],
-    timing: Timing,
-    verdicts: tuple[Verdict, ...],
+    request: Request, item: Made, figures: Figures, timing: Timing, verdicts: tuple[Verdict, ...]
 ) -> ExportedFile:
     """The file's entry in export.json."""
     return ExportedFile(
@@ -294,13 +345,14 @@ def describe(
         sha256(item.data),
         item.contract.to_json(),
         _float_operators(item),
-        drift,
-        intervals,
+        figures.drift,
+        figures.intervals,
         timing.latency_us,
         timing.low_us,
         timing.high_us,
         None,
         verdicts,
+        figures.silent,
     )
 
 

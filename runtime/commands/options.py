@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 the answer is bad (a gate failed); 2 the request or the en
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import logging
@@ -251,7 +252,12 @@ def run_command(command: click.Command, *, runs_models: bool = False) -> None:
                 click.echo(f"error: {one_line(str(error))}", err=True)
                 sys.exit(error.exit_code)
         with contextlib.nullcontext() if _wants_chatter(sys.argv[1:]) else quiet_libraries():
-            sys.exit(_run(command))
+            code = _run(command)
+            if own_folder() is not None:
+                # Taking TensorFlow apart takes a second.
+                atexit._run_exitfuncs()
+                os._exit(code)
+            sys.exit(code)
 
 
 def _run(command: click.Command) -> int:

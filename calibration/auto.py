@@ -13,7 +13,7 @@ no outliers but the images that differ from the others, and clipping them costs 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,8 +44,12 @@ _STANDARD_ERRORS = 3
 """With some thirty trials chance alone passes two standard errors about once, and three hardly ever (Bonferroni)."""
 _TINY = 1e-30
 
+_LEAST_SEEN, _SHORT = 8, 2
+"""From so many images on a trial may end early: where the gain is so many standard errors short of what it should be
+by then."""
+
 Errors = NDArray[np.float64]
-Trial = Callable[[Sequence[Ranges]], Errors]
+Trial = Callable[[Iterable[Ranges]], Iterable[Errors]]
 
 
 @dataclass(frozen=True)
@@ -79,15 +83,15 @@ def choose_methods(
     Args:
         statistics: for each fold, of the images of the others, with counts.
         groups: of the same graph.
-        trial: from ranges, one for each fold, to the errors of all images, see :func:`better`; infinite where an
-            embedding is not usable.
+        trial: from ranges, one for each fold, to the errors of each fold's images, see :func:`better`; infinite where
+            an embedding is not usable.
         shown: wraps the numbers of the trials, to report progress.
         most: trials, at least one.
     """
     search = _Search(statistics, tuple(groups), trial)
     numbers = iter(shown(range(most)))
     next(numbers)
-    search.errors = before = search.run(MINMAX, {})
+    search.errors = before = np.concatenate(list(search.run(MINMAX, {})))
     for method in CANDIDATES[1:]:
         if next(numbers, None) is None:
             break
@@ -123,17 +127,17 @@ class _Search:
             if _values(statistics[0], group.name) < LEAST_VALUES * statistics[0].samples
         }
 
-    def run(self, method: Method, only: Mapping[str, Method]) -> Errors:
+    def run(self, method: Method, only: Mapping[str, Method]) -> Iterable[Errors]:
         self.trials += 1
-        chosen = {**self.fixed, **only}
-        ranges = []
+        return self._trial(self._ranges(method, {**self.fixed, **only}))
+
+    def _ranges(self, method: Method, only: Mapping[str, Method]) -> Iterator[Ranges]:
         for fold, statistics in enumerate(self._statistics):
             limits: dict[str, tuple[float, float]] = {}
             for group in self._groups:
-                found = self._range(fold, group.name, chosen.get(group.name, method))
+                found = self._range(fold, group.name, only.get(group.name, method))
                 limits |= dict.fromkeys(group.members, found)
-            ranges.append(Ranges(limits, {}, statistics.samples))
-        return self._trial(ranges)
+            yield Ranges(limits, {}, statistics.samples)
 
     def _range(self, fold: int, name: str, method: Method) -> tuple[float, float]:
         """One tensor's range in one fold; the searching methods take a while, so it is kept."""
@@ -143,11 +147,11 @@ class _Search:
         return self._known[key]
 
     def consider(self, method: Method, only: dict[str, Method]) -> bool:
-        errors = self.run(method, only)
-        gained = better(errors, self.errors, _STANDARD_ERRORS)
-        if gained:
-            self.method, self.only, self.errors = method, only, errors
-        return gained
+        errors = all_if_better(self.run(method, only), self.errors, _STANDARD_ERRORS)
+        if errors is None:
+            return False
+        self.method, self.only, self.errors = method, only, errors
+        return True
 
     def by_group(self) -> list[tuple[TensorGroup, Method]]:
         """Every other method of every group whose range would differ, the largest difference first."""
@@ -183,12 +187,47 @@ def better(errors: Errors, than: Errors, standard_errors: float = 1) -> bool:
         return False
     if not np.isfinite(others).all():
         return True
-    gains = np.log(np.maximum(others[:, 0], _TINY)) - np.log(np.maximum(mine[:, 0], _TINY))
+    gains = _gains(mine, others)
     if len(gains) < 2 or (mine.sum(axis=0) > others.sum(axis=0)).any():
         return False
     if (_tails(mine) > _tails(others) * _MOST_WORSE).any():
         return False
     return bool(gains.mean() > standard_errors * gains.std(ddof=1) / np.sqrt(len(gains)))
+
+
+def all_if_better(parts: Iterable[Errors], than: Errors, standard_errors: float = 1) -> Errors | None:
+    """Errors that are made part by part, if they are better than others; None if not, often before the last part.
+
+    No part is asked for after one by which a gain that just passes would be as far as it is in one of forty cases.
+
+    Args:
+        parts: of the errors, in the order of the others; at least one.
+        than: see :func:`better`.
+        standard_errors: likewise.
+    """
+    errors = than[:0]
+    for part in parts:
+        errors = np.concatenate([errors, part])
+        if _is_short(errors, than, standard_errors):
+            return None
+    return errors if better(errors, than, standard_errors) else None
+
+
+def _is_short(errors: Errors, than: Errors, standard_errors: float) -> bool:
+    count = len(errors)
+    mine, others = _columns(errors), _columns(than)[:count]
+    if not _LEAST_SEEN <= count < len(than) or not np.isfinite(than).all():
+        return False
+    if not np.isfinite(mine).all():
+        return True
+    gains = _gains(mine, others)
+    wanted = standard_errors * math.sqrt(count / len(than)) - _SHORT
+    return bool(gains.mean() <= wanted * gains.std(ddof=1) / math.sqrt(count))
+
+
+def _gains(mine: Errors, others: Errors) -> Errors:
+    gains: Errors = np.log(np.maximum(others[:, 0], _TINY)) - np.log(np.maximum(mine[:, 0], _TINY))
+    return gains
 
 
 def _columns(errors: Errors) -> Errors:

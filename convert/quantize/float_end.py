@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...calibration import Ranges
-from ...calibration.auto import better
+from ...calibration.auto import all_if_better
 from ...runtime.drift.wording import gained
 from ..graph.graph import HEAVY, Graph
 from ..normalization.prepare import FloatGraph
@@ -88,10 +88,10 @@ def try_float_end(
     if not ends:
         return (), None
     chosen: tuple[str, ...] = ()
-    plain = best = trial.errors_of_one(flatbuffer, ranges)
+    plain = best = np.concatenate(list(trial.errors_of_one(flatbuffer, ranges)))
     for end in ends:
-        errors = trial.errors_of_one(flatbuffer, ranges, end)
-        if better(errors, best, _STANDARD_ERRORS):
+        errors = all_if_better(trial.errors_of_one(flatbuffer, ranges, end), best, _STANDARD_ERRORS)
+        if errors is not None:
             chosen, best = end, errors
     if not chosen:
         return (), None

@@ -24,7 +24,7 @@ from ...calibration import (
     parse_method,
     tensor_groups,
 )
-from ...calibration.auto import AutoChoice, better, choose_methods
+from ...calibration.auto import AutoChoice, all_if_better, choose_methods
 from ...calibration.engine import Engine, LocalEngine, list_images
 from ...calibration.errors import CalibrationDataError
 from ...calibration.images import channel_means, check_unchanged
@@ -51,7 +51,7 @@ from .trial import CrossTrial, Trial, unmeasured
 NO_EQUALIZATION, FORWARDS, BACKWARDS = "none", "forwards", "backwards"
 
 _OTHER_ORDER = 3
-"""Standard errors by which equalization backwards must be better than forwards to be taken."""
+"""Standard errors by which equalization backwards must be better than forwards, or none, to be taken."""
 
 _ABSORBING = 2
 """Standard errors by which moved offsets must be better: with a ReLU they are exact for most images only."""
@@ -292,20 +292,22 @@ class _Planner:
             return equalize(original, whole, backwards=decided == BACKWARDS)[0]
         assert trial is not None
         others = without_each(parts)
-        plain = trial.errors((original, ranges) for ranges in others)
-        direction, equalized = FORWARDS, trial.errors(equalize(original, ranges) for ranges in others)
-        if most_trials(original, len(trial), len(parts)) > LARGE:
-            backwards = trial.errors(equalize(original, ranges, backwards=True) for ranges in others)
-            if better(backwards, equalized, _OTHER_ORDER):
-                direction, equalized = BACKWARDS, backwards
+        plain = best = np.concatenate(list(trial.errors((original, ranges) for ranges in others)))
+        direction = NO_EQUALIZATION
+        large = most_trials(original, len(trial), len(parts)) <= LARGE
         # Equalization changes nothing in float and costs nothing, but for images unlike those that it balances it may
         # be a loss all the same, so it has to prove itself.
-        if not better(equalized, plain):
+        for tried, gain in ((FORWARDS, 1), *(() if large else ((BACKWARDS, _OTHER_ORDER),))):
+            made = (equalize(original, ranges, backwards=tried == BACKWARDS) for ranges in others)
+            errors = all_if_better(trial.errors(made), best, gain)
+            if errors is not None:
+                direction, best = tried, errors
+        if direction == NO_EQUALIZATION:
             return original
         self._equalization = direction
         self._decisions.append(
             f"channels of {len(names)} activation(s) were equalized for int8: "
-            f"{gained(trial.sqnr(plain), trial.sqnr(equalized))} on {len(trial)} calibration images, each judged "
+            f"{gained(trial.sqnr(plain), trial.sqnr(best))} on {len(trial)} calibration images, each judged "
             "with ranges of others. --no-equalize leaves them as they are."
         )
         return equalize(original, whole, backwards=direction == BACKWARDS)[0]
@@ -327,9 +329,10 @@ class _Planner:
                 return flatbuffer
             assert trial is not None
             others = without_each(parts)
-            plain = trial.errors((flatbuffer, ranges) for ranges in others)
-            errors = trial.errors(absorb(flatbuffer, ranges)[:2] for ranges in others)
-            if not better(errors, plain, _ABSORBING):
+            plain = np.concatenate(list(trial.errors((flatbuffer, ranges) for ranges in others)))
+            made = (absorb(flatbuffer, ranges)[:2] for ranges in others)
+            errors = all_if_better(trial.errors(made), plain, _ABSORBING)
+            if errors is None:
                 return flatbuffer
             self._decisions.append(
                 f"offsets of {count} activation(s) were moved into the biases that read them: "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,7 @@ class Trial:
         self.images = images
         self._threads, self._keep_float = threads, graph.keep_float
         self._reference = float_rows(graph.flatbuffer, images, threads)
+        self._known: dict[bytes, NDArray[np.float64]] = {}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -63,8 +65,11 @@ class Trial:
         return quantize(flatbuffer, "int8", ranges, self._keep_float, float_end=float_end)
 
     def errors_of(self, quantized: bytes) -> NDArray[np.float64]:
-        """The same of a quantized graph with float input and output."""
-        return self.compared(float_rows(quantized, self.images, self._threads))
+        """The same of a quantized graph with float input and output; of one that was run before as they were."""
+        key = hashlib.sha256(quantized).digest()
+        if key not in self._known:
+            self._known[key] = self.compared(float_rows(quantized, self.images, self._threads))
+        return self._known[key]
 
     def measure(self, quantized: bytes) -> tuple[NDArray[np.float64], Drift]:
         """The same, and the drift of the embeddings, with neighbours where there are images enough."""
@@ -112,20 +117,20 @@ class CrossTrial:
     def __len__(self) -> int:
         return sum(map(len, self.folds))
 
-    def errors_of_one(self, flatbuffer: bytes, ranges: Ranges, float_end: Sequence[str] = ()) -> NDArray[np.float64]:
-        """Errors of all images with one graph and its ranges, quantized once; see :meth:`Trial.errors`."""
+    def errors_of_one(
+        self, flatbuffer: bytes, ranges: Ranges, float_end: Sequence[str] = ()
+    ) -> Iterator[NDArray[np.float64]]:
+        """Errors of each fold's images with one graph and its ranges, quantized once; see :meth:`Trial.errors`."""
         quantized = self.folds[0].quantized(flatbuffer, ranges, float_end)
-        return np.concatenate([trial.errors_of(quantized) for trial in self.folds])
+        return (trial.errors_of(quantized) for trial in self.folds)
 
-    def errors(self, candidates: Iterable[tuple[bytes, Ranges]]) -> NDArray[np.float64]:
-        """Errors of all images, fold by fold; see :meth:`Trial.errors`.
+    def errors(self, candidates: Iterable[tuple[bytes, Ranges]]) -> Iterator[NDArray[np.float64]]:
+        """Errors of each fold's images, made one fold after the other; see :meth:`Trial.errors`.
 
         Args:
             candidates: for each fold the float graph and its ranges.
         """
-        return np.concatenate(
-            [trial.errors(*candidate) for trial, candidate in zip(self.folds, candidates, strict=True)]
-        )
+        return (trial.errors(*candidate) for trial, candidate in zip(self.folds, candidates, strict=True))
 
     def sqnr(self, errors: NDArray[np.float64]) -> float | None:
         """See :meth:`Trial.sqnr`."""

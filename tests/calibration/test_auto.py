@@ -1,12 +1,12 @@
 """``auto``: it finds what is planted, and keeps its hands off what chance would explain."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pytest
 
 from embedlite.calibration import Ranges, Statistics, auto
-from embedlite.calibration.auto import MOST_TRIALS, better, choose_methods
+from embedlite.calibration.auto import MOST_TRIALS, all_if_better, better, choose_methods
 from embedlite.calibration.bins import count
 from embedlite.calibration.methods import Method, choose_range
 from embedlite.calibration.statistics import TensorStatistics
@@ -37,9 +37,9 @@ def statistics() -> Statistics:
     return Statistics("m", {}, tensors, 10, 1)
 
 
-def errors_of(limits: Callable[[Ranges], float]) -> Callable[[Sequence[Ranges]], np.ndarray]:
-    noise = RNG.uniform(0.9, 1.1, 30)
-    return lambda folds: noise * np.mean([limits(ranges) for ranges in folds])
+def errors_of(limits: Callable[[Ranges], float]) -> Callable[[Iterable[Ranges]], Iterator[np.ndarray]]:
+    noise = RNG.uniform(0.9, 1.1, (4, 10))
+    return lambda folds: (part * limits(ranges) for part, ranges in zip(noise, folds, strict=True))
 
 
 def test_the_tensor_with_the_outlier_gets_another_method_than_the_others() -> None:
@@ -98,6 +98,31 @@ def test_ranges_that_give_no_embedding_are_never_chosen() -> None:
 def test_better_is_more_than_chance(gains: np.ndarray, wanted: bool) -> None:
     before = RNG.uniform(1, 2, len(gains))
     assert better(before * gains, before, 3) is wanted
+
+
+@pytest.mark.parametrize("needed", [1, 2, 3])
+def test_a_trial_ends_early_where_it_is_lost_and_decides_as_all_images_would(needed: float) -> None:
+    """Of gains from clear losses to clear ones, each of which chance moves by a standard error."""
+    asked, wrong, rng = list[int](), 0, np.random.default_rng(1)
+    for effect in np.linspace(-8, 8, 400):
+        before = rng.lognormal(0, 1, (4, 32))
+        after = before / np.exp(effect / np.sqrt(before.size) + rng.normal(size=before.shape))
+        asked.append(0)
+
+        def parts(after: np.ndarray = after) -> Iterator[np.ndarray]:
+            for part in after:
+                asked[-1] += 1
+                yield part
+
+        found = all_if_better(parts(), before.ravel(), needed)
+        wanted = better(after.ravel(), before.ravel(), needed)
+        wrong += (found is not None) != wanted
+        assert found is None or (wanted and np.array_equal(found, after.ravel()))
+    # One of forty that just pass is lost, at each of three looks, and few just pass.
+    assert wrong <= 3 / 40 * 100
+    assert asked[0] == 1
+    assert asked[-1] == 4
+    assert np.mean(asked[:200]) < 2
 
 
 def test_anything_finite_is_better_than_no_embedding() -> None:

@@ -5,9 +5,6 @@ A step returns what it made and what it decided on the user's behalf; nothing is
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from ..calibration.engine import open_engine
 from ..runtime.check.figures import read_device_figures
 from ..runtime.files import json_bytes
 from ..runtime.progress import Stages
+from .graph.run import give_back
 from .load.original import Original
 from .load.preprocess import Proof
 from .make.maker import Maker
@@ -34,13 +32,6 @@ from .steps.quantizing import find_half, make_files
 from .steps.telling import Steps, tell
 from .steps.writing import contents
 from .verify.latency import Stopwatch
-
-
-def _give_back() -> None:
-    """Return memory that was freed to the system: TensorFlow's conversion leaves some hundred megabytes of it."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
-            ctypes.CDLL(None).malloc_trim(0)
 
 
 class Pipeline:
@@ -85,24 +76,27 @@ class Pipeline:
         with open_engine(request.engine, request.threads) as engine:
             with timed("converting"):
                 lowered = convert_model(request, original, Path(self.source["path"]))
-            _give_back()
+            give_back()
             decided = settle_contract(request, original, lowered, proof=proof, recipe=recipe)
             contract = decided.contract
             data = open_images(request, original.name, lowered, contract, engine, proof=proof)
             graph = prepare_graph(request, lowered, data, proof=proof, recipe=recipe)
+            give_back()
             with timed("calibrating"):
                 calibrated = calibrate(request, graph, data, contract, engine, recipe=recipe)
-        _give_back()
+        give_back()
         stopwatch = Stopwatch(request.timed_on, request.threads)
         with timed("quantizing"):
             half = find_half(request, graph, data.judging)
             maker = Maker(request, contract, decided.origins, graph, calibrated.plan, recipe, half, data.further)
             files = make_files(request, graph, calibrated.plan, maker, stopwatch, recipe=recipe)
+        give_back()
         if request.measure:
             with timed("measuring"):
                 ran = run_files(request, contract, lowered, data, graph, files, stopwatch, recipe=recipe)
         else:
             ran = not_run(request, graph, files)
+        give_back()
         chosen = choose(request, ran.measured.files, files, stopwatch, self.device)
         written = contents(request, ran.measured, chosen)
         steps = Steps(original, decided, data, graph, calibrated, half, files, ran, chosen, written)

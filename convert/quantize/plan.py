@@ -38,6 +38,7 @@ from ...runtime.model.contract import InputContract
 from ...runtime.progress import progress
 from ..errors import ConversionError
 from ..graph.graph import Graph
+from ..graph.run import give_back
 from ..modes import AUTO, CALIBRATED
 from ..normalization.prepare import FloatGraph
 from .absorb import absorb, absorbable_pairs
@@ -46,7 +47,7 @@ from .flat_tensors import explain_flat
 from .float_end import try_float_end
 from .folds import LARGE, LEAST_TO_COMPARE, MOST_JUDGED_BYTES, make_folds, merged, most_trials, without_each
 from .known_ranges import pixel_range, told_of_pixels
-from .trial import CrossTrial, Trial, unmeasured
+from .trial import CrossTrial, ReadyImages, Trial, unmeasured
 
 NO_EQUALIZATION, FORWARDS, BACKWARDS = "none", "forwards", "backwards"
 
@@ -203,7 +204,7 @@ class _Planner:
         return [self._calibration.ready(index) for index in self._folds[0][:_LOOKED_AT]]
 
     def _judged(self, indices: Sequence[int]) -> Trial:
-        return Trial(self._graph, [self._calibration.ready(index) for index in indices], self._options.threads)
+        return Trial(self._graph, ReadyImages(self._calibration, indices), self._options.threads)
 
     @property
     def _compares(self) -> bool:
@@ -219,6 +220,7 @@ class _Planner:
             self._decisions.append(f"nothing was tried for int8: {error}")  # the other modes lose nothing by it
             flatbuffer, self._trial = self._graph.flatbuffer, None
             self._equalization, self._absorbed = NO_EQUALIZATION, False
+        give_back()
         parts = self._collect(flatbuffer)
         whole = merge(parts)
         groups = tensor_groups(flatbuffer, self._without)
@@ -298,6 +300,7 @@ class _Planner:
         # Equalization changes nothing in float and costs nothing, but for images unlike those that it balances it may
         # be a loss all the same, so it has to prove itself.
         for tried, gain in ((FORWARDS, 1), *(() if large else ((BACKWARDS, _OTHER_ORDER),))):
+            give_back()
             made = (equalize(original, ranges, backwards=tried == BACKWARDS) for ranges in others)
             errors = all_if_better(trial.errors(made), best, gain)
             if errors is not None:
@@ -364,7 +367,7 @@ class _Planner:
     def _collect(self, flatbuffer: bytes) -> list[SparseStatistics]:
         """Statistics of each fold."""
         # Sparse at once: histograms of a network with hundreds of tensors take some hundred megabytes for each fold.
-        parts = [sparse(statistics) for statistics in self._observed(flatbuffer)]
+        parts = list(map(sparse, self._observed(flatbuffer)))  # of one fold at a time there are dense ones
         for part, indices in zip(parts, self._folds, strict=True):
             check_unchanged(part.plain, self._calibration, indices, self._listing, self._engine)
         return parts
@@ -390,6 +393,7 @@ class _Planner:
                 without=self._without,
                 indices=islice(shown, len(fold)),
             )
+            give_back()
 
     def _choose(self, flatbuffer: bytes, parts: Sequence[SparseStatistics]) -> AutoChoice:
         """The method of each group."""

@@ -28,7 +28,7 @@ from ..verify.measure import Figures, Measured, collect_frames, describe, measur
 from ..verify.verdicts import Frames
 from .quantizing import Files
 
-_LEAST_BATCH, _BATCH_BYTES = 8, 8 << 20
+_LEAST_BATCH, _BATCH_BYTES = 8, 4 << 20
 """Of large images a smaller batch shows whether images depend on each other; TensorFlow keeps some hundred times as
 much for its layers."""
 
@@ -99,17 +99,25 @@ def run_files(
     with tempfile.TemporaryDirectory(prefix="embedlite-") as folder:
         rounded = any(name != "float64" for name in lowered.precisions)
         frames, broken = collect_frames(contract, test, lowered.reference, Path(folder), rounded=rounded)
-        coupling = _coupling(lowered, frames, request.training_batch)
-        frames, report, frozen = _frozen(request, graph, test, frames)
+        judged, report, frozen = _frozen(request, graph, test, frames)
+        found = list[BatchCoupling | None]()
         measured = measure_files(
-            request, list(files.made), frames, inputs, stopwatch, drift=test is not None, folder=Path(folder)
+            request,
+            list(files.made),
+            judged,
+            inputs,
+            stopwatch,
+            drift=test is not None,
+            folder=Path(folder),
+            meanwhile=lambda: found.append(_coupling(lowered, frames, request.training_batch)),
         )
+    (coupling,) = found
     return Ran(
         measured,
         report,
         coupling,
         golden,
-        (*_explain_broken(broken, len(frames.edge)), *explain_coupling(coupling), *frozen),
+        (*_explain_broken(broken, len(judged.edge)), *explain_coupling(coupling), *frozen),
     )
 
 

@@ -26,6 +26,7 @@ from ...runtime.model.contract import InputContract
 from ...runtime.progress import progress, stage
 from ..graph.graph import Graph
 from ..graph.loops import has_loops
+from ..graph.run import give_back
 from ..make.golden import GoldenInputs, golden_path, pack
 from ..make.maker import Made
 from ..make.names import OutputNames
@@ -146,6 +147,7 @@ def measure_files(
     *,
     drift: bool,
     folder: Path,
+    meanwhile: Callable[[], None],
 ) -> Measured:
     """Run every file on every runtime that can run its mode.
 
@@ -157,6 +159,7 @@ def measure_files(
         stopwatch: of the target that latencies are measured on.
         drift: whether the frames are images that drift can be measured on.
         folder: where the files are written to be run.
+        meanwhile: what else is to be done, once nothing is timed any more.
     """
     # What a fine-tuned file would be without is measured beside it, and goes no further than the figures.
     every = [*made, *(item.untuned for item in made if item.untuned is not None)]
@@ -167,7 +170,8 @@ def measure_files(
         found = stopwatch.time([every[place].data for place in runnable])
     timings = dict(zip(runnable, found, strict=True))
     # Nothing is timed from here on, so the runtimes may share the processors.
-    others = rounds.on_other_runtimes()
+    others = rounds.on_other_runtimes(meanwhile)
+    give_back()
     replayable = [_with_golden(item, first, inputs) for item, first in zip(every, firsts, strict=True)]
     files = []
     for place, (item, first, answers) in enumerate(zip(replayable, firsts, others, strict=True)):
@@ -226,7 +230,7 @@ class _Rounds:
             for path, _ in progress(self.written, len(self.written), "measuring")
         ]
 
-    def on_other_runtimes(self) -> list[list[ProbeResult | NpuCompilation]]:
+    def on_other_runtimes(self, meanwhile: Callable[[], None]) -> list[list[ProbeResult | NpuCompilation]]:
         """All at once, on a few frames; what they said of each file, interpreters first, then the NPU's compiler."""
         compilers = [item.package for item in BACKENDS.values() if not item.module and installed(item.package)]
         jobs = [
@@ -237,7 +241,9 @@ class _Rounds:
             if _runs(name, item)
         ]
         with ThreadPoolExecutor(self.threads) as pool:
-            answers = list(progress(pool.map(self._run, jobs), len(jobs), "verifying"))
+            running = pool.map(self._run, jobs)
+            meanwhile()
+            answers = list(progress(running, len(jobs), "verifying"))
         found: list[list[ProbeResult | NpuCompilation]] = [[] for _ in self.written]
         for (place, _), answer in zip(jobs, answers, strict=True):
             found[place].append(answer)

@@ -68,12 +68,14 @@ def input_moments(graph: PairedGraph, layer: LinearLayer, shape: tuple[int, ...]
     found = graph.inputs(layer, lambda values: input_rows(layer, values, shape))
     if found[0] is None:
         return None
-    rows = np.concatenate([item for item in found if item is not None], axis=1)
-    groups, count, _ = rows.shape
+    groups, count = len(found[0]), sum(item.shape[1] for item in found if item is not None)
+    # A depthwise layer's rows lie channel beside channel, and a product of such is fifty times slower.
+    rows = np.empty((groups, count, inputs), np.float32)
+    np.concatenate([item for item in found if item is not None], axis=1, out=rows)
+    found.clear()
     moments = np.zeros((groups, inputs, inputs))
     for first in range(0, count, _ROWS):
-        # A depthwise layer's rows lie channel beside channel, and a product of such is fifty times slower.
-        part = np.ascontiguousarray(rows[:, first : first + _ROWS], np.float32)
+        part = rows[:, first : first + _ROWS]
         moments += part.transpose(0, 2, 1) @ part
     return moments
 

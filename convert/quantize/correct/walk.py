@@ -17,7 +17,7 @@ from ....runtime.backends.subgraph import cut, runner
 from ....runtime.model.flatbuffer import ModelInfo
 from ...graph.run import Values, map_images
 
-MOST_KEPT = 256 << 20
+MOST_KEPT = 96 << 20
 """Bytes of activations that are kept of all images together; where more are alive, the last place that fitted stays."""
 
 _T = TypeVar("_T")

@@ -95,10 +95,9 @@ def quantize(
     if mode == "int8" and original is not None:
         limits = carry_back(original, limits)
     statistics = _statistics(original, limits) if limits and original is not None else None
-    version = package_version("litert-quantizer") or "of unknown version"
     way_out = "Other files do not need it."
     with (
-        told(ConversionError, "litert-quantizer", version, f"cannot make the {mode} file", way_out),
+        told(ConversionError, "litert-quantizer", _version(), f"cannot make the {mode} file", way_out),
         warnings.catch_warnings(),
     ):
         # It opens an interpreter that keeps its tensors, and LiteRT warns about that.
@@ -140,12 +139,22 @@ def _bits(mode: str, keep_float: Sequence[str], precision: Mapping[str, str], na
     return {"int8": 8, INT16: 16}.get(kind)
 
 
+@functools.cache
+def _version() -> str:
+    return package_version("litert-quantizer") or "of unknown version"
+
+
 @functools.lru_cache(maxsize=1)
 def _engine(flatbuffer: bytes) -> Any:
     """litert-quantizer with a float graph, which it does not change; many sets of ranges are tried on one graph."""
     from litert_quantizer import quantizer
 
-    return quantizer.Quantizer(flatbuffer)
+    class Quantizer(quantizer.Quantizer):  # type: ignore[misc]  # it has no types
+        """litert-quantizer, without the interpreter that it opens each time to find statistics that are empty."""
+
+        def _ensure_model_qsv_sufficient(self, calibration_result: Any) -> None: ...
+
+    return Quantizer(flatbuffer)
 
 
 def _between_float(graph: Graph, keep_float: Collection[str]) -> list[str]:

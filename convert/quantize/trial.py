@@ -30,6 +30,7 @@ class ReadyImages(Sequence[Values]):
     def __init__(self, source: Source, indices: Sequence[int]) -> None:
         """Load them."""
         self._loaded, self._contract = [source.load(index) for index in indices], source.contract
+        self._names = [f"{source.name}, {source.contract.noun} {source.ids[index]!r}" for index in indices]
 
     def __len__(self) -> int:
         return len(self._loaded)
@@ -40,8 +41,8 @@ class ReadyImages(Sequence[Values]):
     def __getitem__(self, place: slice) -> list[Values]: ...
     def __getitem__(self, place: int | slice) -> Values | list[Values]:
         if isinstance(place, slice):
-            return [model_ready(image, self._contract) for image in self._loaded[place]]
-        return model_ready(self._loaded[place], self._contract)
+            return [self[index] for index in range(*place.indices(len(self)))]
+        return model_ready(self._loaded[place], self._contract, self._names[place])
 
 
 class Trial:

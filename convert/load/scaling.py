@@ -151,7 +151,6 @@ def scaling_of_tensorflow(frozen: Any) -> Scaling | None:
 
 def view_of_tensorflow(frozen: Any) -> View:
     """What is asked of a concrete function without variables, of one (N, H, W, C) float32 input; H, W may be open."""
-    import tensorflow as tf
 
     definition = frozen.graph.as_graph_def()
     source = frozen.inputs[0].name
@@ -174,15 +173,36 @@ def view_of_tensorflow(frozen: Any) -> View:
             operators.append(Operator(nodes[name].op, inputs, outputs))
 
     def run_to(tensor: str) -> Run:
-        whole = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(definition, name=""), [])
-        cut = whole.prune([source], [tensor])
-        return lambda image: np.asarray(cut(tf.constant(image))[0])
+        run = runner_of_tensorflow(source, definition, [tensor])
+        return lambda image: run(image)[0]
 
     def rank(tensor: str) -> int | None:
         found: int | None = frozen.graph.get_tensor_by_name(tensor).shape.rank
         return found
 
     return View((shape[1], shape[2], shape[3]), source, tuple(operators), rank, run_to)
+
+
+def runner_of_tensorflow(
+    source: str, definition: Any, tensors: list[str]
+) -> Callable[[NDArray[np.float32]], list[NDArray[Any]]]:
+    """A function that gives what a graph computes on the way, of a float32 batch.
+
+    Args:
+        source: name of its input.
+        definition: its GraphDef, without variables.
+        tensors: names of what is computed.
+    """
+    import tensorflow as tf
+
+    # What comes before them may be a small part; to import a whole network takes longer than to run it.
+    part = tf.compat.v1.graph_util.extract_sub_graph(definition, [tensor.partition(":")[0] for tensor in tensors])
+
+    def cut(image: Any) -> Any:
+        return tf.import_graph_def(part, {source: image}, tensors, name="")
+
+    run = tf.compat.v1.wrap_function(cut, [tf.TensorSpec(None, tf.float32)])
+    return lambda image: [np.asarray(value) for value in run(tf.constant(image))]
 
 
 def _tensor(text: str) -> str:

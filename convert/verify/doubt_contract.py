@@ -10,7 +10,7 @@ image moves or that a bound cuts off.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -25,6 +25,7 @@ from ...runtime.model.contract import COLOR_ORDERS, InputContract
 from ..contract_search import SCALINGS, as_options
 from ..graph.run import float_runner
 from ..load.lower import LoweredModel
+from ..load.scaling import runner_of_tensorflow
 from .dead_activations import Stuck, bounded_tensors, measure_stuck
 
 _IMAGES = 8
@@ -91,10 +92,11 @@ def doubt_contract(
 def _by_statistics(
     name: str, frozen: Any, layers: list[Trained], images: list[NDArray[Any]], contract: InputContract, *, accept: bool
 ) -> list[str]:
-    run = _runner(frozen, [layer.tensor for layer in layers])
+    source, definition = frozen.inputs[0].name, frozen.graph.as_graph_def()
+    run = runner_of_tensorflow(source, definition, [layer.tensor for layer in layers])
 
     def divergence(tried: InputContract) -> float:
-        answers = [run(_ready(image, contract, tried)) for image in images]
+        answers = [run(_ready(image, contract, tried)[None]) for image in images]
         found = [
             _divergence(layer, np.concatenate([answer[place].reshape(-1, len(layer.mean)) for answer in answers]))
             for place, layer in enumerate(layers)
@@ -216,15 +218,6 @@ def _divergence(layer: Trained, values: NDArray[Any]) -> float:
     return float(np.median(found))
 
 
-def _runner(frozen: Any, tensors: list[str]) -> Callable[[Values], list[NDArray[Any]]]:
-    import tensorflow as tf
-
-    definition = frozen.graph.as_graph_def()
-    whole = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(definition, name=""), [])
-    cut = whole.prune([frozen.inputs[0].name], tensors)
-    return lambda image: [np.asarray(value) for value in cut(tf.constant(image[None]))]
-
-
 def _trained(frozen: Any) -> list[Trained]:
     """The first BatchNormalizations of a frozen graph whose channels come last and whose statistics are not initial."""
     import tensorflow as tf
@@ -299,7 +292,8 @@ def _channels(frozen: Any, tensor: str) -> int | None:
     shape = frozen.graph.get_tensor_by_name(tensor).shape
     if shape.rank is None:
         # What a compiled function gives, such as a grouped convolution on a processor, has a shape when it is run.
-        image = np.zeros(frozen.inputs[0].shape.as_list()[1:], np.float32)
-        shape = np.shape(_runner(frozen, [tensor])(image)[0])
+        source = frozen.inputs[0]
+        run = runner_of_tensorflow(source.name, frozen.graph.as_graph_def(), [tensor])
+        shape = np.shape(run(np.zeros((1, *source.shape.as_list()[1:]), np.float32))[0])
     size: int | None = shape[-1] if len(shape) else None
     return size

@@ -200,7 +200,8 @@ def save_keras(
     model(calibration[:8])
     settle(blocks, filters, calibration)
 
-    @tf.function
+    # Traced once, not for each size of a batch.
+    @tf.function(input_signature=[tf.TensorSpec(ANY_BATCH, tf.float32)])
     def answer(x: tf.Tensor) -> dict[str, tf.Tensor]:
         for layer in model.layers[:-1]:
             x = layer(x, training=False)

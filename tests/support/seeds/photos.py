@@ -18,9 +18,10 @@ def save_crops(folder: Path, size: int, calibration: int, test: int) -> tuple[np
     The crops are cut at random places, a third to a whole of the photo's height, and stretched to ``size``.
     """
     rng = np.random.default_rng(0)
+    photos = [getattr(data, name)() for name in PHOTOS]
     crops = []
     for index in range(calibration + test):
-        photo = getattr(data, PHOTOS[index % len(PHOTOS)])()
+        photo = photos[index % len(PHOTOS)]
         side = int(rng.integers(photo.shape[0] // 3, photo.shape[0] + 1))
         top, left = (int(rng.integers(0, length - side + 1)) for length in photo.shape[:2])
         crop = Image.fromarray(photo[top : top + side, left : left + side])

@@ -281,6 +281,8 @@ class FineTuning:
     Attributes:
         mode: its mode.
         kept: whether its weights are in the file; if not, the file is as it would be without.
+        balanced: whether its channels were balanced before the training.
+        trained: whether the training brought more.
         images: how many were trained on.
         held_out: calibration images that judged the file, none of which was trained on.
         steps: of the training.
@@ -298,6 +300,8 @@ class FineTuning:
 
     mode: str
     kept: bool
+    balanced: bool
+    trained: bool
     images: int
     held_out: int
     steps: int

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ...calibration import Ranges
 from ...runtime.errors import InterpreterFailedError
 from ...runtime.images.source import Source
 from ...runtime.model.contract import Contract, InputContract
@@ -116,7 +117,7 @@ class Maker:
         precision = (precision or {}) if takes_ranges(mode) else {}
         quantized = self._quantized(mode, precision)
         corrected = self._corrected(mode, quantized)
-        tuned = self._tuned(mode, corrected.graph, beside)
+        tuned = self._tuned(mode, corrected.graph, precision, beside)
         made = self._finished(mode, tuned.graph, FileRecipe(corrected.steps, precision))
         made = replace(made, decisions=(*corrected.decisions, *tuned.decisions, *made.decisions))
         if tuned.report is None or not tuned.report.kept:
@@ -179,7 +180,7 @@ class Maker:
             # Whether any interpreter runs it is found out with the others.
             return Corrected(quantized, (), (f"{mode} was not corrected: {error}",))
 
-    def _tuned(self, mode: str, quantized: bytes, beside: int) -> Tuned:
+    def _tuned(self, mode: str, quantized: bytes, precision: Precision, beside: int) -> Tuned:
         """The graph with trained weights, if that was asked for and helps."""
         request, plan = self._request, self._plan
         if not takes_ranges(mode) or not request.fine_tune or plan is None:
@@ -193,7 +194,15 @@ class Maker:
             flips=request.fine_tune_flips,
             checkpoint=request.fine_tune_checkpoint,
         )
-        return tuner.tune(quantized, mode, self._graph.flatbuffer if mode == "int16x8" else plan.flatbuffer)
+        if mode == "int16x8":
+            return tuner.tune(quantized, mode, self._graph.flatbuffer)
+
+        def remake(original: bytes, ranges: Ranges) -> bytes:
+            other = replace(plan, flatbuffer=original, ranges=ranges)
+            corrector, made = self._corrects(other, original), self._mixed(precision, other)
+            return made if corrector is None else corrector.correct(made, mode).graph
+
+        return tuner.tune(quantized, mode, plan.flatbuffer, remake)
 
     def _training_time(self, mode: str, beside: int) -> float:
         """Seconds of one file: the modes share the time, or half of it where a search makes further files."""
@@ -201,12 +210,13 @@ class Maker:
         files = beside if is_mixed(mode) else len(set(CALIBRATED).intersection(self._request.modes))
         return self._request.fine_tune_time * share / files
 
-    def _mixed(self, precision: Precision) -> bytes:
-        assert self._plan is not None
+    def _mixed(self, precision: Precision, other: Int8Plan | None = None) -> bytes:
+        plan = other or self._plan
+        assert plan is not None
         return quantize(
-            self._plan.flatbuffer,
+            plan.flatbuffer,
             "int8",
-            self._plan.ranges,
+            plan.ranges,
             self._graph.keep_float,
             precision=by_operator(self.layers, precision),
             older=self.older_runtime,

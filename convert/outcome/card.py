@@ -13,7 +13,7 @@ from typing import Any
 from ...runtime.drift.wording import IDENTICAL, UNMEASURED, decibels, gained
 from ...runtime.model.words import word
 from ...runtime.version import __version__
-from ..results import ExportedFile, ExportResult
+from ..results import ExportedFile, ExportResult, FineTuning
 
 _METRICS = ("sqnr_db", "cosine_p1", "knn_overlap_cross")
 _PLACES = {
@@ -61,8 +61,8 @@ def _what(result: ExportResult, contract: Mapping[str, Any]) -> list[str]:
         if tuned.kept
         for line in (
             "",
-            f"The weights of the {tuned.mode} file are not the model's: they were trained further on {tuned.images} "
-            f"unlabelled images to answer as the model does. In float they are {decibels(tuned.float_from_original)} "
+            f"The weights of the {tuned.mode} file are not the model's: {_changed(tuned)} In float they are "
+            f"{decibels(tuned.float_from_original)} "
             f"from it.{_brought(result, tuned.mode)}",
         )
     ]
@@ -71,6 +71,14 @@ def _what(result: ExportResult, contract: Mapping[str, Any]) -> list[str]:
         "Lite.",
         *changed,
     ]
+
+
+def _changed(tuned: FineTuning) -> str:
+    trained = f"were trained further on {tuned.images} unlabelled images to answer as the model does."
+    balanced = "channels were given other factors, which change nothing in float and suit 8 bits better"
+    if not tuned.trained:
+        return f"{balanced}."
+    return f"{balanced}, and they {trained}" if tuned.balanced else f"they {trained}"
 
 
 def _brought(result: ExportResult, mode: str) -> str:

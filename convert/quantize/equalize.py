@@ -40,7 +40,7 @@ _POWER = 0.1
 
 _STEPS = 255
 
-_LIMIT = 1e3
+LARGEST_FACTOR = 1e3
 _BOUND, _MARGIN = 6.0, 2.0
 """Where RELU6 ends, and how far below a channel must have stayed: images may have larger values than those before."""
 
@@ -53,10 +53,10 @@ Limits = tuple[Values, Values]
 def equalizable(graph: Graph) -> set[str]:
     """The activations whose channels have to be observed, by name; none where nothing can be scaled."""
     found = channels(graph)
-    return set() if not found.scaled else {graph.tensor_name(index) for index in _observed(graph, found)}
+    return set() if not found.scaled else {graph.tensor_name(index) for index in observed(graph, found)}
 
 
-def _observed(graph: Graph, found: Channels) -> list[int]:
+def observed(graph: Graph, found: Channels) -> list[int]:
     """Activations in the order of execution, without those that hold another one's values."""
     return [
         int(index)
@@ -82,10 +82,25 @@ def equalize(flatbuffer: bytes, ranges: Ranges, *, backwards: bool = False) -> t
     found = channels(graph)
     limits = {
         index: (low.astype(np.float64), high.astype(np.float64))
-        for index in _observed(graph, found)
+        for index in observed(graph, found)
         for low, high in [ranges.channels[name] for name in [graph.tensor_name(index)] if name in ranges.channels]
     }
     factors = _Factors(graph, found, limits, ranges).chosen(backwards=backwards)
+    return divided(graph, found, factors, limits, ranges)
+
+
+def divided(
+    graph: Graph, found: Channels, factors: Values, limits: Mapping[int, Limits], ranges: Ranges
+) -> tuple[bytes, Ranges]:
+    """The float graph with every class divided by its factor, and the ranges that follow.
+
+    Args:
+        graph: is changed.
+        found: its classes.
+        factors: (classes,), that of :data:`embedlite.convert.graph.channels.FIXED` one.
+        limits: of the channels of those activations that :func:`observed` names, before.
+        ranges: of all activations, before.
+    """
     scale_channels(graph, found, factors)
     changed = dict(ranges.limits)
     for operator in graph.operators:
@@ -100,6 +115,19 @@ def equalize(flatbuffer: bytes, ranges: Ranges, *, backwards: bool = False) -> t
     return graph.to_bytes(), replace(ranges, limits=changed)
 
 
+def least_factors(found: Channels, maxima: Mapping[int, Values]) -> Values:
+    """The least factor of every class: at its bound a channel has none, and those that come near stay as they are.
+
+    Args:
+        found: the classes.
+        maxima: the largest magnitude of each channel of the observed activations, by index.
+    """
+    least = np.full(found.count, 1 / LARGEST_FACTOR)
+    for index in found.clipped & maxima.keys():
+        np.maximum.at(least, found.labels[index], maxima[index] * _MARGIN / _BOUND)
+    return least
+
+
 class _Factors:
     """The factor of every class, chosen part by part: activations that share classes are one part."""
 
@@ -107,10 +135,7 @@ class _Factors:
         self._found, self._limits = found, limits
         self._maxima = {index: np.maximum(high, -low) for index, (low, high) in limits.items()}
         self._factors = np.ones(found.count)
-        self._least = np.full(found.count, 1 / _LIMIT)
-        for index in found.clipped & self._maxima.keys():
-            np.maximum.at(self._least, found.labels[index], self._maxima[index] * _MARGIN / _BOUND)
-        # At its bound a channel has no factor.
+        self._least = least_factors(found, self._maxima)
         self._is_fixed = self._least > 1
         self._is_fixed[FIXED] = True
         self._readers = [_Reader(graph, item, ranges, found.count) for item in found.scaled if item.times is not None]
@@ -172,7 +197,7 @@ class _Factors:
             wanted -= wanted[fixed if fixed.any() else free].mean()
             for share in _SHARES:
                 tried = self._factors.copy()
-                tried[free] = np.clip(np.exp(share * wanted[free]), self._least[free], _LIMIT)
+                tried[free] = np.clip(np.exp(share * wanted[free]), self._least[free], LARGEST_FACTOR)
                 noise = self._noise(part, readers, tried)
                 if noise < least:
                     best, least = tried, noise

@@ -5,38 +5,70 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ...calibration import Ranges
+from ...calibration.auto import better
 from ...runtime.drift.wording import decibels, gained
-from ...runtime.errors import RequestError
+from ...runtime.errors import InterpreterFailedError, RequestError
 from ...runtime.images.source import Source
 from ...runtime.model.flatbuffer import read_flatbuffer
 from ...runtime.model.tensor_match import match_graphs
 from ...runtime.progress import Line
 from ...runtime.version import __version__
+from ..errors import ConversionError
 from ..graph.graph import Graph
 from ..quantize.correct.paired_graph import PairedGraph
 from ..quantize.folds import LEAST_TO_COMPARE
 from ..quantize.plan import Int8Plan
 from ..results import FineTuning
+from .balance import SHARES, Balance
 from .checkpoint import Checkpoint
 from .images import Batches
 from .network import Network
 from .operators import UnsupportedError
 from .parameters import Parameters
-from .train import Run, Trained, Training
+from .train import STANDARD_ERRORS, Errors, Run, Trained, Training
 
 _MOST_BATCH, _LEAST_BATCH, _MOST_BYTES = 32, 2, 1 << 30
 _COPIES = 6
 """Values that are in memory for each activation, roughly: it, what rounding makes of it, and the way back."""
+
+_BALANCING = 0.3
+"""Share of the time that balancing channels may take."""
+
+_MOST_IMAGES, _LEAST_IMAGES, _MOST_PIXELS = 128, 16, 4 << 20
+"""Images that balancing looks at, and fewer of large ones."""
+
+Remake = Callable[[bytes, Ranges], bytes]
+"""Makes the quantized graph of another float graph with other ranges, corrected as the file is."""
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What training starts from.
+
+    Attributes:
+        graph: in integers.
+        original: the float graph that it was made from.
+        ranges: of its activations.
+        balanced: whether its channels were balanced, which is a gain by itself.
+        seconds: how long that took.
+    """
+
+    graph: bytes
+    original: bytes
+    ranges: Ranges
+    balanced: bool = False
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,20 +114,22 @@ class FineTuner:
         self._plan, self._raw_name, self._further = plan, raw_name, further
         self._seconds, self._seed, self._flips, self._checkpoint = seconds, seed, flips, checkpoint
 
-    def tune(self, quantized: bytes, mode: str, original: bytes) -> Tuned:
-        """Train the weights, biases and step sizes of a quantized graph.
+    def tune(self, quantized: bytes, mode: str, original: bytes, remake: Remake | None = None) -> Tuned:
+        """Balance the channels of a quantized graph, and train its weights, biases and step sizes.
 
         Args:
             quantized: float-in, float-out, as it would be without.
             mode: ``int8`` or ``int16x8``.
             original: the float graph that it was made from.
+            remake: see :data:`Remake`; None balances nothing.
         """
         try:
-            return self._tuned(quantized, mode, original)
+            with _noted_interrupt() as stopped:
+                return self._tuned(quantized, mode, original, remake, stopped)
         except UnsupportedError as error:
             return _left(quantized, mode, f"there is no gradient for {error} here")
 
-    def _tuned(self, quantized: bytes, mode: str, original: bytes) -> Tuned:
+    def _tuned(self, quantized: bytes, mode: str, original: bytes, remake: Remake | None, stopped: list[int]) -> Tuned:
         plan = self._plan
         if plan.fitting is None or plan.trial is None:
             return _left(quantized, mode, "there are no calibration images, or too few to hold some of them out")
@@ -112,27 +146,78 @@ class FineTuner:
             return _left(quantized, mode, "none of its layers computes with integers")
         if not paired.layers:
             return _left(quantized, mode, "it has no layer with weights of its own in 8 bits")
-        parameters = Parameters(paired, original, plan.ranges.limits)
-        student, teacher = Network(parameters.quantized), Network(original)
         sources = [plan.fitting] if self._further is None else [plan.fitting, self._further]
-        batches = Batches(sources, _batch_size(student), self._seed, flips=self._flips)
-        checkpoint = Checkpoint(self._checkpoint, mode, self._key(parameters.quantized, original, batches))
-        started = time.monotonic()
-        answers = self._answers(parameters.quantized, original)
+        batches = Batches(sources, _batch_size(Network(quantized)), self._seed, flips=self._flips)
+        began, before = time.monotonic(), plan.trial.errors_of(quantized)
+        start = _Start(quantized, original, plan.ranges)
+        if remake is not None:
+            start = self._balanced(start, before, remake, batches.size, stopped)
+            paired = PairedGraph(start.graph, start.original, [], None)
+        parameters = Parameters(paired, start.original, start.ranges.limits)
+        student, teacher = Network(parameters.quantized), Network(start.original)
+        checkpoint = Checkpoint(self._checkpoint, mode, self._key(parameters.quantized, start.original, batches))
+        answers = self._answers(parameters.quantized, start.original)
         training = Training(student, teacher, answers, parameters, batches)
-        trained = self._train(training, parameters, checkpoint, mode)
+        trained = self._train(training, parameters, checkpoint, mode, before, start, stopped)
+        kept = start.balanced or trained.best is not None
         found = trained.best or parameters.start
         tuned = parameters.file(found)
         facts = FineTuning(
             mode=mode,
+            kept=kept,
+            balanced=start.balanced,
+            trained=trained.best is not None,
             images=len(batches),
-            seconds=round(time.monotonic() - started, 1),
+            held_out=len(plan.trial),
+            steps=trained.steps,
+            resumed=trained.resumed,
+            seconds=round(time.monotonic() - began, 1),
+            rate=trained.rate,
             seed=self._seed,
+            ended=trained.ended,
+            failures=trained.failures,
+            sqnr_before=plan.trial.sqnr(before),
+            sqnr_after=plan.trial.sqnr(trained.errors if kept else before),
+            float_from_original=plan.trial.sqnr(plan.trial.errors_of(parameters.unrounded(found))) if kept else None,
             sha256=hashlib.sha256(tuned).hexdigest(),
-            **self._outcome(trained, parameters),
         )
         told = (_told(facts), *filter(None, [checkpoint.problem]))
-        return Tuned(tuned if facts.kept else quantized, facts, told)
+        return Tuned(tuned if kept else quantized, facts, told)
+
+    def _balanced(self, start: _Start, before: Errors, remake: Remake, size: int, stopped: list[int]) -> _Start:
+        """The file with the balance that held-out images find best, if it is clearly better."""
+        plan, began = self._plan, time.monotonic()
+        assert plan.fitting is not None
+        assert plan.trial is not None
+        balance = Balance(start.graph, start.original, start.ranges)
+        if not balance.scales:
+            return start
+
+        def over() -> bool:
+            return bool(stopped) or time.monotonic() - began > _BALANCING * self._seconds
+
+        count = min(
+            len(plan.fitting), max(_LEAST_IMAGES, min(_MOST_IMAGES, _MOST_PIXELS // plan.fitting.ready(0).size))
+        )
+        for first in range(0, count, size):
+            images = [plan.fitting.ready(index) for index in range(first, min(first + size, count))]
+            balance.measure(np.stack(images), self._seed + first)
+            if over():
+                return replace(start, seconds=time.monotonic() - began)
+        best, least = start, math.inf
+        for share in SHARES:
+            original, ranges = balance.balanced(share)
+            try:
+                graph = remake(original, ranges)
+                errors = plan.trial.errors_of(graph)
+            except (ConversionError, InterpreterFailedError):
+                continue
+            score = float(np.log(np.maximum(errors[:, 0], 1e-30)).mean())
+            if score < least and better(errors, before, STANDARD_ERRORS):
+                best, least = _Start(graph, original, ranges, balanced=True), score
+            if over():
+                break
+        return replace(best, seconds=time.monotonic() - began)
 
     def _key(self, quantized: bytes, original: bytes, batches: Batches) -> str:
         """Fingerprint of all that the training depends on."""
@@ -151,41 +236,29 @@ class FineTuner:
             pairs += [(mine, true) for mine, true in tensors.items() if true == raw][-1:]
         return list(dict.fromkeys(pairs))
 
-    def _train(self, training: Training, parameters: Parameters, checkpoint: Checkpoint, mode: str) -> Trained:
+    def _train(
+        self,
+        training: Training,
+        parameters: Parameters,
+        checkpoint: Checkpoint,
+        mode: str,
+        before: Errors,
+        start: _Start,
+        stopped: list[int],
+    ) -> Trained:
         trial = self._plan.trial
         assert trial is not None
         line = Line(100, f"fine-tuning {mode}")
 
         def shown(share: float, now: Trained) -> None:
-            gain = "" if now.best is None else f" %, {gained(trial.sqnr(now.before), trial.sqnr(now.errors))}"
-            line.show(int(100 * share), gain or " %, no gain yet")
+            gain = f" %, {gained(trial.sqnr(before), trial.sqnr(now.errors))}"
+            line.show(int(100 * share), gain if start.balanced or now.best is not None else " %, no gain yet")
 
         try:
-            with _noted_interrupt() as stopped:
-                run = Run(
-                    training, parameters, trial.errors_of, self._seconds, lambda: bool(stopped), shown, checkpoint
-                )
-                return run.train()
+            judge, seconds = trial.errors_of, self._seconds - start.seconds
+            return Run(training, parameters, judge, seconds, lambda: bool(stopped), shown, checkpoint).train()
         finally:
             line.close()
-
-    def _outcome(self, trained: Trained, parameters: Parameters) -> dict[str, Any]:
-        """What the training itself says of the report."""
-        trial = self._plan.trial
-        assert trial is not None
-        apart = None if trained.best is None else trial.sqnr(trial.errors_of(parameters.unrounded(trained.best)))
-        return {
-            "kept": trained.best is not None,
-            "held_out": len(trial),
-            "steps": trained.steps,
-            "resumed": trained.resumed,
-            "rate": trained.rate,
-            "ended": trained.ended,
-            "failures": trained.failures,
-            "sqnr_before": trial.sqnr(trained.before),
-            "sqnr_after": trial.sqnr(trained.errors),
-            "float_from_original": apart,
-        }
 
 
 def _left(quantized: bytes, mode: str, reason: str) -> Tuned:
@@ -205,6 +278,10 @@ def _told(report: FineTuning) -> str:
         return (
             f"{report.mode} was not fine-tuned: no clear gain on {report.held_out} held-out calibration images "
             f"({effort})."
+        )
+    if report.balanced:
+        effort = (
+            f"balanced channels, and {effort}" if report.trained else f"balanced channels alone: {effort} gave no more"
         )
     return (
         f"the weights of {report.mode} were changed by fine-tuning: {gained(report.sqnr_before, report.sqnr_after)} on "

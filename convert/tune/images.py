@@ -25,7 +25,11 @@ _MIXED = 0.25
 
 
 class Batches:
-    """Random batches of images, the same for the same seed."""
+    """Random batches of images, the same for the same seed.
+
+    Attributes:
+        size: images in a batch.
+    """
 
     def __init__(self, sources: Sequence[Source], size: int, seed: int, *, flips: bool = False) -> None:
         """Read nothing yet.
@@ -36,9 +40,10 @@ class Batches:
             seed: of what is drawn.
             flips: whether left and right may change places.
         """
+        self.size = size
         self._sources = sources
         self._places = [(source, index) for source in sources for index in range(len(source))]
-        self._size, self._flips, self._rng = size, flips, np.random.default_rng(seed)
+        self._flips, self._rng = flips, np.random.default_rng(seed)
         self._kept: dict[int, NDArray[np.float32]] = {}
         self._bytes = 0
         contract = sources[0].contract
@@ -52,7 +57,7 @@ class Batches:
         digest = hashlib.sha256()
         for source in self._sources:
             digest.update(json.dumps(list(source.ids)).encode())
-            for index in range(min(self._size, len(source))):
+            for index in range(min(self.size, len(source))):
                 digest.update(source.ready(index).tobytes())
         return digest.hexdigest()
 
@@ -71,7 +76,7 @@ class Batches:
 
     def draw(self) -> NDArray[np.float32]:
         """One batch, (size, H, W, C)."""
-        drawn = self._rng.integers(0, len(self._places), self._size)
+        drawn = self._rng.integers(0, len(self._places), self.size)
         return np.stack([self._changed(self._image(int(number))) for number in drawn])
 
     def _image(self, number: int) -> NDArray[np.float32]:

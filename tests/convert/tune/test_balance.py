@@ -1,0 +1,150 @@
+"""Balanced channels: the same float function, less noise in 8 bits, and what arrives at the end by its arithmetic."""
+
+from functools import cache
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from embedlite.calibration import Ranges
+from embedlite.convert.graph.graph import Graph
+from embedlite.convert.graph.run import float_rows
+from embedlite.convert.load.keras_model import from_keras
+from embedlite.convert.load.lower import lower
+from embedlite.convert.load.options import LoadOptions
+from embedlite.convert.normalization.prepare import prepare
+from embedlite.convert.quantize.plan import CalibrationOptions, plan_int8
+from embedlite.convert.tune import fine_tune, train
+from embedlite.convert.tune.balance import SHARES, Balance
+from embedlite.convert.tune.fine_tune import FineTuner
+from embedlite.runtime import InputContract
+from embedlite.runtime.images.open import open_source
+
+SHAPE = (16, 16, 3)
+CONTRACT = InputContract(SHAPE)
+FIRST = 8
+
+
+def images(count: int, seed: int) -> np.ndarray:
+    coarse = np.random.default_rng(seed).uniform(0, 255, (count, 4, 4, 3))
+    return np.kron(coarse, np.ones((1, 4, 4, 1))).astype(np.uint8)
+
+
+def ready(count: int, seed: int) -> np.ndarray:
+    source = open_source(images(count, seed), CONTRACT)
+    return np.stack([source.ready(index) for index in range(count)])
+
+
+@cache
+def planned(activation: str = "relu", units: int = 12) -> SimpleNamespace:
+    """A network whose first channels reach from 1/30 of the others to as far, and the next layer makes up for it."""
+    keras.utils.set_random_seed(7)
+    model = keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            layers.Conv2D(FIRST, 3, strides=2, padding="same", use_bias=False),
+            layers.Activation(activation),
+            layers.DepthwiseConv2D(3, padding="same", use_bias=False),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(units, use_bias=False),
+        ]
+    )
+    unequal = np.geomspace(1, 1 / 30, FIRST).astype(np.float32)
+    first, middle, last = (layer for layer in model.layers if layer.weights)
+    first.set_weights([first.get_weights()[0] * unequal])
+    last.set_weights([last.get_weights()[0] / unequal[:, None]])
+    graph = prepare(lower(from_keras(model, "unequal", LoadOptions())).flatbuffer)
+    options = CalibrationOptions("minmax", None, False, 1, modes=("int8",))
+    plan = plan_int8(graph, open_source(images(48, 0), CONTRACT), CONTRACT, options, raw_pixels=False)
+    assert plan.trial is not None
+    quantized = plan.trial.quantized(plan.flatbuffer, plan.ranges)
+    kernels = [layer.get_weights()[0] for layer in (first, middle, last)]
+    return SimpleNamespace(model=model, plan=plan, quantized=quantized, kernels=kernels)
+
+
+def measured(made: SimpleNamespace) -> Balance:
+    balance = Balance(made.quantized, made.plan.flatbuffer, made.plan.ranges)
+    balance.measure(ready(16, 0), 0)
+    return balance
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6", "linear"])
+def test_the_float_function_stays_and_int8_has_less_noise(activation: str) -> None:
+    made = planned(activation)
+    unseen = ready(32, 9)
+    expected = np.asarray(made.model(unseen))
+    largest = np.abs(expected).max()
+    noise = [np.square(float_rows(made.quantized, list(unseen)) - expected).sum()]
+    for share in SHARES:
+        graph, ranges = measured(made).balanced(share)
+        # Some hundred products and sums of float32 in another order, each right to 6e-8.
+        assert np.abs(float_rows(graph, list(unseen)) - expected).max() < 300 * 2**-24 * largest
+        assert ranges.limits.keys() == made.plan.ranges.limits.keys()
+        rounded = made.plan.trial.quantized(graph, ranges)
+        noise.append(np.square(float_rows(rounded, list(unseen)) - expected).sum())
+    assert max(noise[1:]) < 0.25 * noise[0]
+
+
+def test_what_arrives_is_what_the_layers_above_make_of_it() -> None:
+    """Of one output, whose sign does not matter: a mean of 64 places, times one weight for each channel."""
+    made = planned("linear", 1)
+    balance = measured(made)
+    weights = made.kernels[2][:, 0].astype(np.float64)
+    graph = Graph(made.plan.flatbuffer)
+    pooled = next(int(item.outputs[0]) for item in graph.operators if graph.operator_name(item) == "MEAN")
+    before = next(int(item.outputs[0]) for item in graph.operators if "DEPTHWISE" in graph.operator_name(item))
+    # 16 images, two draws.
+    np.testing.assert_allclose(balance._arrives[pooled], 32 * weights**2, rtol=1e-5)
+    np.testing.assert_allclose(balance._arrives[before], 32 * weights**2 / 64, rtol=1e-5)
+
+
+def test_the_same_images_give_the_same_file() -> None:
+    first, again = (measured(planned()).balanced(0.3) for _ in range(2))
+    assert first == again
+
+
+class Clock:
+    """One second passes whenever somebody looks."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def monotonic(self) -> float:
+        self.now += 1
+        return float(self.now)
+
+
+@pytest.mark.parametrize(("seconds", "balanced"), [(400.0, True), (2.0, False)])
+def test_fine_tuning_starts_from_balanced_channels_if_there_is_time(
+    seconds: float, balanced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, plan = planned(), planned().plan
+    for module in (train, fine_tune):
+        monkeypatch.setattr(module, "time", Clock())
+    # A rate that destroys any network: what is gained is the balance's alone.
+    monkeypatch.setattr(train, "RATES", (50.0,))
+
+    def remake(graph: bytes, ranges: Ranges) -> bytes:
+        return plan.trial.quantized(graph, ranges)
+
+    tuned = FineTuner(plan, None, None, seconds, 0).tune(made.quantized, "int8", plan.flatbuffer, remake)
+    report = tuned.report
+    assert (report.kept, report.balanced, report.trained) == (balanced, balanced, False)
+    if not balanced:
+        assert tuned.graph is made.quantized
+        return
+    assert "balanced channels alone: " in tuned.decisions[0]
+    unseen = ready(32, 9)
+    expected = np.asarray(made.model(unseen))
+    before, after = (
+        np.square(float_rows(file, list(unseen)) - expected).sum() for file in (made.quantized, tuned.graph)
+    )
+    assert after < 0.25 * before
+    kinds = [
+        [graph.operator_name(item) for item in graph.operators] for graph in map(Graph, (made.quantized, tuned.graph))
+    ]
+    assert kinds[0] == kinds[1]
+    assert report.sqnr_after == plan.trial.sqnr(plan.trial.errors_of(tuned.graph))
+    assert report.sqnr_before == plan.trial.sqnr(plan.trial.errors_of(made.quantized))

@@ -30,6 +30,8 @@ class FileSummary:
         dominated: whether another file is better in every respect; None if nobody judged.
         arena_bytes: memory that TFLite Micro needs.
         passing, failing: runtimes that run the file and those that do not.
+        untuned: latency and SQNR (None: no noise) of the file as it would be without fine-tuning; None if there is no
+            such file, or one of the two was not measured.
     """
 
     mode: str
@@ -47,6 +49,7 @@ class FileSummary:
     arena_bytes: int | None
     passing: tuple[str, ...]
     failing: tuple[str, ...]
+    untuned: tuple[float, float | None] | None = None
 
     @property
     def identical(self) -> bool:
@@ -172,7 +175,15 @@ def _file(value: Mapping[str, Any]) -> FileSummary:
         arena_bytes=max(arenas, default=None),
         passing=tuple(f"{one['runtime']} {one['version']}" for one in verdicts if one["ok"]),
         failing=tuple(f"{one['runtime']} {one['version']}: {one['detail']}" for one in verdicts if not one["ok"]),
+        untuned=_untuned(value.get("untuned")),
     )
+
+
+def _untuned(value: Mapping[str, Any] | None) -> tuple[float, float | None] | None:
+    if value is None or value["drift"] is None:
+        return None
+    latency = _positive(value["latency_us"])
+    return None if latency is None else (latency, _number(value["drift"]["sqnr_db"]))
 
 
 def _number(value: Any) -> float | None:

@@ -39,6 +39,8 @@ def draw_tradeoff(export: ExportSummary, candidate: str) -> tuple[str, str] | No
     for latency, sqnr in export.tried:
         shown = decibels(sqnr)
         plot.dot(latency, y_scale.high if sqnr is None else sqnr, "tried", f"tried: {latency:.0f} µs, {shown}", 1.5)
+    for number, file in files:
+        _draw_untuned(plot, number, file, y_scale.high)
     labels = _Labels(plot)
     if export.judged:
         frontier = _frontier([file for _, file in files], x_scale.high, y_scale.high)
@@ -60,6 +62,8 @@ def draw_tradeoff(export: ExportSummary, candidate: str) -> tuple[str, str] | No
     for (number, file), (x, y) in zip(files, places, strict=True):
         labels.write(x, y, f"{number} {file.mode}{f', {IDENTICAL}' if file.identical else ''}", str(number))
     said = "Numbers are those of the table. Bars are 95 % intervals of the SQNR, and repetitions of the latency."
+    if any(file.untuned is not None for _, file in files):
+        said += " A line leads to a file from what it would be without fine-tuning."
     if any(file.identical for _, file in files):
         said += " A file at the top edge is identical with the original."
     if left := len(export.files) - len(files):
@@ -68,6 +72,17 @@ def draw_tradeoff(export: ExportSummary, candidate: str) -> tuple[str, str] | No
 
 
 _HEIGHT = HEIGHT + 60
+
+
+def _draw_untuned(plot: Plot, number: int, file: FileSummary, top: float) -> None:
+    """The file as it would be without fine-tuning, and a line from there to what it is."""
+    if file.untuned is None:
+        return
+    latency, sqnr = file.untuned
+    place = (latency, top if sqnr is None else sqnr)
+    plot.path([place, (file.latency_us or 0.0, _height(file, top))], "line dominated")
+    told = f"{number}: {file.name} without fine-tuning (not written), {latency:.0f} µs, {decibels(sqnr)}"
+    plot.dot(*place, "tried", told, 2.5)
 
 
 def _height(file: FileSummary, top: float) -> float:
@@ -79,6 +94,9 @@ def _scales(files: Sequence[FileSummary], tried: Sequence[tuple[float, float | N
     across = [latency for latency, _ in tried if latency > 0]
     upwards = [sqnr for _, sqnr in tried if sqnr is not None]
     for file in files:
+        if file.untuned is not None:
+            across.append(file.untuned[0])
+            upwards += [db for db in file.untuned[1:] if db is not None]
         across += [us for us in (file.latency_us, file.latency_low_us, file.latency_high_us) if us is not None]
         interval = (file.sqnr_db, *file.intervals.get("sqnr_db", ())) if not file.identical else ()
         upwards += [db for db in interval if db is not None]

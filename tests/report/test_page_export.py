@@ -28,6 +28,8 @@ def enriched(digits: Digits) -> dict[str, Any]:
         latency, drift = file["latency_us"], file["drift"]
         file.update(latency_low_us=0.95 * latency, latency_high_us=1.1 * latency, dominated=file["mode"] == "int16x8")
         file["intervals"] = {"sqnr_db": [drift["sqnr_db"] - 0.8, drift["sqnr_db"] + 0.7]}
+    tuned = next(file for file in value["files"] if file["mode"] == "int8")
+    tuned["untuned"] = {"latency_us": 1.05 * tuned["latency_us"], "drift": {"sqnr_db": tuned["drift"]["sqnr_db"] - 2}}
     value["files"][0]["drift"]["sqnr_db"] = None
     value["files"][0]["intervals"] = {}
     value["measured_on"] = {"device": {"cpu": HOSTILE}, "runtime": {"name": "x", "version": "1"}, "threads": 2}
@@ -136,7 +138,16 @@ def test_points_stand_where_the_figures_are(made: tuple[Path, dict[str, Any]], b
     decibels = np.array([file["drift"]["sqnr_db"] for file in files[1:]])
     slope = (down[0] - down[1]) / (decibels[0] - decibels[1])
     np.testing.assert_allclose(down - down[0], slope * (decibels - decibels[0]), atol=0.05)
-    assert browser.evaluate("document.querySelectorAll('#tradeoff circle.tried').length") == 20
+    assert browser.evaluate("document.querySelectorAll('#tradeoff circle.tried').length") == 21
+    # The file that would be without fine-tuning, 2 dB below its own.
+    (title, x, y) = browser.evaluate(
+        """[...document.querySelectorAll('#tradeoff circle.tried')].map(e => [
+            e.querySelector('title').textContent, +e.getAttribute('cx'), +e.getAttribute('cy')]).filter(
+            ([title]) => title.includes('without fine-tuning'))[0]"""
+    )
+    assert title.startswith(f"4: {files[3]['path']} without fine-tuning (not written), ")
+    assert x > across[3]
+    np.testing.assert_allclose(y - down[2], -2 * slope, atol=0.05)
     assert browser.evaluate("document.querySelectorAll('#tradeoff polyline.frontier').length") == 1
 
 

@@ -162,6 +162,8 @@ class FineTuner:
         kept = start.balanced or trained.best is not None
         found = trained.best or parameters.start
         tuned = parameters.file(found)
+        # Balanced channels are the same function in float.
+        in_float = start.original if trained.best is None else parameters.unrounded(found)
         facts = FineTuning(
             mode=mode,
             kept=kept,
@@ -178,7 +180,7 @@ class FineTuner:
             failures=trained.failures,
             sqnr_before=plan.trial.sqnr(before),
             sqnr_after=plan.trial.sqnr(trained.errors if kept else before),
-            float_from_original=plan.trial.sqnr(plan.trial.errors_of(parameters.unrounded(found))) if kept else None,
+            float_from_original=plan.trial.sqnr(plan.trial.errors_of(in_float)) if kept else None,
             sha256=hashlib.sha256(tuned).hexdigest(),
         )
         told = (_told(facts), *filter(None, [checkpoint.problem]))

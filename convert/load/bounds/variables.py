@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +56,24 @@ def _shape_of(value: Any, shape: Any) -> list[int]:
     """The shape of a variable that is about to be made; its values are only described."""
     import tensorflow as tf
 
+    if shape is None and (made := _made_by_keras(value)) is not None:
+        return list(made)
     if shape is None and callable(value):
         with tf.Graph().as_default():
             value = value()
     known = tf.TensorShape(shape if shape is not None else getattr(value, "shape", ()))
     return [size or 0 for size in known.as_list()] if known.rank is not None else []
+
+
+def _made_by_keras(value: Any) -> tuple[int, ...] | None:
+    """The shape that Keras asks an initializer for, which is told of each variable without describing its values."""
+    import keras
+
+    with suppress(ValueError):  # a cell may be empty
+        for cell in getattr(value, "__closure__", None) or ():
+            if isinstance(cell.cell_contents, keras.Variable):
+                return tuple(cell.cell_contents.shape)
+    return None
 
 
 def check_checkpoint(path: Path) -> None:

@@ -21,6 +21,7 @@ from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from embedlite.convert.load import load_original
+from embedlite.convert.load.bounds import variables
 from embedlite.convert.load.bounds.graph import check_whole
 from embedlite.convert.load.lower import trace
 from embedlite.convert.load.options import LoadOptions
@@ -42,6 +43,35 @@ def _quick_and_small() -> Iterator[None]:
     yield
     assert time.process_time() - begun < SECONDS
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEGABYTES << 10
+
+
+def test_the_shape_of_a_weight_is_known_before_there_is_one() -> None:
+    """Keras says it of all that its layers make; of another function its values are described."""
+    seen = list[tuple[int, ...]]()
+
+    def create(next_creator: Callable[..., Any], **settings: Any) -> Any:
+        told = variables._made_by_keras(settings["initial_value"])
+        made = next_creator(**settings)
+        assert told == tuple(made.shape)
+        seen.append(told)
+        return made
+
+    with tf.variable_creator_scope(create):
+        keras.Sequential(
+            [
+                keras.Input((8, 8, 3)),
+                layers.SeparableConv2D(4, 3),
+                layers.BatchNormalization(),
+                layers.Reshape((6, 24)),
+                layers.GRU(5),
+                layers.Dense(7, kernel_initializer="identity"),
+            ]
+        )
+    # Depthwise, pointwise and bias; four of the normalization; three of the GRU; two of the dense layer.
+    assert len(seen) >= 12
+    assert {(3, 3, 3, 1), (1, 1, 3, 4), (24, 15), (5, 7)} <= set(seen)
+    assert variables._made_by_keras(lambda: tf.zeros((2, 3))) is None
+    assert variables._shape_of(lambda: tf.zeros((2, 3)), None) == [2, 3]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from embedlite.runtime.commands.start import ENDING
+
 import servers
 from conftest import Run
 from servers import CONNECTION_LOST, ReadyPython, ready_python
@@ -134,6 +136,20 @@ def test_signals_that_are_ignored_are_ignored_in_a_fork(ready: ReadyPython) -> N
         code = f"import os, signal; {before}os.execv({words[0]!r}, {words!r})"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.stdout == f"True\n{name}\n", done.stderr
+
+
+def test_signals_that_are_blocked_are_blocked_in_a_fork(ready: ReadyPython) -> None:
+    """A Keras reference is started so; where it is not served, each imports TensorFlow."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    shown = f"{IMPORTED}; import signal; print(sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ()))))"
+    words = [*ready.of("device"), "-c", shown]
+    for added in ((), (signal.SIGINT, *ENDING)):
+        signal.pthread_sigmask(signal.SIG_BLOCK, added)
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        assert done.stdout == f"True\n{sorted(map(int, {*blocked, *added}))}\n", done.stderr
 
 
 def test_other_programs_are_run_by_python(ready: ReadyPython) -> None:

@@ -185,19 +185,19 @@ def _read(connection: socket.socket, length: int, data: bytes) -> bytes:
 
 
 def _could_inherit(wanted: dict[str, str], here: dict[str, str]) -> bool:
-    """Whether a fork can be given what a command inherits: signals that it ignores can be added, nothing else.
+    """Whether a fork can be given what a command inherits: signals ignored or blocked can be added, nothing else.
 
-    What starts a process of its own from one of the commands ignores SIGTTOU, as these do.
+    What starts a process of its own from one of the commands ignores SIGTTOU, as these do, and blocks what ends it.
     """
-    added = int(here["SigIgn"], 16) & ~int(wanted["SigIgn"], 16) == 0
-    return added and {**wanted, "SigIgn": ""} == {**here, "SigIgn": ""}
+    signals = dict.fromkeys(("SigIgn", "SigBlk"), "")
+    added = all(int(here[name], 16) & ~int(wanted[name], 16) == 0 for name in signals)
+    return added and {**wanted, **signals} == {**here, **signals}
 
 
-def _ignore(mask: str) -> None:
-    """Ignore what a mask of /proc says, beside what is ignored already."""
-    for number in signal.valid_signals():
-        if int(mask, 16) >> number - 1 & 1 and number not in (signal.SIGKILL, signal.SIGSTOP):
-            signal.signal(number, signal.SIG_IGN)
+def _signals_in(mask: str) -> list[int]:
+    """The signals of a mask of /proc that can be ignored or blocked."""
+    fixed = (signal.SIGKILL, signal.SIGSTOP)
+    return [number for number in signal.valid_signals() if int(mask, 16) >> number - 1 & 1 and number not in fixed]
 
 
 def _could_have_imported(
@@ -231,7 +231,9 @@ def _become(request: dict[str, Any], streams: list[int], set_by_imports: dict[st
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
-    _ignore(request["circumstances"]["SigIgn"])
+    for number in _signals_in(request["circumstances"]["SigIgn"]):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _signals_in(request["circumstances"]["SigBlk"]))
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update({**set_by_imports, **request["environment"]})

@@ -36,7 +36,7 @@ from .images import Batches
 from .network import Network
 from .operators import UnsupportedError
 from .parameters import Parameters
-from .train import STANDARD_ERRORS, Errors, Run, Trained, Training
+from .train import Errors, Run, Trained, Training
 
 _MOST_BATCH, _LEAST_BATCH, _MOST_BYTES = 32, 2, 1 << 30
 _COPIES = 6
@@ -44,6 +44,9 @@ _COPIES = 6
 
 _BALANCING = 0.3
 """Share of the time that balancing channels may take."""
+
+_STANDARD_ERRORS = 2.0
+"""By how much a balance must be better, as of other changes that are none in float: three are tried."""
 
 _MOST_IMAGES, _LEAST_IMAGES, _MOST_PIXELS = 128, 16, 4 << 20
 """Images that balancing looks at, and fewer of large ones."""
@@ -215,7 +218,7 @@ class FineTuner:
             except (ConversionError, InterpreterFailedError):
                 continue
             score = float(np.log(np.maximum(errors[:, 0], 1e-30)).mean())
-            if score < least and better(errors, before, STANDARD_ERRORS):
+            if score < least and better(errors, before, _STANDARD_ERRORS):
                 best, least = _Start(graph, original, ranges, balanced=True), score
             if over():
                 break

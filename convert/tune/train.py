@@ -25,7 +25,7 @@ RATES = (0.0005, 0.002, 0.008)
 _PROBED, _JUDGED = 0.3, 12
 """Share of the steps for the probe, and how often the file is judged in the rest."""
 
-STANDARD_ERRORS = 3.0
+_STANDARD_ERRORS = 3.0
 """Some fifteen files are judged: what is kept must be better by more than the luckiest of so many is by chance."""
 
 _TIMED, _USED = 5, 0.9
@@ -360,7 +360,7 @@ class Run:
         values = self._training.values()
         errors = self._errors(values)
         score = float(np.log(np.maximum(errors.reshape(len(errors), -1)[:, 0], 1e-30)).mean())
-        if score < self.result.score and better(errors, self.result.before, STANDARD_ERRORS):
+        if score < self.result.score and better(errors, self.result.before, _STANDARD_ERRORS):
             self.result.best, self.result.errors, self.result.score = values, errors, score
         return score
 

@@ -151,7 +151,6 @@ def scaling_of_tensorflow(frozen: Any) -> Scaling | None:
 
 def view_of_tensorflow(frozen: Any) -> View:
     """What is asked of a concrete function without variables, of one (N, H, W, C) float32 input; H, W may be open."""
-
     definition = frozen.graph.as_graph_def()
     source = frozen.inputs[0].name
     shape = frozen.inputs[0].shape.as_list()

@@ -184,7 +184,10 @@ def main() -> None:
     stored = [json.loads(line) for line in options.file.read_text().splitlines()] if options.file.exists() else []
     done = {(line["network"], line["draw"]) for line in stored}
     # All networks once before any is drawn again.
-    wanted = [item for item in networks() if not options.only or item.name in options.only]
+    every = networks()
+    if unknown := set(options.only) - {item.name for item in every}:
+        parser.error(f"no network is called {', '.join(unknown)}; there are: {', '.join(item.name for item in every)}")
+    wanted = [item for item in every if not options.only or item.name in options.only]
     wanted = [] if options.table else wanted
     for draw in range(options.draws):
         for network in wanted:

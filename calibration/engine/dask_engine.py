@@ -196,6 +196,11 @@ class DaskEngine:
         running: dict[int, tuple[Future, list[int]]] = {}
         failures: dict[int, BaseException] = {}
         number, checked = 0, time.monotonic()
+
+        def watch(place: int, future: Future, chunk: list[int]) -> None:
+            running[place] = (future, chunk)
+            future.add_done_callback(lambda _: ready.put(place))
+
         try:
             while True:
                 while not failures and len(running) < _AHEAD * threads and (chunk := list(islice(waiting, size))):
@@ -207,8 +212,7 @@ class DaskEngine:
                         # Strictly: otherwise idle workers of another kind steal shards.
                         workers=self.workers,
                     )
-                    running[number] = (future, chunk)
-                    future.add_done_callback(lambda _, place=number: ready.put(place))
+                    watch(number, future, chunk)
                     number += 1
                 if not running or (failures and min(failures) < min(running)):
                     break
@@ -216,7 +220,10 @@ class DaskEngine:
                     threads, checked = self._look(), time.monotonic()
                 # What is taken from `running` is not there any more: nothing can be counted twice.
                 taken = {place: running.pop(place) for place in _taken(ready)}
-                for place, found in self._gather({place: future for place, (future, _) in taken.items()}).items():
+                settled = self._gather({place: future for place, (future, _) in taken.items()})
+                for place in taken.keys() - settled.keys():
+                    watch(place, *taken[place])
+                for place, found in settled.items():
                     chunk = taken[place][1]
                     if isinstance(found, BaseException):
                         failures[place] = _explained(found, source, chunk)
@@ -249,12 +256,19 @@ class DaskEngine:
         return sha256
 
     def _gather(self, futures: dict[int, Future]) -> dict[int, Done | BaseException]:
-        """The results of futures that are done, fetched together, or their errors."""
-        sound = [place for place, future in futures.items() if future.status == "finished"]
+        """The results of futures that are done, fetched together, or their errors.
+
+        What is lost again with its worker, before it could be fetched, is neither: Dask has it computed once more.
+        """
+        sound = {place: future for place, future in futures.items() if future.status == "finished"}
         with self._answering():
-            found = dict(zip(sound, self._client.gather([futures[place] for place in sound]), strict=True))
-            failed = futures.keys() - found.keys()
-            return {**found, **{place: futures[place].exception(timeout=self._patience) for place in failed}}
+            # Without skipping, the error of a result that is lost meanwhile would be everybody's.
+            fetched = self._client.gather(sound, errors="skip")
+            found = {place: done for place, done in fetched.items() if done is not None}
+            for place in futures.keys() - found.keys():
+                if futures[place].status in ("error", "cancelled"):
+                    found[place] = futures[place].exception(timeout=self._patience)
+        return found
 
     def _note(self, done: Done) -> None:
         self.summary.add(done)

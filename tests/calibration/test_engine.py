@@ -15,11 +15,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dask
 import numpy as np
 import pytest
-from distributed import Client
+from distributed import Client, Future
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -229,6 +230,33 @@ def test_an_image_that_kills_every_worker_ends_the_run(digits: Digits, tmp_path:
         pytest.raises(EngineError, match=r"died again and again.*'dead5.png'"),
     ):
         list(engine.run(Deadly(), b"", open_source(tmp_path, CONTRACT)))
+
+
+def test_a_result_that_is_lost_with_its_worker_is_computed_again(
+    flatbuffer: bytes, digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source(digits.calibration, CONTRACT).sample(30, 0)
+    lost: list[str] = []
+    gather = DaskEngine._gather
+
+    def after_a_death(engine: DaskEngine, futures: dict[int, Future]) -> dict[int, Any]:
+        if futures and not lost:
+            # Dask gives a result back as done, and its only copy dies before anybody can fetch it.
+            future = next(iter(futures.values()))
+            [(holder, *_)] = [workers for workers in engine._client.who_has([future]).values() if workers]
+            pid = engine._client.run(os.getpid, workers=[holder])[holder]
+            os.kill(pid, signal.SIGKILL)
+            while future.status == "finished":
+                time.sleep(0.01)
+            lost.append(future.status)
+        return gather(engine, futures)
+
+    monkeypatch.setattr(DaskEngine, "_gather", after_a_death)
+    with two_workers() as (_, client), DaskEngine(client) as engine:
+        there = collect_statistics(flatbuffer, source, engine=engine)
+        assert lost == ["lost"]
+        assert engine.summary.images == 30
+    assert saved(tmp_path, there) == saved(tmp_path, collect_statistics(flatbuffer, source))
 
 
 def test_a_scheduler_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ....runtime.backends.interpreters import find_runtime
 from ....runtime.backends.subgraph import cut, runner
 from ....runtime.model.flatbuffer import ModelInfo
+from ....runtime.model.tensor_match import activations
 from ...graph.run import Values, map_images
 
 MOST_KEPT = 96 << 20
@@ -36,6 +37,7 @@ class Walk:
             threads: processors; default all.
         """
         self._info, self._images, self._threads, self._runtime = info, images, threads, find_runtime()
+        self._activations = activations(info)
         self._start()
 
     def reach(
@@ -85,7 +87,7 @@ class Walk:
         self, flatbuffer: bytes | bytearray, end: int, wanted: Sequence[int], take: Callable[[int, _State], _T]
     ) -> Callable[[], Callable[[int], _T]]:
         """Makes what runs the operators from where the graph stands to ``end``, which is not run, for one image."""
-        operators = range(self._place, end)
+        operators = [*self._unpacking(), *range(self._place, end)]
         known = self._states[0]
         computed = [index for index in wanted if index not in known]
         reads = {index for place in operators for index in self._info.wiring.operators[place][0]}
@@ -110,4 +112,13 @@ class Walk:
         wiring = self._info.wiring
         written = [*wiring.inputs, *(index for _, writes in wiring.operators[:place] for index in writes)]
         reads = {index for needs, _ in wiring.operators[place:] for index in needs}.union(wiring.outputs)
-        return [index for index in written if index in reads]
+        return [index for index in written if index in reads and index in self._activations]
+
+    def _unpacking(self) -> list[int]:
+        """The operators before where the graph stands that only unpack weights.
+
+        They run again in each stretch: an interpreter unpacks once, for itself, and answers whatever lies in its memory
+        to who asks for the result.
+        """
+        done = enumerate(self._info.wiring.operators[: self._place])
+        return [place for place, (_, writes) in done if not self._activations.intersection(writes)]

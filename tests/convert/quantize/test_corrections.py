@@ -46,6 +46,7 @@ from embedlite.runtime.backends.subgraph import cut, runner
 from embedlite.runtime.drift import measure_drift
 from embedlite.runtime.errors import RequestError
 from embedlite.runtime.images.open import open_source
+from embedlite.runtime.model import tensor_match
 from embedlite.runtime.model.flatbuffer import ModelInfo, read_flatbuffer
 
 from conftest import Digits, Run, error_line
@@ -212,18 +213,24 @@ def test_weights_that_two_layers_share_stay_shared() -> None:
     assert len(both.layers) == 1
 
 
-def activations() -> tuple[bytes, ModelInfo, list[tuple[int, int]]]:
-    """An int8 graph with a residual, and each operator with a tensor that it reads or writes, in order."""
+def activations(*, float_end: bool) -> tuple[bytes, ModelInfo, list[tuple[int, int]]]:
+    """An int8 graph with a residual, and each operator with an activation that it reads or writes, in order.
+
+    Of a layer that computes in float at the end, an operator unpacks the weights.
+    """
     image = keras.Input((12, 12, 3))
     x = layers.Conv2D(4, 3, padding="same", activation="relu")(image)
     y = layers.DepthwiseConv2D(3, padding="same")(layers.Conv2D(4, 1, activation="relu")(x))
-    x = layers.Flatten()(layers.Conv2D(6, 3, strides=2)(layers.Add()([x, y])))
+    x = layers.Dense(64)(layers.Flatten()(layers.Conv2D(6, 3, strides=2)(layers.Add()([x, y]))))
     graph = prepare(lower(from_keras(keras.Model(image, x, name="residual"), "r", LoadOptions())).flatbuffer)
     source = open_source(pictures(), InputContract((12, 12, 3)))
-    int8 = quantize(graph.flatbuffer, "int8", collect_ranges(graph.flatbuffer, source), graph.keep_float)
+    last = (read_flatbuffer(graph.flatbuffer).outputs[0].name,)
+    ranges = collect_ranges(graph.flatbuffer, source)
+    int8 = quantize(graph.flatbuffer, "int8", ranges, graph.keep_float, float_end=last if float_end else ())
     info = read_flatbuffer(int8)
+    images = tensor_match.activations(info)
     wiring = enumerate(info.wiring.operators)
-    pairs = [(place, index) for place, ends in wiring for index in (ends[0][0], ends[1][0])]
+    pairs = [(place, index) for place, ends in wiring for index in (ends[0][0], ends[1][0]) if index in images]
     return int8, info, pairs
 
 
@@ -232,11 +239,15 @@ def pictures() -> np.ndarray:
 
 
 @pytest.mark.parametrize("kept", [walk.MOST_KEPT, 9 * 12 * 12 * 3 * 4, 0])
-@pytest.mark.parametrize("order", ["onwards", "back", "any"])
-def test_a_walk_answers_what_a_run_from_the_image_does(kept: int, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("order", "float_end"), [("onwards", False), ("back", False), ("any", False), ("onwards", True)]
+)
+def test_a_walk_answers_what_a_run_from_the_image_does(
+    kept: int, order: str, float_end: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To the bit, whatever is kept on the way and wherever it goes next."""
     monkeypatch.setattr(walk, "MOST_KEPT", kept)
-    int8, info, pairs = activations()
+    int8, info, pairs = activations(float_end=float_end)
     chosen = {"onwards": pairs, "back": pairs[::-1], "any": list(np.random.default_rng(3).permutation(pairs))}[order]
     images = [np.float32(picture) / 255 for picture in pictures()]
     going = walk.Walk(info, images, 2)

@@ -22,6 +22,10 @@ MOST_VALUES = 1 << 17
 
 _NEGATIVE = BINS // 2
 
+Filled = tuple[NDArray[np.uint16], NDArray[np.int64]]
+"""The bins that hold something, ascending by number, and how many values each holds. All bins of a large graph's
+tensors take a hundred megabytes, and few are filled."""
+
 
 def bin_keys(values: NDArray[Any]) -> NDArray[np.uint16]:
     """The bin of each value, of at most :data:`MOST_VALUES` of them.
@@ -43,6 +47,19 @@ def bin_keys(values: NDArray[Any]) -> NDArray[np.uint16]:
 def count(keys: NDArray[np.uint16]) -> NDArray[np.int64]:
     """How many keys fall into each bin: (65536,) int64."""
     return np.bincount(keys, minlength=BINS).astype(np.int64, copy=False)
+
+
+def filled(counts: NDArray[np.int64]) -> Filled:
+    """Which bins of a histogram hold something, and how much."""
+    keys = np.flatnonzero(counts)
+    return keys.astype(np.uint16), counts[keys]
+
+
+def with_filled(counts: NDArray[np.int64], more: Filled) -> NDArray[np.int64]:
+    """A histogram with more values in it; it is changed."""
+    keys, numbers = more
+    counts[keys] += numbers
+    return counts
 
 
 @dataclass(frozen=True)

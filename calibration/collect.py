@@ -49,7 +49,7 @@ def collect_statistics(
         EngineError: see :meth:`embedlite.calibration.engine.Engine.run`.
     """
     engine = engine or LocalEngine(threads)
-    task = StatisticsTask(histograms, tuple(sorted(without)), travels=engine.far)
+    task = StatisticsTask(histograms, tuple(sorted(without)))
     parts = engine.run(task, flatbuffer, source, indices)
     return merge((part.result for part in parts), _NO_IMAGES)
 

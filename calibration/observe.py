@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..runtime.backends.interpreters import find_runtime, open_interpreter
 from ..runtime.images.source import Source
 from ..runtime.model.flatbuffer import read_flatbuffer
-from .bins import MOST_VALUES, bin_keys, count
+from .bins import MOST_VALUES, Filled, bin_keys, count, filled, with_filled
 from .engine import Work
 from .errors import CalibrationDataError
 from .ranges import Ranges, channel_limits
@@ -31,7 +31,6 @@ from .statistics import (
     image_number,
     lowest_of,
     plain_contract,
-    sparse,
 )
 from .tensors import TensorGroup, model_fingerprint, tensor_groups
 
@@ -54,19 +53,17 @@ class StatisticsTask:
     Attributes:
         histograms: whether values are counted by bin.
         without: names of the activations that need none.
-        travels: whether the result is to be sent, so that it should be small.
         images: see :class:`embedlite.calibration.engine.Task`.
     """
 
     histograms: bool
     without: tuple[str, ...]
-    travels: bool = False
     images: None = None
 
-    def open(self, model: bytes) -> Work[Statistics | SparseStatistics]:
+    def open(self, model: bytes) -> Work[SparseStatistics]:
         """Open the float graph."""
         groups, fingerprint = _described(model, self.without)
-        return _Work(model, groups, lambda: _StatisticsObserver(fingerprint, groups, self.histograms, self.travels))
+        return _Work(model, groups, lambda: _StatisticsObserver(fingerprint, groups, self.histograms))
 
 
 @dataclass(frozen=True)
@@ -161,7 +158,7 @@ class _Growing:
         self._keys: list[NDArray[np.uint16]] = []
         self._waiting = 0
         self._histograms = histograms
-        self._counts: NDArray[np.int64] | None = None
+        self._filled: Filled | None = None
 
     def observe(self, image: str, values: NDArray[Any]) -> None:
         # Reading a large tensor once more is the cost of calibration, so the minimum of what cannot be negative, which
@@ -178,14 +175,15 @@ class _Growing:
             if self._waiting >= MOST_VALUES:
                 self._count()
 
-    def statistics(self) -> TensorStatistics:
+    def statistics(self) -> tuple[TensorStatistics, Filled | None]:
+        """Without the counts, and these."""
         self._count()
-        return TensorStatistics(lowest_of(self._lowest), highest_of(self._highest), self._counts)
+        return TensorStatistics(lowest_of(self._lowest), highest_of(self._highest)), self._filled
 
     def _count(self) -> None:
         if self._keys:
             counted = count(np.concatenate(self._keys))
-            self._counts = counted if self._counts is None else np.add(self._counts, counted, out=self._counts)
+            self._filled = filled(counted if self._filled is None else with_filled(counted, self._filled))
             self._keys, self._waiting = [], 0
 
 
@@ -198,9 +196,9 @@ def _keep(extremes: list[Extreme], item: Extreme, best: Callable[[Iterable[Extre
 class _StatisticsObserver:
     """Statistics while they grow."""
 
-    def __init__(self, model: str, groups: Collection[TensorGroup], histograms: bool, travels: bool) -> None:
+    def __init__(self, model: str, groups: Collection[TensorGroup], histograms: bool) -> None:
         self._samples = self._images = 0
-        self._model, self._travels, self._contract = model, travels, dict[str, Any]()
+        self._model, self._contract = model, dict[str, Any]()
         self._tensors = {group.name: _Growing(group, histograms) for group in groups}
 
     def observe(self, source: Source, index: int, tensors: Tensors) -> None:
@@ -211,10 +209,11 @@ class _StatisticsObserver:
         self._samples += 1
         self._contract = self._contract or plain_contract(source.contract)
 
-    def result(self) -> Statistics | SparseStatistics:
-        tensors = {name: growing.statistics() for name, growing in self._tensors.items()}
-        statistics = Statistics(self._model, self._contract, tensors, self._samples, self._images)
-        return sparse(statistics) if self._travels else statistics
+    def result(self) -> SparseStatistics:
+        found = {name: growing.statistics() for name, growing in self._tensors.items()}
+        tensors = {name: tensor for name, (tensor, _) in found.items()}
+        bins = {name: counted for name, (_, counted) in found.items() if counted is not None}
+        return SparseStatistics(Statistics(self._model, self._contract, tensors, self._samples, self._images), bins)
 
 
 class _RangesObserver:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.model.contract import InputContract
-from .bins import BINS
+from .bins import BINS, Filled, filled, with_filled
 from .errors import CalibrationDataError, StatisticsMismatchError
 
 EXTREMES = 8
@@ -86,25 +86,24 @@ class Statistics:
 
 @dataclass(frozen=True, eq=False)
 class SparseStatistics:
-    """Statistics as they travel: of the histograms, the bins that hold something.
+    """Statistics while they are collected, and as they travel: of the histograms, the bins that hold something.
 
     Attributes:
         plain: the statistics without their counts.
-        bins: by name of the group, which bins, (n,) uint16, and how many values each holds, (n,) int64.
+        bins: by name of the group, for those that were counted.
     """
 
     plain: Statistics
-    bins: Mapping[str, tuple[NDArray[np.uint16], NDArray[np.int64]]]
+    bins: Mapping[str, Filled]
 
 
 def sparse(statistics: Statistics) -> SparseStatistics:
     """The same in less room."""
-    bins = {}
+    bins, bare = {}, {}
     for name, tensor in statistics.tensors.items():
         if tensor.counts is not None:
-            keys = np.flatnonzero(tensor.counts)
-            bins[name] = (keys.astype(np.uint16), tensor.counts[keys])
-    bare = {name: replace(tensor, counts=None) for name, tensor in statistics.tensors.items()}
+            bins[name] = filled(tensor.counts)
+        bare[name] = replace(tensor, counts=None)
     return SparseStatistics(replace(statistics, tensors=bare), bins)
 
 
@@ -142,7 +141,7 @@ def merge(parts: Iterable[Statistics | SparseStatistics], nothing: str = "") -> 
 
 
 def merge_on_demand(parts: Sequence[SparseStatistics]) -> Statistics:
-    """:func:`merge`, each tensor whenever it is asked for: all histograms of a large graph together take gigabytes."""
+    """:func:`merge`, but each tensor is merged whenever it is asked for."""
     whole = merge([part.plain for part in parts])
     return replace(whole, tensors=_OnDemand(parts))
 
@@ -173,7 +172,7 @@ class _Merged:
         self._seen: set[tuple[int, int]] = set()
         self._samples = self._images = 0
 
-    def add(self, part: Statistics, bins: Mapping[str, tuple[NDArray[np.uint16], NDArray[np.int64]]] | None) -> None:
+    def add(self, part: Statistics, bins: Mapping[str, Filled] | None) -> None:
         """Add a part, whose counts may come as bins that hold something."""
         self._check(part)
         for name, tensor in self._tensors.items():
@@ -183,9 +182,11 @@ class _Merged:
         self._images = (self._images + part.images) % MODULUS
 
     def statistics(self) -> Statistics:
-        """All parts together."""
-        tensors = {name: tensor.statistics() for name, tensor in self._tensors.items()}
-        return Statistics(self._first.model, self._first.input, tensors, self._samples, self._images)
+        """All parts together; a histogram is made whenever it is asked for."""
+        found = {name: tensor.bare() for name, tensor in self._tensors.items()}
+        bins = {name: tensor.filled for name, tensor in self._tensors.items() if tensor.filled is not None}
+        plain = Statistics(self._first.model, self._first.input, found, self._samples, self._images)
+        return replace(plain, tensors=_OnDemand((SparseStatistics(plain, bins),)))
 
     def _check(self, part: Statistics) -> None:
         first = self._first
@@ -208,28 +209,40 @@ class _Merged:
 
 
 class _MergedTensor:
-    """One tensor's sum; counts only if every part has them."""
+    """One tensor's sum.
+
+    Attributes:
+        filled: its counts; None unless every part has them.
+    """
 
     def __init__(self) -> None:
         self._lowest: list[Extreme] = []
         self._highest: list[Extreme] = []
-        self._counts: NDArray[np.int64] | None = np.zeros(BINS, np.int64)
+        self.filled: Filled | None = filled(np.zeros(0, np.int64))
 
-    def add(self, part: TensorStatistics, bins: tuple[NDArray[np.uint16], NDArray[np.int64]] | None) -> None:
+    def add(self, part: TensorStatistics, bins: Filled | None) -> None:
         self._lowest += part.lowest
         self._highest += part.highest
         # Sorting now and then is quicker than at every part.
         if len(self._lowest) + len(self._highest) > _SORT_AT:
             self._lowest, self._highest = list(lowest_of(self._lowest)), list(highest_of(self._highest))
-        if self._counts is None:
-            return
-        if bins is not None:
-            keys, counts = bins
-            self._counts[keys] += counts
-        elif part.counts is not None:
-            self._counts += part.counts
+        if bins is None and part.counts is not None:
+            bins = filled(part.counts)
+        if self.filled is None or bins is None:
+            self.filled = None
+        elif not len(self.filled[0]):
+            self.filled = bins
         else:
-            self._counts = None
+            self.filled = filled(with_filled(_histogram(self.filled), bins))
+
+    def bare(self) -> TensorStatistics:
+        """Without the counts."""
+        return TensorStatistics(lowest_of(self._lowest), highest_of(self._highest))
 
     def statistics(self) -> TensorStatistics:
-        return TensorStatistics(lowest_of(self._lowest), highest_of(self._highest), self._counts)
+        """With the counts."""
+        return replace(self.bare(), counts=None if self.filled is None else _histogram(self.filled))
+
+
+def _histogram(bins: Filled) -> NDArray[np.int64]:
+    return with_filled(np.zeros(BINS, np.int64), bins)

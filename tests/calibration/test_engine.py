@@ -131,7 +131,7 @@ def test_any_shards_merge_to_the_same(data: st.DataObject, digits: Digits) -> No
     shards = [order[a:b] for a, b in zip([0, *cuts], [*cuts, 30], strict=True)]
     keep_model("sha", flatbuffer, "test")
     try:
-        task = StatisticsTask(True, (), travels=True)
+        task = StatisticsTask(True, ())
         done = [pickle.loads(pickle.dumps(run_shard(task, "sha", source.shard(shard)))) for shard in shards]
     finally:
         drop_model("sha", "test")

@@ -190,9 +190,11 @@ class Graph:
 
     def to_bytes(self) -> bytes:
         """The flatbuffer, every constant inside it and aligned to 16 bytes as the schema asks."""
-        builder = flatbuffers.Builder(1 << 20)
+        # A builder that grows holds what it had beside twice as much, and its output is a copy, too.
+        constants = sum(len(buffer.data) for buffer in self.model.buffers if buffer.data is not None)
+        builder = flatbuffers.Builder(min(constants + (1 << 20), flatbuffers.Builder.MAX_BUFFER_SIZE))
         builder.Finish(self.model.Pack(builder), file_identifier=b"TFL3")
-        return bytes(builder.Output())
+        return bytes(memoryview(builder.Bytes)[builder.Head() :])
 
 
 def _entry(name: str, index: int) -> Any:

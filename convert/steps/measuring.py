@@ -28,7 +28,7 @@ from ..verify.measure import Figures, Measured, collect_frames, describe, measur
 from ..verify.verdicts import Frames
 from .quantizing import Files
 
-_LEAST_BATCH, _BATCH_BYTES = 8, 4 << 20
+_LEAST_BATCH, _BATCH_BYTES = 4, 4 << 20
 """Of large images a smaller batch shows whether images depend on each other; TensorFlow keeps some hundred times as
 much for its layers."""
 

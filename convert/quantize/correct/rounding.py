@@ -12,6 +12,9 @@ Frantar et al., GPTQ: Accurate Post-Training Quantization for Generative Pre-tra
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,7 +33,7 @@ _DAMPING = 0.01
 _BLOCK = 64
 """Weights whose errors are handed on together; a matter of speed alone."""
 
-_ROWS = 4096
+_ROWS, _BLOCK_BYTES = 4096, 8 << 20
 """Rows of X that are multiplied at a time, in single precision, and added up in double."""
 
 _Array = NDArray[np.float64]
@@ -65,19 +68,34 @@ def input_moments(graph: PairedGraph, layer: LinearLayer, shape: tuple[int, ...]
     inputs = int(np.prod(shape[1:-1] if layer.kind == "DEPTHWISE_CONV_2D" else shape[1:], dtype=np.int64))
     if inputs > MOST_INPUTS:
         return None
-    found = graph.inputs(layer, lambda values: input_rows(layer, values, shape))
-    if found[0] is None:
+    found = [item for item in graph.inputs(layer, lambda values: input_rows(layer, values, shape)) if item is not None]
+    if not found:
         return None
-    groups, count = len(found[0]), sum(item.shape[1] for item in found if item is not None)
-    # A depthwise layer's rows lie channel beside channel, and a product of such is fifty times slower.
-    rows = np.empty((groups, count, inputs), np.float32)
-    np.concatenate([item for item in found if item is not None], axis=1, out=rows)
-    found.clear()
-    moments = np.zeros((groups, inputs, inputs))
-    for first in range(0, count, _ROWS):
-        part = rows[:, first : first + _ROWS]
+    moments = np.zeros((len(found[0]), inputs, inputs))
+    for part in _in_blocks(found):
         moments += part.transpose(0, 2, 1) @ part
     return moments
+
+
+def _in_blocks(found: list[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
+    """Many rows of each group at a time: (groups, rows, inputs); ``found`` is emptied."""
+    groups, _, inputs = found[0].shape
+    most = _ROWS if groups == 1 else max(_BLOCK, _BLOCK_BYTES // (4 * groups * inputs))
+    left = sum(item.shape[1] for item in found)
+    found.reverse()
+    while left:
+        # Copied: a depthwise layer's rows lie channel beside channel, and a product of such is fifty times slower.
+        block = np.empty((groups, min(most, left), inputs), np.float32)
+        filled = 0
+        while filled < block.shape[1]:
+            item = found.pop()
+            taken = item[:, : block.shape[1] - filled]
+            block[:, filled : filled + taken.shape[1]] = taken
+            filled += taken.shape[1]
+            if taken.shape[1] < item.shape[1]:
+                found.append(item[:, taken.shape[1] :])
+        left -= filled
+        yield block
 
 
 def round_groups(matrices: _Array, moments: _Array, scales: _Array) -> _Array:

@@ -39,6 +39,9 @@ _NO_KERNEL = frozenset({*_LEFT_FLOAT, "EXP", "LOG", "POW", "SQRT"})
 MISSING_IN_OLDER = {DYNAMIC: ("TRANSPOSE_CONV",), INT16: ("RSQRT", "SUM")}
 """What tflite-runtime 2.14 has no kernel for, by mode or precision; where it is a target, that stays float."""
 _PAIRS = ("ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE")
+_CHOOSING = ("SELECT", "SELECT_V2")
+_MOST_LEADING = 40
+"""Operators in a spelled-out quotient at most; GELU has 31."""
 _BETWEEN = frozenset({"ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "NEG", "ABS", "RESHAPE"})
 
 
@@ -83,6 +86,7 @@ def quantize(
     if older:
         keep_float = [*keep_float, *_not_in_older(original or Graph(flatbuffer), mode, precision)]
     if original is not None:
+        keep_float = [*keep_float, *_unbounded(original)]
         keep_float = [*keep_float, *_between_float(original, [*keep_float, *float_end])]
     limits = {} if ranges is None or original is None else fill_flat(original, ranges.limits)
     if original is not None and limits:
@@ -178,6 +182,57 @@ def _between_float(graph: Graph, keep_float: Collection[str]) -> list[str]:
             found.append(name)
             staying.add(name)
     return found
+
+
+def _unbounded(graph: Graph) -> list[str]:
+    """Operators whose result is far larger or smaller than what comes of it, by the name of what they write.
+
+    Of an exponential that a SELECT reads, as in SELU, the large values are those that it drops. Of a function that is a
+    quotient of two polynomials, as the converter writes the error function in GELU, every power has a range of its own.
+    """
+    found = list[str]()
+    for operator in graph.operators:
+        kind = graph.operator_name(operator)
+        if kind == "DIV" and len(graph.inputs(operator)) > 1:
+            found += _leading(graph, operator) or ()
+        if kind in _CHOOSING:
+            dropped = [item for index in graph.inputs(operator)[1:] for item in _after_exponential(graph, index)]
+            found += [*dropped, graph.tensor_name(int(operator.outputs[0]))] if dropped else []
+    return found
+
+
+def _after_exponential(graph: Graph, index: int) -> list[str]:
+    """What leads from an exponential to a tensor, one operator to the next, by name; none where nothing does."""
+    found = list[str]()
+    while (before := graph.producer(index)) is not None:
+        found.append(graph.tensor_name(index))
+        if graph.operator_name(before) == "EXP":
+            return found
+        if graph.operator_name(before) not in _BETWEEN or len(graph.inputs(before)) != 1:
+            break
+        index = graph.inputs(before)[0]
+    return []
+
+
+def _leading(graph: Graph, last: Any) -> list[str] | None:
+    """What leads to an operator from a single activation, by the name of what it writes; None where several do."""
+    whole: list[str] | None = None
+    open_ends, found = set(graph.inputs(last)), list[str]()
+    while len(found) <= _MOST_LEADING:
+        if len(open_ends) == 1:
+            whole = list(found)
+        producers = {index: before for index in open_ends if (before := graph.producer(index)) is not None}
+        if not producers:
+            break
+        # The one that runs last cannot be what the others depend on.
+        index = max(producers, key=lambda item: graph.position(producers[item]))
+        before = producers[index]
+        if graph.operator_name(before) not in _BETWEEN or graph.shape(index) != graph.shape(int(last.outputs[0])):
+            break
+        found.append(graph.tensor_name(index))
+        open_ends.remove(index)
+        open_ends.update(graph.inputs(before))
+    return whole
 
 
 def _unread_alike(graph: Graph) -> bool:

@@ -55,6 +55,25 @@ def test_a_softplus_keeps_its_small_values(mode: str, least: float) -> None:
     assert decibels(flatbuffer, made.to_bytes()) > least
 
 
+@pytest.mark.parametrize(
+    ("function", "last", "mode"), [("selu", "SELECT", "int8"), ("selu", "SELECT", "int16x8"), ("gelu", "DIV", "int8")]
+)
+def test_what_grows_beyond_its_use_stays_float(function: str, last: str, mode: str) -> None:
+    """exp(x) where x is above 0, which SELECT drops, and the powers of x in the quotient that is the error function."""
+    flatbuffer = lowered(Call(ops.selu if function == "selu" else lambda x: ops.gelu(x, approximate=False)))
+    made = Graph(quantized(flatbuffer, mode))
+    (end,) = [operator for operator in made.operators if made.operator_name(operator).startswith(last)]
+    ends, seen = [end], []
+    while ends:
+        operator = ends.pop()
+        if made.operator_name(operator) != "DEQUANTIZE":
+            seen.append(operator)
+            ends += [before for index in made.inputs(operator) if (before := made.producer(index)) is not None]
+    assert len(seen) > 2
+    assert {made.dtype(int(operator.outputs[0])) for operator in seen} <= {"float32", "bool"}
+    assert decibels(flatbuffer, made.to_bytes()) > 25
+
+
 def test_what_a_quantized_operator_reads_as_well_is_quantized() -> None:
     def between(x: keras.KerasTensor) -> keras.KerasTensor:
         summed = 1 + ops.exp(0.1 * x)

@@ -282,6 +282,7 @@ class FineTuning:
         mode: its mode.
         kept: whether its weights are in the file; if not, the file is as it would be without.
         balanced: whether its channels were balanced before the training.
+        narrowed: whether its activations were given other ranges before the training.
         trained: whether the training brought more.
         images: how many were trained on.
         held_out: calibration images that judged the file, none of which was trained on.
@@ -301,6 +302,7 @@ class FineTuning:
     mode: str
     kept: bool
     balanced: bool
+    narrowed: bool
     trained: bool
     images: int
     held_out: int

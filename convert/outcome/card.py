@@ -75,10 +75,13 @@ def _what(result: ExportResult, contract: Mapping[str, Any]) -> list[str]:
 
 def _changed(tuned: FineTuning) -> str:
     trained = f"were trained further on {tuned.images} unlabelled images to answer as the model does."
-    balanced = "channels were given other factors, which change nothing in float and suit 8 bits better"
-    if not tuned.trained:
-        return f"{balanced}."
-    return f"{balanced}, and they {trained}" if tuned.balanced else f"they {trained}"
+    changes = {
+        "channels were given other factors, which change nothing in float and suit 8 bits better": tuned.balanced,
+        "activations were given other ranges": tuned.narrowed,
+        f"they {trained}": tuned.trained,
+    }
+    text = ", and ".join(change for change, is_so in changes.items() if is_so)
+    return text if tuned.trained else f"{text}."
 
 
 def _brought(result: ExportResult, mode: str) -> str:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,13 +29,13 @@ from ..graph.channels import FIXED, Channels, Scaled, channels
 from ..graph.graph import Graph
 from ..quantize.equalize import LARGEST_FACTOR, divided, least_factors, observed
 from .network import Network
+from .sensitivity import heard
 
 SHARES = (0.3, 0.1, 1.0)
 """How much of the noise of the weights' steps is left, tried in this order."""
 
 _DRAWS = 2
-"""Random signs of the embedding's values for each image: on average the squared gradients are the sum over all values
-(Hutchinson, 1990)."""
+"""Random signs of the embedding's values for each image."""
 
 _STEPS, _RATE = 300, 0.03
 _FIRST_MOMENT, _SECOND_MOMENT = 0.9, 0.999
@@ -91,7 +90,6 @@ class Balance:
         self._high: dict[int, Values] = {}
         self._arrives: dict[int, Values] = {}
         self._by_weight = [np.zeros(graph.shape(_constant(item))) for item in self._readers]
-        self._signal = 0.0
 
     @property
     def scales(self) -> bool:
@@ -105,30 +103,13 @@ class Balance:
             images: a batch, (N, H, W, C).
             seed: of the signs.
         """
-        import tensorflow as tf
-
-        network, graph = self._network, self._network.graph
-        rng = np.random.default_rng(seed)
+        signs = np.random.default_rng(seed)
         for _ in range(_DRAWS):
-            with tf.GradientTape() as tape:
-                weights = {index: tf.constant(graph.constant(index)) for index in map(_constant, self._readers)}
-                tape.watch(weights)
-                values, watched = {int(graph.subgraph.inputs[0]): tf.constant(images)}, dict[int, Any]()
-                for operator in graph.operators:
-                    index = int(operator.outputs[0])
-                    values[index] = network.apply(operator, values, weights)
-                    if index in self._observed:
-                        watched[index] = values[index]
-                        tape.watch(watched[index])
-                found = values[network.output]
-                signs = rng.choice(np.array([-1, 1], np.float32), found.shape)
-                heard = tf.reduce_sum(found * signs)
-            of_weights, of_values = tape.gradient(heard, (weights, watched), unconnected_gradients="zero")
-            self._signal += float(tf.reduce_sum(tf.square(found)))
-            for index, tensor in watched.items():
-                self._add(index, tensor.numpy(), of_values[index].numpy())
+            passed = heard(self._network, images, signs, self._observed, [*map(_constant, self._readers)])
+            for index, values in passed.values.items():
+                self._add(index, values, passed.of_values[index])
             for place, item in enumerate(self._readers):
-                self._by_weight[place] += np.square(of_weights[_constant(item)].numpy(), dtype=np.float64)
+                self._by_weight[place] += np.square(passed.of_constants[_constant(item)], dtype=np.float64)
 
     def _add(self, index: int, values: NDArray[np.float32], gradient: NDArray[np.float32]) -> None:
         axes = tuple(range(values.ndim - 1))

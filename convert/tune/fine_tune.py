@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
-import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...calibration import Ranges
 from ...calibration.auto import better
@@ -33,6 +33,7 @@ from ..results import FineTuning
 from .balance import SHARES, Balance
 from .checkpoint import Checkpoint
 from .images import Batches
+from .narrow import Narrowing
 from .network import Network
 from .operators import UnsupportedError
 from .parameters import Parameters
@@ -43,10 +44,10 @@ _COPIES = 6
 """Values that are in memory for each activation, roughly: it, what rounding makes of it, and the way back."""
 
 _BALANCING = 0.3
-"""Share of the time that balancing channels may take."""
+"""Share of the time that balancing channels and choosing ranges may take."""
 
 _STANDARD_ERRORS = 2.0
-"""By how much a balance must be better, as of other changes that are none in float: three are tried."""
+"""By how much a balance must be better, as of other changes that are none in float: five are tried."""
 
 _MOST_IMAGES, _LEAST_IMAGES, _MOST_PIXELS = 128, 16, 4 << 20
 """Images that balancing looks at, and fewer of large ones."""
@@ -64,6 +65,7 @@ class _Start:
         original: the float graph that it was made from.
         ranges: of its activations.
         balanced: whether its channels were balanced, which is a gain by itself.
+        narrowed: whether it has other ranges, likewise.
         seconds: how long that took.
     """
 
@@ -71,7 +73,13 @@ class _Start:
     original: bytes
     ranges: Ranges
     balanced: bool = False
+    narrowed: bool = False
     seconds: float = 0.0
+
+    @property
+    def gained(self) -> bool:
+        """Whether it is better than the file that was given."""
+        return self.balanced or self.narrowed
 
 
 @dataclass(frozen=True)
@@ -162,7 +170,7 @@ class FineTuner:
         answers = self._answers(parameters.quantized, start.original)
         training = Training(student, teacher, answers, parameters, batches)
         trained = self._train(training, parameters, checkpoint, mode, before, start, stopped)
-        kept = start.balanced or trained.best is not None
+        kept = start.gained or trained.best is not None
         found = trained.best or parameters.start
         tuned = parameters.file(found)
         # Balanced channels are the same function in float.
@@ -171,6 +179,7 @@ class FineTuner:
             mode=mode,
             kept=kept,
             balanced=start.balanced,
+            narrowed=start.narrowed,
             trained=trained.best is not None,
             images=len(batches),
             held_out=len(plan.trial),
@@ -190,39 +199,62 @@ class FineTuner:
         return Tuned(tuned if kept else quantized, facts, told)
 
     def _balanced(self, start: _Start, before: Errors, remake: Remake, size: int, stopped: list[int]) -> _Start:
-        """The file with the balance that held-out images find best, if it is clearly better."""
+        """The file with the balance and the ranges that held-out images find best, if it is clearly better."""
         plan, began = self._plan, time.monotonic()
         assert plan.fitting is not None
         assert plan.trial is not None
         balance = Balance(start.graph, start.original, start.ranges)
-        if not balance.scales:
-            return start
 
         def over() -> bool:
             return bool(stopped) or time.monotonic() - began > _BALANCING * self._seconds
 
-        count = min(
-            len(plan.fitting), max(_LEAST_IMAGES, min(_MOST_IMAGES, _MOST_PIXELS // plan.fitting.ready(0).size))
-        )
-        for first in range(0, count, size):
-            images = [plan.fitting.ready(index) for index in range(first, min(first + size, count))]
-            balance.measure(np.stack(images), self._seed + first)
-            if over():
-                return replace(start, seconds=time.monotonic() - began)
-        best, least = start, math.inf
-        for share in SHARES:
-            original, ranges = balance.balanced(share)
+        best, tried = (replace(start, seconds=0.0), _score(before)), [(start, _score(before))]
+
+        def judge(candidate: _Start) -> None:
+            nonlocal best
             try:
-                graph = remake(original, ranges)
-                errors = plan.trial.errors_of(graph)
+                made = replace(candidate, graph=remake(candidate.original, candidate.ranges))
+                errors = plan.trial.errors_of(made.graph) if plan.trial is not None else before
             except (ConversionError, InterpreterFailedError):
-                continue
-            score = float(np.log(np.maximum(errors[:, 0], 1e-30)).mean())
-            if score < least and better(errors, before, _STANDARD_ERRORS):
-                best, least = _Start(graph, original, ranges, balanced=True), score
+                return
+            tried.append((made, _score(errors)))
+            if tried[-1][1] < best[1] and better(errors, before, _STANDARD_ERRORS):
+                best = tried[-1]
+
+        batches = list(self._looked_at(size))
+        if balance.scales and self._measured(balance, batches, over):
+            for share in SHARES:
+                original, ranges = balance.balanced(share)
+                judge(_Start(start.graph, original, ranges, balanced=True))
+                if over():
+                    break
+        # Of the best channels, clearly better or not, and of those that were given.
+        nearest = min(tried, key=lambda item: item[1])[0]
+        for candidate in [nearest] if nearest is start else [nearest, start]:
             if over():
                 break
-        return replace(best, seconds=time.monotonic() - began)
+            narrowing = Narrowing(candidate.graph, candidate.original, candidate.ranges)
+            if self._measured(narrowing, batches, over):
+                judge(replace(candidate, ranges=narrowing.narrowed(), narrowed=True))
+        return replace(best[0], seconds=time.monotonic() - began)
+
+    def _looked_at(self, size: int) -> Iterator[NDArray[np.float32]]:
+        """Batches of the images that balancing looks at."""
+        fitting = self._plan.fitting
+        assert fitting is not None
+        count = min(len(fitting), max(_LEAST_IMAGES, min(_MOST_IMAGES, _MOST_PIXELS // fitting.ready(0).size)))
+        for first in range(0, count, size):
+            yield np.stack([fitting.ready(index) for index in range(first, min(first + size, count))])
+
+    def _measured(
+        self, what: Balance | Narrowing, batches: Sequence[NDArray[np.float32]], over: Callable[[], bool]
+    ) -> bool:
+        """Whether all batches were looked at in time."""
+        for number, images in enumerate(batches):
+            what.measure(images, self._seed + number)
+            if over():
+                return False
+        return True
 
     def _key(self, quantized: bytes, original: bytes, batches: Batches) -> str:
         """Fingerprint of all that the training depends on."""
@@ -257,13 +289,17 @@ class FineTuner:
 
         def shown(share: float, now: Trained) -> None:
             gain = f" %, {gained(trial.sqnr(before), trial.sqnr(now.errors))}"
-            line.show(int(100 * share), gain if start.balanced or now.best is not None else " %, no gain yet")
+            line.show(int(100 * share), gain if start.gained or now.best is not None else " %, no gain yet")
 
         try:
             judge, seconds = trial.errors_of, self._seconds - start.seconds
             return Run(training, parameters, judge, seconds, lambda: bool(stopped), shown, checkpoint).train()
         finally:
             line.close()
+
+
+def _score(errors: Errors) -> float:
+    return float(np.log(np.maximum(errors[:, 0], 1e-30)).mean())
 
 
 def _left(quantized: bytes, mode: str, reason: str) -> Tuned:
@@ -284,10 +320,9 @@ def _told(report: FineTuning) -> str:
             f"{report.mode} was not fine-tuned: no clear gain on {report.held_out} held-out calibration images "
             f"({effort})."
         )
-    if report.balanced:
-        effort = (
-            f"balanced channels, and {effort}" if report.trained else f"balanced channels alone: {effort} gave no more"
-        )
+    names = {"balanced channels": report.balanced, "other ranges": report.narrowed}
+    if before := " and ".join(name for name, is_so in names.items() if is_so):
+        effort = f"{before}, and {effort}" if report.trained else f"{before} alone: {effort} gave no more"
     return (
         f"the weights of {report.mode} were changed by fine-tuning: {gained(report.sqnr_before, report.sqnr_after)} on "
         f"{report.held_out} calibration images held out for that ({effort}). Its weights in float are "

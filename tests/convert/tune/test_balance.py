@@ -1,4 +1,4 @@
-"""Balanced channels: the same float function, less noise in 8 bits, and what arrives at the end by its arithmetic."""
+"""Balanced channels and narrower ranges: less noise in 8 bits, and what arrives at the end by its arithmetic."""
 
 from functools import cache
 from types import SimpleNamespace
@@ -19,6 +19,7 @@ from embedlite.convert.quantize.plan import CalibrationOptions, plan_int8
 from embedlite.convert.tune import fine_tune, train
 from embedlite.convert.tune.balance import SHARES, Balance
 from embedlite.convert.tune.fine_tune import FineTuner
+from embedlite.convert.tune.narrow import _SHARES, Narrowing
 from embedlite.runtime import InputContract
 from embedlite.runtime.images.open import open_source
 
@@ -100,6 +101,55 @@ def test_what_arrives_is_what_the_layers_above_make_of_it() -> None:
     np.testing.assert_allclose(balance._arrives[before], 32 * weights**2 / 64, rtol=1e-5)
 
 
+def test_what_is_cut_off_is_what_a_narrower_range_does_to_the_output() -> None:
+    """Of one output and the pooled values, which one layer reads: weights times what is cut off, summed, squared."""
+    made = planned("linear", 1)
+    graph, batch = Graph(made.plan.flatbuffer), ready(16, 0)
+    pooled = next(int(item.outputs[0]) for item in graph.operators if graph.operator_name(item) == "MEAN")
+    name = graph.tensor_name(pooled)
+    narrowing = Narrowing(made.quantized, made.plan.flatbuffer, made.plan.ranges)
+    narrowing.measure(batch, 0)
+    means = np.asarray(keras.Sequential(made.model.layers[:-1])(batch), np.float64)
+    weights, (low, high) = made.kernels[2][:, 0].astype(np.float64), made.plan.ranges.limits[name]
+    for side, (bounded, whole) in enumerate([(np.maximum, low), (np.minimum, high)]):
+        for place, share in enumerate(_SHARES):
+            cut, kept = bounded(means, whole * share), bounded(means, whole)
+            # Two draws; sums of eight float32 products.
+            expected = 2 * np.square((cut - kept) @ weights).sum()
+            np.testing.assert_allclose(
+                narrowing._cut[pooled][side, place], expected, rtol=1e-4, atol=1e-9 * max(abs(low), high) ** 2
+            )
+
+
+def test_a_value_that_the_embedding_does_not_hear_sets_no_range() -> None:
+    """One place of one channel is a thousand times the others, in all images, and no weight reads it."""
+    keras.utils.set_random_seed(3)
+    source = keras.Input((8, 8, 3))
+    unheard = layers.Conv2D(4, 1)(source)
+    model = keras.Model(source, layers.Dense(6, use_bias=False)(layers.Flatten()(unheard)))
+    conv, dense = (layer for layer in model.layers if layer.weights)
+    conv.set_weights([conv.get_weights()[0] * np.array([1, 1, 1, 30], np.float32), conv.get_weights()[1]])
+    kernel = dense.get_weights()[0].reshape(8, 8, 4, 6)
+    kernel[..., 3, :] = 0
+    dense.set_weights([kernel.reshape(-1, 6)])
+    graph = prepare(lower(from_keras(model, "unheard", LoadOptions())).flatbuffer)
+    contract = InputContract((8, 8, 3))
+    pool = open_source(images(48, 0)[:, :8, :8], contract)
+    options = CalibrationOptions("minmax", None, False, 1, modes=("int8",))
+    plan = plan_int8(graph, pool, contract, options, raw_pixels=False)
+    narrowing = Narrowing(plan.trial.quantized(plan.flatbuffer, plan.ranges), plan.flatbuffer, plan.ranges)
+    narrowing.measure(np.stack([pool.ready(index) for index in range(16)]), 0)
+    ranges = narrowing.narrowed()
+    made = Graph(plan.flatbuffer)
+    written = next(
+        made.tensor_name(int(item.outputs[0])) for item in made.operators if "CONV" in made.operator_name(item)
+    )
+    # The least share that is tried: the other channels need a thirtieth.
+    assert np.subtract(*ranges.limits[written][::-1]) == pytest.approx(
+        _SHARES[-1] * np.subtract(*plan.ranges.limits[written][::-1])
+    )
+
+
 def test_the_same_images_give_the_same_file() -> None:
     first, again = (measured(planned()).balanced(0.3) for _ in range(2))
     assert first == again
@@ -132,10 +182,12 @@ def test_fine_tuning_starts_from_balanced_channels_if_there_is_time(
     tuned = FineTuner(plan, None, None, seconds, 0).tune(made.quantized, "int8", plan.flatbuffer, remake)
     report = tuned.report
     assert (report.kept, report.balanced, report.trained) == (balanced, balanced, False)
+    assert report.narrowed <= balanced
     if not balanced:
         assert tuned.graph is made.quantized
         return
-    assert "balanced channels alone: " in tuned.decisions[0]
+    said = "balanced channels and other ranges alone: " if report.narrowed else "balanced channels alone: "
+    assert said in tuned.decisions[0]
     # The same function: each of some hundred operations is right to 6e-8.
     assert report.float_from_original > -20 * np.log10(300 * 2**-24)
     unseen = ready(32, 9)

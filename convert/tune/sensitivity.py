@@ -1,0 +1,72 @@
+"""What the embedding hears of small changes anywhere in the float graph, by a backward pass.
+
+With random signs of the embedding's values the squares of what is heard are, on average over the signs, sums over all
+of them (Hutchinson, 1990): of one value's gradient, the noise that its rounding brings; of a change of many values at
+once, the squared length of what it does to the embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .network import Network
+
+Batch = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One batch, with one set of signs.
+
+    Attributes:
+        embeddings: what the graph answers.
+        values: the activations that were asked for, by index.
+        of_values: their gradients.
+        of_constants: those of the constants that were asked for.
+    """
+
+    embeddings: Batch
+    values: dict[int, Batch]
+    of_values: dict[int, Batch]
+    of_constants: dict[int, Batch]
+
+
+def heard(
+    network: Network, images: Batch, signs: np.random.Generator, of: Collection[int], constants: Collection[int] = ()
+) -> Heard:
+    """One forward and one backward pass.
+
+    Args:
+        network: of a float graph.
+        images: (N, ...).
+        signs: draws them.
+        of: activations, by index.
+        constants: likewise.
+    """
+    import tensorflow as tf
+
+    graph = network.graph
+    with tf.GradientTape() as tape:
+        weights = {index: tf.constant(graph.constant(index)) for index in constants}
+        tape.watch(weights)
+        values, watched = {int(graph.subgraph.inputs[0]): tf.constant(images)}, dict[int, Any]()
+        for operator in graph.operators:
+            index = int(operator.outputs[0])
+            values[index] = network.apply(operator, values, weights)
+            if index in of:
+                watched[index] = values[index]
+                tape.watch(watched[index])
+        found = values[network.output]
+        total = tf.reduce_sum(found * signs.choice(np.array([-1, 1], np.float32), found.shape))
+    of_weights, of_values = tape.gradient(total, (weights, watched), unconnected_gradients="zero")
+    return Heard(
+        found.numpy(),
+        {index: tensor.numpy() for index, tensor in watched.items()},
+        {index: tensor.numpy() for index, tensor in of_values.items()},
+        {index: tensor.numpy() for index, tensor in of_weights.items()},
+    )

@@ -366,8 +366,7 @@ class _Planner:
 
     def _collect(self, flatbuffer: bytes) -> list[SparseStatistics]:
         """Statistics of each fold."""
-        # Sparse at once: histograms of a network with hundreds of tensors take some hundred megabytes for each fold.
-        parts = list(map(sparse, self._observed(flatbuffer)))  # of one fold at a time there are dense ones
+        parts = list(map(sparse, self._observed(flatbuffer)))
         for part, indices in zip(parts, self._folds, strict=True):
             check_unchanged(part.plain, self._calibration, indices, self._listing, self._engine)
         return parts

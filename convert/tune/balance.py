@@ -23,13 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...calibration import Ranges
-from ...runtime.model.flatbuffer import read_flatbuffer
-from ...runtime.model.tensor_match import match_graphs
 from ..graph.channels import FIXED, Channels, Scaled, channels
 from ..graph.graph import Graph
 from ..quantize.equalize import LARGEST_FACTOR, divided, least_factors, observed
 from .network import Network
-from .sensitivity import heard
+from .sensitivity import heard, rounded
 
 SHARES = (0.3, 0.1, 1.0)
 """How much of the noise of the weights' steps is left, tried in this order."""
@@ -82,9 +80,7 @@ class Balance:
         graph = self._network.graph
         self._found = channels(graph)
         self._observed = observed(graph, self._found)
-        info = read_flatbuffer(quantized)
-        pairs = match_graphs(info, read_flatbuffer(original)).tensors
-        self._rounded = {true for mine, true in pairs.items() if info.tensors[mine].dtype == "int8"}
+        self._rounded = rounded(quantized, original)
         self._readers = [item for item in self._found.scaled if item.times is not None and not item.own_step]
         self._low: dict[int, Values] = {}
         self._high: dict[int, Values] = {}

@@ -200,21 +200,21 @@ class FineTuner:
 
     def _balanced(self, start: _Start, before: Errors, remake: Remake, size: int, stopped: list[int]) -> _Start:
         """The file with the balance and the ranges that held-out images find best, if it is clearly better."""
-        plan, began = self._plan, time.monotonic()
-        assert plan.fitting is not None
-        assert plan.trial is not None
+        trial, began = self._plan.trial, time.monotonic()
+        assert trial is not None
         balance = Balance(start.graph, start.original, start.ranges)
 
         def over() -> bool:
             return bool(stopped) or time.monotonic() - began > _BALANCING * self._seconds
 
-        best, tried = (replace(start, seconds=0.0), _score(before)), [(start, _score(before))]
+        best = (start, _score(before))
+        tried = [best]
 
         def judge(candidate: _Start) -> None:
             nonlocal best
             try:
                 made = replace(candidate, graph=remake(candidate.original, candidate.ranges))
-                errors = plan.trial.errors_of(made.graph) if plan.trial is not None else before
+                errors = trial.errors_of(made.graph)
             except (ConversionError, InterpreterFailedError):
                 return
             tried.append((made, _score(errors)))

@@ -14,11 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...calibration import Ranges
-from ...runtime.model.flatbuffer import read_flatbuffer
-from ...runtime.model.tensor_match import match_graphs
 from ..graph.constraints import FIXED
 from .network import Network
-from .sensitivity import Batch, heard
+from .sensitivity import Batch, heard, rounded
 
 _SHARES = np.linspace(1, 0.4, 13)
 """Of either side of a range, which are tried."""
@@ -45,15 +43,13 @@ class Narrowing:
             ranges: of its activations.
         """
         self._network, self._ranges = Network(original), ranges
-        graph, info = self._network.graph, read_flatbuffer(quantized)
-        pairs = match_graphs(info, read_flatbuffer(original)).tensors
-        rounded = {true for mine, true in pairs.items() if info.tensors[mine].dtype == "int8"}
+        graph, integers = self._network.graph, rounded(quantized, original)
         self._limits = {
             index: (min(low, 0.0), max(high, 0.0))
             for operator in graph.operators
             if (kind := graph.operator_name(operator)) not in _PASSES_ON and (kind, "int8") not in FIXED
             for index in map(int, operator.outputs)
-            if index in rounded and graph.tensor_name(index) in ranges.limits
+            if index in integers and graph.tensor_name(index) in ranges.limits
             for low, high in [ranges.limits[graph.tensor_name(index)]]
         }
         self._power = dict.fromkeys(self._limits, 0.0)

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...runtime.model.flatbuffer import read_flatbuffer
+from ...runtime.model.tensor_match import match_graphs
 from .network import Network
 
 Batch = NDArray[np.float32]
@@ -24,16 +26,21 @@ class Heard:
     """One batch, with one set of signs.
 
     Attributes:
-        embeddings: what the graph answers.
         values: the activations that were asked for, by index.
         of_values: their gradients.
         of_constants: those of the constants that were asked for.
     """
 
-    embeddings: Batch
     values: dict[int, Batch]
     of_values: dict[int, Batch]
     of_constants: dict[int, Batch]
+
+
+def rounded(quantized: bytes, original: bytes) -> set[int]:
+    """The tensors of a float graph that are 8-bit integers in the graph that was made from it, by index."""
+    info = read_flatbuffer(quantized)
+    pairs = match_graphs(info, read_flatbuffer(original)).tensors
+    return {true for mine, true in pairs.items() if info.tensors[mine].dtype == "int8"}
 
 
 def heard(
@@ -65,7 +72,6 @@ def heard(
         total = tf.reduce_sum(found * signs.choice(np.array([-1, 1], np.float32), found.shape))
     of_weights, of_values = tape.gradient(total, (weights, watched), unconnected_gradients="zero")
     return Heard(
-        found.numpy(),
         {index: tensor.numpy() for index, tensor in watched.items()},
         {index: tensor.numpy() for index, tensor in of_values.items()},
         {index: tensor.numpy() for index, tensor in of_weights.items()},

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.drift.metrics import sqnr_db
 from .methods import MINMAX, Method, choose_range
 from .ranges import Ranges
 from .statistics import Statistics
@@ -69,6 +70,22 @@ class AutoChoice:
     before: float
     after: float
     trials: int
+
+    def told(self, images: int) -> str:
+        """The decision in words; ``images`` judged it."""
+        if self.method == MINMAX and not self.only:
+            return (
+                f"ranges are minimum and maximum: of {self.trials} sets of ranges that were tried none was clearly "
+                f"better on {images} calibration images, each judged with ranges of others."
+            )
+        others = f", and {len(self.only)} tensor(s) otherwise" if self.only else ""
+        less = sqnr_db(self.before, self.after)
+        gain = "no noise at all" if less is None else f"{less:+.1f} dB"
+        return (
+            f"ranges by {self.method}{others}: {gain} over minimum and maximum on {images} calibration "
+            f"images, each judged with ranges of others, the best of {self.trials} tried. --calibrate-method minmax "
+            "takes minimum and maximum."
+        )
 
 
 def choose_methods(

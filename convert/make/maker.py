@@ -95,7 +95,7 @@ class Maker:
         self._corrector = self._wide_corrector = None
         if plan is not None:
             self._corrector = self._corrects(plan, plan.flatbuffer)
-            self._wide_corrector = self._corrects(plan, graph.flatbuffer)
+            self._wide_corrector = self._corrects(plan, plan.wide[0])
         # Of int8 alone: 16 bits have steps to spare at the end, too.
         self._float_end = () if plan is None else plan.choices.float_end
         staying = (*graph.keep_float, *self._float_end)
@@ -161,9 +161,7 @@ class Maker:
         if not takes_ranges(mode) or self._plan is None:
             return quantize(self._float(mode).flatbuffer, mode, None, (), older=self.older_runtime)
         if mode == "int16x8":
-            return quantize_wide(
-                self._graph.flatbuffer, self._plan.minmax, self._graph.keep_float, older=self.older_runtime
-            )
+            return quantize_wide(*self._plan.wide, self._graph.keep_float, older=self.older_runtime)
         return self._mixed(precision)
 
     def _corrected(self, mode: str, quantized: bytes) -> Corrected:
@@ -195,7 +193,7 @@ class Maker:
             checkpoint=request.fine_tune_checkpoint,
         )
         if mode == "int16x8":
-            return tuner.tune(quantized, mode, self._graph.flatbuffer)
+            return tuner.tune(quantized, mode, plan.wide[0])
 
         def remake(original: bytes, ranges: Ranges) -> bytes:
             other = replace(plan, flatbuffer=original, ranges=ranges)

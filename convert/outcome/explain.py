@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from ...calibration.tensors import short_name
 from ...runtime.drift import Drift
@@ -85,7 +86,7 @@ def explain_contradiction(
     if plan is None or test is None or mine is None or mine.sqnr_db is None or not plan.minmax.samples:
         return []
     (int8,) = (item for item in made if item.mode == "int8")
-    chosen = plan.choices != PlanChoices(NO_EQUALIZATION, False, "minmax", {})
+    chosen = replace(plan.choices, wide_equalized=False) != PlanChoices(NO_EQUALIZATION, False, "minmax", {})
     if not chosen and not int8.recipe.corrections:
         return []
     count = min(len(test), _MOST_JUDGING)

@@ -35,12 +35,16 @@ from ..graph.repair import drop_unused_tensors
 _EXPONENTS, _SHARES = (0.3, 0.5, 0.7), (0.5, 1.0)
 """What is tried: SmoothQuant's alpha, and how much of the way to those factors is gone."""
 
+_WIDE_EXPONENTS = (0.0, 0.2, 0.4)
+"""With 16-bit activations: the weights are what has few steps."""
+
 _POWER = 0.1
 """The mean square of a channel's values where its largest one is one: of digits and photos, by and large."""
 
-_STEPS = 255
+_STEPS, _WIDE_STEPS = 255, 32767
+"""Of activations in 8 bits, and in 16 where half of the range is left free."""
 
-LARGEST_FACTOR = 1e3
+LARGEST_FACTOR, _FAR_LARGER = 1e3, 4.0
 _BOUND, _MARGIN = 6.0, 2.0
 """Where RELU6 ends, and how far below a channel must have stayed: images may have larger values than those before."""
 
@@ -67,7 +71,7 @@ def observed(graph: Graph, found: Channels) -> list[int]:
     ]
 
 
-def equalize(flatbuffer: bytes, ranges: Ranges, *, backwards: bool = False) -> tuple[bytes, Ranges]:
+def equalize(flatbuffer: bytes, ranges: Ranges, *, backwards: bool = False, wide: bool = False) -> tuple[bytes, Ranges]:
     """The float graph with its channels equalized, and its ranges, which follow from the old ones.
 
     Args:
@@ -77,6 +81,7 @@ def equalize(flatbuffer: bytes, ranges: Ranges, *, backwards: bool = False) -> t
             other axis the next factors scale: backwards that has been done, and channels of very unequal size further
             on no longer matter; forwards the weights are those that training left, which suits ordinary networks
             better.
+        wide: whether activations will have 16 bits.
     """
     graph = Graph(flatbuffer)
     found = channels(graph)
@@ -85,7 +90,7 @@ def equalize(flatbuffer: bytes, ranges: Ranges, *, backwards: bool = False) -> t
         for index in observed(graph, found)
         for low, high in [ranges.channels[name] for name in [graph.tensor_name(index)] if name in ranges.channels]
     }
-    factors = _Factors(graph, found, limits, ranges).chosen(backwards=backwards)
+    factors = _Factors(graph, found, limits, ranges, wide=wide).chosen(backwards=backwards)
     return divided(graph, found, factors, limits, ranges)
 
 
@@ -131,8 +136,11 @@ def least_factors(found: Channels, maxima: Mapping[int, Values]) -> Values:
 class _Factors:
     """The factor of every class, chosen part by part: activations that share classes are one part."""
 
-    def __init__(self, graph: Graph, found: Channels, limits: Mapping[int, Limits], ranges: Ranges) -> None:
+    def __init__(
+        self, graph: Graph, found: Channels, limits: Mapping[int, Limits], ranges: Ranges, *, wide: bool
+    ) -> None:
         self._found, self._limits = found, limits
+        self._exponents, self._steps = (_WIDE_EXPONENTS, _WIDE_STEPS) if wide else (_EXPONENTS, _STEPS)
         self._maxima = {index: np.maximum(high, -low) for index, (low, high) in limits.items()}
         self._factors = np.ones(found.count)
         self._least = least_factors(found, self._maxima)
@@ -191,7 +199,7 @@ class _Factors:
         if not free.any():
             return
         best, least = self._factors, self._noise(part, readers, self._factors)
-        for exponent in _EXPONENTS if reaches.any else (1.0,):
+        for exponent in self._exponents if reaches.any else (1.0,):
             wanted = exponent * sizes.mean - (1 - exponent) * reaches.mean
             # What cannot be scaled is what the others are measured by.
             wanted -= wanted[fixed if fixed.any() else free].mean()
@@ -202,6 +210,20 @@ class _Factors:
                 if noise < least:
                     best, least = tried, noise
         self._factors = best
+        self._quieten(moving & ~sizes.known & ~self._is_fixed, alive, readers)
+
+    def _quieten(self, dead: NDArray[np.bool_], alive: NDArray[np.bool_], readers: Sequence[_Reader]) -> None:
+        """Make weights that read a channel no larger than the others where it was always zero and they are far larger.
+
+        They share a step size with the others, whose rounding they would decide.
+        """
+        for reader in readers if dead.any() else ():
+            if not reader.own_step:
+                sizes = reader.reach(self._factors) * self._factors
+                largest = sizes[alive].max(initial=0.0)
+                loud = dead & (sizes > _FAR_LARGER * largest)
+                if largest > 0:
+                    self._factors[loud] = np.maximum(self._factors[loud] * largest / sizes[loud], 1 / LARGEST_FACTOR)
 
     def _noise(self, part: list[int], readers: Sequence[_Reader], factors: Values) -> float:
         """Of the steps of activations and of the weights that read them, relative to what the layers give."""
@@ -209,7 +231,7 @@ class _Factors:
         for index in part:
             labels, (low, high) = self._found.labels[index], self._limits[index]
             inside = factors[labels]
-            step = (max(float((high / inside).max()), 0.0) - min(float((low / inside).min()), 0.0)) / _STEPS
+            step = (max(float((high / inside).max()), 0.0) - min(float((low / inside).min()), 0.0)) / self._steps
             noise += self._lessened[index] * step**2 * float((inside**2 * self._power[labels]).sum())
         for reader in readers:
             if not reader.own_step and reader.source in self._by_class:

@@ -13,6 +13,8 @@ import numpy as np
 
 from ...calibration import Ranges
 from ...calibration.auto import MOST_TRIALS
+from ...calibration.errors import CalibrationDataError
+from ...runtime.images.source import Source
 from ..graph.graph import HEAVY, Graph
 
 FOLDS = 4
@@ -31,6 +33,28 @@ _SECONDS_PER_OPERATOR, _SECONDS_PER_WEIGHT = 6e-4, 4e-8
 _LEAST_TRIALS = 3
 LARGE = 6
 """A network of which no more sets of ranges can be tried in that time is large: what takes longest is left out."""
+
+
+def check_different(calibration: Source, digests: Sequence[bytes]) -> None:
+    """Refuse one image, and images that are all the same.
+
+    Args:
+        calibration: the images.
+        digests: of their content.
+
+    Raises:
+        CalibrationDataError: ranges from them would clip every other image.
+    """
+    advice = "Pass some hundred images like those the encoder will see."
+    if len(digests) == 1:
+        raise CalibrationDataError(
+            f"{calibration.name} holds one calibration image, and ranges from it would clip every other. {advice}"
+        )
+    if len(set(digests)) == 1:
+        raise CalibrationDataError(
+            f"all {len(digests)} calibration images of {calibration.name} are the same, and ranges from them would "
+            f"clip every other. {advice}"
+        )
 
 
 def make_folds(order: Sequence[int]) -> list[list[int]]:

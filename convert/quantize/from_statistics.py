@@ -44,6 +44,7 @@ def plan_from_statistics(
     assessment = assess(statistics, None, statistics, groups, method)
     choices = PlanChoices(NO_EQUALIZATION, False, str(method), {})
     fingerprint = f"{statistics.images:064x}"
+    minmax = choose_ranges(statistics, groups, MINMAX)
     return Int8Plan(
         graph.flatbuffer,
         ranges,
@@ -53,7 +54,8 @@ def plan_from_statistics(
         assessment,
         tuple(decisions),
         choices=choices,
-        minmax=choose_ranges(statistics, groups, MINMAX),
+        minmax=minmax,
+        wide=(graph.flatbuffer, minmax),
     )
 
 

@@ -1,7 +1,8 @@
 """int16x8: ranges of its own, and scales that no interpreter refuses.
 
-With 65,536 steps nothing is gained by clipping: the range is twice what was seen of all calibration images, on the
-float graph as it is. What is chosen for int8, with its 256 steps, costs 8 to 24 dB here.
+With 65,536 steps nothing is gained by clipping: the range is twice what was seen of all calibration images. What is
+chosen for int8, with its 256 steps, costs 8 to 24 dB here. Weights have 8 bits as there, so equalized channels may
+help: where one branch is a thousand times another, by 20 dB and more.
 
 TFLite has two kernels for the sum of two 16-bit tensors. If all three scales are powers of two it takes the one that
 shifts, and refuses at runtime where both inputs have to be shifted. The other knows any scale, so a range is widened by
@@ -21,8 +22,14 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from ...calibration import Ranges
+from ...calibration.auto import better
+from ...runtime.drift.wording import gained
+from ...runtime.errors import InterpreterFailedError
+from ..errors import ConversionError
 from ..graph.graph import Graph
+from .equalize import equalize
 from .litert import quantize
+from .trial import Trial
 
 _NEAR = 2e-3
 """The kernel takes a scale for a power of two whose logarithm is as near as 0.001 to a whole number."""
@@ -33,6 +40,9 @@ _SUMS = ("ADD", "SUB")
 
 _VARIANCE = ("ADD", "MAXIMUM", "MEAN", "SQUARED_DIFFERENCE")
 """What lies between an activation and the root of its variance."""
+
+_STANDARD_ERRORS = 2.3
+"""See :mod:`embedlite.convert.quantize.correct`."""
 
 _HEADROOM = 2.0
 """Ranges are so many times what was seen: of 16 bits one is free, and images unlike those clip nothing then."""
@@ -62,6 +72,57 @@ def quantize_wide(flatbuffer: bytes, ranges: Ranges, keep_float: Sequence[str], 
         ranges = _widened(flatbuffer, ranges, names)
         quantized = quantize(flatbuffer, "int16x8", ranges, keep_float, older=older)
     return quantized
+
+
+def equalized_wide(flatbuffer: bytes, minmax: Ranges, channels: Ranges) -> tuple[bytes, Ranges]:
+    """The float graph with its channels equalized, and the ranges of its activations.
+
+    Args:
+        flatbuffer: the float graph.
+        minmax: minimum and maximum of its activations.
+        channels: of some of the images, with the channels of what
+            :func:`embedlite.convert.quantize.equalize.equalizable` names.
+    """
+    equalized, ranges = equalize(flatbuffer, channels, wide=True)
+
+    def limit(name: str, side: int) -> float:
+        seen = channels.limits[name][side] if name in channels.limits else 0.0
+        return ranges.limits[name][side] * (minmax.limits[name][side] / seen if seen else 1.0)
+
+    limits = {name: (limit(name, 0), limit(name, 1)) for name in minmax.limits if name in ranges.limits}
+    return equalized, replace(minmax, limits={**minmax.limits, **limits})
+
+
+def choose_wide(
+    plain: tuple[bytes, Ranges],
+    equalized: tuple[bytes, Ranges],
+    keep_float: Sequence[str],
+    trial: Trial | None,
+    decisions: list[str],
+) -> bool:
+    """Whether int16x8 comes clearly closer to float by the equalized graph.
+
+    Args:
+        plain: the float graph as it is, and its ranges.
+        equalized: likewise with its channels equalized.
+        keep_float: see :func:`quantize_wide`.
+        trial: judges; None finds nothing better.
+        decisions: says so where it is better.
+    """
+    if trial is None:
+        return False
+    try:
+        before, after = (trial.errors_of(quantize_wide(*graph, keep_float)) for graph in (plain, equalized))
+    except (ConversionError, InterpreterFailedError):
+        # Whether there is such a file at all is found out where it is made.
+        return False
+    if not better(after, before, _STANDARD_ERRORS):
+        return False
+    decisions.append(
+        f"channels were equalized for int16x8: {gained(trial.sqnr(before), trial.sqnr(after))} on {len(trial)} "
+        "calibration images. --no-equalize leaves them as they are."
+    )
+    return True
 
 
 def _roots(graph: Graph) -> list[str]:

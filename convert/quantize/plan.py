@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...calibration import (
     Assessment,
@@ -26,11 +25,9 @@ from ...calibration import (
 )
 from ...calibration.auto import AutoChoice, all_if_better, choose_methods
 from ...calibration.engine import Engine, LocalEngine, list_images
-from ...calibration.errors import CalibrationDataError
 from ...calibration.images import channel_means, check_unchanged
 from ...calibration.methods import MINMAX
 from ...calibration.statistics import SparseStatistics, merge_on_demand, sparse
-from ...runtime.drift.metrics import sqnr_db
 from ...runtime.drift.wording import gained
 from ...runtime.errors import InterpreterFailedError
 from ...runtime.images.source import Source
@@ -45,7 +42,17 @@ from .absorb import absorb, absorbable_pairs
 from .equalize import equalizable, equalize
 from .flat_tensors import explain_flat
 from .float_end import try_float_end
-from .folds import LARGE, LEAST_TO_COMPARE, MOST_JUDGED_BYTES, make_folds, merged, most_trials, without_each
+from .folds import (
+    LARGE,
+    LEAST_TO_COMPARE,
+    MOST_JUDGED_BYTES,
+    check_different,
+    make_folds,
+    merged,
+    most_trials,
+    without_each,
+)
+from .int16x8 import choose_wide, equalized_wide
 from .known_ranges import pixel_range, told_of_pixels
 from .trial import CrossTrial, ReadyImages, Trial, unmeasured
 
@@ -97,6 +104,7 @@ class PlanChoices:
         method: of the ranges, as text.
         only: the method of those tensor groups that have another one, by name.
         float_end: operators at the end that stay float, by the name of what they write.
+        wide_equalized: whether int16x8 is made from an equalized graph, too.
     """
 
     equalization: str
@@ -104,6 +112,7 @@ class PlanChoices:
     method: str
     only: Mapping[str, str]
     float_end: tuple[str, ...] = ()
+    wide_equalized: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,8 +130,9 @@ class Int8Plan:
         fitting: the images that corrections are fitted on; None where there are none.
         trial: the first fold, which judges them; None where the images are too few.
         choices: what was found by trying.
-        minmax: minimum and maximum of every activation of the float graph as it is: for ``int16x8``, and what anything
-            that was chosen for int8 must not be worse than.
+        minmax: minimum and maximum of every activation of the float graph as it is: what anything that was chosen for
+            int8 must not be worse than.
+        wide: the float graph that ``int16x8`` is made from, and minimum and maximum of its activations.
     """
 
     flatbuffer: bytes
@@ -136,6 +146,7 @@ class Int8Plan:
     trial: Trial | None = None
     choices: PlanChoices = PlanChoices(NO_EQUALIZATION, False, "minmax", {})
     minmax: Ranges = field(default_factory=Ranges)
+    wide: tuple[bytes, Ranges] = (b"", Ranges())
 
 
 def plan_int8(
@@ -186,11 +197,12 @@ class _Planner:
         self._engine = options.engine or LocalEngine(options.threads)
         self._listing = list_images(calibration, self._engine)
         digests = [self._listing.digest(index) for index in range(len(calibration))]
-        _check_different(calibration, digests)
+        check_different(calibration, digests)
         order = sorted(range(len(calibration)), key=digests.__getitem__)
         self._folds = make_folds(order)
         self._without = unmeasured(graph)
         self._plain: Ranges | None = None
+        self._channels: Ranges | None = None
         self._trial = self._first = None
         if len(self._folds) > 1:
             most = max(1, MOST_JUDGED_BYTES // (4 * calibration.ready(0).size * len(self._folds)))
@@ -199,9 +211,8 @@ class _Planner:
             if self._compares:
                 others = [self._judged(fold[:most]) for fold in self._folds[1:]]
                 self._trial = CrossTrial([self._first, *others])
-
-    def _some_images(self) -> list[NDArray[np.float32]]:
-        return [self._calibration.ready(index) for index in self._folds[0][:_LOOKED_AT]]
+        equalizes = choices.wide_equalized if choices is not None else self._first is not None
+        self._wide_may_be_equalized = equalizes and options.equalize and "int16x8" in options.modes
 
     def _judged(self, indices: Sequence[int]) -> Trial:
         return Trial(self._graph, ReadyImages(self._calibration, indices), self._options.threads)
@@ -224,7 +235,8 @@ class _Planner:
         parts = self._collect(flatbuffer)
         whole = merge(parts)
         groups = tensor_groups(flatbuffer, self._without)
-        self._decisions += explain_flat(self._graph, whole, groups, self._contract, self._some_images())
+        some = [self._calibration.ready(index) for index in self._folds[0][:_LOOKED_AT]]
+        self._decisions += explain_flat(self._graph, whole, groups, self._contract, some)
         try:
             choice = self._choose(flatbuffer, parts)
         except (ConversionError, InterpreterFailedError) as error:
@@ -236,6 +248,7 @@ class _Planner:
         fit, held = (merge_on_demand(parts[1:]), merge(parts[:1])) if len(parts) > 1 else (whole, None)
         assessment = assess(fit, held, whole, judged, choice.method, choice.only)
         fitting = self._calibration.subset([index for fold in self._folds[1:] or self._folds for index in fold])
+        wide, wide_equalized = self._wide(minmax := self._minmax(flatbuffer, whole, groups))
         return Int8Plan(
             flatbuffer,
             ranges,
@@ -252,8 +265,10 @@ class _Planner:
                 str(choice.method),
                 {name: str(method) for name, method in choice.only.items()},
                 end,
+                wide_equalized,
             ),
-            self._minmax(flatbuffer, whole, groups),
+            minmax,
+            wide,
         )
 
     def _float_end(self, flatbuffer: bytes, ranges: Ranges) -> tuple[str, ...]:
@@ -280,15 +295,27 @@ class _Planner:
             )
         return self._with_pixels(replace(self._plain, channels={}))
 
+    def _wide(self, minmax: Ranges) -> tuple[tuple[bytes, Ranges], bool]:
+        """What int16x8 is made from, and whether that is equalized."""
+        plain = self._graph.flatbuffer, minmax
+        if not self._wide_may_be_equalized or self._channels is None:
+            return plain, False
+        other, trial, keep = equalized_wide(*plain, self._channels), self._first, self._graph.keep_float
+        chosen = self._choices is not None or choose_wide(plain, other, keep, trial, self._decisions)
+        return other if chosen else plain, chosen
+
     def _equalized(self) -> bytes:
         """The float graph with its channels equalized, unless int8 comes closer to float without that."""
         original, trial = self._graph.flatbuffer, self._trial
         names = equalizable(Graph(original))
         decided = None if self._choices is None else self._choices.equalization
-        if not self._options.equalize or not names or decided == NO_EQUALIZATION or (decided is None and trial is None):
+        untried = decided == NO_EQUALIZATION or (decided is None and trial is None)
+        if not self._options.equalize or not names or (untried and not self._wide_may_be_equalized):
             return original
         parts = self._by_channel(original, names, "equalizing")
-        self._plain = whole = merged(parts)
+        self._plain = self._channels = whole = merged(parts)
+        if untried:
+            return original
         if decided is not None:
             self._equalization = decided
             return equalize(original, whole, backwards=decided == BACKWARDS)[0]
@@ -416,34 +443,8 @@ class _Planner:
             lambda numbers: progress(numbers, len(list(numbers)), "comparing ranges"),
             most_trials(flatbuffer, len(trial), len(parts)),
         )
-        if choice.method == MINMAX and not choice.only:
-            self._decisions.append(
-                f"ranges are minimum and maximum: of {choice.trials} sets of ranges that were tried none was clearly "
-                f"better on {len(trial)} calibration images, each judged with ranges of others."
-            )
-            return choice
-        others = f", and {len(choice.only)} tensor(s) otherwise" if choice.only else ""
-        less = sqnr_db(choice.before, choice.after)
-        gain = "no noise at all" if less is None else f"{less:+.1f} dB"
-        self._decisions.append(
-            f"ranges by {choice.method}{others}: {gain} over minimum and maximum on {len(trial)} calibration "
-            f"images, each judged with ranges of others, the best of {choice.trials} tried. --calibrate-method minmax "
-            "takes minimum and maximum."
-        )
+        self._decisions.append(choice.told(len(trial)))
         return choice
 
     def _with_pixels(self, ranges: Ranges) -> Ranges:
         return replace(ranges, limits={**ranges.limits, **self._pixels})
-
-
-def _check_different(calibration: Source, digests: Sequence[bytes]) -> None:
-    advice = "Pass some hundred images like those the encoder will see."
-    if len(digests) == 1:
-        raise CalibrationDataError(
-            f"{calibration.name} holds one calibration image, and ranges from it would clip every other. {advice}"
-        )
-    if len(set(digests)) == 1:
-        raise CalibrationDataError(
-            f"all {len(digests)} calibration images of {calibration.name} are the same, and ranges from them would "
-            f"clip every other. {advice}"
-        )

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ..graph.constraints import FIXED
 from ..graph.graph import HEAVY, Graph
-from ..quantize.correct.paired_graph import LinearLayer, PairedGraph
+from ..quantize.correct.linear_layer import LinearLayer
+from ..quantize.correct.paired_graph import PairedGraph
 from .network import straight_through
 from .operators import Tensor
 

@@ -29,8 +29,8 @@ from .paired_graph import PairedGraph, Values
 from .refit import refit_last_layer
 from .rounding import round_weights
 
-OF_MODE = {"int8": CORRECTIONS, "int16x8": ("rounding",), MIXED: CORRECTIONS}
-"""What is tried in which mode. With 16-bit activations the weights are all that is wrong, and rounding mends them."""
+OF_MODE = {"int8": CORRECTIONS, "int16x8": CORRECTIONS, MIXED: CORRECTIONS}
+"""What is tried in which mode."""
 
 AUTO, NONE = "auto", "none"
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,40 +23,15 @@ from ....runtime.model.flatbuffer import read_flatbuffer
 from ....runtime.model.tensor_match import match_graphs
 from ...graph.graph import Graph
 from ...graph.run import map_images
-from ..float_end import LAYERS as FLOAT_LAYERS
 from ..known_ranges import CLIPPING
+from .imitation import Imitation
+from .linear_layer import LinearLayer, constant_bytes, float_layer, integer_layer
 from .walk import Walk
-
-KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-"""Operators with weights that corrections know."""
 
 _T = TypeVar("_T")
 Values = NDArray[Any]
 Run = Callable[[int], Values]
 """From an image's number to a tensor."""
-
-
-@dataclass(frozen=True)
-class LinearLayer:
-    """A convolution or dense layer of the quantized graph: in integers, or in float with weights in 8 bits.
-
-    Attributes:
-        kind: one of :data:`KINDS`.
-        name: of the tensor that it writes.
-        place: among the operators of the quantized graph.
-        float_place: of its counterpart in the float graph.
-        tensors: in the quantized graph the indices of input, weights as they are stored, bias and output.
-        float_tensors: likewise in the float graph; -1 for a bias that it does not have.
-        options: the operator's ``builtinOptions`` (strides, padding, activation function).
-    """
-
-    kind: str
-    name: str
-    place: int
-    float_place: int
-    tensors: tuple[int, int, int, int]
-    float_tensors: tuple[int, int, int, int]
-    options: Any
 
 
 class PairedGraph:
@@ -85,14 +59,20 @@ class PairedGraph:
         self._count, self._threads = len(images), threads
         graph, self._float_graph = Graph(quantized), Graph(original)
         match = match_graphs(read_flatbuffer(quantized), read_flatbuffer(original))
-        found = (_layer(graph, self._float_graph, place, other) for place, other in match.operators.items())
+        found = (integer_layer(graph, self._float_graph, place, other) for place, other in match.operators.items())
         self.integers = tuple(layer for layer in found if layer is not None)
-        ends = (_float_layer(graph, self._float_graph, place, other) for place, other in match.operators.items())
+        ends = (float_layer(graph, self._float_graph, place, other) for place, other in match.operators.items())
         self.layers = (*self.integers, *[layer for layer in ends if layer is not None][-1:])
         # What the copies replaced is dropped when the file is packed.
         self._data, self._original = bytearray(graph.to_bytes()), original
         self._info, self._float_info = read_flatbuffer(bytes(self._data)), read_flatbuffer(original)
-        self._walk, self._float_walk = (Walk(info, images, threads) for info in (self._info, self._float_info))
+        self._imitation = None
+        if images and self.layers and all(self._reads_16_bits(layer) for layer in self.layers):
+            self._imitation = Imitation(original, self.layers)
+            for layer in self.layers:
+                self._imitate(layer.tensors[1:3])
+        info = self._info if self._imitation is None else self._imitation.info
+        self._walk, self._float_walk = (Walk(item, images, threads) for item in (info, self._float_info))
 
     def to_bytes(self) -> bytes:
         """The quantized graph as it is now."""
@@ -101,7 +81,7 @@ class PairedGraph:
     def constant(self, index: int) -> Values:
         """A copy of a constant's stored values."""
         tensor = self._info.tensors[index]
-        return np.frombuffer(self._bytes(index).tobytes(), tensor.dtype).reshape(tensor.shape)
+        return np.frombuffer(constant_bytes(self._data, index).tobytes(), tensor.dtype).reshape(tensor.shape)
 
     def float_constant(self, index: int) -> NDArray[np.float64]:
         """A constant of the float graph."""
@@ -144,8 +124,8 @@ class PairedGraph:
             limit = 127 if dtype == np.int8 else float(np.iinfo(dtype).max // 2)
             values = np.clip(np.rint(values), -limit, limit)
         stored = values.astype(dtype)
-        self._bytes(index)[:] = np.frombuffer(stored.tobytes(), np.uint8)
-        self._walk.changed(index)
+        constant_bytes(self._data, index)[:] = np.frombuffer(stored.tobytes(), np.uint8)
+        self._changed([index])
 
     def rescale(self, layer: LinearLayer, scales: NDArray[np.float32]) -> None:
         """Give a layer's weights other step sizes, as many as they have, and an integer bias those that follow."""
@@ -156,31 +136,23 @@ class PairedGraph:
         subgraph = schema.Model.GetRootAs(self._data, 0).Subgraphs(0)
         for index, values in changed.items():
             subgraph.Tensors(index).Quantization().ScaleAsNumpy()[:] = values
-            self._walk.changed(index)
         self._info = read_flatbuffer(bytes(self._data))
+        self._changed(list(changed))
 
     def inputs(self, layer: LinearLayer, take: Callable[[Values], _T]) -> list[_T]:
         """What ``take`` makes of a layer's input, (1, ...) in real numbers, for each image.
 
-        With 16-bit activations it is the float graph's: they differ next to nothing, and it is twenty times faster.
+        With 16-bit activations it is the float graph's, which is twenty times faster; see :mod:`.imitation`.
         """
-        if self._info.tensors[layer.tensors[0]].dtype == "int16":
-            return self._each([self._float(layer.float_place, layer.float_tensors[0])], take)
-        return self._each([self._quantized(layer.place, layer.tensors[0])], take)
+        return self._each([(self._float if self._reads_16_bits(layer) else self._quantized)(layer, 0)], take)
 
     def both_inputs(self, layer: LinearLayer, take: Callable[[Values, Values], _T]) -> list[_T]:
         """What ``take`` makes of a layer's input in the quantized and in the float graph, for each image."""
-        return self._each(
-            [self._quantized(layer.place, layer.tensors[0]), self._float(layer.float_place, layer.float_tensors[0])],
-            take,
-        )
+        return self._each([self._quantized(layer, 0), self._float(layer, 0)], take)
 
     def both_outputs(self, layer: LinearLayer, take: Callable[[Values, Values], _T]) -> list[_T]:
         """The same of a layer's output."""
-        return self._each(
-            [self._quantized(layer.place, layer.tensors[3]), self._float(layer.float_place, layer.float_tensors[3])],
-            take,
-        )
+        return self._each([self._quantized(layer, 3), self._float(layer, 3)], take)
 
     def _each(self, makers: Sequence[Callable[[], Run]], take: Callable[..., _T]) -> list[_T]:
         def make() -> Callable[[int], _T]:
@@ -189,9 +161,12 @@ class PairedGraph:
 
         return map_images(make, range(self._count), self._threads)
 
-    def _quantized(self, place: int, index: int) -> Callable[[], Run]:
-        """Makes what gives one tensor of the quantized graph, in real numbers."""
-        tensor, maker = self._info.tensors[index], self._walk.reach(self._data, place, index)
+    def _quantized(self, layer: LinearLayer, role: int) -> Callable[[], Run]:
+        """Makes what gives one of a layer's tensors in the quantized graph, in real numbers."""
+        if self._imitation is not None:
+            return self._walk.reach(self._imitation.data, layer.float_place, layer.float_tensors[role])
+        index = layer.tensors[role]
+        tensor, maker = self._info.tensors[index], self._walk.reach(self._data, layer.place, index)
         if tensor.dtype == "float32":
             return maker
 
@@ -201,84 +176,26 @@ class PairedGraph:
 
         return make
 
-    def _float(self, place: int, index: int) -> Callable[[], Run]:
-        return self._float_walk.reach(self._original, place, index)
+    def _float(self, layer: LinearLayer, role: int) -> Callable[[], Run]:
+        return self._float_walk.reach(self._original, layer.float_place, layer.float_tensors[role])
 
-    def _bytes(self, index: int) -> NDArray[np.uint8]:
-        """A constant's bytes where they lie in the file."""
-        model = schema.Model.GetRootAs(self._data, 0)
-        place = model.Subgraphs(0).Tensors(index).Buffer()
-        found: NDArray[np.uint8] = model.Buffers(place).DataAsNumpy()
+    def _reads_16_bits(self, layer: LinearLayer) -> bool:
+        return self._info.tensors[layer.tensors[0]].dtype == "int16"
+
+    def _changed(self, indices: Sequence[int]) -> None:
+        """What the images gave with other values of these constants is not used again."""
+        for index in indices if self._imitation is None else self._imitate(indices):
+            self._walk.changed(index)
+
+    def _imitate(self, indices: Sequence[int]) -> list[int]:
+        """Give the imitation these constants, and tell where they are there."""
+        imitation, quantized = self._imitation, schema.Model.GetRootAs(self._data, 0).Subgraphs(0)
+        assert imitation is not None
+        found = []
+        for index in indices:
+            values, axis = self.constant(index), quantized.Tensors(index).Quantization().QuantizedDimension()
+            found.append(imitation.replace(index, values, np.asarray(self._info.tensors[index].scale), axis))
         return found
-
-
-def _layer(graph: Graph, original: Graph, place: int, other: int) -> LinearLayer | None:
-    operator, counterpart = graph.operators[place], original.operators[other]
-    kind = graph.operator_name(operator)
-    if kind not in KINDS:
-        return None
-    weights, true = int(operator.inputs[1]), int(counterpart.inputs[1])
-    ends = (int(operator.inputs[0]), int(operator.outputs[0]))
-    if graph.constant(weights) is None or original.constant(true) is None or graph.dtype(weights) != "int8":
-        return None
-    if any(graph.dtype(index) not in ("int8", "int16") for index in ends):
-        return None
-    if _shared(graph, weights):
-        # Two layers with the same weights would need them twice after that, and the file would grow.
-        return None
-    weights, bias = _own(graph, operator, 1), _own(graph, operator, 2)
-    true_bias = int(counterpart.inputs[2]) if len(counterpart.inputs) > 2 else -1
-    floats = (int(counterpart.inputs[0]), true, true_bias, int(counterpart.outputs[0]))
-    name = original.tensor_name(floats[3])
-    return LinearLayer(kind, name, place, other, (ends[0], weights, bias, ends[1]), floats, operator.builtinOptions)
-
-
-def _float_layer(graph: Graph, original: Graph, place: int, other: int) -> LinearLayer | None:
-    """A layer whose weights a DEQUANTIZE makes float, each time or once."""
-    operator, counterpart = graph.operators[place], original.operators[other]
-    kind = graph.operator_name(operator)
-    source = graph.producer(int(operator.inputs[1])) if kind in FLOAT_LAYERS else None
-    true = int(counterpart.inputs[1]) if source is not None else -1
-    if source is None or graph.operator_name(source) != "DEQUANTIZE" or original.constant(true) is None:
-        return None
-    weights = int(source.inputs[0])
-    if graph.constant(weights) is None or graph.dtype(weights) != "int8" or _shared(graph, weights):
-        return None
-    true_bias = int(counterpart.inputs[2]) if len(counterpart.inputs) > 2 else -1
-    floats = (int(counterpart.inputs[0]), true, true_bias, int(counterpart.outputs[0]))
-    tensors = (int(operator.inputs[0]), weights, _own(graph, operator, 2), int(operator.outputs[0]))
-    return LinearLayer(kind, original.tensor_name(floats[3]), place, other, tensors, floats, operator.builtinOptions)
-
-
-def _shared(graph: Graph, weights: int) -> bool:
-    buffer = graph.tensor(weights).buffer
-    reads = (int(index) for operator in graph.operators for index in operator.inputs if index >= 0)
-    return len([index for index in reads if graph.tensor(index).buffer == buffer]) > 1
-
-
-def _own(graph: Graph, operator: Any, role: int) -> int:
-    """Give an operator a copy of its weights (1) or its bias (2; zeros where it has none), and return its index."""
-    index = int(operator.inputs[role]) if len(operator.inputs) > role else -1
-    name = f"{graph.tensor_name(int(operator.outputs[0]))}/corrected{role}"
-    if index >= 0:
-        values = graph.constant(index)
-        assert values is not None
-        copy = graph.add_constant(name, values)
-        graph.tensor(copy).quantization = graph.tensor(index).quantization
-    elif graph.dtype(int(operator.outputs[0])) == "float32":
-        copy = graph.add_constant(name, np.zeros(graph.shape(int(operator.outputs[0]))[-1], np.float32))
-    else:
-        weights = graph.tensor(int(operator.inputs[1])).quantization
-        step = np.float32(graph.tensor(int(operator.inputs[0])).quantization.scale[0])
-        outputs = graph.shape(int(operator.outputs[0]))[-1]
-        wide = graph.dtype(int(operator.inputs[0])) == "int16"
-        copy = graph.add_constant(name, np.zeros(outputs, np.int64 if wide else np.int32))
-        quantization = schema.QuantizationParametersT()
-        quantization.scale = np.asarray(weights.scale, np.float32) * step
-        quantization.zeroPoint = np.zeros(len(quantization.scale), np.int64)
-        graph.tensor(copy).quantization = quantization
-    operator.inputs = [*(int(i) for i in operator.inputs[:role]), copy, *(int(i) for i in operator.inputs[role + 1 :])]
-    return copy
 
 
 MOST_PLACES = 64

@@ -21,7 +21,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from .paired_graph import LinearLayer, PairedGraph, input_rows, weight_matrices
+from .linear_layer import LinearLayer
+from .paired_graph import PairedGraph, input_rows, weight_matrices
 from .rounding import LARGEST, MOST_INPUTS, round_with_feedback
 
 RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....runtime.progress import progress
-from .paired_graph import LinearLayer, PairedGraph, input_rows, stored_weights, weight_matrices
+from .linear_layer import LinearLayer
+from .paired_graph import PairedGraph, input_rows, stored_weights, weight_matrices
 
 LARGEST = 127
 """8-bit weights are symmetric: from -127 to 127 steps."""

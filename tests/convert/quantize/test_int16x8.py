@@ -71,6 +71,42 @@ def test_its_ranges_are_not_those_of_int8(tmp_path: Path) -> None:
     assert sqnr["percentile:90"][1] == pytest.approx(sqnr["minmax"][1], abs=0.01)
 
 
+def branches(larger: float) -> keras.Model:
+    """One function, whose first branch is so many times larger than its reader needs it."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((24, 24, 3))
+    first, second = (layers.Conv2D(8, 3, 2, activation="relu") for _ in range(2))
+    reader = layers.Conv2D(8, 3, 2, activation="relu")
+    x = reader(layers.Concatenate()([first(image), second(image)]))
+    first.set_weights([larger * values for values in first.get_weights()])
+    kernel, bias = reader.get_weights()
+    reader.set_weights([kernel / np.repeat([larger, 1.0], 8).astype(np.float32)[:, None], bias])
+    return keras.Model(image, layers.Dense(16)(layers.Flatten()(x)), name="branches")
+
+
+def test_branches_of_very_different_size_are_equalized_and_a_recipe_does_it_again(tmp_path: Path) -> None:
+    """One scale for all that an output reads does not tell the small weights apart."""
+    found, models = {}, {larger: branches(larger) for larger in (1.0, 1000.0)}
+    for name, larger, more in (
+        ("alike", 1.0, {}),
+        ("apart", 1000.0, {}),
+        ("again", 1000.0, {"recipe": tmp_path / "apart" / "branches.export.json"}),
+        ("plain", 1000.0, {"equalize": False}),
+    ):
+        model = models[larger]
+        modes = [] if "recipe" in more else ["int16x8"]
+        options = ExportOptions(measure=False, **more)
+        result = export(model, tmp_path / name, quantize=modes, calibration_data=IMAGES, options=options)
+        wanted = model.predict(OTHERS / np.float32(255), verbose=0)
+        with Encoder(result.files[0].path) as opened:
+            noise = decibels(opened.embed(OTHERS), wanted)
+        found[name] = noise, result.files[0].sha256, any("equalized for int16x8" in text for text in result.decisions)
+    assert found["apart"][2]
+    assert found["apart"][0] > found["alike"][0] - 1
+    assert found["again"][1] == found["apart"][1]
+    assert found["plain"][0] < found["apart"][0] - 6
+
+
 def test_layer_normalization_and_dense_layers_on_rows_are_right_on_every_runtime(run: Run, tmp_path: Path) -> None:
     """Of 16 bits tflite-runtime 2.14 refuses the root of a variance, and computes one row of nine of a dense layer.
 

@@ -281,6 +281,7 @@ class FineTuning:
     Attributes:
         mode: its mode.
         kept: whether its weights are in the file; if not, the file is as it would be without.
+        float_end: whether more of its end is computed in float than without, before the training.
         balanced: whether its channels were balanced before the training.
         narrowed: whether its activations were given other ranges before the training.
         trained: whether the training brought more.
@@ -301,6 +302,7 @@ class FineTuning:
 
     mode: str
     kept: bool
+    float_end: bool
     balanced: bool
     narrowed: bool
     trained: bool

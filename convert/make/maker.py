@@ -19,6 +19,7 @@ from ..graph.loops import UNROLLED, has_loops, steps
 from ..modes import CALIBRATED, MIXED, OLDER, Precision, is_mixed, takes_ranges
 from ..normalization.prepare import FloatGraph
 from ..quantize.correct import Corrected, Corrector
+from ..quantize.float_end import MEASURED, possible_ends
 from ..quantize.int16x8 import quantize_wide
 from ..quantize.litert import quantize
 from ..quantize.plan import Int8Plan
@@ -97,8 +98,8 @@ class Maker:
             self._corrector = self._corrects(plan, plan.flatbuffer)
             self._wide_corrector = self._corrects(plan, plan.wide[0])
         # Of int8 alone: 16 bits have steps to spare at the end, too.
-        self._float_end = () if plan is None else plan.choices.float_end
-        staying = (*graph.keep_float, *self._float_end)
+        staying = graph.keep_float if plan is None else (*graph.keep_float, *plan.choices.float_end)
+        self._ends = possible_ends(graph, MEASURED) if request.fine_tune and self.ends().may_end_float else []
         self.layers: tuple[Layer, ...] = () if plan is None else find_layers(plan.flatbuffer, staying)
 
     def make(self, mode: str, precision: Precision | None = None, *, beside: int = 1) -> Made:
@@ -191,12 +192,15 @@ class Maker:
             request.seed,
             flips=request.fine_tune_flips,
             checkpoint=request.fine_tune_checkpoint,
+            # The layers of a mixed file are chosen with the end that int8 has.
+            ends=() if precision else self._ends,
         )
         if mode == "int16x8":
             return tuner.tune(quantized, mode, plan.wide[0])
 
-        def remake(original: bytes, ranges: Ranges) -> bytes:
-            other = replace(plan, flatbuffer=original, ranges=ranges)
+        def remake(original: bytes, ranges: Ranges, end: tuple[str, ...]) -> bytes:
+            choices = replace(plan.choices, float_end=end)
+            other = replace(plan, flatbuffer=original, ranges=ranges, choices=choices)
             corrector, made = self._corrects(other, original), self._mixed(precision, other)
             return made if corrector is None else corrector.correct(made, mode).graph
 
@@ -218,7 +222,7 @@ class Maker:
             self._graph.keep_float,
             precision=by_operator(self.layers, precision),
             older=self.older_runtime,
-            float_end=self._float_end,
+            float_end=plan.choices.float_end,
         )
 
     def _finished(self, mode: str, quantized: bytes, recipe: FileRecipe) -> Made:

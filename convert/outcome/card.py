@@ -61,9 +61,9 @@ def _what(result: ExportResult, contract: Mapping[str, Any]) -> list[str]:
         if tuned.kept
         for line in (
             "",
-            f"The weights of the {tuned.mode} file are not the model's: {_changed(tuned)} In float they are "
+            f"The {tuned.mode} file was fine-tuned: {_changed(tuned)} In float its weights are "
             f"{decibels(tuned.float_from_original)} "
-            f"from it.{_brought(result, tuned.mode)}",
+            f"from the model's.{_brought(result, tuned.mode)}",
         )
     ]
     return [
@@ -74,13 +74,14 @@ def _what(result: ExportResult, contract: Mapping[str, Any]) -> list[str]:
 
 
 def _changed(tuned: FineTuning) -> str:
-    trained = f"were trained further on {tuned.images} unlabelled images to answer as the model does."
+    trained = f"weights were trained further on {tuned.images} unlabelled images to answer as the model does."
     changes = {
+        "more of the end is computed in float": tuned.float_end,
         "channels were given other factors, which change nothing in float and suit 8 bits better": tuned.balanced,
         "activations were given other ranges": tuned.narrowed,
-        f"they {trained}": tuned.trained,
+        trained: tuned.trained,
     }
-    text = ", and ".join(change for change, is_so in changes.items() if is_so)
+    text = ", and its ".join(change for change, is_so in changes.items() if is_so)
     return text if tuned.trained else f"{text}."
 
 

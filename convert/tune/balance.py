@@ -115,16 +115,17 @@ class Balance:
         self._high[index] = np.maximum(self._high.get(index, high), high)
         self._arrives[index] = self._arrives.get(index, 0.0) + arrives
 
-    def balanced(self, share: float) -> tuple[bytes, Ranges]:
+    def balanced(self, share: float, part: float = 1.0) -> tuple[bytes, Ranges]:
         """The float graph with balanced channels, which computes the same, and its ranges.
 
         Args:
             share: how much of the noise of the weights' steps is left.
+            part: how much of the way to those factors is gone, in their logarithms.
         """
         graph = Graph(self._original)
         found = channels(graph)
         limits = {index: self._limits(graph.tensor_name(index), index) for index in self._observed}
-        return divided(graph, found, self._factors(found, limits, share), limits, self._ranges)
+        return divided(graph, found, self._factors(found, limits, share) ** part, limits, self._ranges)
 
     def _limits(self, name: str, index: int) -> tuple[Values, Values]:
         """How far each channel reaches, within the range of the tensor, and as far beyond these images as that."""

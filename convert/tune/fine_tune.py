@@ -8,78 +8,35 @@ import importlib.metadata
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ...calibration import Ranges
-from ...calibration.auto import better
 from ...runtime.drift.wording import decibels, gained
-from ...runtime.errors import InterpreterFailedError, RequestError
+from ...runtime.errors import RequestError
 from ...runtime.images.source import Source
 from ...runtime.model.flatbuffer import read_flatbuffer
 from ...runtime.model.tensor_match import match_graphs
 from ...runtime.progress import Line
 from ...runtime.version import __version__
-from ..errors import ConversionError
 from ..graph.graph import Graph
 from ..quantize.correct.paired_graph import PairedGraph
 from ..quantize.folds import LEAST_TO_COMPARE
 from ..quantize.plan import Int8Plan
 from ..results import FineTuning
-from .balance import SHARES, Balance
 from .checkpoint import Checkpoint
 from .images import Batches
-from .narrow import Narrowing
 from .network import Network
 from .operators import UnsupportedError
 from .parameters import Parameters
+from .start import End, Remake, Start, Starting
 from .train import Errors, Run, Trained, Training
 
 _MOST_BATCH, _LEAST_BATCH, _MOST_BYTES = 32, 2, 1 << 30
 _COPIES = 6
 """Values that are in memory for each activation, roughly: it, what rounding makes of it, and the way back."""
-
-_BALANCING = 0.3
-"""Share of the time that balancing channels and choosing ranges may take."""
-
-_STANDARD_ERRORS = 2.0
-"""By how much a balance must be better, as of other changes that are none in float: five are tried."""
-
-_MOST_IMAGES, _LEAST_IMAGES, _MOST_PIXELS = 128, 16, 4 << 20
-"""Images that balancing looks at, and fewer of large ones."""
-
-Remake = Callable[[bytes, Ranges], bytes]
-"""Makes the quantized graph of another float graph with other ranges, corrected as the file is."""
-
-
-@dataclass(frozen=True)
-class _Start:
-    """What training starts from.
-
-    Attributes:
-        graph: in integers.
-        original: the float graph that it was made from.
-        ranges: of its activations.
-        balanced: whether its channels were balanced, which is a gain by itself.
-        narrowed: whether it has other ranges, likewise.
-        seconds: how long that took.
-    """
-
-    graph: bytes
-    original: bytes
-    ranges: Ranges
-    balanced: bool = False
-    narrowed: bool = False
-    seconds: float = 0.0
-
-    @property
-    def gained(self) -> bool:
-        """Whether it is better than the file that was given."""
-        return self.balanced or self.narrowed
 
 
 @dataclass(frozen=True)
@@ -110,6 +67,7 @@ class FineTuner:
         *,
         flips: bool = False,
         checkpoint: str | Path | None = None,
+        ends: Sequence[End] = (),
     ) -> None:
         """Prepare, without reading anything.
 
@@ -121,7 +79,9 @@ class FineTuner:
             seed: of what is drawn.
             flips: whether left and right may change places.
             checkpoint: a file that keeps the state of the training; None keeps nothing.
+            ends: what may stay float at the end of an int8 file, the shortest first.
         """
+        self._ends = ends
         self._plan, self._raw_name, self._further = plan, raw_name, further
         self._seconds, self._seed, self._flips, self._checkpoint = seconds, seed, flips, checkpoint
 
@@ -160,9 +120,10 @@ class FineTuner:
         sources = [plan.fitting] if self._further is None else [plan.fitting, self._further]
         batches = Batches(sources, _batch_size(Network(quantized)), self._seed, flips=self._flips)
         began, before = time.monotonic(), plan.trial.errors_of(quantized)
-        start = _Start(quantized, original, plan.ranges)
+        start = Start(quantized, original, plan.ranges, plan.choices.float_end)
         if remake is not None:
-            start = self._balanced(start, before, remake, batches.size, stopped)
+            starting = Starting(plan, remake, self._ends, self._seconds, lambda: bool(stopped))
+            start = starting.found(start, before, batches.size, self._seed)
             paired = PairedGraph(start.graph, start.original, [], None)
         parameters = Parameters(paired, start.original, start.ranges.limits)
         student, teacher = Network(parameters.quantized), Network(start.original)
@@ -178,6 +139,7 @@ class FineTuner:
         facts = FineTuning(
             mode=mode,
             kept=kept,
+            float_end=start.floats,
             balanced=start.balanced,
             narrowed=start.narrowed,
             trained=trained.best is not None,
@@ -197,64 +159,6 @@ class FineTuner:
         )
         told = (_told(facts), *filter(None, [checkpoint.problem]))
         return Tuned(tuned if kept else quantized, facts, told)
-
-    def _balanced(self, start: _Start, before: Errors, remake: Remake, size: int, stopped: list[int]) -> _Start:
-        """The file with the balance and the ranges that held-out images find best, if it is clearly better."""
-        trial, began = self._plan.trial, time.monotonic()
-        assert trial is not None
-        balance = Balance(start.graph, start.original, start.ranges)
-
-        def over() -> bool:
-            return bool(stopped) or time.monotonic() - began > _BALANCING * self._seconds
-
-        best = (start, _score(before))
-        tried = [best]
-
-        def judge(candidate: _Start) -> None:
-            nonlocal best
-            try:
-                made = replace(candidate, graph=remake(candidate.original, candidate.ranges))
-                errors = trial.errors_of(made.graph)
-            except (ConversionError, InterpreterFailedError):
-                return
-            tried.append((made, _score(errors)))
-            if tried[-1][1] < best[1] and better(errors, before, _STANDARD_ERRORS):
-                best = tried[-1]
-
-        batches = list(self._looked_at(size))
-        if balance.scales and self._measured(balance, batches, over):
-            for share in SHARES:
-                original, ranges = balance.balanced(share)
-                judge(_Start(start.graph, original, ranges, balanced=True))
-                if over():
-                    break
-        # Of the best channels, clearly better or not, and of those that were given.
-        nearest = min(tried, key=lambda item: item[1])[0]
-        for candidate in [nearest] if nearest is start else [nearest, start]:
-            if over():
-                break
-            narrowing = Narrowing(candidate.graph, candidate.original, candidate.ranges)
-            if self._measured(narrowing, batches, over):
-                judge(replace(candidate, ranges=narrowing.narrowed(), narrowed=True))
-        return replace(best[0], seconds=time.monotonic() - began)
-
-    def _looked_at(self, size: int) -> Iterator[NDArray[np.float32]]:
-        """Batches of the images that balancing looks at."""
-        fitting = self._plan.fitting
-        assert fitting is not None
-        count = min(len(fitting), max(_LEAST_IMAGES, min(_MOST_IMAGES, _MOST_PIXELS // fitting.ready(0).size)))
-        for first in range(0, count, size):
-            yield np.stack([fitting.ready(index) for index in range(first, min(first + size, count))])
-
-    def _measured(
-        self, what: Balance | Narrowing, batches: Sequence[NDArray[np.float32]], over: Callable[[], bool]
-    ) -> bool:
-        """Whether all batches were looked at in time."""
-        for number, images in enumerate(batches):
-            what.measure(images, self._seed + number)
-            if over():
-                return False
-        return True
 
     def _key(self, quantized: bytes, original: bytes, batches: Batches) -> str:
         """Fingerprint of all that the training depends on."""
@@ -280,7 +184,7 @@ class FineTuner:
         checkpoint: Checkpoint,
         mode: str,
         before: Errors,
-        start: _Start,
+        start: Start,
         stopped: list[int],
     ) -> Trained:
         trial = self._plan.trial
@@ -296,10 +200,6 @@ class FineTuner:
             return Run(training, parameters, judge, seconds, lambda: bool(stopped), shown, checkpoint).train()
         finally:
             line.close()
-
-
-def _score(errors: Errors) -> float:
-    return float(np.log(np.maximum(errors[:, 0], 1e-30)).mean())
 
 
 def _left(quantized: bytes, mode: str, reason: str) -> Tuned:
@@ -320,11 +220,13 @@ def _told(report: FineTuning) -> str:
             f"{report.mode} was not fine-tuned: no clear gain on {report.held_out} held-out calibration images "
             f"({effort})."
         )
-    names = {"balanced channels": report.balanced, "other ranges": report.narrowed}
-    if before := " and ".join(name for name, is_so in names.items() if is_so):
+    names = {"an end in float": report.float_end, "balanced channels": report.balanced, "other ranges": report.narrowed}
+    if changed := [name for name, is_so in names.items() if is_so]:
+        before = " and ".join([*([", ".join(changed[:-1])] if changed[1:] else []), changed[-1]])
         effort = f"{before}, and {effort}" if report.trained else f"{before} alone: {effort} gave no more"
+    what = "the weights of {} were" if report.balanced or report.trained else "{} was"
     return (
-        f"the weights of {report.mode} were changed by fine-tuning: {gained(report.sqnr_before, report.sqnr_after)} on "
+        f"{what.format(report.mode)} changed by fine-tuning: {gained(report.sqnr_before, report.sqnr_after)} on "
         f"{report.held_out} calibration images held out for that ({effort}). Its weights in float are "
         f"{decibels(report.float_from_original)} from the original; drift is measured against the original."
     )

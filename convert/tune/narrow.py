@@ -72,14 +72,19 @@ class Narrowing:
                 low, high = self._limits[index]
                 self._cut[index] += [_cut(-values, -gradients, -low), _cut(values, gradients, high)]
 
-    def narrowed(self) -> Ranges:
-        """The ranges that cost least, each by itself."""
+    def narrowed(self, part: float = 1.0) -> Ranges:
+        """The ranges that cost least, each by itself.
+
+        Args:
+            part: how much of the way there is gone.
+        """
         graph, changed = self._network.graph, dict(self._ranges.limits)
         for operator in graph.operators:
             for index in map(int, operator.outputs):
                 name, read = graph.tensor_name(index), graph.tensor_name(int(operator.inputs[0]))
                 if index in self._limits:
-                    changed[name] = self._cheapest(index)
+                    (low, high), (least, most) = self._limits[index], self._cheapest(index)
+                    changed[name] = low + part * (least - low), high + part * (most - high)
                 elif graph.operator_name(operator) in _PASSES_ON and name in changed and read in changed:
                     (low, high), (least, most) = changed[name], changed[read]
                     changed[name] = max(low, least), min(high, most)

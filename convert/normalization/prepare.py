@@ -14,7 +14,7 @@ from ...runtime.errors import RequestError
 from ...runtime.images.source import Source
 from ...runtime.model.contract import NormalizationSpec
 from ...runtime.model.normalizations import KINDS
-from ..graph.activations import fuse_activations
+from ..graph.activations import fuse_activations, join_activations
 from ..graph.graph import HEAVY, Graph
 from ..graph.loops import steps
 from ..graph.repair import drop_unused_tensors
@@ -126,7 +126,7 @@ def prepare(
     """
     graph = Graph(flatbuffer)
     fused = fuse_activations(graph)
-    if fused:
+    if join_activations(graph) or fused:
         drop_unused_tensors(graph)
     found = find_normalizations(graph, samples)
     ready = _guarded(graph, found) if freeze_with is None else _frozen(graph, found, freeze_with)

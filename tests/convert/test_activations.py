@@ -9,7 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 from keras import layers, ops
 
 from embedlite.convert import ExportOptions, export
-from embedlite.convert.graph.activations import fuse_activations
+from embedlite.convert.graph.activations import fuse_activations, join_activations
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.graph.run import float_rows
 from embedlite.convert.load.lower import lower
@@ -143,6 +143,34 @@ def test_hard_swish_and_relu6_of_a_float_tflite() -> None:
     assert [graph.operator_name(op) for op in graph.operators[:3]] == ["CONV_2D", "HARD_SWISH", "CONV_2D"]
     images = list(IMAGES[:4].astype(np.float32) / 20 - 5)
     np.testing.assert_allclose(float_rows(graph.to_bytes(), images), float_rows(spelled, images), rtol=1e-5, atol=1e-5)
+
+
+def test_activations_that_stand_alone_are_joined_with_what_they_read() -> None:
+    """TensorFlow's converter joins them, other converters do not; one that others read, too, stays."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input(SHAPE)
+    x = layers.Conv2D(6, 3, padding="same", activation="relu")(image)
+    x = layers.ReLU()(layers.Add()([x, layers.DepthwiseConv2D(3, padding="same")(x)]))
+    y = layers.Conv2D(6, 3, padding="same", name="read_twice")(layers.ReLU(6.0)(layers.Conv2D(6, 1)(x)))
+    x = layers.Add()([layers.ReLU()(y), y])
+    model = keras.Model(image, layers.GlobalAveragePooling2D()(x), name="small")
+    joined, graph, _ = fused(model)
+    kinds = schema.ActivationFunctionType
+    alone = {kinds.RELU: "RELU", kinds.RELU6: "RELU6"}
+    for operator in list(graph.operators):
+        kind = getattr(operator.builtinOptions, "fusedActivationFunction", kinds.NONE)
+        if kind in alone:
+            result = int(operator.outputs[0])
+            between = graph.add_tensor(f"{graph.tensor_name(result)}/before", graph.shape(result))
+            operator.builtinOptions.fusedActivationFunction, operator.outputs = kinds.NONE, [between]
+            added = graph.make_operator(alone[kind], [between], [result])
+            graph.operators.insert(graph.position(operator) + 1, added)
+    apart, images = graph.to_bytes(), list(IMAGES[:4].astype(np.float32) / 20 - 5)
+    assert join_activations(graph) == 3
+    names = [[item.operator_name(op) for op in item.operators] for item in (graph, Graph(joined))]
+    assert names[0] == names[1]
+    assert names[0].count("RELU") == 1
+    np.testing.assert_array_equal(float_rows(graph.to_bytes(), images), float_rows(apart, images))
 
 
 def test_every_mode_of_a_spelled_out_prelu(tmp_path: Path) -> None:

@@ -282,6 +282,7 @@ class FineTuning:
         mode: its mode.
         kept: whether its weights are in the file; if not, the file is as it would be without.
         float_end: whether more of its end is computed in float than without, before the training.
+        centred: whether the values of its attentions were centred before the training.
         balanced: whether its channels were balanced before the training.
         narrowed: whether its activations were given other ranges before the training.
         trained: whether the training brought more.
@@ -303,6 +304,7 @@ class FineTuning:
     mode: str
     kept: bool
     float_end: bool
+    centred: bool
     balanced: bool
     narrowed: bool
     trained: bool

@@ -77,6 +77,7 @@ def _changed(tuned: FineTuning) -> str:
     trained = f"weights were trained further on {tuned.images} unlabelled images to answer as the model does."
     changes = {
         "more of the end is computed in float": tuned.float_end,
+        "the values of its attentions were centred, which changes nothing in float": tuned.centred,
         "channels were given other factors, which change nothing in float and suit 8 bits better": tuned.balanced,
         "activations were given other ranges": tuned.narrowed,
         trained: tuned.trained,

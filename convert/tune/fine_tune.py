@@ -140,6 +140,7 @@ class FineTuner:
             mode=mode,
             kept=kept,
             float_end=start.floats,
+            centred=start.centred,
             balanced=start.balanced,
             narrowed=start.narrowed,
             trained=trained.best is not None,
@@ -220,11 +221,16 @@ def _told(report: FineTuning) -> str:
             f"{report.mode} was not fine-tuned: no clear gain on {report.held_out} held-out calibration images "
             f"({effort})."
         )
-    names = {"an end in float": report.float_end, "balanced channels": report.balanced, "other ranges": report.narrowed}
+    names = {
+        "an end in float": report.float_end,
+        "centred attention": report.centred,
+        "balanced channels": report.balanced,
+        "other ranges": report.narrowed,
+    }
     if changed := [name for name, is_so in names.items() if is_so]:
         before = " and ".join([*([", ".join(changed[:-1])] if changed[1:] else []), changed[-1]])
         effort = f"{before}, and {effort}" if report.trained else f"{before} alone: {effort} gave no more"
-    what = "the weights of {} were" if report.balanced or report.trained else "{} was"
+    what = "the weights of {} were" if report.centred or report.balanced or report.trained else "{} was"
     return (
         f"{what.format(report.mode)} changed by fine-tuning: {gained(report.sqnr_before, report.sqnr_after)} on "
         f"{report.held_out} calibration images held out for that ({effort}). Its weights in float are "

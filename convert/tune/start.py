@@ -1,8 +1,8 @@
 """What training starts from: the file with the end, the channels and the ranges that held-out images gain from.
 
-First the end that is computed in float may be longer than without, at what it costs as measured; then the channels are
-balanced; then each activation gets the range that costs the embedding least. Where most images gain by one of the
-latter and a few lose too much, half of it is tried.
+First the end that is computed in float may be longer than without, at what it costs as measured; then the values of
+attentions are centred, and the channels balanced; then each activation gets the range that costs the embedding least.
+Where most images gain by one of these and a few lose too much, half of it is tried.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ...runtime.errors import InterpreterFailedError
 from ..errors import ConversionError
 from ..quantize.plan import Int8Plan
 from .balance import SHARES, Balance
+from .centre import Centring
 from .narrow import Narrowing
 from .train import Errors
 
@@ -52,6 +53,7 @@ class Start:
         ranges: of its activations.
         end: what stays float.
         floats: whether that is more than in the file that was given, which is a gain by itself.
+        centred: whether the values of its attentions were centred, likewise.
         balanced: whether its channels were balanced, likewise.
         narrowed: whether it has other ranges, likewise.
         seconds: how long that took.
@@ -62,6 +64,7 @@ class Start:
     ranges: Ranges
     end: End = ()
     floats: bool = False
+    centred: bool = False
     balanced: bool = False
     narrowed: bool = False
     seconds: float = 0.0
@@ -69,7 +72,7 @@ class Start:
     @property
     def gained(self) -> bool:
         """Whether it is better than the file that was given."""
-        return self.floats or self.balanced or self.narrowed
+        return self.floats or self.centred or self.balanced or self.narrowed
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,10 @@ class Starting:
                     best = judged
                     return
 
+        centring = Centring(given.original, given.ranges)
+        if centring.scales and self._measured(centring, batches, seed):
+            judge(functools.partial(_centred, first.start, centring))
+            first = best
         start = first.start
         balance = Balance(start.graph, start.original, start.ranges)
         if balance.scales and self._measured(balance, batches, seed):
@@ -173,13 +180,20 @@ class Starting:
         for first in range(0, count, size):
             yield np.stack([fitting.ready(index) for index in range(first, min(first + size, count))])
 
-    def _measured(self, what: Balance | Narrowing, batches: Sequence[NDArray[np.float32]], seed: int) -> bool:
+    def _measured(
+        self, what: Balance | Centring | Narrowing, batches: Sequence[NDArray[np.float32]], seed: int
+    ) -> bool:
         """Whether all batches were looked at in time."""
         for number, images in enumerate(batches):
             what.measure(images, seed + number)
             if self._over():
                 return False
         return True
+
+
+def _centred(start: Start, centring: Centring, part: float) -> Start:
+    original, ranges = centring.centred(part)
+    return replace(start, original=original, ranges=ranges, centred=True)
 
 
 def _balanced(start: Start, balance: Balance, share: float, part: float) -> Start:

@@ -34,7 +34,7 @@ def ready(count: int, seed: int) -> np.ndarray:
 
 @cache
 def planned(value_bias: float, *, twice: bool = False) -> SimpleNamespace:
-    """So many keys, nearly alike, that weights are 0.8 of a step, and in 8 bits add up to 1.27; values around a bias."""
+    """Keys, nearly alike, so many that weights are 0.8 of a step, in 8 bits adding up to 1.27; values around a bias."""
     keras.utils.set_random_seed(2)
     source = keras.Input(SHAPE)
     tokens = layers.Reshape((KEYS, CHANNELS))(layers.Conv2D(CHANNELS, 3, padding="same")(source))

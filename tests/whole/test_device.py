@@ -23,7 +23,7 @@ from tools import require, unavailable
 
 pytestmark = pytest.mark.device
 
-IMAGES = 50
+IMAGES = 16
 
 DEVICES = [(machine, runtime) for machine, kind in ARCHITECTURES.items() for runtime in kind.wheels]
 
@@ -83,7 +83,7 @@ np.savez(target, runtime=runs_on, **vectors)
 def sides(
     device: Device, models: dict[str, Path], digits: Digits, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Vectors of the same 50 images from the device and from this machine, by the same version of the interpreter."""
+    """Vectors of the same images from the device and from this machine, by the same version of the interpreter."""
     folder = tmp_path_factory.mktemp("sides")
     images = [np.asarray(Image.open(path))[..., None] for path in image_files(digits)]
     np.save(folder / "images.npy", np.stack(images))
@@ -172,7 +172,7 @@ def test_half_precision_is_computed_where_the_processor_has_it(
     names |= {f"{mode} in half": tmp_path / f"model.{mode}.tflite" for mode in ("float32", "float16")}
     np.save(
         tmp_path / "images.npy",
-        np.stack([np.asarray(Image.open(path))[..., None] for path in image_files(digits)[:16]]),
+        np.stack([np.asarray(Image.open(path))[..., None] for path in image_files(digits)]),
     )
     device = make_device("aarch64", "ai-edge-litert", wheel, tmp_path)
     sides = []

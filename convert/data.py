@@ -40,7 +40,7 @@ from .load.lower import LoweredModel
 from .make.golden import MOST_IMAGES as GOLDEN_IMAGES
 from .max_drift import check_enough_images
 from .normalization.prepare import prepare
-from .quantize.trial import Trial, unmeasured
+from .quantize.trial import ReadyImages, Trial, unmeasured
 from .repeated_images import explain_repeats
 from .request import Request
 
@@ -315,5 +315,5 @@ def _int8_sqnr(
         graph.flatbuffer, pool, histograms=False, engine=engine, without=without, indices=chosen
     )
     groups = tensor_groups(graph.flatbuffer, without)
-    trial = Trial(graph, [pool.ready(index) for index in held], request.threads)
+    trial = Trial(graph, ReadyImages(pool, held), request.threads)
     return trial.sqnr(trial.errors(graph.flatbuffer, choose_ranges(statistics, groups, Method("minmax"))))

@@ -76,7 +76,6 @@ class Pipeline:
         with open_engine(request.engine, request.threads) as engine:
             with timed("converting"):
                 lowered = convert_model(request, original, Path(self.source["path"]))
-            give_back()
             decided = settle_contract(request, original, lowered, proof=proof, recipe=recipe)
             contract = decided.contract
             data = open_images(request, original.name, lowered, contract, engine, proof=proof)

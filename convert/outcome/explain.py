@@ -16,7 +16,7 @@ from ..modes import DYNAMIC, INT16, OLDER
 from ..normalization.prepare import FloatGraph
 from ..quantize.litert import MISSING_IN_OLDER
 from ..quantize.plan import NO_EQUALIZATION, Int8Plan, PlanChoices
-from ..quantize.trial import Trial
+from ..quantize.trial import ReadyImages, Trial
 from ..request import Request
 from ..results import NEAR, BatchCoupling, Conditioning, ExportedFile
 
@@ -90,7 +90,7 @@ def explain_contradiction(
     if not chosen and not int8.recipe.corrections:
         return []
     count = min(len(test), _MOST_JUDGING)
-    trial = Trial(graph, [test.ready(index) for index in range(count)], request.threads)
+    trial = Trial(graph, ReadyImages(test, range(count)), request.threads)
     plain = trial.sqnr(trial.errors(graph.flatbuffer, plan.minmax))
     found = trial.sqnr(trial.errors_of(int8.graph))
     if ranked_db(plain) <= ranked_db(found) + _LOST_DB:

@@ -110,6 +110,8 @@ def quantize(
         with contextlib.redirect_stderr(io.StringIO()):
             result = engine.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
     quantized = bytes(result.quantized_model)
+    # It unpacked the whole float graph for itself.
+    del engine, result
     if original is not None:
         graph = Graph(quantized)
         changed = [_unread_alike(graph), fit_biases(graph, original)]

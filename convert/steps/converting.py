@@ -15,7 +15,7 @@ from ...runtime.options import part
 from ..contract_decision import Decided, decide_contract
 from ..data import ExportData
 from ..errors import ConversionError
-from ..graph.run import float_rows
+from ..graph.run import float_rows, give_back
 from ..load.lower import LoweredModel, lower
 from ..load.original import Original
 from ..load.preprocess import Proof
@@ -35,6 +35,7 @@ def convert_model(request: Request, original: Original, path: Path) -> LoweredMo
     """
     with bounded("converting the model", path, request.time_limit):
         lowered = lower(original)
+        give_back()
         if original.call is not None:
             lowered.reference(np.zeros(original.input_shape, np.float32))
         if lowered.unroll is not None and any(mode != "float32" for mode in request.modes):

@@ -27,7 +27,7 @@ REPLICATES = 1000
 COVERAGE = 0.95
 _Z = 1.959963984540054
 _Z_ONE_SIDED = 1.6448536269514722
-_CHUNK_VALUES = 1 << 18
+_CHUNK_VALUES = 1 << 15
 
 
 def bootstrap_intervals(measurement: Measurement) -> dict[str, Interval]:

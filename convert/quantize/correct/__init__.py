@@ -21,6 +21,7 @@ from ....calibration.auto import better
 from ....runtime.drift.wording import gained
 from ....runtime.errors import RequestError
 from ....runtime.images.source import Source
+from ...graph.run import give_back
 from ...modes import CORRECTIONS, MIXED, is_mixed
 from ..folds import LARGE, most_trials
 from ..trial import Trial
@@ -189,6 +190,8 @@ def _corrected(graph: PairedGraph, names: Sequence[str]) -> bytes:
     """The graph, which is changed, with these corrections."""
     for name in names:
         _APPLY[name](graph)
+        # What each thread computed with does not fit the layers of the next correction.
+        give_back()
     return graph.to_bytes()
 
 

@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import io
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -189,6 +190,7 @@ def main() -> None:
         parser.error(f"no network is called {', '.join(unknown)}; there are: {', '.join(item.name for item in every)}")
     wanted = [item for item in every if not options.only or item.name in options.only]
     wanted = [] if options.table else wanted
+    failed: list[str] = []
     for draw in range(options.draws):
         for network in wanted:
             if (network.name, draw) in done:
@@ -200,6 +202,10 @@ def main() -> None:
                     rows = measured(network, model, answer, converter, options, draw)
             except UnavailableError as error:
                 print(f"{network.name} is left out: {error}", flush=True)
+                continue
+            except Exception as error:  # of one network, and the rest takes hours
+                failed.append(f"{network.name}, draw {draw}: {type(error).__name__}: {error}")
+                print(failed[-1], flush=True)
                 continue
             line = {
                 "network": network.name,
@@ -216,6 +222,8 @@ def main() -> None:
             stored.append(line)
             keras.backend.clear_session()
     print(report(stored))
+    if failed:
+        sys.exit("\n".join(["not measured:", *failed]))
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def explain_values(use: str, source: Source) -> list[str]:
     name = Path(source.name).name
     values = InputValues(name, source.contract)
     count = min(len(source), _PIXEL_IMAGES if source.pixels else FIRST_IMAGES)
-    correlations = []
+    correlations, flat = [], 0
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for index in np.linspace(0, len(source) - 1, count).astype(int).tolist():
@@ -167,8 +167,14 @@ def explain_values(use: str, source: Source) -> list[str]:
                     values.check_wide(image)
                 values.check_pixels(to_pixels(image, f"{source.name}, image {source.ids[index]!r}"))
             correlations += _neighbours(image)
+            flat += bool((image == image[:1, :1]).all())
         values.conclude()
     said = [str(warning.message) for warning in caught]
+    if flat > count / 2:
+        said.append(
+            f"{name}: {flat} of {count} images that were looked at are of one colour throughout. Ranges and drift on "
+            "such say nothing of others: pass images such as the model will see."
+        )
     if correlations and float(np.mean(correlations)) < _NOISE:
         said.append(
             f"{name}: neighbouring pixels have nothing to do with each other (correlation "

@@ -88,7 +88,9 @@ class Pipeline:
         with timed("quantizing"):
             half = find_half(request, graph, data.judging)
             maker = Maker(request, contract, decided.origins, graph, calibrated.plan, recipe, half, data.further)
-            files = make_files(request, graph, calibrated.plan, maker, stopwatch, recipe=recipe)
+            files = make_files(
+                request, graph, calibrated.plan, maker, stopwatch, recipe=recipe, refused=calibrated.refused
+            )
         give_back()
         if request.measure:
             with timed("measuring"):

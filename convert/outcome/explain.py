@@ -14,6 +14,7 @@ from ...runtime.model.flatbuffer import read_flatbuffer
 from ..make.maker import Made
 from ..modes import DYNAMIC, INT16, OLDER
 from ..normalization.prepare import FloatGraph
+from ..quantize.folds import LEAST_IN_FOLDS
 from ..quantize.litert import MISSING_IN_OLDER
 from ..quantize.plan import NO_EQUALIZATION, Int8Plan, PlanChoices
 from ..quantize.trial import ReadyImages, Trial
@@ -23,6 +24,10 @@ from ..results import NEAR, BatchCoupling, Conditioning, ExportedFile
 _MOST_JUDGING = 256
 _LOST_DB = 0.3
 """What test images may lose by what calibration images chose, before it is said."""
+
+_LOOKED_AT, _ALIKE = 64, 0.5
+"""Test images whose embeddings are compared with the calibration images', and the share of their spread from which on
+these are said to be alike."""
 
 _LITTLE_DRIFT_DB = 40.0
 _FIRM_STEPS = 50
@@ -98,6 +103,20 @@ def explain_contradiction(
     return [
         f"WARNING: on {count} test images int8 with minimum and maximum alone is better: {decibels(plain)}, not "
         f"{decibels(found)}. --calibrate-method minmax --no-equalize --correct none undoes what was chosen."
+    ]
+
+
+def explain_alike(request: Request, graph: FloatGraph, plan: Int8Plan | None, test: Source | None) -> list[str]:
+    """What is said where calibration images are of fewer kinds than test images, as with those of one class."""
+    if plan is None or plan.trial is None or test is None or len(test) < LEAST_IN_FOLDS:
+        return []
+    others = Trial(graph, [test.ready(index) for index in range(min(len(test), _LOOKED_AT))], request.threads)
+    share = plan.trial.spread / others.spread if others.spread > 0 else 1.0
+    if share > _ALIKE:
+        return []
+    return [
+        f"mind the calibration images: their embeddings vary {share:.0%} as much as those of the test images, as with "
+        "images of one class. Ranges of them clip others: pass images of all kinds that the encoder will see."
     ]
 
 

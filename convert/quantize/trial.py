@@ -73,6 +73,12 @@ class Trial:
         """Sum of the squares of the float graph's embeddings."""
         return float((self._reference.astype(np.float64) ** 2).sum())
 
+    @property
+    def spread(self) -> float:
+        """Mean square of how far the float graph's embeddings are from their mean."""
+        reference = self._reference.astype(np.float64)
+        return float(np.square(reference - reference.mean(axis=0)).sum(axis=1).mean())
+
     def errors(self, flatbuffer: bytes, ranges: Ranges, float_end: Sequence[str] = ()) -> NDArray[np.float64]:
         """Errors of each image's embedding by the int8 file with these ranges, (images, 2): squared, and 1 - cosine.
 

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from ...calibration.engine import Engine
+from ...calibration.errors import CalibrationDataError
 from ...runtime.backends.registry import BACKENDS
 from ...runtime.model.contract import InputContract
 from ..data import ExportData, calibration_fingerprint
@@ -35,11 +36,13 @@ class Calibrated:
         plan: what int8 is made from; None where no file needs ranges, or none can be had.
         conditioning: of each normalization that int8 would round the input of; empty without images.
         kept: what else was decided.
+        refused: why the images give no ranges, where other files can be made.
     """
 
     plan: Int8Plan | None
     conditioning: tuple[Conditioning, ...] = ()
     kept: tuple[str, ...] = ()
+    refused: CalibrationDataError | None = None
 
     @property
     def decisions(self) -> tuple[str, ...]:
@@ -67,7 +70,7 @@ def calibrate(
         recipe: made with these images, or refused.
 
     Raises:
-        CalibrationDataError: the data give no ranges.
+        CalibrationDataError: the data give no ranges, and all files need some.
         RequestError: the recipe was made with others.
     """
     if not any(map(takes_ranges, request.modes)) or has_loops(Graph(graph.flatbuffer)):
@@ -87,7 +90,12 @@ def calibrate(
     if data.calibration is not None:
         images = data.calibration
         choices = None if recipe is None else recipe.choices
-        plan = plan_int8(graph, images, contract, options, raw_pixels=raw_pixels, choices=choices)
+        try:
+            plan = plan_int8(graph, images, contract, options, raw_pixels=raw_pixels, choices=choices)
+        except CalibrationDataError as error:
+            if all(map(takes_ranges, request.modes)):
+                raise
+            return Calibrated(None, refused=error)
         some = islice(map(images.ready, range(len(images))), _CONDITIONING_IMAGES)
         kept = () if options.float_end else _kept_in_integers(request, graph)
         return Calibrated(plan, measure_conditioning(graph, plan.minmax.limits, some), kept)

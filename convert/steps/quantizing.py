@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ...calibration.errors import CalibrationDataError
 from ...runtime.drift import Drift
 from ...runtime.errors import InterpreterFailedError
 from ...runtime.images.source import Source
@@ -12,7 +13,7 @@ from ..errors import ConversionError
 from ..make.allow_half import HalfPrecision, half_modes, try_half
 from ..make.maker import Made, Maker
 from ..make.recipe import Recipe
-from ..modes import Precision
+from ..modes import Precision, takes_ranges
 from ..normalization.prepare import FloatGraph
 from ..quantize.plan import Int8Plan
 from ..request import Request
@@ -59,6 +60,7 @@ def make_files(
     stopwatch: Stopwatch,
     *,
     recipe: Recipe | None = None,
+    refused: CalibrationDataError | None = None,
 ) -> Files:
     """Make every mode's file, and search for layers that should not be int8 if that was asked for.
 
@@ -69,12 +71,15 @@ def make_files(
         maker: makes one mode's file.
         stopwatch: of the target that a search compares files on.
         recipe: which layers are not int8, by mode; None without.
+        refused: why there are no ranges; None where there are, or none are needed.
 
     Raises:
         ConversionError, InterpreterFailedError: none can be made; it says why not the first.
     """
     precisions = {} if recipe is None else {mode: file.precision for mode, file in recipe.files.items()}
-    made, not_made = make_modes(request.modes, maker, precisions)
+    able = [mode for mode in request.modes if refused is None or not takes_ranges(mode)]
+    made, not_made = make_modes(able, maker, precisions)
+    not_made = (*not_made, *(NotMade(mode, str(refused)) for mode in request.modes if mode not in able))
     decisions = tuple(text for item in made for text in item.decisions)
     found = Found()
     if request.searching and plan is not None and any(item.mode == "int8" for item in made):

@@ -17,6 +17,7 @@ from ..make.recipe import Recipe, deciding_options
 from ..modes import missing_runtimes
 from ..normalization.prepare import FloatGraph
 from ..outcome.explain import (
+    explain_alike,
     explain_conditioning,
     explain_contradiction,
     explain_fine_tuning,
@@ -73,6 +74,7 @@ def tell(request: Request, source: Mapping[str, Any], steps: Steps, seconds: Map
         *explain_placement(request, graph, steps.files.made),
         *explain_reading(request, contract, graph, data.test),
         *steps.ran.decisions,
+        *explain_alike(request, graph, plan, data.test),
         *explain_contradiction(request, graph, plan, steps.files.made, entries, data.test),
         *explain_fine_tuning(entries),
         *ill,

@@ -1,5 +1,6 @@
 """Tensors of one value: they cost nobody the int8 file, and where nothing else is left, the reason is told."""
 
+import re
 from pathlib import Path
 
 import keras
@@ -72,7 +73,36 @@ def test_a_network_that_is_dead_throughout_is_refused_with_the_cause(tmp_path: P
     with pytest.raises(CalibrationDataError, match=r"same embedding for all .* is 0 throughout all 40.* layer is dead"):
         made(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    export(model, tmp_path / "out", quantize=["dynamic"], options=ExportOptions(measure=False))
+    options = ExportOptions(measure=False)
+    result = export(
+        model, tmp_path / "out", quantize=["dynamic", "int8", "int16x8"], calibration_data=IMAGES, options=options
+    )
+    assert [file.mode for file in result.files] == ["dynamic"]
+    assert [item.mode for item in result.not_made] == ["int8", "int16x8"]
+    assert all("that layer is dead" in item.reason for item in result.not_made)
+    assert result.failed_modes
+
+
+def test_calibration_images_that_are_all_alike_are_named_and_cost_other_files_nothing(tmp_path: Path) -> None:
+    """All the same: no ranges. Each of one colour, or all of one kind: ranges that say little of the test images."""
+    model, options = encoder(lambda x, image: x), ExportOptions(measure=False)
+    colours = np.tile(np.arange(10, 250, 6, dtype=np.uint8)[:, None, None, None], (1, *IMAGES.shape[1:]))
+    kind = IMAGES[:1] ^ (IMAGES & 1)
+    cases = {"same": np.tile(colours[:1], (40, 1, 1, 1)), "colours": colours, "kind": kind, "other": IMAGES[:20]}
+    said = {}
+    for name, images in cases.items():
+        modes = ["float32", "int8"]
+        result = export(
+            model, tmp_path / name, quantize=modes, calibration_data=images, test_data=IMAGES[20:], options=options
+        )
+        said[name] = " ".join(result.decisions)
+        assert [file.mode for file in result.files] == (["float32"] if name == "same" else modes)
+        assert [item.reason.partition(",")[0] for item in result.not_made] == (
+            ["all 40 calibration images of the array are the same"] if name == "same" else []
+        )
+    assert {name for name, text in said.items() if "of one colour throughout" in text} == {"same", "colours"}
+    assert re.search("vary [0-9]% as much as those of the test images", said["kind"])
+    assert "as much as those of the test images" not in said["other"]
 
 
 def test_images_that_never_reach_a_layer_are_told_from_a_dead_one(tmp_path: Path) -> None:

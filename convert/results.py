@@ -322,6 +322,11 @@ class FineTuning:
     float_from_original: float | None
     sha256: str
 
+    @property
+    def weights_changed(self) -> bool:
+        """Whether the weights are others in float, and not only the ranges or what is computed in float."""
+        return self.kept and (self.centred or self.balanced or self.trained)
+
 
 @dataclass(frozen=True)
 class ExportResult:

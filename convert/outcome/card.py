@@ -61,9 +61,7 @@ def _what(result: ExportResult, contract: Mapping[str, Any]) -> list[str]:
         if tuned.kept
         for line in (
             "",
-            f"The {tuned.mode} file was fine-tuned: {_changed(tuned)} In float its weights are "
-            f"{decibels(tuned.float_from_original)} "
-            f"from the model's.{_brought(result, tuned.mode)}",
+            f"The {tuned.mode} file was fine-tuned: {_changed(tuned)}{_apart(tuned)}{_brought(result, tuned.mode)}",
         )
     ]
     return [
@@ -84,6 +82,12 @@ def _changed(tuned: FineTuning) -> str:
     }
     text = ", and its ".join(change for change, is_so in changes.items() if is_so)
     return text if tuned.trained else f"{text}."
+
+
+def _apart(tuned: FineTuning) -> str:
+    if not tuned.weights_changed:
+        return ""
+    return f" In float its weights are {decibels(tuned.float_from_original)} from the model's."
 
 
 def _brought(result: ExportResult, mode: str) -> str:

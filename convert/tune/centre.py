@@ -105,7 +105,7 @@ class Centring:
             apart = max(
                 apart, float(np.abs(np.asarray(values[network.output]) - expected).max() / np.abs(expected).max())
             )
-        if apart > _SAME:
+        if not apart <= _SAME:
             return self._original, self._ranges
         limits = dict(self._ranges.limits)
         for index, (low, high) in reach.items():

@@ -121,9 +121,10 @@ class FineTuner:
         batches = Batches(sources, _batch_size(Network(quantized)), self._seed, flips=self._flips)
         began, before = time.monotonic(), plan.trial.errors_of(quantized)
         start = Start(quantized, original, plan.ranges, plan.choices.float_end)
+        problem = ""
         if remake is not None:
             starting = Starting(plan, remake, self._ends, self._seconds, lambda: bool(stopped))
-            start = starting.found(start, before, batches.size, self._seed)
+            start, problem = starting.found(start, before, batches.size, self._seed), starting.problem
             paired = PairedGraph(start.graph, start.original, [], None)
         parameters = Parameters(paired, start.original, start.ranges.limits)
         student, teacher = Network(parameters.quantized), Network(start.original)
@@ -158,7 +159,7 @@ class FineTuner:
             float_from_original=plan.trial.sqnr(plan.trial.errors_of(in_float)) if kept else None,
             sha256=hashlib.sha256(tuned).hexdigest(),
         )
-        told = (_told(facts), *filter(None, [checkpoint.problem]))
+        told = (_told(facts), *filter(None, [problem, checkpoint.problem]))
         return Tuned(tuned if kept else quantized, facts, told)
 
     def _key(self, quantized: bytes, original: bytes, batches: Batches) -> str:
@@ -229,12 +230,14 @@ def _told(report: FineTuning) -> str:
     }
     if changed := [name for name, is_so in names.items() if is_so]:
         before = " and ".join([*([", ".join(changed[:-1])] if changed[1:] else []), changed[-1]])
-        effort = f"{before}, and {effort}" if report.trained else f"{before} alone: {effort} gave no more"
-    what = "the weights of {} were" if report.centred or report.balanced or report.trained else "{} was"
+        effort = f"{before}, and {effort}" if report.trained else f"{before} alone: no more came of {effort}"
+    what, apart = f"{report.mode} was", "Drift"
+    if report.weights_changed:
+        what = f"the weights of {report.mode} were"
+        apart = f"Its weights in float are {decibels(report.float_from_original)} from the original; drift"
     return (
-        f"{what.format(report.mode)} changed by fine-tuning: {gained(report.sqnr_before, report.sqnr_after)} on "
-        f"{report.held_out} calibration images held out for that ({effort}). Its weights in float are "
-        f"{decibels(report.float_from_original)} from the original; drift is measured against the original."
+        f"{what} changed by fine-tuning: {gained(report.sqnr_before, report.sqnr_after)} on {report.held_out} "
+        f"calibration images held out for that ({effort}). {apart} is measured against the original."
     )
 
 

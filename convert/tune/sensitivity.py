@@ -21,6 +21,10 @@ from .network import Network
 Batch = NDArray[np.float32]
 
 
+class NoGradientError(Exception):
+    """What is heard of some values is not a number."""
+
+
 @dataclass(frozen=True)
 class Heard:
     """One batch, with one set of signs.
@@ -54,6 +58,9 @@ def heard(
         signs: draws them.
         of: activations, by index.
         constants: likewise.
+
+    Raises:
+        NoGradientError: a gradient is not finite.
     """
     import tensorflow as tf
 
@@ -71,8 +78,11 @@ def heard(
         found = values[network.output]
         total = tf.reduce_sum(found * signs.choice(np.array([-1, 1], np.float32), found.shape))
     of_weights, of_values = tape.gradient(total, (weights, watched), unconnected_gradients="zero")
-    return Heard(
+    found = Heard(
         {index: tensor.numpy() for index, tensor in watched.items()},
         {index: tensor.numpy() for index, tensor in of_values.items()},
         {index: tensor.numpy() for index, tensor in of_weights.items()},
     )
+    if not all(np.isfinite(part).all() for parts in (found.of_values, found.of_constants) for part in parts.values()):
+        raise NoGradientError
+    return found

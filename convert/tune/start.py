@@ -23,6 +23,7 @@ from ..quantize.plan import Int8Plan
 from .balance import SHARES, Balance
 from .centre import Centring
 from .narrow import Narrowing
+from .sensitivity import NoGradientError
 from .train import Errors
 
 _STARTING = 0.3
@@ -88,7 +89,11 @@ class _Judged:
 
 
 class Starting:
-    """Looks for a start."""
+    """Looks for a start.
+
+    Attributes:
+        problem: why something was not looked for, in words; empty if there was no reason.
+    """
 
     def __init__(
         self, plan: Int8Plan, remake: Remake, ends: Sequence[End], seconds: float, stopped: Callable[[], bool]
@@ -102,6 +107,7 @@ class Starting:
             seconds: for the whole training.
             stopped: whether to end now, with what is best by then.
         """
+        self.problem = ""
         self._plan, self._remake, self._ends = plan, remake, ends
         self._seconds, self._stopped, self._began = seconds, stopped, time.monotonic()
 
@@ -185,7 +191,14 @@ class Starting:
     ) -> bool:
         """Whether all batches were looked at in time."""
         for number, images in enumerate(batches):
-            what.measure(images, seed + number)
+            try:
+                what.measure(images, seed + number)
+            except NoGradientError:
+                self.problem = (
+                    "no channels were balanced, or ranges chosen, by what the embedding hears of them: for some images "
+                    "its gradient is not a number."
+                )
+                return False
             if self._over():
                 return False
         return True

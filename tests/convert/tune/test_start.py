@@ -1,5 +1,7 @@
 """What training starts from: an end in float where it is small, and half of what a few images lose by."""
 
+import os
+import signal
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -18,6 +20,9 @@ from embedlite.convert.normalization.prepare import prepare
 from embedlite.convert.quantize.float_end import MEASURED, possible_ends
 from embedlite.convert.quantize.plan import CalibrationOptions, plan_int8
 from embedlite.convert.quantize.trial import ReadyImages, Trial
+from embedlite.convert.tune import train
+from embedlite.convert.tune.balance import Balance
+from embedlite.convert.tune.fine_tune import FineTuner
 from embedlite.convert.tune.narrow import Narrowing
 from embedlite.convert.tune.start import End, Start, Starting
 from embedlite.runtime import InputContract
@@ -120,3 +125,51 @@ def test_half_of_a_change_is_taken_where_one_image_loses_by_the_whole() -> None:
     )
     assert np.median(whole) < np.median(half) < np.median(before)
     assert whole[-1] > before.max() > half.max()
+
+
+@pytest.mark.parametrize("when", ["ends", "balance", "channels", "ranges"])
+def test_ctrl_c_before_the_training_keeps_what_is_best_by_then(
+    made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """It comes while the end, the channels' noise, their factors or the ranges are looked for."""
+    plan, raw = made.plan, made.graph.raw_name
+    owner, name = {
+        "ends": (Starting, "_with_end"),
+        "balance": (Balance, "measure"),
+        "channels": (Balance, "balanced"),
+        "ranges": (Narrowing, "measure"),
+    }[when]
+    passed = getattr(owner, name)
+
+    def interrupted(*arguments: object) -> object:
+        monkeypatch.setattr(owner, name, passed)
+        os.kill(os.getpid(), signal.SIGINT)
+        return passed(*arguments)
+
+    monkeypatch.setattr(owner, name, interrupted)
+    given = plan.trial.quantized(plan.flatbuffer, plan.ranges)
+    tuner = FineTuner(plan, raw, None, 1e6, 0, ends=possible_ends(made.graph, MEASURED))
+    tuned = tuner.tune(given, "int8", plan.flatbuffer, plan.trial.quantized)
+    assert (tuned.report.ended, tuned.report.steps) == ("interrupted", 0)
+    assert tuned.report.kept == tuned.report.float_end == (when != "ends")
+    if when == "ends":
+        assert tuned.graph is given
+        return
+    assert plan.trial.errors_of(tuned.graph).sum() < plan.trial.errors_of(given).sum()
+    assert "an end in float alone: no more came of 0 steps" in tuned.decisions[0]
+    # What is computed in float changed no weight.
+    assert tuned.decisions[0].startswith("int8 was changed by fine-tuning: ")
+    assert tuned.decisions[0].endswith(", interrupted). Drift is measured against the original.")
+
+
+def test_gradients_that_are_no_numbers_change_nothing_and_are_told(
+    made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at, plan = Starting._looked_at, made.plan
+    monkeypatch.setattr(Starting, "_looked_at", lambda *of: (np.nan * images for images in looked_at(*of)))
+    monkeypatch.setattr(train, "RATES", (50.0,))
+    given = plan.trial.quantized(plan.flatbuffer, plan.ranges)
+    tuned = FineTuner(plan, None, None, 2.0, 0).tune(given, "int8", plan.flatbuffer, plan.trial.quantized)
+    assert tuned.graph is given
+    _, said = tuned.decisions
+    assert said.startswith("no channels were balanced, or ranges chosen, ")

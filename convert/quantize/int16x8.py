@@ -17,9 +17,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+from numpy.typing import NDArray
 
 from ...calibration import Ranges
 from ...calibration.auto import better
@@ -141,42 +143,71 @@ def _roots(graph: Graph) -> list[str]:
 
 
 def spelled_out(flatbuffer: bytes, ranges: Ranges) -> tuple[bytes, Ranges]:
-    """The float graph with PRELU and LEAKY_RELU as sums, and its ranges: no runtime but LiteRT has them in 16 bits.
+    """The float graph with PRELU, LEAKY_RELU and HARD_SWISH as sums and products, and its ranges.
 
-    relu(x) + a (x - relu(x)), all of whose operators are there in 16 bits everywhere.
+    No runtime but LiteRT has the first two in 16 bits, and none the last. relu(x) + a (x - relu(x)), and
+    x (relu6(x + 3) / 6): all of whose operators are there in 16 bits everywhere.
     """
     graph, limits = Graph(flatbuffer), dict(ranges.limits)
     for operator in list(graph.operators):
         kind, result = graph.operator_name(operator), int(operator.outputs[0])
-        source, name = int(operator.inputs[0]), graph.tensor_name(result)
-        if kind not in ("PRELU", "LEAKY_RELU") or name not in limits or graph.tensor_name(source) not in limits:
+        if kind not in ("PRELU", "LEAKY_RELU", "HARD_SWISH"):
             continue
-        if kind == "PRELU":
-            slopes = graph.constant(int(operator.inputs[1]))
-            if slopes is None:
-                continue
+        source, name = int(operator.inputs[0]), graph.tensor_name(result)
+        if name not in limits or graph.tensor_name(source) not in limits:
+            continue
+        if kind == "HARD_SWISH":
+            parts = _swish(graph, source, result, limits)
+        elif kind == "LEAKY_RELU":
+            parts = _slopes(graph, source, result, np.array(operator.builtinOptions.alpha, np.float32), limits)
+        elif (slopes := graph.constant(int(operator.inputs[1]))) is not None:
+            parts = _slopes(graph, source, result, slopes, limits)
         else:
-            slopes = np.array(operator.builtinOptions.alpha, np.float32)
-        low, high = limits[graph.tensor_name(source)]
-        low, high = min(low, 0.0), max(high, 0.0)
-        ends = [low * float(slopes.max()), low * float(slopes.min()), 0.0]
-        shape = graph.shape(source)
-        indices = []
-        for part, limit in (("above", (0.0, high)), ("below", (low, 0.0)), ("times", (min(ends), max(ends)))):
-            limits[f"{name}/{part}"] = limit
-            indices.append(graph.add_tensor(f"{name}/{part}", shape))
-        above, below, times = indices
-        factor = graph.add_constant(f"{name}/factor", slopes)
+            continue
         place = graph.position(operator)
-        graph.operators[place : place + 1] = [
-            graph.make_operator("RELU", [source], [above]),
-            graph.make_operator("SUB", [source, above], [below], schema.SubOptionsT()),
-            graph.make_operator("MUL", [below, factor], [times], schema.MulOptionsT()),
-            graph.make_operator("ADD", [above, times], [result], schema.AddOptionsT()),
-        ]
+        graph.operators[place : place + 1] = parts
     if len(limits) == len(ranges.limits):
         return flatbuffer, ranges
     return graph.to_bytes(), replace(ranges, limits=limits)
+
+
+def _part(
+    graph: Graph, result: int, part: str, limit: tuple[float, float], limits: dict[str, tuple[float, float]]
+) -> int:
+    name = f"{graph.tensor_name(result)}/{part}"
+    limits[name] = limit
+    return graph.add_tensor(name, graph.shape(result))
+
+
+def _slopes(
+    graph: Graph, source: int, result: int, slopes: NDArray[np.float32], limits: dict[str, tuple[float, float]]
+) -> list[Any]:
+    low, high = limits[graph.tensor_name(source)]
+    low, high = min(low, 0.0), max(high, 0.0)
+    ends = [low * float(slopes.max()), low * float(slopes.min()), 0.0]
+    above = _part(graph, result, "above", (0.0, high), limits)
+    below = _part(graph, result, "below", (low, 0.0), limits)
+    times = _part(graph, result, "times", (min(ends), max(ends)), limits)
+    factor = graph.add_constant(f"{graph.tensor_name(result)}/factor", slopes)
+    return [
+        graph.make_operator("RELU", [source], [above]),
+        graph.make_operator("SUB", [source, above], [below], schema.SubOptionsT()),
+        graph.make_operator("MUL", [below, factor], [times], schema.MulOptionsT()),
+        graph.make_operator("ADD", [above, times], [result], schema.AddOptionsT()),
+    ]
+
+
+def _swish(graph: Graph, source: int, result: int, limits: dict[str, tuple[float, float]]) -> list[Any]:
+    name, clipped = graph.tensor_name(result), schema.AddOptionsT()
+    clipped.fusedActivationFunction = schema.ActivationFunctionType.RELU6
+    shifted = _part(graph, result, "shifted", (0.0, 6.0), limits)
+    gate = _part(graph, result, "gate", (0.0, 1.0), limits)
+    three, sixth = (graph.add_constant(f"{name}/{item}", np.array(item, np.float32)) for item in (3.0, 1 / 6))
+    return [
+        graph.make_operator("ADD", [source, three], [shifted], clipped),
+        graph.make_operator("MUL", [shifted, sixth], [gate], schema.MulOptionsT()),
+        graph.make_operator("MUL", [source, gate], [result], schema.MulOptionsT()),
+    ]
 
 
 def _shifting(quantized: bytes) -> set[str]:

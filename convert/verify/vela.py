@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import math
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,8 @@ VELA_SECONDS = 600
 """How long one compilation may take."""
 
 _STEM = "network"
+
+_REFUSED = re.compile(r"Error: (\w+) '.*' Does not have valid TFLite Semantics")
 
 
 @dataclass(frozen=True)
@@ -139,9 +142,17 @@ def _run_vela(work: Path, accelerator: str) -> str:
     if process.returncode < 0:
         return f"crashed with signal {-process.returncode}"
     if process.returncode > 0:
-        lines = [line.strip() for line in (process.stdout + process.stderr).splitlines() if line.strip()]
-        return lines[-1] if lines else f"ended with code {process.returncode}"
+        return _reason(process.stdout + process.stderr) or f"ended with code {process.returncode}"
     return ""
+
+
+def _reason(said: str) -> str:
+    """What Vela said at last, in one line: of an operator that it refuses the kind and the rule, which come before."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    for place, line in enumerate(lines):
+        if (refused := _REFUSED.search(line)) is not None:
+            return f"{refused[1]}: {'; '.join(rule.strip('-, ') for rule in lines[place + 1 : place + 3])}"
+    return lines[-1] if lines else ""
 
 
 def _estimates(work: Path) -> tuple[float | None, int | None]:

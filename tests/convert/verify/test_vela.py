@@ -150,6 +150,14 @@ def test_a_refusal_is_a_result_in_velas_words(exported: dict[str, Path], tmp_pat
     assert "invalid choice: 'ethos-u1'" in result.error
 
 
+def test_of_an_operator_that_it_refuses_the_kind_and_the_rule_are_told(tmp_path: Path) -> None:
+    """Vela's last line says that it failed to read the file, which it did not."""
+    model = small_encoder([layers.Activation("hard_silu"), layers.Flatten()])
+    (file,) = export(model, tmp_path, quantize=["float32"], options=ExportOptions(measure=False)).files
+    result = compile_for_npu(file.path, tmp_path)
+    assert result.error == "HARD_SWISH: IFM has to be 8bit; IFM type=FLOAT32"
+
+
 def test_a_crash_is_a_result(exported: dict[str, Path], tmp_path: Path) -> None:
     """What Vela does with half a flatbuffer, which the check of the file keeps from it otherwise."""
     data = read_artifact(exported["integer"]).flatbuffer

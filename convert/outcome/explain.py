@@ -110,7 +110,7 @@ def explain_alike(request: Request, graph: FloatGraph, plan: Int8Plan | None, te
     """What is said where calibration images are of fewer kinds than test images, as with those of one class."""
     if plan is None or plan.trial is None or test is None or len(test) < LEAST_IN_FOLDS:
         return []
-    others = Trial(graph, [test.ready(index) for index in range(min(len(test), _LOOKED_AT))], request.threads)
+    others = Trial(graph, ReadyImages(test, range(min(len(test), _LOOKED_AT))), request.threads)
     share = plan.trial.spread / others.spread if others.spread > 0 else 1.0
     if share > _ALIKE:
         return []

@@ -185,6 +185,37 @@ def _padded(inputs: list[Tensor], call: Call) -> Tensor:
     return tf.pad(inputs[0], margins, constant_values=value)
 
 
+def _resized(name: str) -> Function:
+    def resize(inputs: list[Tensor], call: Call) -> Tensor:
+        import tensorflow as tf
+
+        options = call.options
+        forms = {"align_corners": bool(options.alignCorners), "half_pixel_centers": bool(options.halfPixelCenters)}
+        return getattr(tf.raw_ops, name)(images=inputs[0], size=call.constant(1), **forms)
+
+    return resize
+
+
+def _rearranged(name: str) -> Function:
+    """Between blocks of pixels and channels."""
+
+    def rearrange(inputs: list[Tensor], call: Call) -> Tensor:
+        import tensorflow as tf
+
+        return getattr(tf.nn, name)(inputs[0], call.options.blockSize)
+
+    return rearrange
+
+
+def _tiled(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    times = call.constant(1)
+    if times[0] != 1:
+        raise call.refuse("over the batch axis")
+    return tf.tile(inputs[0], times)
+
+
 def _transposes(inputs: list[Tensor], call: Call) -> Tensor:
     import tensorflow as tf
 
@@ -346,6 +377,11 @@ OPERATORS: dict[str, Function] = {
     "PAD": _padded,
     "PADV2": _padded,
     "MIRROR_PAD": _padded,
+    "RESIZE_BILINEAR": _resized("ResizeBilinear"),
+    "RESIZE_NEAREST_NEIGHBOR": _resized("ResizeNearestNeighbor"),
+    "DEPTH_TO_SPACE": _rearranged("depth_to_space"),
+    "SPACE_TO_DEPTH": _rearranged("space_to_depth"),
+    "TILE": _tiled,
     "RESHAPE": _reshaped,
     "SQUEEZE": _reshaped,
     "EXPAND_DIMS": _reshaped,

@@ -31,6 +31,8 @@ from embedlite.runtime.input.preprocess import dequantize
 from embedlite.runtime.input.preprocess import quantize as to_integers
 from embedlite.runtime.model.flatbuffer import read_flatbuffer
 
+from encoders import Call
+
 SHAPE = (20, 16, 3)
 
 
@@ -124,6 +126,35 @@ def test_the_float_graph_answers_a_batch_as_the_interpreter_answers_images() -> 
     found = network(tf.constant(made().images))[network.output].numpy()
     expected = float_rows(made().files["float32"], made().images)
     np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=2e-5)
+
+
+FORMS = {
+    "bilinear": lambda x: tf.image.resize(x, (15, 9)),
+    "bilinear, from corner to corner": lambda x: tf.compat.v1.image.resize_bilinear(x, (15, 9), align_corners=True),
+    "bilinear, as TensorFlow 1 does": lambda x: tf.compat.v1.image.resize_bilinear(x, (15, 9)),
+    "nearest": lambda x: tf.image.resize(x, (30, 24), "nearest"),
+    "nearest, as TensorFlow 1 does": lambda x: tf.compat.v1.image.resize_nearest_neighbor(x, (15, 9)),
+    "depth to space": lambda x: tf.nn.depth_to_space(tf.concat([x, x * 2.0, x, -x], -1), 2),
+    "space to depth": lambda x: tf.nn.space_to_depth(x, 4),
+    "tiled": lambda x: tf.tile(x, (1, 2, 1, 3)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_other_sizes_answer_as_the_interpreter_does_and_pass_gradients(form: str) -> None:
+    image = keras.Input(SHAPE)
+    model = keras.Model(image, layers.Flatten()(Call(FORMS[form])(image)), name="resized")
+    flatbuffer = lower(from_keras(model, "resized", LoadOptions())).flatbuffer
+    network, images = Network(flatbuffer), tf.constant(made().images[:4])
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        found = network(images)[network.output]
+    np.testing.assert_allclose(found.numpy(), float_rows(flatbuffer, made().images[:4]), atol=1e-5)
+    # What the model itself hears of each pixel.
+    with tf.GradientTape() as other:
+        other.watch(images)
+        wanted = model(images)
+    np.testing.assert_allclose(tape.gradient(found, images).numpy(), other.gradient(wanted, images).numpy(), atol=1e-5)
 
 
 @settings(max_examples=50, deadline=None)

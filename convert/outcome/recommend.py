@@ -246,7 +246,7 @@ _INTEGERS = ("int8", MIXED, "int16x8")
 _NONE_RUNS = "a required target runs none of these files"
 _NOT_TIMED = "for a CPU's name --target litert first."
 _WHERE = "drift-report --layers tells which layers make the drift"
-_NEEDS_INT8 = "needs an int8 file; pass --calibration-data and -q int8."
+_NEEDS_INT8 = "needs an int8 file, which -q int8 makes with --calibration-data."
 
 
 def _mode(file: ExportedFile) -> str:

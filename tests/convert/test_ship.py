@@ -164,7 +164,7 @@ def test_limits_that_were_asked_for_are_laid_over_the_default_ones() -> None:
 
 def test_without_integers_they_need_some() -> None:
     said = lines(exported("float32"), exported("float16", micro=False, npu=None))
-    assert said["NPU"] == said["microcontroller"] == "needs an int8 file; pass --calibration-data and -q int8."
+    assert said["NPU"] == said["microcontroller"] == "needs an int8 file, which -q int8 makes with --calibration-data."
     refused = lines(exported("int8", micro=False))
     assert refused["microcontroller"] == "TFLite Micro runs none of these files."
     assert recommend((), LITERT).ship == ("nothing to ship: a required target runs none of these files.",)

@@ -31,7 +31,7 @@ from .images import Batches
 from .network import Network
 from .operators import UnsupportedError
 from .parameters import Parameters
-from .start import End, Remake, Start, Starting
+from .starting import End, Remake, Start, Starting
 from .train import Errors, Run, Trained, Training
 
 _MOST_BATCH, _LEAST_BATCH, _MOST_BYTES = 32, 2, 1 << 30

@@ -217,7 +217,11 @@ int main(void)
         ("imu", {"input_type": "uint8", "quantize": ["int8"]}, "--input-type uint8 is for pixels"),
         ("imu", {"preprocess": "f.py:f"}, "--preprocess is for images"),
         ("imu", {"calibration": np.full((9, 32, 6), np.nan, np.float32)}, "input '.' has 192 value.s. that are NaN"),
-        ("imu", {"calibration": np.zeros((9, 32, 6), np.float32)}, "all 8 calibration inputs of the array are the"),
+        (
+            "imu",
+            {"calibration": np.zeros((9, 32, 6), np.float32), "quantize": ["int8"]},
+            "all 8 calibration inputs of the array are the",
+        ),
         ("imu", {"calibration": np.zeros((9, 32, 32, 3), np.uint8)}, r"expected inputs of shape \(32, 6\), received"),
     ],
 )

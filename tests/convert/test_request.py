@@ -188,7 +188,7 @@ WALKS = [
     ),
     walk(
         "Pass some hundred images like those the encoder will see.",
-        {"calibration_data": IMAGES[:1]},
+        {"calibration_data": IMAGES[:1], "quantize": ["int8"]},
         [{"calibration_data": np.random.default_rng(2).integers(0, 256, (100, 24, 24, 3), np.uint8)}],
     ),
     walk(

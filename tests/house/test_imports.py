@@ -201,3 +201,9 @@ def test_modules_are_read_in_one_sitting() -> None:
 def test_a_folder_has_a_dozen_modules() -> None:
     inside = collections.Counter(path.parent for path in MODULES.values() if path.name != "__init__.py")
     assert {folder: count for folder, count in inside.items() if count > 14} == {}
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """They would be the same module, and the second is never run."""
+    names = collections.Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert {name for name, count in names.items() if count > 1} == set()

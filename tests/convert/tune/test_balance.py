@@ -16,11 +16,11 @@ from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
 from embedlite.convert.normalization.prepare import prepare
 from embedlite.convert.quantize.plan import CalibrationOptions, plan_int8
-from embedlite.convert.tune import fine_tune, start, train
+from embedlite.convert.tune import fine_tune, starting, train
 from embedlite.convert.tune.balance import SHARES, Balance
 from embedlite.convert.tune.fine_tune import FineTuner
 from embedlite.convert.tune.narrow import _SHARES, Narrowing
-from embedlite.convert.tune.start import End
+from embedlite.convert.tune.starting import End
 from embedlite.runtime import InputContract
 from embedlite.runtime.images.open import open_source
 
@@ -172,7 +172,7 @@ def test_fine_tuning_starts_from_balanced_channels_if_there_is_time(
     seconds: float, balanced: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, plan = planned(), planned().plan
-    for module in (train, start, fine_tune):
+    for module in (train, starting, fine_tune):
         monkeypatch.setattr(module, "time", Clock())
     # A rate that destroys any network: what is gained is the balance's alone.
     monkeypatch.setattr(train, "RATES", (50.0,))

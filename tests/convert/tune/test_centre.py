@@ -16,7 +16,7 @@ from embedlite.convert.load.options import LoadOptions
 from embedlite.convert.normalization.prepare import prepare
 from embedlite.convert.quantize.plan import CalibrationOptions, plan_int8
 from embedlite.convert.tune.centre import Centring
-from embedlite.convert.tune.start import Start, Starting
+from embedlite.convert.tune.starting import Start, Starting
 from embedlite.runtime import InputContract
 from embedlite.runtime.images.open import open_source
 

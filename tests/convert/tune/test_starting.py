@@ -24,7 +24,7 @@ from embedlite.convert.tune import train
 from embedlite.convert.tune.balance import Balance
 from embedlite.convert.tune.fine_tune import FineTuner
 from embedlite.convert.tune.narrow import Narrowing
-from embedlite.convert.tune.start import End, Start, Starting
+from embedlite.convert.tune.starting import End, Start, Starting
 from embedlite.runtime import InputContract
 from embedlite.runtime.images.open import open_source
 

@@ -32,9 +32,6 @@ from .sensitivity import heard, rounded
 SHARES = (0.3, 0.1, 1.0)
 """How much of the noise of the weights' steps is left, tried in this order."""
 
-_DRAWS = 2
-"""Random signs of the embedding's values for each image."""
-
 _STEPS, _RATE = 300, 0.03
 _FIRST_MOMENT, _SECOND_MOMENT = 0.9, 0.999
 _POWER = 16
@@ -99,9 +96,7 @@ class Balance:
             images: a batch, (N, H, W, C).
             seed: of the signs.
         """
-        signs = np.random.default_rng(seed)
-        for _ in range(_DRAWS):
-            passed = heard(self._network, images, signs, self._observed, [*map(_constant, self._readers)])
+        for passed in heard(self._network, images, seed, self._observed, [*map(_constant, self._readers)]):
             for index, values in passed.values.items():
                 self._add(index, values, passed.of_values[index])
             for place, item in enumerate(self._readers):

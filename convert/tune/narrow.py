@@ -21,8 +21,6 @@ from .sensitivity import Batch, heard, rounded
 _SHARES = np.linspace(1, 0.4, 13)
 """Of either side of a range, which are tried."""
 
-_DRAWS = 2
-
 _PASSES_ON = frozenset(
     {"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "MAX_POOL_2D", "PAD", "MIRROR_PAD", "SLICE", "STRIDED_SLICE"}
 )
@@ -62,9 +60,7 @@ class Narrowing:
             images: a batch, (N, H, W, C).
             seed: of the signs.
         """
-        signs = np.random.default_rng(seed)
-        for _ in range(_DRAWS):
-            passed = heard(self._network, images, signs, self._limits)
+        for passed in heard(self._network, images, seed, self._limits):
             for index, values in passed.values.items():
                 gradients = passed.of_values[index]
                 # What is exactly zero, as after a ReLU, is rounded without an error.

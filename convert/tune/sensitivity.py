@@ -7,7 +7,7 @@ once, the squared length of what it does to the embedding.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from ...runtime.model.flatbuffer import read_flatbuffer
 from ...runtime.model.tensor_match import match_graphs
 from .network import Network
+
+_DRAWS = 2
+"""Sets of signs for each batch."""
 
 Batch = NDArray[np.float32]
 
@@ -48,20 +51,28 @@ def rounded(quantized: bytes, original: bytes) -> set[int]:
 
 
 def heard(
-    network: Network, images: Batch, signs: np.random.Generator, of: Collection[int], constants: Collection[int] = ()
-) -> Heard:
-    """One forward and one backward pass.
+    network: Network, images: Batch, seed: int, of: Collection[int], constants: Collection[int] = ()
+) -> Iterator[Heard]:
+    """One forward and one backward pass for each of a few sets of signs.
 
     Args:
         network: of a float graph.
         images: (N, ...).
-        signs: draws them.
+        seed: of the signs.
         of: activations, by index.
         constants: likewise.
 
     Raises:
         NoGradientError: a gradient is not finite.
     """
+    signs = np.random.default_rng(seed)
+    for _ in range(_DRAWS):
+        yield _heard_once(network, images, signs, of, constants)
+
+
+def _heard_once(
+    network: Network, images: Batch, signs: np.random.Generator, of: Collection[int], constants: Collection[int]
+) -> Heard:
     import tensorflow as tf
 
     graph = network.graph

@@ -97,6 +97,11 @@ def _biased(values: Tensor, inputs: Sequence[Tensor], place: int) -> Tensor:
     return values + inputs[place] if len(inputs) > place and inputs[place] is not None else values
 
 
+def _is_point(kernel: Tensor) -> bool:
+    """Whether it reads one pixel."""
+    return tuple(kernel.shape[:2]) == (1, 1)
+
+
 def _conv(inputs: list[Tensor], call: Call) -> Tensor:
     import tensorflow as tf
 
@@ -106,6 +111,10 @@ def _conv(inputs: list[Tensor], call: Call) -> Tensor:
     dilations = (options.dilationHFactor, options.dilationWFactor)
     if max(strides) > 1 and max(dilations) > 1:
         raise call.refuse("with strides and dilations")
+    if _is_point(kernel):
+        # With strides the gradient of such a kernel writes beyond its memory where channels are few (oneDNN in
+        # TensorFlow 2.21), and ends the process. So the pixels that it reads are taken first.
+        source, strides = source[:, :: strides[0], :: strides[1]], (1, 1)
     groups = source.shape[-1] // kernel.shape[2]
     # TensorFlow has no gradient of grouped convolutions on processors, nor of dilated ones but by this function.
     parts = [
@@ -140,9 +149,16 @@ def _transposed(inputs: list[Tensor], call: Call) -> Tensor:
     import tensorflow as tf
 
     options, source = call.options, inputs[2]
-    kernel = tf.transpose(inputs[1], (1, 2, 0, 3))
-    shape = tf.concat([tf.shape(source)[:1], call.shape[1:]], axis=0)
-    found = tf.nn.conv2d_transpose(source, kernel, shape, (options.strideH, options.strideW), _padding(call))
+    kernel, (high, wide) = tf.transpose(inputs[1], (1, 2, 0, 3)), (options.strideH, options.strideW)
+    if _is_point(kernel):
+        # As in :func:`_conv`: here zeros come between the pixels afterwards.
+        found = tf.einsum("nyxi,oi->nyxo", source, kernel[0, 0])[:, :, None, :, None]
+        found = tf.pad(found, ((0, 0), (0, 0), (0, high - 1), (0, 0), (0, wide - 1), (0, 0)))
+        found = tf.reshape(found, (-1, high * source.shape[1], wide * source.shape[2], kernel.shape[2]))
+        found = found[:, : call.shape[1], : call.shape[2]]
+    else:
+        shape = tf.concat([tf.shape(source)[:1], call.shape[1:]], axis=0)
+        found = tf.nn.conv2d_transpose(source, kernel, shape, (high, wide), _padding(call))
     return _biased(found, inputs, 3)
 
 
@@ -322,7 +338,7 @@ def _one(name: str) -> Function:
     def apply(inputs: list[Tensor], call: Call) -> Tensor:
         import tensorflow as tf
 
-        return getattr(tf, name)(inputs[0])
+        return attrgetter(name)(tf)(inputs[0])
 
     return apply
 
@@ -389,12 +405,12 @@ OPERATORS: dict[str, Function] = {
     "STRIDED_SLICE": _strided,
     "SLICE": _sliced,
     "CONCATENATION": _concatenated,
-    "RELU": lambda inputs, call: _positive(inputs[0]),
+    "RELU": _one("nn.relu"),
     "RELU6": lambda inputs, call: _between(inputs[0], 0.0, 6.0),
     "RELU_N1_TO_1": lambda inputs, call: _between(inputs[0], -1.0, 1.0),
     "PRELU": _prelu,
     "LEAKY_RELU": _leaky,
-    "ELU": lambda inputs, call: _elu(inputs[0]),
+    "ELU": _one("nn.elu"),
     "GELU": _gelu,
     "HARD_SWISH": _hard_swish,
     "LOGISTIC": _one("sigmoid"),
@@ -423,19 +439,7 @@ def _power(base: Tensor, exponent: Any) -> Tensor:
     return tf.where(steep, tf.stop_gradient(base**exponent), apart**exponent)
 
 
-def _positive(values: Tensor) -> Tensor:
-    import tensorflow as tf
-
-    return tf.maximum(values, 0.0)
-
-
 def _between(values: Tensor, low: float, high: float) -> Tensor:
     import tensorflow as tf
 
     return tf.clip_by_value(values, low, high)
-
-
-def _elu(values: Tensor) -> Tensor:
-    import tensorflow as tf
-
-    return tf.nn.elu(values)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from keras import layers
 
 from embedlite.calibration import collect_ranges
-from embedlite.convert.graph.graph import Graph
+from embedlite.convert.graph.graph import HEAVY, Graph
 from embedlite.convert.graph.run import float_rows
 from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
@@ -155,6 +155,41 @@ def test_forms_of_other_sizes_answer_as_the_interpreter_does_and_pass_gradients(
         other.watch(images)
         wanted = model(images)
     np.testing.assert_allclose(tape.gradient(found, images).numpy(), other.gradient(wanted, images).numpy(), atol=1e-5)
+
+
+POINTS = {
+    "strided": (lambda: layers.Conv2D(16, 1, strides=2, padding="same"), (60, 60, 8)),
+    "strided along one axis": (lambda: layers.Conv2D(16, 1, strides=(1, 2)), (60, 60, 8)),
+    "transposed": (lambda: layers.Conv2DTranspose(8, 1, strides=2, padding="same"), (30, 30, 16)),
+}
+
+
+@pytest.mark.parametrize("form", POINTS)
+def test_kernels_of_one_pixel_with_strides_have_a_gradient(form: str) -> None:
+    """TensorFlow's own wrote beyond its memory, and the process ended without a word."""
+    keras.utils.set_random_seed(0)
+    make, shape = POINTS[form]
+    image, layer = keras.Input(shape), make()
+    model = keras.Model(image, layers.Flatten()(layer(image)))
+    flatbuffer = lower(from_keras(model, "points", LoadOptions())).flatbuffer
+    network, rng = Network(flatbuffer), np.random.default_rng(0)
+    (operator,) = [item for item in network.graph.operators if network.graph.operator_name(item) in HEAVY]
+    images = rng.normal(0, 1, (32, *shape)).astype(np.float32)
+    weights = tf.constant(network.graph.constant(int(operator.inputs[1])))
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        values = network(tf.constant(images), {int(operator.inputs[1]): weights})
+        found = values[int(operator.outputs[0])]
+        signs = rng.choice(np.array([-1, 1], np.float32), found.shape)
+        total = tf.reduce_sum(found * signs)
+    # Pixels that nothing reads, or nothing is written to, take no part.
+    tall, wide = layer.strides
+    read, written = (images, signs[:, ::tall, ::wide]) if form == "transposed" else (images[:, ::tall, ::wide], signs)
+    expected = np.einsum("nyxi,nyxo->oi", read, written)
+    # Sums of so many products of either sign, in float32.
+    limit = 4 * read[..., 0].size * 2.0**-24
+    np.testing.assert_allclose(np.reshape(tape.gradient(total, weights), expected.shape), expected, atol=limit)
+    np.testing.assert_allclose(values[network.output][:4], float_rows(flatbuffer, images[:4]), atol=1e-5)
 
 
 @settings(max_examples=50, deadline=None)

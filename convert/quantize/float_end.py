@@ -2,7 +2,9 @@
 
 The integers of an embedding are its last rounding, one step size for all its values, and often most of the noise. In
 float neither an average nor a layer rounds what it gives; the layer's weights keep their 8 bits. It is done where
-calibration images gain, and where the end is so small beside the network that the time cannot be seen.
+calibration images gain, and where the end is so small beside the network that the time cannot be seen. Fine-tuning
+also tries it with the activation function, product or sum before the average: that rounds again what was rounded, and
+small values behind a PReLU all in one direction.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from .trial import CrossTrial
 _RESHAPING = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 AVERAGING = ("MEAN", "AVERAGE_POOL_2D")
 LAYERS = ("CONV_2D", "FULLY_CONNECTED")
-"""What an end in float may begin with: kinds of averages and of layers."""
+ELEMENTWISE = ("PRELU", "LEAKY_RELU", "RELU", "RELU6", "RELU_N1_TO_1", "ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM")
+"""What an end in float may begin with: kinds of averages, of layers, and of what is cheap for each value."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +36,19 @@ class Cost:
         value: of dequantizing a value, and again of adding it up.
         product: of one float product, more than one of integers: four times as many of those fit into a register.
         share: of the network's products that the end may take more.
+        elementwise: whether it may begin with an operator that computes value by value.
     """
 
     value: float
     product: float
     share: float
+    elementwise: bool = False
 
 
 WIDE = Cost(20, 3, 0.02)
 """By a wide margin, so that no processor's time is longer."""
 
-MEASURED = Cost(1.2, 1.5, 0.03)
+MEASURED = Cost(1.2, 1.5, 0.03, elementwise=True)
 """As measured with XNNPACK on five small networks: at most 1.15 and 1, and the end took up to 1.4 % of the time."""
 
 _STANDARD_ERRORS = 2
@@ -52,8 +57,8 @@ _STANDARD_ERRORS = 2
 def possible_ends(graph: FloatGraph, cost: Cost = WIDE) -> list[tuple[str, ...]]:
     """What may stay float before the normalization: the names of what the operators write, the shortest end first.
 
-    Each end begins with an average over a whole map or with a layer, holds at most one of either, and costs no time
-    that could be seen.
+    Each end begins with an average over a whole map, with a layer or with an operator that computes value by value,
+    holds at most one of each, and costs no time that could be seen.
 
     Args:
         graph: the prepared float graph.
@@ -65,17 +70,21 @@ def possible_ends(graph: FloatGraph, cost: Cost = WIDE) -> list[tuple[str, ...]]
     names, ends, families, added = list[str](), list[tuple[str, ...]](), set[tuple[str, ...]](), 0.0
     while (operator := operators.producer(index)) is not None:
         kind, read = operators.operator_name(operator), int(operator.inputs[0])
-        size = int(np.prod(operators.shape(read), dtype=np.int64))
+        size = _values(operators, read)
+        family = next((kinds for kinds in (AVERAGING, LAYERS, ELEMENTWISE) if kind in kinds), ())
         if kind in AVERAGING:
-            averaged = int(np.prod(operators.shape(int(operator.outputs[0])), dtype=np.int64))
-            begins = averaged == operators.shape(read)[-1]
+            begins = _values(operators, index) == operators.shape(read)[-1]
             added += cost.value * size
         elif kind in LAYERS:
             begins = operators.constant(int(operator.inputs[1])) is not None
             added += cost.product * products_of(operators, operator)
+        elif kind in ELEMENTWISE:
+            begins = cost.elementwise
+            # In float it takes no longer than in integers; what is added is to dequantize what it reads besides.
+            others = [item for item in operators.inputs(operator)[1:] if not operators.is_constant(item)]
+            added += cost.value * sum(_values(operators, item) for item in others)
         else:
             begins = False
-        family = AVERAGING if kind in AVERAGING else LAYERS
         # What others read too is needed in integers anyway.
         if names and len(operators.consumers(index)) > 1:
             break
@@ -127,6 +136,10 @@ def _named(graph: Graph, end: tuple[str, ...]) -> str:
     if any(kind in AVERAGING for kind in kinds):
         parts.append("the average that makes the embedding")
     return " and ".join(parts) + (" are" if len(parts) > 1 else " is")
+
+
+def _values(graph: Graph, index: int) -> int:
+    return int(np.prod(graph.shape(index), dtype=np.int64))
 
 
 def products(graph: Graph) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -37,15 +38,14 @@ def images(count: int, seed: int) -> np.ndarray:
     return np.kron(coarse, np.ones((1, 4, 4, 1))).astype(np.uint8)
 
 
-@pytest.fixture(scope="module")
-def made() -> SimpleNamespace:
-    """A network whose last layer and average are one part in forty of its products."""
+def prepared(*before: Callable[[], layers.Layer]) -> SimpleNamespace:
+    """A network whose last layer and average are one part in forty of its products, with layers before the average."""
     keras.utils.set_random_seed(5)
     model = keras.Sequential(
         [
             keras.Input(SHAPE),
             layers.Conv2D(16, 3, padding="same", activation="relu"),
-            layers.Conv2D(16, 3, strides=2, padding="same", activation="relu"),
+            *(make() for make in before),
             layers.GlobalAveragePooling2D(),
             layers.Dense(24),
         ]
@@ -55,6 +55,12 @@ def made() -> SimpleNamespace:
     plan = plan_int8(graph, open_source(images(48, 0), CONTRACT), CONTRACT, options, raw_pixels=False)
     assert plan.trial is not None
     return SimpleNamespace(graph=graph, plan=plan, model=model)
+
+
+@pytest.fixture(scope="module")
+def made() -> SimpleNamespace:
+    """One without more than a layer."""
+    return prepared(lambda: layers.Conv2D(16, 3, strides=2, padding="same", activation="relu"))
 
 
 def starting(made: SimpleNamespace, ends: list[End]) -> tuple[Start, Start]:
@@ -84,6 +90,32 @@ def test_the_end_is_float_where_it_is_measured_to_be_small_and_the_embedding_gai
     # The average reads numbers in float, and the layer after it keeps its weights in 8 bits.
     assert kinds.index("DEQUANTIZE") < kinds.index("MEAN")
     assert kinds[-1] == "FULLY_CONNECTED"
+
+
+BEFORE: dict[str, tuple[Callable[[], layers.Layer], str]] = {
+    "a PReLU": (lambda: layers.PReLU(keras.initializers.Constant(0.1), shared_axes=[1, 2]), "PRELU"),
+    "a swish": (lambda: layers.Activation("swish"), "MUL"),
+}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_the_end_in_float_may_begin_before_the_average(name: str) -> None:
+    """With what computes value by value; the sigmoid of a swish is not among that, and what it reads stays integers."""
+    make, kind = BEFORE[name]
+    network = prepared(lambda: layers.Conv2D(24, 3, strides=2, padding="same"), make)
+    ends = possible_ends(network.graph, MEASURED)
+    graph = Graph(network.graph.flatbuffer)
+    first = [graph.operator_name(graph.producer(graph.index_of(end[0]))) for end in ends]
+    assert first == ["FULLY_CONNECTED", "MEAN", kind]
+    assert len(possible_ends(network.graph)) < 2
+    _, found = starting(network, ends)
+    assert (found.floats, found.end) == (True, ends[-1])
+    unseen = [open_source(images(32, 9), CONTRACT).ready(index) for index in range(32)]
+    expected = np.asarray(network.model(np.stack(unseen)))
+    plan = network.plan
+    shorter = plan.trial.quantized(plan.flatbuffer, plan.ranges, ends[-2])
+    before, after = (np.square(float_rows(file, unseen) - expected).sum() for file in (shorter, found.graph))
+    assert after < before
 
 
 def test_half_of_a_change_is_taken_where_one_image_loses_by_the_whole() -> None:

@@ -62,3 +62,13 @@ def test_an_original_that_rounds_itself_is_not_met_exactly() -> None:
     own = replace(FRAMES, rounded=True)
     for frames, decibels, ok in ((own, 50, True), (own, 10, False), (FRAMES, 50, False)):
         assert judge(ProbeResult("ai-edge-litert", "1", noisy(decibels)), "float32", frames, None).ok is ok
+
+
+def test_images_whose_references_differ_by_rounding_alone_may_be_answered_alike() -> None:
+    """The batch that an original computes them in leaves the last bits of a row other than the next one's."""
+    rounded = np.tile(REFERENCE[:1], (8, 1)) * (1 + 2**-22 * np.arange(8, dtype=np.float32)[:, None])
+    alike = np.tile(REFERENCE[:1], (8, 1))
+    frames = replace(FRAMES, reference=rounded.astype(np.float32))
+    assert judge(ProbeResult("litert", "1", alike), "float32", frames, None).ok
+    found = judge(ProbeResult("litert", "1", alike), "float32", FRAMES, None)
+    assert (found.ok, found.detail) == (False, "answers the same embedding for every image")

@@ -19,7 +19,7 @@ from ..graph.loops import UNROLLED, has_loops, steps
 from ..modes import CALIBRATED, MIXED, OLDER, Precision, is_mixed, takes_ranges
 from ..normalization.prepare import FloatGraph
 from ..quantize.correct import Corrected, Corrector
-from ..quantize.float_end import MEASURED, possible_ends
+from ..quantize.floating.end import MEASURED, possible_ends
 from ..quantize.int16x8 import quantize_wide
 from ..quantize.litert import quantize
 from ..quantize.plan import Int8Plan
@@ -98,7 +98,7 @@ class Maker:
             self._corrector = self._corrects(plan, plan.flatbuffer)
             self._wide_corrector = self._corrects(plan, plan.wide[0])
         # Of int8 alone: 16 bits have steps to spare at the end, too.
-        staying = graph.keep_float if plan is None else (*graph.keep_float, *plan.choices.float_end)
+        staying = graph.keep_float if plan is None else (*graph.keep_float, *plan.choices.floating)
         self._ends = possible_ends(graph, MEASURED) if request.fine_tune and self.ends().may_end_float else []
         self.layers: tuple[Layer, ...] = () if plan is None else find_layers(plan.flatbuffer, staying)
 
@@ -222,7 +222,7 @@ class Maker:
             self._graph.keep_float,
             precision=by_operator(self.layers, precision),
             older=self.older_runtime,
-            float_end=plan.choices.float_end,
+            floating=plan.choices.floating,
         )
 
     def _finished(self, mode: str, quantized: bytes, recipe: FileRecipe) -> Made:

@@ -17,8 +17,8 @@ from ...runtime.errors import RequestError, UnreadableDataError
 from ...runtime.model.contract import InputContract
 from ...runtime.options import deciding
 from ..modes import CORRECTIONS, MODES, PRECISIONS, Precision, is_mixed
+from ..quantize.choices import PlanChoices
 from ..quantize.correct import Steps
-from ..quantize.plan import PlanChoices
 from ..request import Request
 from .wide_output import COPIES
 
@@ -160,7 +160,9 @@ def read_recipe(path: Path) -> Recipe:
             value["golden"],
             dict(value["options"]),
             dict(value["tools"]),
-            None if choices is None else PlanChoices(**{**choices, "float_end": tuple(choices["float_end"])}),
+            None
+            if choices is None
+            else PlanChoices(**{**choices, **{key: tuple(choices[key]) for key in ("float_end", "islands")}}),
             files,
         )
     except OSError as error:

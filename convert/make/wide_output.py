@@ -29,7 +29,7 @@ from ...runtime import Encoder
 from ...runtime.drift.metrics import ranked_db
 from ...runtime.drift.wording import gained
 from ..graph.graph import Graph
-from ..quantize.float_end import products, products_of
+from ..quantize.floating.end import products, products_of
 from ..quantize.trial import Trial
 
 COPIES = (2, 4)

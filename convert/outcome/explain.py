@@ -14,9 +14,10 @@ from ...runtime.model.flatbuffer import read_flatbuffer
 from ..make.maker import Made
 from ..modes import DYNAMIC, INT16, OLDER
 from ..normalization.prepare import FloatGraph
+from ..quantize.choices import NO_EQUALIZATION, PlanChoices
 from ..quantize.folds import LEAST_IN_FOLDS
 from ..quantize.litert import MISSING_IN_OLDER
-from ..quantize.plan import NO_EQUALIZATION, Int8Plan, PlanChoices
+from ..quantize.plan import Int8Plan
 from ..quantize.trial import ReadyImages, Trial
 from ..request import Request
 from ..results import NEAR, BatchCoupling, Conditioning, ExportedFile

@@ -13,7 +13,7 @@ from ...runtime.backends.registry import BACKENDS, BY_PACKAGE
 from ...runtime.drift.metrics import ranked_db
 from ..max_drift import Budget, missed_text, required_of_shipped
 from ..modes import MIXED, is_mixed
-from ..quantize.float_end import AVERAGING, LAYERS
+from ..quantize.floating.end import AVERAGING, LAYERS
 from ..results import ExportedFile
 
 NEARLY_AS_FAST = 1.25
@@ -282,8 +282,8 @@ def _integers(best: ExportedFile) -> tuple[str, ...]:
         return (text,)
     if _float_end(best):
         return (
-            f"{text}, the end and the normalization",
-            "--input-type int8 --output-type int8 has the end in integers and leaves the normalization to Encoder",
+            f"{text}, what a CPU does as fast so and the normalization",
+            "--input-type int8 --output-type int8 has that in integers and leaves the normalization to Encoder",
         )
     return (f"{text}, the normalization", "--input-type int8 --output-type int8 leaves it to Encoder")
 

@@ -12,9 +12,10 @@ from ...calibration.tensors import model_fingerprint, tensor_groups
 from ...runtime.model.contract import InputContract
 from ..modes import AUTO
 from ..normalization.prepare import FloatGraph
+from .choices import NO_EQUALIZATION, CalibrationOptions, PlanChoices
 from .flat_tensors import explain_flat
 from .known_ranges import pixel_range
-from .plan import NO_EQUALIZATION, CalibrationOptions, Int8Plan, PlanChoices
+from .plan import Int8Plan
 from .trial import unmeasured
 
 

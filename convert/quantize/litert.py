@@ -34,7 +34,7 @@ _LEFT_FLOAT = ("DIV", "GELU")
 """tflite-runtime 2.14 refuses a quantized DIV, and LiteRT rounds small divisors to zero; GELU in 8 bits costs more than
 its time is worth, and tflite-runtime refuses it in 16."""
 
-_NO_KERNEL = frozenset({*_LEFT_FLOAT, "EXP", "LOG", "POW", "SQRT"})
+NO_KERNEL = frozenset({*_LEFT_FLOAT, "EXP", "LOG", "POW", "SQRT"})
 """Operators that are never quantized, and what is often between two of them."""
 MISSING_IN_OLDER = {DYNAMIC: ("TRANSPOSE_CONV",), INT16: ("RSQRT", "SUM")}
 """What tflite-runtime 2.14 has no kernel for, by mode or precision; where it is a target, that stays float."""
@@ -42,7 +42,9 @@ _PAIRS = ("ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE")
 _CHOOSING = ("SELECT", "SELECT_V2")
 _MOST_LEADING = 40
 """Operators in a spelled-out quotient at most; GELU has 31."""
-_BETWEEN = frozenset({"ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "NEG", "ABS", "RESHAPE"})
+_ONE_BY_ONE = frozenset({"ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "NEG", "ABS", "RESHAPE"})
+_REDUCING = frozenset({"MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "AVERAGE_POOL_2D", "MAX_POOL_2D"})
+_BETWEEN = _ONE_BY_ONE | _REDUCING
 
 
 def quantize(
@@ -53,7 +55,7 @@ def quantize(
     *,
     precision: Mapping[str, str] | None = None,
     older: bool = False,
-    float_end: Sequence[str] = (),
+    floating: Sequence[str] = (),
 ) -> bytes:
     """One mode's flatbuffer from the float one; inputs and outputs stay float32.
 
@@ -66,7 +68,7 @@ def quantize(
             :data:`PRECISIONS`. Operators without weights are float where ``dynamic`` is asked for.
         older: for tflite-runtime 2.14: one scale for all weights of a dense layer in ``dynamic``, file or operator, and
             in float what it cannot compute there or in 16 bits.
-        float_end: for ``int8``: operators at the end that stay float, likewise; a layer among them has 8-bit weights.
+        floating: for ``int8``: operators that stay float, likewise; a layer among them has 8-bit weights.
 
     Raises:
         ConversionError: litert-quantizer refused.
@@ -81,13 +83,13 @@ def quantize(
     original = Graph(flatbuffer) if mode in CALIBRATED else None
     precision = dict(precision or {})
     if original is not None:
-        precision |= {name: WEIGHTS for name in float_end if _is_large(original, name)}
-        keep_float = [*keep_float, *(name for name in float_end if name not in precision)]
+        precision |= {name: WEIGHTS for name in floating if _is_large(original, name)}
+        keep_float = [*keep_float, *(name for name in floating if name not in precision)]
     if older:
         keep_float = [*keep_float, *_not_in_older(original or Graph(flatbuffer), mode, precision)]
     if original is not None:
         keep_float = [*keep_float, *_unbounded(original)]
-        keep_float = [*keep_float, *_between_float(original, [*keep_float, *float_end])]
+        keep_float = [*keep_float, *_between_float(original, [*keep_float, *floating])]
     limits = {} if ranges is None or original is None else fill_flat(original, ranges.limits)
     if original is not None and limits:
         clamped = clamp_masks(original, limits, functools.partial(_bits, mode, keep_float, precision))
@@ -171,7 +173,7 @@ def _between_float(graph: Graph, keep_float: Collection[str]) -> list[str]:
     staying, found = set(keep_float), list[str]()
 
     def in_float(operator: Any) -> bool:
-        return graph.operator_name(operator) in _NO_KERNEL or graph.tensor_name(int(operator.outputs[0])) in staying
+        return graph.operator_name(operator) in NO_KERNEL or graph.tensor_name(int(operator.outputs[0])) in staying
 
     producers, consumers = graph.links()
     for operator in graph.operators:
@@ -210,7 +212,7 @@ def _after_exponential(graph: Graph, index: int) -> list[str]:
         found.append(graph.tensor_name(index))
         if graph.operator_name(before) == "EXP":
             return found
-        if graph.operator_name(before) not in _BETWEEN or len(graph.inputs(before)) != 1:
+        if graph.operator_name(before) not in _ONE_BY_ONE or len(graph.inputs(before)) != 1:
             break
         index = graph.inputs(before)[0]
     return []
@@ -229,7 +231,7 @@ def _leading(graph: Graph, last: Any) -> list[str] | None:
         # The one that runs last cannot be what the others depend on.
         index = max(producers, key=lambda item: graph.position(producers[item]))
         before = producers[index]
-        if graph.operator_name(before) not in _BETWEEN or graph.shape(index) != graph.shape(int(last.outputs[0])):
+        if graph.operator_name(before) not in _ONE_BY_ONE or graph.shape(index) != graph.shape(int(last.outputs[0])):
             break
         found.append(graph.tensor_name(index))
         open_ends.remove(index)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from ...calibration import (
     tensor_groups,
 )
 from ...calibration.auto import AutoChoice, all_if_better, choose_methods
-from ...calibration.engine import Engine, LocalEngine, list_images
+from ...calibration.engine import LocalEngine, list_images
 from ...calibration.images import channel_means, check_unchanged
 from ...calibration.methods import MINMAX
 from ...calibration.statistics import SparseStatistics, merge_on_demand, sparse
@@ -36,12 +35,14 @@ from ...runtime.progress import progress
 from ..errors import ConversionError
 from ..graph.graph import Graph
 from ..graph.run import give_back
-from ..modes import AUTO, CALIBRATED
+from ..modes import AUTO
 from ..normalization.prepare import FloatGraph
 from .absorb import absorb, absorbable_pairs
+from .choices import BACKWARDS, FORWARDS, NO_EQUALIZATION, CalibrationOptions, PlanChoices
 from .equalize import equalizable, equalize
 from .flat_tensors import explain_flat
-from .float_end import try_float_end
+from .floating.end import try_float_end
+from .floating.islands import may_have_islands, try_islands, within
 from .folds import (
     LARGE,
     LEAST_TO_COMPARE,
@@ -56,8 +57,6 @@ from .int16x8 import choose_wide, equalized_wide
 from .known_ranges import pixel_range, told_of_pixels
 from .trial import CrossTrial, ReadyImages, Trial, unmeasured
 
-NO_EQUALIZATION, FORWARDS, BACKWARDS = "none", "forwards", "backwards"
-
 _OTHER_ORDER = 3
 """Standard errors by which equalization backwards must be better than forwards, or none, to be taken."""
 
@@ -69,50 +68,6 @@ _LOOKED_AT = 8
 
 _PILOT_IMAGES = 256
 """Images whose channels decide the equalization: any scale is exact, so a sample does, and memory stays bounded."""
-
-
-@dataclass(frozen=True)
-class CalibrationOptions:
-    """How calibration is to be done.
-
-    Attributes:
-        method: ``auto``, or see :func:`embedlite.calibration.parse_method`.
-        cache: where statistics are kept; None keeps none.
-        equalize: whether to try equalization.
-        threads: processors; default all.
-        engine: what runs the calibration images; default these processors.
-        modes: those that are to be made.
-        float_end: whether the int8 file may end in float operators.
-    """
-
-    method: str
-    cache: Path | None
-    equalize: bool
-    threads: int | None
-    engine: Engine | None = None
-    modes: tuple[str, ...] = CALIBRATED
-    float_end: bool = False
-
-
-@dataclass(frozen=True)
-class PlanChoices:
-    """What was found by trying, so that it can be done again without.
-
-    Attributes:
-        equalization: ``none``, ``forwards`` or ``backwards``.
-        absorbed: whether offsets were moved into the biases of the layers that read them.
-        method: of the ranges, as text.
-        only: the method of those tensor groups that have another one, by name.
-        float_end: operators at the end that stay float, by the name of what they write.
-        wide_equalized: whether int16x8 is made from an equalized graph, too.
-    """
-
-    equalization: str
-    absorbed: bool
-    method: str
-    only: Mapping[str, str]
-    float_end: tuple[str, ...] = ()
-    wide_equalized: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,7 +99,7 @@ class Int8Plan:
     decisions: tuple[str, ...]
     fitting: Source | None = None
     trial: Trial | None = None
-    choices: PlanChoices = PlanChoices(NO_EQUALIZATION, False, "minmax", {})
+    choices: PlanChoices = field(default_factory=lambda: PlanChoices(NO_EQUALIZATION, False, "minmax", {}))
     minmax: Ranges = field(default_factory=Ranges)
     wide: tuple[bytes, Ranges] = (b"", Ranges())
 
@@ -188,6 +143,7 @@ class _Planner:
     ) -> None:
         self._graph, self._calibration, self._options, self._contract = graph, calibration, options, contract
         self._choices, self._equalization, self._absorbed = choices, NO_EQUALIZATION, False
+        self._islands: tuple[str, ...] = ()
         self._decisions: list[str] = []
         self._pixels: dict[str, tuple[float, float]] = {}
         if calibration.pixels or raw_pixels:
@@ -223,14 +179,19 @@ class _Planner:
         asked = self._options.equalize or self._options.method == AUTO
         return asked and self._choices is None and "int8" in self._options.modes
 
+    @property
+    def _may_float(self) -> bool:
+        return self._options.may_float and len(self._calibration) >= LEAST_TO_COMPARE
+
     def plan(self) -> Int8Plan:
         """Equalize if it helps, collect, choose."""
         try:
+            self._islands = self._with_islands()
             flatbuffer = self._with_absorbed(self._equalized())
         except (ConversionError, InterpreterFailedError) as error:
             self._decisions.append(f"nothing was tried for int8: {error}")  # the other modes lose nothing by it
             flatbuffer, self._trial = self._graph.flatbuffer, None
-            self._equalization, self._absorbed = NO_EQUALIZATION, False
+            self._equalization, self._absorbed, self._islands = NO_EQUALIZATION, False, ()
         give_back()
         parts = self._collect(flatbuffer)
         whole = merge(parts)
@@ -266,6 +227,7 @@ class _Planner:
                 {name: str(method) for name, method in choice.only.items()},
                 end,
                 wide_equalized,
+                self._islands,
             ),
             minmax,
             wide,
@@ -274,7 +236,7 @@ class _Planner:
     def _float_end(self, flatbuffer: bytes, ranges: Ranges) -> tuple[str, ...]:
         if self._choices is not None:
             return tuple(self._choices.float_end)
-        if not self._options.float_end or self._trial is None or len(self._calibration) < LEAST_TO_COMPARE:
+        if not self._may_float or self._trial is None:
             return ()
         end, decision = try_float_end(self._graph, flatbuffer, ranges, self._trial)
         self._decisions += [] if decision is None else [decision]
@@ -303,6 +265,21 @@ class _Planner:
         other, trial, keep = equalized_wide(*plain, self._channels), self._first, self._graph.keep_float
         chosen = self._choices is not None or choose_wide(plain, other, keep, trial, self._decisions)
         return other if chosen else plain, chosen
+
+    def _with_islands(self) -> tuple[str, ...]:
+        """What is float in islands; whatever is tried after that, is tried with them."""
+        original, trial = self._graph.flatbuffer, self._trial
+        if self._choices is not None:
+            return tuple(self._choices.islands)
+        if not self._may_float or trial is None or not may_have_islands(self._graph):
+            return ()
+        parts = self._by_channel(original, set(), "comparing operators")
+        islands, decision = try_islands(original, merged(parts), without_each(parts), trial)
+        self._decisions += [] if decision is None else [decision]
+        for fold in trial.folds:
+            fold.floating = islands
+        give_back()
+        return islands
 
     def _equalized(self) -> bytes:
         """The float graph with its channels equalized, unless int8 comes closer to float without that."""
@@ -436,9 +413,10 @@ class _Planner:
                     f"ranges are minimum and maximum: {count} calibration images are too few to compare methods on."
                 )
             return minmax
+        inside = within(flatbuffer, self._islands)
         choice = choose_methods(
             [merge_on_demand([*parts[:place], *parts[place + 1 :]]) for place in range(len(parts))],
-            tensor_groups(flatbuffer, self._without),
+            [group for group in tensor_groups(flatbuffer, self._without) if not inside.issuperset(group.members)],
             lambda ranges: trial.errors((flatbuffer, self._with_pixels(item)) for item in ranges),
             lambda numbers: progress(numbers, len(list(numbers)), "comparing ranges"),
             most_trials(flatbuffer, len(trial), len(parts)),

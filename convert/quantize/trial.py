@@ -50,7 +50,10 @@ class Trial:
 
     Attributes:
         images: as they were given.
+        floating: operators that stay float in int8 besides those that do anyway, by the name of what they write.
     """
+
+    floating: tuple[str, ...] = ()
 
     def __init__(self, graph: FloatGraph, images: Sequence[Values], threads: int | None) -> None:
         """Embed the images with the float graph.
@@ -79,20 +82,20 @@ class Trial:
         reference = self._reference.astype(np.float64)
         return float(np.square(reference - reference.mean(axis=0)).sum(axis=1).mean())
 
-    def errors(self, flatbuffer: bytes, ranges: Ranges, float_end: Sequence[str] = ()) -> NDArray[np.float64]:
+    def errors(self, flatbuffer: bytes, ranges: Ranges, floating: Sequence[str] = ()) -> NDArray[np.float64]:
         """Errors of each image's embedding by the int8 file with these ranges, (images, 2): squared, and 1 - cosine.
 
         Args:
             flatbuffer: the float graph, or one that computes the same.
             ranges: of its activations.
-            float_end: operators at the end that stay float besides those that do anyway, by what they write.
+            floating: further operators that stay float, likewise.
         """
-        return self.errors_of(self.quantized(flatbuffer, ranges, float_end))
+        return self.errors_of(self.quantized(flatbuffer, ranges, floating))
 
-    def quantized(self, flatbuffer: bytes, ranges: Ranges, float_end: Sequence[str] = ()) -> bytes:
+    def quantized(self, flatbuffer: bytes, ranges: Ranges, floating: Sequence[str] = ()) -> bytes:
         """The int8 graph with these ranges; see :meth:`errors`."""
         # As litert-quantizer leaves it: the repairs are for other runtimes and change no value here.
-        return quantize(flatbuffer, "int8", ranges, self._keep_float, float_end=float_end)
+        return quantize(flatbuffer, "int8", ranges, self._keep_float, floating=(*self.floating, *floating))
 
     def errors_of(self, quantized: bytes) -> NDArray[np.float64]:
         """The same of a quantized graph with float input and output; of one that was run before as they were."""
@@ -148,10 +151,10 @@ class CrossTrial:
         return sum(map(len, self.folds))
 
     def errors_of_one(
-        self, flatbuffer: bytes, ranges: Ranges, float_end: Sequence[str] = ()
+        self, flatbuffer: bytes, ranges: Ranges, floating: Sequence[str] = ()
     ) -> Iterator[NDArray[np.float64]]:
         """Errors of each fold's images with one graph and its ranges, quantized once; see :meth:`Trial.errors`."""
-        quantized = self.folds[0].quantized(flatbuffer, ranges, float_end)
+        quantized = self.folds[0].quantized(flatbuffer, ranges, floating)
         return (trial.errors_of(quantized) for trial in self.folds)
 
     def errors(self, candidates: Iterable[tuple[bytes, Ranges]]) -> Iterator[NDArray[np.float64]]:

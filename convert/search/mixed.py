@@ -244,7 +244,7 @@ class MixedFiles:
                 "graph": sha256(plan.flatbuffer),
                 "ranges": sorted(plan.ranges.limits.items()),
                 "images": plan.fingerprint,
-                "keep_float": [*self._graph.keep_float, *plan.choices.float_end],
+                "keep_float": [*self._graph.keep_float, *plan.choices.floating],
                 "ends": [ends.placement, ends.input_type, ends.output_type],
                 "runtime": [self._stopwatch.package, package_version(self._stopwatch.package)],
                 "threads": self._stopwatch.threads,

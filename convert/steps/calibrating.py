@@ -18,9 +18,10 @@ from ..make.recipe import Recipe
 from ..modes import takes_ranges
 from ..normalization.conditioning import measure_conditioning
 from ..normalization.prepare import FloatGraph
-from ..quantize.float_end import possible_ends
+from ..quantize.choices import CalibrationOptions
+from ..quantize.floating.end import possible_ends
 from ..quantize.from_statistics import plan_from_statistics
-from ..quantize.plan import CalibrationOptions, Int8Plan, plan_int8
+from ..quantize.plan import Int8Plan, plan_int8
 from ..request import Request
 from ..results import Conditioning
 
@@ -97,7 +98,7 @@ def calibrate(
                 raise
             return Calibrated(None, refused=error)
         some = islice(map(images.ready, range(len(images))), _CONDITIONING_IMAGES)
-        kept = () if options.float_end else _kept_in_integers(request, graph)
+        kept = () if options.may_float else _kept_in_integers(request, graph)
         return Calibrated(plan, measure_conditioning(graph, plan.minmax.limits, some), kept)
     if data.statistics is not None:
         return Calibrated(plan_from_statistics(graph, data.statistics, contract, options, raw_pixels=raw_pixels))

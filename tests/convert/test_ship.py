@@ -73,8 +73,9 @@ def test_a_float_end_that_integers_could_compute_is_no_reason_for_16_bits() -> N
     wide = left(exported("int16x8", floats=("DIV",)), DEQUANTIZE=1, DIV=5)
     assert lines(int8, wide)["NPU"].startswith("ship m.int8.tflite (40.0 dB; Ethos-U runs 18 of 27 operators)")
     assert reasons(int8, wide)["NPU"] == (
-        "8-bit integers throughout but for CONV_2D, RESHAPE, DIV in float, the end and the normalization; "
-        "--input-type int8 --output-type int8 has the end in integers and leaves the normalization to Encoder."
+        "8-bit integers throughout but for CONV_2D, RESHAPE, DIV in float, what a CPU does as fast so and the "
+        "normalization; --input-type int8 --output-type int8 has that in integers and leaves the normalization to "
+        "Encoder."
     )
     # What the end is not the reason for counts as before.
     assert lines(left(int8, CONV_2D=3, DIV=5), wide)["NPU"].startswith("ship m.int16x8.tflite")

@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from ...graph.graph import Graph
-from ..float_end import LAYERS as FLOAT_LAYERS
+from ..floating.end import LAYERS as FLOAT_LAYERS
 
 KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 """Operators with weights that corrections know."""

@@ -248,7 +248,7 @@ def activations(*, float_end: bool) -> tuple[bytes, ModelInfo, list[tuple[int, i
     source = open_source(pictures(), InputContract((12, 12, 3)))
     last = (read_flatbuffer(graph.flatbuffer).outputs[0].name,)
     ranges = collect_ranges(graph.flatbuffer, source)
-    int8 = quantize(graph.flatbuffer, "int8", ranges, graph.keep_float, float_end=last if float_end else ())
+    int8 = quantize(graph.flatbuffer, "int8", ranges, graph.keep_float, floating=last if float_end else ())
     info = read_flatbuffer(int8)
     images = tensor_match.activations(info)
     wiring = enumerate(info.wiring.operators)

@@ -14,7 +14,8 @@ from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
 from embedlite.convert.normalization.prepare import prepare
-from embedlite.convert.quantize.plan import CalibrationOptions, plan_int8
+from embedlite.convert.quantize.choices import CalibrationOptions
+from embedlite.convert.quantize.plan import plan_int8
 from embedlite.convert.tune.centre import Centring
 from embedlite.convert.tune.starting import Start, Starting
 from embedlite.runtime import InputContract

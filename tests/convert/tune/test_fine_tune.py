@@ -24,9 +24,10 @@ from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
 from embedlite.convert.make.recipe import read_recipe
 from embedlite.convert.normalization.prepare import prepare
+from embedlite.convert.quantize.choices import CalibrationOptions
 from embedlite.convert.quantize.correct.paired_graph import PairedGraph
 from embedlite.convert.quantize.int16x8 import quantize_wide
-from embedlite.convert.quantize.plan import CalibrationOptions, plan_int8
+from embedlite.convert.quantize.plan import plan_int8
 from embedlite.convert.request import check_request
 from embedlite.convert.tune import train as training
 from embedlite.convert.tune.fine_tune import FineTuner, Tuned

@@ -65,7 +65,7 @@ def made() -> SimpleNamespace:
     int8 = quantize(graph.flatbuffer, "int8", ranges, graph.keep_float)
     dense = [item for item in Graph(graph.flatbuffer).operators if int(item.outputs[0]) == raw_output(graph)]
     (end,) = (Graph(graph.flatbuffer).tensor_name(int(item.outputs[0])) for item in dense)
-    ended = quantize(graph.flatbuffer, "int8", ranges, graph.keep_float, float_end=(end,))
+    ended = quantize(graph.flatbuffer, "int8", ranges, graph.keep_float, floating=(end,))
     files = {"float32": graph.flatbuffer, "int8": int8, "float end": ended}
     return SimpleNamespace(graph=graph, images=images, files=files, ranges=ranges)
 

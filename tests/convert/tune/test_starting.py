@@ -18,8 +18,9 @@ from embedlite.convert.load.keras_model import from_keras
 from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
 from embedlite.convert.normalization.prepare import prepare
-from embedlite.convert.quantize.float_end import MEASURED, possible_ends
-from embedlite.convert.quantize.plan import CalibrationOptions, plan_int8
+from embedlite.convert.quantize.choices import CalibrationOptions
+from embedlite.convert.quantize.floating.end import MEASURED, possible_ends
+from embedlite.convert.quantize.plan import plan_int8
 from embedlite.convert.quantize.trial import ReadyImages, Trial
 from embedlite.convert.tune import train
 from embedlite.convert.tune.balance import Balance

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from ...calibration import Ranges
-from ...calibration.auto import all_if_better
-from ...runtime.drift.wording import gained
-from ..graph.graph import HEAVY, Graph
-from ..normalization.prepare import FloatGraph
-from .trial import CrossTrial
+from ....calibration import Ranges
+from ....calibration.auto import all_if_better
+from ....runtime.drift.wording import gained
+from ...graph.graph import HEAVY, Graph
+from ...normalization.prepare import FloatGraph
+from ..trial import CrossTrial
 
 _RESHAPING = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 AVERAGING = ("MEAN", "AVERAGE_POOL_2D")

@@ -1,0 +1,197 @@
+"""Operators without weights that compute in float in an int8 file, because it takes no more time than integers do.
+
+Of some operators runtimes have an int8 kernel that is many times slower than the float one, because no fast library has
+it: the squared difference and the root of a layer normalization, the products and the softmax of an attention. Around
+them each rounding to 8 bits costs accuracy and saves nothing. An island grows from such an operator, or from one that
+is float anyway, over its neighbours as long as the estimated time does not: what a neighbour takes in float, and the
+values that are then converted at its other side. It is kept where calibration images clearly gain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ....calibration import Ranges
+from ....calibration.auto import all_if_better
+from ....runtime.drift.metrics import ranked_db
+from ....runtime.drift.wording import gained
+from ...graph.graph import Graph
+from ...normalization.prepare import FloatGraph
+from ..litert import NO_KERNEL
+from ..trial import CrossTrial
+
+TIMES: Mapping[str, tuple[float, float]] = {
+    "ABS": (0.11, 3.3),
+    "ADD": (0.12, 0.16),
+    "AVERAGE_POOL_2D": (0.11, 1.0),
+    "BATCH_MATMUL": (0.021, 0.21),
+    "CONCATENATION": (0.27, 0.13),
+    "HARD_SWISH": (0.12, 3.6),
+    "L2_NORMALIZATION": (0.88, 5.3),
+    "LEAKY_RELU": (0.09, 0.08),
+    "LOGISTIC": (0.21, 0.12),
+    "MAXIMUM": (0.14, 0.05),
+    "MEAN": (0.07, 0.09),
+    "MINIMUM": (0.09, 0.09),
+    "MUL": (0.11, 0.24),
+    "NEG": (0.09, 0.22),
+    "RELU": (0.09, 0.08),
+    "RESHAPE": (0.11, 0.05),
+    "RSQRT": (0.13, 58.0),
+    "SOFTMAX": (0.75, 2.1),
+    "SQUARED_DIFFERENCE": (0.12, 7.4),
+    "SUB": (0.1, 0.15),
+    "SUM": (0.07, 0.09),
+    "TANH": (0.23, 0.12),
+    "TRANSPOSE": (0.14, 0.07),
+}
+"""Nanoseconds of LiteRT and XNNPACK on an x86-64 in one thread, in float and in int8: for each value of the largest
+tensor (64 KiB values), for each product of ``BATCH_MATMUL``. Only ratios matter, and those of ten and more are of
+kernels that XNNPACK lacks, on every processor. An operator that is not here is left as it is."""
+
+_CONVERTED = 0.06
+"""Nanoseconds of a value that is quantized or dequantized, measured likewise."""
+
+_SLOW = 2.5
+"""An integer kernel that takes so many times as long as the float one may be worth an island."""
+
+_STANDARD_ERRORS = 2
+_LEAST_DB = 1.0
+"""What calibration images must gain: for less, operators stay in the integers that other processors want."""
+
+
+def find_islands(flatbuffer: bytes, quantized: bytes) -> tuple[str, ...]:
+    """Operators that may as well be float, by the name of what they write.
+
+    Args:
+        flatbuffer: the float graph.
+        quantized: its int8 graph, which tells what is float anyway.
+    """
+    return _Growth(Graph(flatbuffer), Graph(quantized)).found()
+
+
+def may_have_islands(graph: FloatGraph) -> bool:
+    """Whether an operator has a slow integer kernel, or is float without being part of the normalization."""
+    operators, staying = Graph(graph.flatbuffer), set(graph.keep_float)
+    slow = {kind for kind, (in_float, in_integers) in TIMES.items() if in_integers > _SLOW * in_float}
+    return any(
+        operators.operator_name(operator) in slow | NO_KERNEL
+        and operators.tensor_name(int(operator.outputs[0])) not in staying
+        for operator in operators.operators
+    )
+
+
+def within(flatbuffer: bytes, floating: Sequence[str]) -> set[str]:
+    """Activations that only float operators write and read, which need no ranges in int8, by name."""
+    graph, names = Graph(flatbuffer), set(floating)
+    _, consumers = graph.links()
+    return {
+        name
+        for operator in (graph.operators if names else ())
+        if (name := graph.tensor_name(index := int(operator.outputs[0]))) in names
+        and (readers := consumers.get(index))
+        and all(graph.tensor_name(int(reader.outputs[0])) in names for reader in readers)
+    }
+
+
+class _Growth:
+    """Islands of one graph while they grow."""
+
+    def __init__(self, graph: Graph, quantized: Graph) -> None:
+        kept = {
+            quantized.tensor_name(int(index))
+            for operator in quantized.operators
+            for index in operator.outputs
+            if quantized.operator_name(operator) != "DEQUANTIZE" and quantized.dtype(int(index)) == "float32"
+        }
+        self._graph = graph
+        self._producers, self._consumers = graph.links()
+        self._float = {id(operator) for operator in graph.operators if self._is_kept(operator, kept)}
+
+    def _is_kept(self, operator: Any, kept: set[str]) -> bool:
+        """Whether an operator is float as it is; one that writes no floats, such as a comparison, is held to be."""
+        index = int(operator.outputs[0])
+        return self._graph.dtype(index) != "float32" or self._graph.tensor_name(index) in kept
+
+    def found(self) -> tuple[str, ...]:
+        names, grows = list[str](), True
+        while grows:
+            grows = False
+            for operator in self._graph.operators:
+                if id(operator) not in self._float and self._may_be_float(operator) and self._more(operator) <= 0:
+                    self._float.add(id(operator))
+                    names.append(self._graph.tensor_name(int(operator.outputs[0])))
+                    grows = True
+        return tuple(names)
+
+    def _may_be_float(self, operator: Any) -> bool:
+        inputs = self._graph.inputs(operator)
+        listed = self._graph.operator_name(operator) in TIMES and len(operator.outputs) == 1
+        return listed and bool(inputs) and all(self._graph.dtype(index) == "float32" for index in inputs)
+
+    def _more(self, operator: Any) -> float:
+        """Nanoseconds that the graph takes longer with the operator in float."""
+        in_float, in_integers = TIMES[self._graph.operator_name(operator)]
+        more = (in_float - in_integers) * self._count(operator)
+        for index in (*dict.fromkeys(self._graph.inputs(operator)), int(operator.outputs[0])):
+            before = self._conversions(index)
+            self._float.add(id(operator))
+            more += (self._conversions(index) - before) * _CONVERTED * self._size(index)
+            self._float.remove(id(operator))
+        return more
+
+    def _conversions(self, index: int) -> int:
+        """How often a tensor is quantized or dequantized: where it is written in one kind and read in another."""
+        producer = self._producers.get(index)
+        readers = {id(reader) in self._float for reader in self._consumers.get(index, ())}
+        if index in map(int, self._graph.subgraph.outputs):
+            readers.add(True)
+        return len(readers - {producer is None or id(producer) in self._float})
+
+    def _count(self, operator: Any) -> int:
+        shapes = [self._graph.shape(index) for index in self._graph.inputs(operator)]
+        largest = max(int(np.prod(shape, dtype=np.int64)) for shape in shapes)
+        if self._graph.operator_name(operator) == "BATCH_MATMUL":
+            rows = -2 if operator.builtinOptions.adjX else -1
+            return self._size(int(operator.outputs[0])) * shapes[0][rows]
+        return max(largest, self._size(int(operator.outputs[0])))
+
+    def _size(self, index: int) -> int:
+        return int(np.prod(self._graph.shape(index), dtype=np.int64))
+
+
+def try_islands(
+    flatbuffer: bytes, ranges: Ranges, others: Sequence[Ranges], trial: CrossTrial
+) -> tuple[tuple[str, ...], str | None]:
+    """Which operators are float in islands, by the name of what they write, and what is to be said of it.
+
+    Args:
+        flatbuffer: the float graph that int8 is made from.
+        ranges: of its activations.
+        others: for each fold those of the other folds' images.
+        trial: judges.
+    """
+    islands = find_islands(flatbuffer, trial.folds[0].quantized(flatbuffer, ranges))
+    if not islands:
+        return (), None
+    before = np.concatenate(list(trial.errors((flatbuffer, item) for item in others)))
+    made = (trial.folds[0].quantized(flatbuffer, item, islands) for item in others)
+    errors = all_if_better(
+        (fold.errors_of(graph) for fold, graph in zip(trial.folds, made, strict=True)), before, _STANDARD_ERRORS
+    )
+    if errors is None or ranked_db(trial.sqnr(errors)) < ranked_db(trial.sqnr(before)) + _LEAST_DB:
+        return (), None
+    graph, names = Graph(flatbuffer), set(islands)
+    kinds = {
+        graph.operator_name(operator)
+        for operator in graph.operators
+        if graph.tensor_name(int(operator.outputs[0])) in names
+    }
+    return islands, (
+        f"{len(islands)} operator(s) whose integer kernels are slow, or beside such ones, are computed in float "
+        f"({', '.join(sorted(kinds))}): {gained(trial.sqnr(before), trial.sqnr(errors))} on {len(trial)} calibration "
+        "images, each judged with ranges of others. --output-type int8 keeps them in integers."
+    )

@@ -4,7 +4,8 @@ Of some operators runtimes have an int8 kernel that is many times slower than th
 it: the squared difference and the root of a layer normalization, the products and the softmax of an attention. Around
 them each rounding to 8 bits costs accuracy and saves nothing. An island grows from such an operator, or from one that
 is float anyway, over its neighbours as long as the estimated time does not: what a neighbour takes in float, and the
-values that are then converted at its other side. It is kept where calibration images clearly gain.
+values that are then converted at its other side. It is kept where calibration images clearly gain, and, with a root or
+a squared difference in it, which alone may take longer than all layers together, where they do not lose.
 """
 
 from __future__ import annotations
@@ -58,9 +59,14 @@ _CONVERTED = 0.06
 _SLOW = 2.5
 """An integer kernel that takes so many times as long as the float one may be worth an island."""
 
-_STANDARD_ERRORS = 2
-_LEAST_DB = 1.0
+_SLOWEST = 50
+"""An integer kernel that takes so many times as long is worth one whatever is gained."""
+
+_STANDARD_ERRORS, _LEAST_DB = 2, 1.0
 """What calibration images must gain: for less, operators stay in the integers that other processors want."""
+
+_NOT_WORSE = -1
+"""Standard errors likewise, where it is for the time: sum and tail may not rise, and the mean by no more than that."""
 
 
 def find_islands(flatbuffer: bytes, quantized: bytes) -> tuple[str, ...]:
@@ -177,19 +183,19 @@ def try_islands(
     islands = find_islands(flatbuffer, trial.folds[0].quantized(flatbuffer, ranges))
     if not islands:
         return (), None
-    before = np.concatenate(list(trial.errors((flatbuffer, item) for item in others)))
-    made = (trial.folds[0].quantized(flatbuffer, item, islands) for item in others)
-    errors = all_if_better(
-        (fold.errors_of(graph) for fold, graph in zip(trial.folds, made, strict=True)), before, _STANDARD_ERRORS
-    )
-    if errors is None or ranked_db(trial.sqnr(errors)) < ranked_db(trial.sqnr(before)) + _LEAST_DB:
-        return (), None
     graph, names = Graph(flatbuffer), set(islands)
     kinds = {
         graph.operator_name(operator)
         for operator in graph.operators
         if graph.tensor_name(int(operator.outputs[0])) in names
     }
+    ratios = (in_integers / in_float for in_float, in_integers in (TIMES[kind] for kind in kinds))
+    least, gain = (_NOT_WORSE, 0.0) if max(ratios) > _SLOWEST else (_STANDARD_ERRORS, _LEAST_DB)
+    before = np.concatenate(list(trial.errors((flatbuffer, item) for item in others)))
+    made = (trial.folds[0].quantized(flatbuffer, item, islands) for item in others)
+    errors = all_if_better((fold.errors_of(item) for fold, item in zip(trial.folds, made, strict=True)), before, least)
+    if errors is None or ranked_db(trial.sqnr(errors)) < ranked_db(trial.sqnr(before)) + gain:
+        return (), None
     return islands, (
         f"{len(islands)} operator(s) whose integer kernels are slow, or beside such ones, are computed in float "
         f"({', '.join(sorted(kinds))}): {gained(trial.sqnr(before), trial.sqnr(errors))} on {len(trial)} calibration "

@@ -50,7 +50,7 @@ TIMES: Mapping[str, tuple[float, float]] = {
     "TRANSPOSE": (0.14, 0.07),
 }
 """Nanoseconds of LiteRT and XNNPACK on an x86-64 in one thread, in float and in int8: for each value of the largest
-tensor (64 KiB values), for each product of ``BATCH_MATMUL``. Only ratios matter, and those of ten and more are of
+tensor (65,536 values), for each product of ``BATCH_MATMUL``. Only ratios matter, and those of ten and more are of
 kernels that XNNPACK lacks, on every processor. An operator that is not here is left as it is."""
 
 _CONVERTED = 0.06

@@ -282,7 +282,7 @@ def _integers(best: ExportedFile) -> tuple[str, ...]:
         return (text,)
     if _float_end(best):
         return (
-            f"{text}, what a CPU does as fast so and the normalization",
+            f"{text}, where a CPU loses no time by it, and the normalization",
             "--input-type int8 --output-type int8 has that in integers and leaves the normalization to Encoder",
         )
     return (f"{text}, the normalization", "--input-type int8 --output-type int8 leaves it to Encoder")

@@ -73,7 +73,7 @@ def test_a_float_end_that_integers_could_compute_is_no_reason_for_16_bits() -> N
     wide = left(exported("int16x8", floats=("DIV",)), DEQUANTIZE=1, DIV=5)
     assert lines(int8, wide)["NPU"].startswith("ship m.int8.tflite (40.0 dB; Ethos-U runs 18 of 27 operators)")
     assert reasons(int8, wide)["NPU"] == (
-        "8-bit integers throughout but for CONV_2D, RESHAPE, DIV in float, what a CPU does as fast so and the "
+        "8-bit integers throughout but for CONV_2D, RESHAPE, DIV in float, where a CPU loses no time by it, and the "
         "normalization; --input-type int8 --output-type int8 has that in integers and leaves the normalization to "
         "Encoder."
     )

@@ -64,6 +64,10 @@ class Graph:
         shape = self.tensor(index).shape
         return () if shape is None else tuple(int(size) for size in shape)
 
+    def size(self, index: int) -> int:
+        """How many values a tensor holds."""
+        return int(np.prod(self.shape(index), dtype=np.int64))
+
     def dtype(self, index: int) -> str:
         """``float32`` and so on."""
         return TENSOR_TYPES[int(self.tensor(index).type)]

@@ -70,10 +70,10 @@ def possible_ends(graph: FloatGraph, cost: Cost = WIDE) -> list[tuple[str, ...]]
     names, ends, families, added = list[str](), list[tuple[str, ...]](), set[tuple[str, ...]](), 0.0
     while (operator := operators.producer(index)) is not None:
         kind, read = operators.operator_name(operator), int(operator.inputs[0])
-        size = _values(operators, read)
+        size = operators.size(read)
         family = next((kinds for kinds in (AVERAGING, LAYERS, ELEMENTWISE) if kind in kinds), ())
         if kind in AVERAGING:
-            begins = _values(operators, index) == operators.shape(read)[-1]
+            begins = operators.size(index) == operators.shape(read)[-1]
             added += cost.value * size
         elif kind in LAYERS:
             begins = operators.constant(int(operator.inputs[1])) is not None
@@ -81,8 +81,7 @@ def possible_ends(graph: FloatGraph, cost: Cost = WIDE) -> list[tuple[str, ...]]
         elif kind in ELEMENTWISE:
             begins = cost.elementwise
             # In float it takes no longer than in integers; what is added is to dequantize what it reads besides.
-            others = [item for item in operators.inputs(operator)[1:] if not operators.is_constant(item)]
-            added += cost.value * sum(_values(operators, item) for item in others)
+            added += cost.value * sum(map(operators.size, operators.inputs(operator)[1:]))
         else:
             begins = False
         # What others read too is needed in integers anyway.
@@ -136,10 +135,6 @@ def _named(graph: Graph, end: tuple[str, ...]) -> str:
     if any(kind in AVERAGING for kind in kinds):
         parts.append("the average that makes the embedding")
     return " and ".join(parts) + (" are" if len(parts) > 1 else " is")
-
-
-def _values(graph: Graph, index: int) -> int:
-    return int(np.prod(graph.shape(index), dtype=np.int64))
 
 
 def products(graph: Graph) -> int:

@@ -38,8 +38,8 @@ TIMES: Mapping[str, tuple[float, float]] = {
     "MEAN": (0.07, 0.09),
     "MINIMUM": (0.09, 0.09),
     "MUL": (0.11, 0.24),
-    "NEG": (0.09, 0.22),
-    "RELU": (0.09, 0.08),
+    "NEG": (0.09, 0.12),
+    "RELU": (0.09, 3.1),
     "RESHAPE": (0.11, 0.05),
     "RSQRT": (0.13, 58.0),
     "SOFTMAX": (0.75, 2.1),
@@ -49,8 +49,8 @@ TIMES: Mapping[str, tuple[float, float]] = {
     "TANH": (0.23, 0.12),
     "TRANSPOSE": (0.14, 0.07),
 }
-"""Nanoseconds of LiteRT and XNNPACK on an x86-64 in one thread, in float and in int8: for each value of the largest
-tensor (65,536 values), for each product of ``BATCH_MATMUL``. Only ratios matter, and those of ten and more are of
+"""Nanoseconds on an x86-64 in one thread, in float and in int8, as ``benchmarks/kernels.py`` prints them: for each
+value of the largest tensor, for each product of ``BATCH_MATMUL``. Only ratios matter, and those of ten and more are of
 kernels that XNNPACK lacks, on every processor. An operator that is not here is left as it is."""
 
 _CONVERTED = 0.06
@@ -141,32 +141,26 @@ class _Growth:
     def _more(self, operator: Any) -> float:
         """Nanoseconds that the graph takes longer with the operator in float."""
         in_float, in_integers = TIMES[self._graph.operator_name(operator)]
-        more = (in_float - in_integers) * self._count(operator)
-        for index in (*dict.fromkeys(self._graph.inputs(operator)), int(operator.outputs[0])):
-            before = self._conversions(index)
-            self._float.add(id(operator))
-            more += (self._conversions(index) - before) * _CONVERTED * self._size(index)
-            self._float.remove(id(operator))
-        return more
+        touched = {*self._graph.inputs(operator), int(operator.outputs[0])}
+        before = sum(map(self._converted, touched))
+        self._float.add(id(operator))
+        after = sum(map(self._converted, touched))
+        self._float.remove(id(operator))
+        return (in_float - in_integers) * self._count(operator) + _CONVERTED * (after - before)
 
-    def _conversions(self, index: int) -> int:
-        """How often a tensor is quantized or dequantized: where it is written in one kind and read in another."""
+    def _converted(self, index: int) -> int:
+        """Values of a tensor that are quantized or dequantized: where it is written in one kind and read in another."""
         producer = self._producers.get(index)
         readers = {id(reader) in self._float for reader in self._consumers.get(index, ())}
         if index in map(int, self._graph.subgraph.outputs):
             readers.add(True)
-        return len(readers - {producer is None or id(producer) in self._float})
+        return len(readers - {producer is None or id(producer) in self._float}) * self._graph.size(index)
 
     def _count(self, operator: Any) -> int:
-        shapes = [self._graph.shape(index) for index in self._graph.inputs(operator)]
-        largest = max(int(np.prod(shape, dtype=np.int64)) for shape in shapes)
+        inputs, result = self._graph.inputs(operator), int(operator.outputs[0])
         if self._graph.operator_name(operator) == "BATCH_MATMUL":
-            rows = -2 if operator.builtinOptions.adjX else -1
-            return self._size(int(operator.outputs[0])) * shapes[0][rows]
-        return max(largest, self._size(int(operator.outputs[0])))
-
-    def _size(self, index: int) -> int:
-        return int(np.prod(self._graph.shape(index), dtype=np.int64))
+            return self._graph.size(result) * self._graph.shape(inputs[0])[-2 if operator.builtinOptions.adjX else -1]
+        return max(map(self._graph.size, (*inputs, result)))
 
 
 def try_islands(

@@ -111,7 +111,7 @@ def pytest_runtest_setup() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _collections_pass_over_what_stays() -> None:
-    """TensorFlow collects all garbage at each conversion, and looks through all that was ever imported for it."""
+    """Garbage is collected ever again while models are traced, and all that was ever imported looked through for it."""
     gc.collect()
     gc.freeze()
 

@@ -1,8 +1,9 @@
 """From the user's model to the float TFLite graph: the one time that TensorFlow's converter runs.
 
 The model is traced with a fixed batch of one, its variables are frozen into constants, and the frozen function is
-saved and converted. Freezing first is what makes it fast: a SavedModel with variables takes three times as long to
-write and convert, and ``from_concrete_functions`` would leave the variables out of the file altogether.
+written as a SavedModel and converted. Freezing first is what makes it fast: a SavedModel with variables takes three
+times as long to write and convert, and ``from_concrete_functions`` would leave the variables out of the file
+altogether.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from ..graph.loops import UNROLLED, has_loops, steps, unbounded_loops
 from ..graph.run import float_runner
 from .bounds.graph import check_whole
 from .edit.float32 import in_float32, other_precisions
-from .edit.graph_def import as_function, nodes_of, without_tables
+from .edit.graph_def import DEFAULT_SIGNATURE, as_function, nodes_of, without_tables, write_saved_model
 from .edit.lay_out import lay_out
 from .edit.open_batch import close_lists, has_open_lists
 from .edit.spell import spell_out
@@ -179,7 +181,6 @@ def _convert(
 ) -> tuple[bytes, Scaling | None, tuple[str, ...], Any]:
     """The float graph of a traced model, what it does to its pixels, in which types besides float32 it computes, and it
     without variables."""
-    import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     try:
@@ -203,20 +204,29 @@ def _convert(
         return _convert(original, traced, spec, without_loops=True)
     scaling = scaling_of_tensorflow(frozen)
     spelled = spell_out(_without_loops(original.name, frozen) if without_loops else frozen)
-    signature = tf.function(lambda image: {OUTPUT_NAME: spelled(image)[0]}, autograph=False).get_concrete_function(spec)
-    module = tf.Module()
-    module.frozen = spelled
-    # Gradients (swish has one of its own) are of no use on a device, and saving them fails on a frozen function.
-    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     way_out = "Build the model without what is named there, and load its weights into that; -vv shows all that is said."
     with (
         tempfile.TemporaryDirectory(prefix="embedlite-") as folder,
         told(ConversionError, original.name, original.framework, "cannot be converted", way_out),
     ):
-        tf.saved_model.save(module, folder, {"serving_default": signature}, options)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        return bytes(converter.convert()), scaling, precisions, frozen
+        return _to_tflite(spelled, spec.name, folder), scaling, precisions, frozen
+
+
+def _to_tflite(frozen: Any, source: str, folder: str) -> bytes:
+    """What the converter makes of a frozen function.
+
+    ``tf.lite.TFLiteConverter.from_saved_model`` loads the SavedModel with all its functions, and the ``convert`` of
+    what it returns does so twice more, for stack traces that it then does not pass on, and writes metadata that the
+    files do not keep. That takes several times as long as the conversion of most encoders, so the step in it that
+    converts is called by itself; setup.cfg bounds TensorFlow to the minor version whose converter this was read in.
+    """
+    import tensorflow as tf
+    from tensorflow.lite.python.lite import TFLiteSavedModelConverterV2
+
+    graph = write_saved_model(frozen, source, OUTPUT_NAME, Path(folder))
+    converter = TFLiteSavedModelConverterV2(folder, {tf.saved_model.SERVING}, [DEFAULT_SIGNATURE])
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    return bytes(converter._convert_from_saved_model(graph))
 
 
 def _without_loops(name: str, frozen: Any) -> Any:

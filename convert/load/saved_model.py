@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import ModelLoadError, ModelShapeError
 from .bounds.variables import check_checkpoint
+from .edit.graph_def import DEFAULT_SIGNATURE
 from .edit.one_image import OPEN_BATCH, for_one_image
 from .edit.resizing import Sized, with_own_size
 from .foreign import reason, told, versions
@@ -22,7 +23,6 @@ from .saved_graph import check_folder, needed
 
 SAVED_MODEL_NAME = "saved_model.pb"
 TAG = "serve"
-DEFAULT_SIGNATURE = "serving_default"
 
 LARGEST_PROTO = (2 << 30) - 1
 """Bytes; a protocol buffer cannot be larger."""

@@ -6,8 +6,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import layers
+from tensorflow.compiler.mlir.lite.python import wrap_converter
 
 from embedlite.convert import Asked, ExportOptions, export, export_asked
 from embedlite.convert.graph.graph import Graph
@@ -291,13 +291,13 @@ def test_export_json_says_what_the_result_says(exported: Path) -> None:
 
 def test_only_one_conversion_runs(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    original = tf.lite.TFLiteConverter.from_saved_model
+    original = wrap_converter.wrapped_convert
 
-    def counted(*arguments, **options):
+    def counted(*arguments):
         calls.append(arguments)
-        return original(*arguments, **options)
+        return original(*arguments)
 
-    monkeypatch.setattr(tf.lite.TFLiteConverter, "from_saved_model", counted)
+    monkeypatch.setattr(wrap_converter, "wrapped_convert", counted)
     images = np.zeros((6, 24, 24, 3), np.uint8)
     images[1:] = np.random.default_rng(0).integers(0, 256, (5, 24, 24, 3))
     export(

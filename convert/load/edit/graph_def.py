@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..bounds.graph import functions_of
+
+DEFAULT_SIGNATURE = "serving_default"
+"""The signature of a SavedModel that is meant where none is named."""
 
 _numbers = itertools.count()
 
@@ -91,3 +95,42 @@ def without_tables(frozen: Any) -> Any | None:
         if len(kept) < len(node.input):
             node.input[:] = kept
     return as_function(graph, frozen)
+
+
+def write_saved_model(frozen: Any, source: str, result: str, folder: Path) -> Any:
+    """Write a frozen function of one input and one output as a SavedModel, for TensorFlow's converter alone to read.
+
+    It holds the graph and a signature, which is all that the converter reads. ``tf.saved_model.save`` would trace the
+    function into a wrapper, and add objects and a checkpoint to restore.
+
+    Args:
+        frozen: of whatever shapes and types.
+        source: the signature's name for the input.
+        result: and for the output.
+        folder: an empty one.
+
+    Returns:
+        The GraphDef: a placeholder and a call of the function.
+    """
+    import tensorflow as tf
+    from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+
+    def described(tensor: Any) -> Any:
+        shape = tensor.shape.as_proto()
+        return meta_graph_pb2.TensorInfo(name=tensor.name, dtype=tensor.dtype.as_datatype_enum, tensor_shape=shape)
+
+    fed = frozen.inputs[0]
+    graph = tf.Graph()
+    with graph.as_default():
+        image = tf.compat.v1.placeholder(fed.dtype, fed.shape, f"{DEFAULT_SIGNATURE}_{source}")
+        output = frozen(image)[0]
+    model = saved_model_pb2.SavedModel(saved_model_schema_version=tf.saved_model.SAVED_MODEL_SCHEMA_VERSION)
+    saved = model.meta_graphs.add()
+    saved.meta_info_def.tags.append(tf.saved_model.SERVING)
+    saved.graph_def.CopyFrom(graph.as_graph_def(add_shapes=True))
+    signature = saved.signature_def[DEFAULT_SIGNATURE]
+    signature.method_name = tf.saved_model.PREDICT_METHOD_NAME
+    signature.inputs[source].CopyFrom(described(image))
+    signature.outputs[result].CopyFrom(described(output))
+    (folder / tf.saved_model.SAVED_MODEL_FILENAME_PB).write_bytes(model.SerializeToString())
+    return saved.graph_def

@@ -288,7 +288,10 @@ def test_touches_through_tensorflow_and_not_through_us(operator: str, canary: Ca
 
 
 PACKAGES = (calibration, convert, report, runtime)
-_OPENERS = "load_original|load_model|load_weights|saved_model\\.load|loader\\.load|from_saved_model|TFSMLayer"
+_OPENERS = (
+    "load_original|load_model|load_weights|saved_model\\.load|loader\\.load|from_saved_model|TFLiteSavedModelConverterV2"
+    "|TFSMLayer"
+)
 OPENS = re.compile(rf"(?<!def )\b([\w.]*\b(?:{_OPENERS}))\(")
 
 
@@ -308,7 +311,7 @@ def test_all_doors_are_one() -> None:
         "keras.saving.load_model": {"convert/load/keras_model.py"},
         "tf_keras.models.load_model": {"convert/load/keras_2/load.py"},
         # What this module froze and saved itself.
-        "tf.lite.TFLiteConverter.from_saved_model": {"convert/load/lower.py"},
+        "TFLiteSavedModelConverterV2": {"convert/load/lower.py"},
     }
 
 

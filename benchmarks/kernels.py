@@ -20,6 +20,7 @@ with quiet_libraries():
 
 MAP, ROW, RUNS = (32, 32, 64), (32, 32, 1), 60
 LEFT, RIGHT = (4, 128, 32), (4, 32, 128)
+SLOPES = np.linspace(0.05, 0.3, MAP[-1], dtype=np.float32)
 Function = Callable[..., tf.Tensor]
 OPERATORS: dict[str, tuple[Function, list[tuple[int, ...]]]] = {
     "ABS": (tf.abs, [MAP]),
@@ -36,6 +37,7 @@ OPERATORS: dict[str, tuple[Function, list[tuple[int, ...]]]] = {
     "MINIMUM": (lambda x: tf.minimum(x, 0.5), [MAP]),
     "MUL": (tf.multiply, [MAP, MAP]),
     "NEG": (tf.negative, [MAP]),
+    "PRELU": (lambda x: tf.nn.relu(x) - SLOPES * tf.nn.relu(-x), [MAP]),
     "RELU": (tf.nn.relu, [MAP]),
     "RESHAPE": (lambda x: tf.reshape(x, (1, 1024, 64)), [MAP]),
     "RSQRT": (tf.math.rsqrt, [MAP]),

@@ -1,11 +1,13 @@
 """Operators without weights that compute in float in an int8 file, because it takes no more time than integers do.
 
 Of some operators runtimes have an int8 kernel that is many times slower than the float one, because no fast library has
-it: the squared difference and the root of a layer normalization, the products and the softmax of an attention. Around
-them each rounding to 8 bits costs accuracy and saves nothing. An island grows from such an operator, or from one that
-is float anyway, over its neighbours as long as the estimated time does not: what a neighbour takes in float, and the
-values that are then converted at its other side. It is kept where calibration images clearly gain, and, with a root or
-a squared difference in it, which alone may take longer than all layers together, where they do not lose.
+it: the squared difference and the root of a layer normalization, the products and the softmax of an attention, a PReLU.
+Around them each rounding to 8 bits costs accuracy and saves nothing. An island grows from such an operator, or from one
+that is float anyway, over its neighbours as long as the estimated time does not: what a neighbour takes in float, and
+the values that are then converted at its other side. One layer may be part of it: a small convolution of an image that
+has one channel, for integer kernels take four at a time, three of them for nothing. An island is kept where calibration
+images clearly gain, and, with a root or a squared difference in it, which alone may take longer than all layers
+together, where they do not lose.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from ....runtime.drift.metrics import ranked_db
 from ....runtime.drift.wording import gained
 from ...graph.graph import Graph
 from ...normalization.prepare import FloatGraph
-from ..litert import NO_KERNEL
+from ..litert import LEAST_WEIGHTS, NO_KERNEL
 from ..trial import CrossTrial
 
 TIMES: Mapping[str, tuple[float, float]] = {
@@ -39,6 +41,7 @@ TIMES: Mapping[str, tuple[float, float]] = {
     "MINIMUM": (0.09, 0.09),
     "MUL": (0.11, 0.24),
     "NEG": (0.09, 0.12),
+    "PRELU": (0.5, 11.0),
     "RELU": (0.09, 3.1),
     "RESHAPE": (0.11, 0.05),
     "RSQRT": (0.13, 58.0),
@@ -123,24 +126,44 @@ class _Growth:
         return self._graph.dtype(index) != "float32" or self._graph.tensor_name(index) in kept
 
     def found(self) -> tuple[str, ...]:
-        names, grows = list[str](), True
+        added, grows = list[Any](), True
         while grows:
             grows = False
             for operator in self._graph.operators:
                 if id(operator) not in self._float and self._may_be_float(operator) and self._more(operator) <= 0:
                     self._float.add(id(operator))
-                    names.append(self._graph.tensor_name(int(operator.outputs[0])))
+                    added.append(operator)
                     grows = True
-        return tuple(names)
+        # Of one alone the result is rounded either way.
+        if not any(map(self._has_float_neighbour, added)):
+            return ()
+        return tuple(self._graph.tensor_name(int(operator.outputs[0])) for operator in added)
+
+    def _has_float_neighbour(self, operator: Any) -> bool:
+        before = [self._producers.get(index) for index in self._graph.inputs(operator)]
+        after = self._consumers.get(int(operator.outputs[0]), ())
+        return any(id(other) in self._float for other in (*before, *after))
 
     def _may_be_float(self, operator: Any) -> bool:
         inputs = self._graph.inputs(operator)
         listed = self._graph.operator_name(operator) in TIMES and len(operator.outputs) == 1
-        return listed and bool(inputs) and all(self._graph.dtype(index) == "float32" for index in inputs)
+        floats = bool(inputs) and all(self._graph.dtype(index) == "float32" for index in inputs)
+        return (listed or self._reads_one_channel(operator)) and floats
+
+    def _reads_one_channel(self, operator: Any) -> bool:
+        """Whether it is a convolution of an image with one channel, with so few weights that they stay float.
+
+        In int8 it multiplies four times as many numbers as there are, of which four times as many fit into a register.
+        """
+        if self._graph.operator_name(operator) != "CONV_2D":
+            return False
+        image, weights = int(operator.inputs[0]), self._graph.constant(int(operator.inputs[1]))
+        gray = image in map(int, self._graph.subgraph.inputs) and self._graph.shape(image)[-1] == 1
+        return gray and weights is not None and weights.size < LEAST_WEIGHTS
 
     def _more(self, operator: Any) -> float:
         """Nanoseconds that the graph takes longer with the operator in float."""
-        in_float, in_integers = TIMES[self._graph.operator_name(operator)]
+        in_float, in_integers = TIMES.get(self._graph.operator_name(operator), (0.0, 0.0))
         touched = {*self._graph.inputs(operator), int(operator.outputs[0])}
         before = sum(map(self._converted, touched))
         self._float.add(id(operator))
@@ -183,7 +206,7 @@ def try_islands(
         for operator in graph.operators
         if graph.tensor_name(int(operator.outputs[0])) in names
     }
-    ratios = (in_integers / in_float for in_float, in_integers in (TIMES[kind] for kind in kinds))
+    ratios = (in_integers / in_float for in_float, in_integers in (TIMES[kind] for kind in kinds if kind in TIMES))
     least, gain = (_NOT_WORSE, 0.0) if max(ratios) > _SLOWEST else (_STANDARD_ERRORS, _LEAST_DB)
     before = np.concatenate(list(trial.errors((flatbuffer, item) for item in others)))
     made = (trial.folds[0].quantized(flatbuffer, item, islands) for item in others)

@@ -10,6 +10,7 @@ from keras import layers, ops
 
 from embedlite.convert import ExportOptions, ExportResult, export
 from embedlite.convert.graph.graph import Graph
+from embedlite.convert.quantize.floating.islands import find_islands
 from embedlite.runtime import Encoder
 from embedlite.runtime.model.artifact import read_artifact
 
@@ -112,6 +113,40 @@ def test_layer_normalizations_are_float_in_int8_alone_on_every_runtime(tmp_path:
     assert not told(integers)
     assert dtypes(integers)["RSQRT"] == {"int8"}
     assert noise_db(model, result) > noise_db(model, integers) + 3
+
+
+def test_islands_of_prelus_hold_the_sums_between_them(tmp_path: Path) -> None:
+    """As in the landmark networks of MediaPipe, whose PRELU takes most of the time in int8."""
+
+    def residual(x: keras.KerasTensor) -> keras.KerasTensor:
+        for _ in range(3):
+            y = layers.Conv2D(16, 1)(layers.DepthwiseConv2D(3, padding="same")(x))
+            x = layers.PReLU("random_uniform", shared_axes=[1, 2])(layers.Add()([x, y]))
+        return x
+
+    result = made(tmp_path, network(lambda: residual), "float32", "int8")
+    float32, int8 = (read_artifact(Path(file.path)).flatbuffer for file in result.files)
+    graph = Graph(float32)
+    found = [graph.producer(graph.index_of(name)) for name in find_islands(float32, int8)]
+    # The first sum is of two activations that other layers read in integers.
+    assert sorted(map(graph.operator_name, found)) == ["ADD"] * 2 + ["PRELU"] * 3
+
+
+@pytest.mark.parametrize(
+    ("channels", "width", "is_float"), [(1, 16, True), (3, 16, False), (1, 128, False)], ids=["gray", "RGB", "large"]
+)
+def test_a_small_convolution_of_a_gray_image_is_part_of_an_island(
+    channels: int, width: int, is_float: bool, tmp_path: Path
+) -> None:
+    keras.utils.set_random_seed(2)
+    image = keras.Input((24, 24, channels))
+    x = layers.LayerNormalization()(layers.Conv2D(width, 3, strides=2)(image))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(24, 3)(x))
+    model = keras.Model(image, layers.Dense(32)(x), name="small")
+    result = made(tmp_path, model, calibration=CALIBRATION[..., :channels])
+    (text,) = told(result)
+    assert ("CONV_2D" in text) == is_float
+    assert dtypes(result)["CONV_2D"] == ({"float32", "int8"} if is_float else {"int8"})
 
 
 def test_a_mean_of_cubes_keeps_its_small_values(tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def check_raw_pixels(contract: InputContract) -> None:
             "float32 or int8."
         )
     mean, std = set(contract.mean), set(contract.std)
-    if len(mean) > 1 or len(std) > 1 or not next(iter(mean)).is_integer() or not 0 <= next(iter(mean)) <= 255:
+    if len(mean) > 1 or len(std) > 1 or not float(next(iter(mean))).is_integer() or not 0 <= next(iter(mean)) <= 255:
         raise RequestError(
             f"--input-type uint8 needs one std and one whole mean between 0 and 255 for all channels, but mean is "
             f"{list(contract.mean)} and std {list(contract.std)}. Use --input-type float32 or int8."

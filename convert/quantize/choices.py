@@ -24,6 +24,7 @@ class CalibrationOptions:
         engine: what runs the calibration images; default these processors.
         modes: those that are to be made.
         may_float: whether the int8 file may have float operators where that is free on a CPU.
+        integer_input: whether the int8 file takes integers, so that no operator that reads the image may be float.
     """
 
     method: str
@@ -33,6 +34,7 @@ class CalibrationOptions:
     engine: Engine | None = None
     modes: tuple[str, ...] = CALIBRATED
     may_float: bool = False
+    integer_input: bool = False
 
 
 @dataclass(frozen=True)

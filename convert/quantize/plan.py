@@ -274,7 +274,8 @@ class _Planner:
         if not self._may_float or trial is None or not may_have_islands(self._graph):
             return ()
         parts = self._by_channel(original, set(), "comparing operators")
-        islands, decision = try_islands(original, merged(parts), without_each(parts), trial)
+        ranges, others = merged(parts), without_each(parts)
+        islands, decision = try_islands(original, ranges, others, trial, self._options.integer_input)
         self._decisions += [] if decision is None else [decision]
         for fold in trial.folds:
             fold.floating = islands

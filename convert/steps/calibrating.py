@@ -78,6 +78,7 @@ def calibrate(
         return Calibrated(None)
     if recipe is not None:
         recipe.check_images(calibration_fingerprint(data), str(request.recipe))
+    ends = choose_ends(request, "int8", graph)
     options = CalibrationOptions(
         request.calibrate_method,
         None if request.calibration_cache is None else Path(request.calibration_cache),
@@ -85,7 +86,8 @@ def calibrate(
         request.threads,
         engine,
         request.modes,
-        choose_ends(request, "int8", graph).may_end_float,
+        ends.may_end_float,
+        ends.input_type != "float32",
     )
     raw_pixels = request.input_type == "uint8"
     if data.calibration is not None:

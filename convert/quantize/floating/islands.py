@@ -72,14 +72,15 @@ _NOT_WORSE = -1
 """Standard errors likewise, where it is for the time: sum and tail may not rise, and the mean by no more than that."""
 
 
-def find_islands(flatbuffer: bytes, quantized: bytes) -> tuple[str, ...]:
+def find_islands(flatbuffer: bytes, quantized: bytes, integer_input: bool = False) -> tuple[str, ...]:
     """Operators that may as well be float, by the name of what they write.
 
     Args:
         flatbuffer: the float graph.
         quantized: its int8 graph, which tells what is float anyway.
+        integer_input: whether the file takes integers: what reads the image is not float then.
     """
-    return _Growth(Graph(flatbuffer), Graph(quantized)).found()
+    return _Growth(Graph(flatbuffer), Graph(quantized), integer_input).found()
 
 
 def may_have_islands(graph: FloatGraph) -> bool:
@@ -109,7 +110,7 @@ def within(flatbuffer: bytes, floating: Sequence[str]) -> set[str]:
 class _Growth:
     """Islands of one graph while they grow."""
 
-    def __init__(self, graph: Graph, quantized: Graph) -> None:
+    def __init__(self, graph: Graph, quantized: Graph, integer_input: bool) -> None:
         kept = {
             quantized.tensor_name(int(index))
             for operator in quantized.operators
@@ -117,6 +118,7 @@ class _Growth:
             if quantized.operator_name(operator) != "DEQUANTIZE" and quantized.dtype(int(index)) == "float32"
         }
         self._graph = graph
+        self._integers = set(map(int, graph.subgraph.inputs)) if integer_input else set()
         self._producers, self._consumers = graph.links()
         self._float = {id(operator) for operator in graph.operators if self._is_kept(operator, kept)}
 
@@ -148,6 +150,7 @@ class _Growth:
         inputs = self._graph.inputs(operator)
         listed = self._graph.operator_name(operator) in TIMES and len(operator.outputs) == 1
         floats = bool(inputs) and all(self._graph.dtype(index) == "float32" for index in inputs)
+        floats = floats and not self._integers.intersection(inputs)
         return (listed or self._reads_one_channel(operator)) and floats
 
     def _reads_one_channel(self, operator: Any) -> bool:
@@ -187,7 +190,7 @@ class _Growth:
 
 
 def try_islands(
-    flatbuffer: bytes, ranges: Ranges, others: Sequence[Ranges], trial: CrossTrial
+    flatbuffer: bytes, ranges: Ranges, others: Sequence[Ranges], trial: CrossTrial, integer_input: bool
 ) -> tuple[tuple[str, ...], str | None]:
     """Which operators are float in islands, by the name of what they write, and what is to be said of it.
 
@@ -196,8 +199,9 @@ def try_islands(
         ranges: of its activations.
         others: for each fold those of the other folds' images.
         trial: judges.
+        integer_input: see :func:`find_islands`.
     """
-    islands = find_islands(flatbuffer, trial.folds[0].quantized(flatbuffer, ranges))
+    islands = find_islands(flatbuffer, trial.folds[0].quantized(flatbuffer, ranges), integer_input)
     if not islands:
         return (), None
     graph, names = Graph(flatbuffer), set(islands)

@@ -149,6 +149,24 @@ def test_a_small_convolution_of_a_gray_image_is_part_of_an_island(
     assert dtypes(result)["CONV_2D"] == ({"float32", "int8"} if is_float else {"int8"})
 
 
+@pytest.mark.parametrize("first", [False, True], ids=["convolution", "normalization"])
+def test_what_reads_an_image_of_integers_is_no_part_of_an_island(first: bool, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(2)
+    image = keras.Input((24, 24, 1))
+    x = layers.LayerNormalization(axis=(1, 2, 3))(image) if first else image
+    x = layers.LayerNormalization()(layers.Conv2D(16, 3, strides=2)(x))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(24, 3)(x))
+    model = keras.Model(image, layers.Dense(32)(x), name="small")
+    asked = {"input_type": "uint8", "mean": (0,), "std": (255,)}
+    result = made(tmp_path, model, calibration=CALIBRATION[..., :1], **asked)
+    assert bool(told(result)) != first
+    assert dtypes(result)["CONV_2D"] == {"int8"}
+    wanted = model.predict(UNSEEN[..., :1] / np.float32(255), verbose=0)
+    with Encoder(result.files[0].path) as encoder:
+        found = encoder.embed(UNSEEN[..., :1])
+    assert 10 * np.log10((wanted**2).sum() / ((found - wanted) ** 2).sum()) > 15
+
+
 def test_a_mean_of_cubes_keeps_its_small_values(tmp_path: Path) -> None:
     """Generalized-mean pooling spelled as products: they are float, for the root is, and make one scale of x cubed."""
     model = network(lambda: Call(cubes), layers.Flatten)

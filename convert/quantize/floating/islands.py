@@ -86,7 +86,7 @@ def find_islands(flatbuffer: bytes, quantized: bytes, integer_input: bool = Fals
 def may_have_islands(graph: FloatGraph) -> bool:
     """Whether an operator has a slow integer kernel, or is float without being part of the normalization."""
     operators, staying = Graph(graph.flatbuffer), set(graph.keep_float)
-    slow = {kind for kind, (in_float, in_integers) in TIMES.items() if in_integers > _SLOW * in_float}
+    slow = {kind for kind in TIMES if _ratio(kind) > _SLOW}
     return any(
         operators.operator_name(operator) in slow | NO_KERNEL
         and operators.tensor_name(int(operator.outputs[0])) not in staying
@@ -105,6 +105,12 @@ def within(flatbuffer: bytes, floating: Sequence[str]) -> set[str]:
         and (readers := consumers.get(index))
         and all(graph.tensor_name(int(reader.outputs[0])) in names for reader in readers)
     }
+
+
+def _ratio(kind: str) -> float:
+    """How many times as long as in float an operator takes in integers; 1 of one that is not listed."""
+    in_float, in_integers = TIMES.get(kind, (1.0, 1.0))
+    return in_integers / in_float
 
 
 class _Growth:
@@ -136,8 +142,9 @@ class _Growth:
                     self._float.add(id(operator))
                     added.append(operator)
                     grows = True
-        # Of one alone the result is rounded either way.
-        if not any(map(self._has_float_neighbour, added)):
+        # Of one alone the result is rounded either way, so that only much time is worth it.
+        slowest = any(_ratio(self._graph.operator_name(operator)) > _SLOWEST for operator in added)
+        if not slowest and not any(map(self._has_float_neighbour, added)):
             return ()
         return tuple(self._graph.tensor_name(int(operator.outputs[0])) for operator in added)
 
@@ -210,8 +217,8 @@ def try_islands(
         for operator in graph.operators
         if graph.tensor_name(int(operator.outputs[0])) in names
     }
-    ratios = (in_integers / in_float for in_float, in_integers in (TIMES[kind] for kind in kinds if kind in TIMES))
-    least, gain = (_NOT_WORSE, 0.0) if max(ratios) > _SLOWEST else (_STANDARD_ERRORS, _LEAST_DB)
+    slowest = max(map(_ratio, kinds)) > _SLOWEST
+    least, gain = (_NOT_WORSE, 0.0) if slowest else (_STANDARD_ERRORS, _LEAST_DB)
     before = np.concatenate(list(trial.errors((flatbuffer, item) for item in others)))
     made = (trial.folds[0].quantized(flatbuffer, item, islands) for item in others)
     errors = all_if_better((fold.errors_of(item) for fold, item in zip(trial.folds, made, strict=True)), before, least)

@@ -133,6 +133,22 @@ def test_islands_of_prelus_hold_the_sums_between_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("between", "kinds"),
+    [
+        (lambda: Call(lambda x: ops.rsqrt(ops.sigmoid(x))), ["RSQRT"]),
+        (lambda: layers.PReLU("random_uniform", shared_axes=[1, 2]), []),
+    ],
+    ids=["RSQRT", "PRELU"],
+)
+def test_one_operator_alone_is_an_island_for_much_time_only(between, kinds: list[str], tmp_path: Path) -> None:
+    result = made(tmp_path, network(between), "float32", "int8", output_type="int8")
+    float32, int8 = (read_artifact(Path(file.path)).flatbuffer for file in result.files)
+    graph = Graph(float32)
+    found = [graph.producer(graph.index_of(name)) for name in find_islands(float32, int8)]
+    assert list(map(graph.operator_name, found)) == kinds
+
+
+@pytest.mark.parametrize(
     ("channels", "width", "is_float"), [(1, 16, True), (3, 16, False), (1, 128, False)], ids=["gray", "RGB", "large"]
 )
 def test_a_small_convolution_of_a_gray_image_is_part_of_an_island(

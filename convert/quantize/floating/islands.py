@@ -41,7 +41,7 @@ TIMES: Mapping[str, tuple[float, float]] = {
     "MINIMUM": (0.09, 0.09),
     "MUL": (0.11, 0.24),
     "NEG": (0.09, 0.12),
-    "PRELU": (0.5, 11.0),
+    "PRELU": (0.53, 11.9),
     "RELU": (0.09, 3.1),
     "RESHAPE": (0.11, 0.05),
     "RSQRT": (0.13, 58.0),

@@ -22,7 +22,10 @@ _SHARES = np.linspace(1, 0.4, 13)
 """Of either side of a range, which are tried."""
 
 _PASSES_ON = frozenset(
-    {"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "MAX_POOL_2D", "PAD", "MIRROR_PAD", "SLICE", "STRIDED_SLICE"}
+    {
+        *("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "MAX_POOL_2D", "PAD", "MIRROR_PAD", "SLICE"),
+        *("STRIDED_SLICE", "SPLIT", "SPLIT_V", "UNPACK", "GATHER", "REVERSE_V2"),
+    }
 )
 """Operators that write values of what they read, and zeros: kernels insist on the same step size."""
 
@@ -76,8 +79,10 @@ class Narrowing:
         """
         graph, changed = self._network.graph, dict(self._ranges.limits)
         for operator in graph.operators:
+            # The first input of SPLIT is its axis.
+            read = graph.tensor_name(int(operator.inputs[1 if graph.operator_name(operator) == "SPLIT" else 0]))
             for index in map(int, operator.outputs):
-                name, read = graph.tensor_name(index), graph.tensor_name(int(operator.inputs[0]))
+                name = graph.tensor_name(index)
                 if index in self._limits:
                     (low, high), (least, most) = self._limits[index], self._cheapest(index)
                     changed[name] = low + part * (least - low), high + part * (most - high)

@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 
 from ..graph.graph import Graph
 from .operators import OPERATORS, Call, Tensor, UnsupportedError, activated
+from .rare_operators import RARE
 
 _BOUNDS = {"int8": (-128, 127), "int16": (-32768, 32767)}
+
+_FUNCTIONS = {**OPERATORS, **RARE}
 
 _FARTHEST = 1e6
 """Steps beyond which a value is as good as any other that saturates."""
@@ -60,13 +63,14 @@ class Network:
             flatbuffer: one input of batch 1; float, or quantized with float ends.
 
         Raises:
-            UnsupportedError: an operator has no row in :data:`embedlite.convert.tune.operators.OPERATORS`, by name.
+            UnsupportedError: an operator has no row among those of :mod:`embedlite.convert.tune.operators` and
+                :mod:`embedlite.convert.tune.rare_operators`, by name.
         """
         self.graph = graph = Graph(flatbuffer)
         self._scales: dict[int, tuple[float, int, str]] = {}
         self._constants: dict[int, NDArray[Any]] = {}
         unknown = {graph.operator_name(operator) for operator in graph.operators}
-        unknown -= {*OPERATORS, "QUANTIZE", "DEQUANTIZE"}
+        unknown -= {*_FUNCTIONS, "QUANTIZE", "DEQUANTIZE"}
         if unknown:
             raise UnsupportedError(", ".join(sorted(unknown)))
         for index in range(len(graph.subgraph.tensors)):
@@ -104,7 +108,7 @@ class Network:
         """
         values: dict[int, Tensor] = {int(self.graph.subgraph.inputs[0]): images}
         for operator in self.graph.operators:
-            values[int(operator.outputs[0])] = self.apply(operator, values, replaced or {}, scales or {})
+            values |= self.apply(operator, values, replaced or {}, scales or {})
         return values
 
     def apply(
@@ -113,8 +117,8 @@ class Network:
         values: Mapping[int, Tensor],
         replaced: Mapping[int, Tensor] = MappingProxyType({}),
         scales: Mapping[int, Tensor] = MappingProxyType({}),
-    ) -> Tensor:
-        """What one operator writes.
+    ) -> dict[int, Tensor]:
+        """What one operator writes, by index.
 
         Args:
             operator: of the graph.
@@ -125,17 +129,25 @@ class Network:
         graph, kind = self.graph, self.graph.operator_name(operator)
         indices = [int(index) for index in operator.inputs]
         inputs = [self._value(index, values, replaced) for index in indices]
-        written = int(operator.outputs[0])
+        written = [int(index) for index in operator.outputs]
         if kind in ("QUANTIZE", "DEQUANTIZE"):
-            found = inputs[0]
+            found = inputs[:1]
+        elif kind == "CAST" and self._scales.keys() & {*indices, *written}:
+            # The integers as they are, without their step size.
+            raise UnsupportedError("CAST of quantized values")
         else:
             constants = tuple(self._constants.get(index) for index in indices)
-            call = Call(kind, operator.builtinOptions, graph.shape(written), len(graph.shape(indices[0])), constants)
-            found = activated(OPERATORS[kind](inputs, call), operator.builtinOptions)
-        if written in self._scales:
-            scale, zero_point, dtype = self._scales[written]
-            found = fake_quantized(found, scales.get(written, scale), zero_point, dtype)
-        return found
+            shape, dtype, rank = graph.shape(written[0]), str(graph.dtype(written[0])), len(graph.shape(indices[0]))
+            call = Call(kind, operator.builtinOptions, shape, dtype, rank, constants)
+            answer = _FUNCTIONS[kind](inputs, call)
+            found = answer if isinstance(answer, list) else [activated(answer, operator.builtinOptions)]
+        return {index: self._rounded(index, values, scales) for index, values in zip(written, found, strict=True)}
+
+    def _rounded(self, index: int, values: Tensor, scales: Mapping[int, Tensor]) -> Tensor:
+        if index not in self._scales:
+            return values
+        scale, zero_point, dtype = self._scales[index]
+        return fake_quantized(values, scales.get(index, scale), zero_point, dtype)
 
     def _value(self, index: int, values: Mapping[int, Tensor], replaced: Mapping[int, Tensor]) -> Tensor:
         import tensorflow as tf

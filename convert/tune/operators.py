@@ -31,6 +31,7 @@ class Call:
         name: its kind.
         options: its ``builtinOptions``; None for those without.
         shape: of its first output, with the batch axis of one that the file has.
+        dtype: of that output.
         rank: of its first input.
         constants: the values of each input that is a constant, else None.
     """
@@ -38,6 +39,7 @@ class Call:
     name: str
     options: Any
     shape: tuple[int, ...]
+    dtype: str
     rank: int
     constants: tuple[NDArray[Any] | None, ...]
 
@@ -67,7 +69,10 @@ class Call:
         return found
 
 
-Function = Callable[[list[Tensor], Call], Tensor]
+Results = list[Tensor]
+"""Of an operator that writes several tensors."""
+
+Function = Callable[[list[Tensor], Call], Tensor | Results]
 
 
 def activated(values: Tensor, options: Any) -> Tensor:
@@ -89,7 +94,8 @@ def activated(values: Tensor, options: Any) -> Tensor:
     raise UnsupportedError(f"the fused activation {kind}")
 
 
-def _padding(call: Call) -> str:
+def padding(call: Call) -> str:
+    """As TensorFlow names it."""
     return "SAME" if call.options.padding == schema.Padding.SAME else "VALID"
 
 
@@ -118,7 +124,7 @@ def _conv(inputs: list[Tensor], call: Call) -> Tensor:
     groups = source.shape[-1] // kernel.shape[2]
     # TensorFlow has no gradient of grouped convolutions on processors, nor of dilated ones but by this function.
     parts = [
-        tf.nn.convolution(part, piece, strides, _padding(call), dilations=dilations)
+        tf.nn.convolution(part, piece, strides, padding(call), dilations=dilations)
         for part, piece in zip(tf.split(source, groups, axis=-1), tf.split(kernel, groups, axis=-1), strict=True)
     ]
     return _biased(parts[0] if groups == 1 else tf.concat(parts, axis=-1), inputs, 2)
@@ -134,7 +140,7 @@ def _depthwise(inputs: list[Tensor], call: Call) -> Tensor:
     kernel = tf.reshape(stored, (*stored.shape[1:3], channels, stored.shape[3] // channels))
     if strides[0] != strides[1] or (max(strides) > 1 and max(dilations) > 1):
         raise call.refuse(f"with strides {strides} and dilations {dilations}")
-    found = tf.nn.depthwise_conv2d(source, kernel, (1, *strides, 1), _padding(call), dilations=dilations)
+    found = tf.nn.depthwise_conv2d(source, kernel, (1, *strides, 1), padding(call), dilations=dilations)
     return _biased(found, inputs, 2)
 
 
@@ -158,7 +164,7 @@ def _transposed(inputs: list[Tensor], call: Call) -> Tensor:
         found = found[:, : call.shape[1], : call.shape[2]]
     else:
         shape = tf.concat([tf.shape(source)[:1], call.shape[1:]], axis=0)
-        found = tf.nn.conv2d_transpose(source, kernel, shape, (high, wide), _padding(call))
+        found = tf.nn.conv2d_transpose(source, kernel, shape, (high, wide), padding(call))
     return _biased(found, inputs, 3)
 
 
@@ -168,12 +174,14 @@ def _pool(kind: str) -> Function:
 
         options = call.options
         window, strides = (options.filterHeight, options.filterWidth), (options.strideH, options.strideW)
-        return tf.nn.pool(inputs[0], window, kind, strides, _padding(call))
+        return tf.nn.pool(inputs[0], window, kind, strides, padding(call))
 
     return pool
 
 
-def _reduced(name: str) -> Function:
+def reduced(name: str) -> Function:
+    """A function of the values along axes."""
+
     def reduce(inputs: list[Tensor], call: Call) -> Tensor:
         import tensorflow as tf
 
@@ -212,17 +220,6 @@ def _resized(name: str) -> Function:
     return resize
 
 
-def _rearranged(name: str) -> Function:
-    """Between blocks of pixels and channels."""
-
-    def rearrange(inputs: list[Tensor], call: Call) -> Tensor:
-        import tensorflow as tf
-
-        return getattr(tf.nn, name)(inputs[0], call.options.blockSize)
-
-    return rearrange
-
-
 def _tiled(inputs: list[Tensor], call: Call) -> Tensor:
     import tensorflow as tf
 
@@ -247,12 +244,18 @@ def _concatenated(inputs: list[Tensor], call: Call) -> Tensor:
     axis = call.options.axis % len(call.shape)
     if axis == 0:
         raise call.refuse("over the batch axis")
+    return tf.concat(of_batch(inputs, call), axis)
+
+
+def of_batch(inputs: list[Tensor], call: Call) -> list[Tensor]:
+    """Inputs with a constant's one row as often as there are images."""
+    import tensorflow as tf
+
     batch = tf.shape(next(item for item, values in zip(inputs, call.constants, strict=True) if values is None))[0]
-    parts = [
+    return [
         item if values is None else tf.repeat(item, batch, axis=0)
         for item, values in zip(inputs, call.constants, strict=True)
     ]
-    return tf.concat(parts, axis)
 
 
 def _softmax(inputs: list[Tensor], call: Call) -> Tensor:
@@ -296,7 +299,7 @@ def _l2(inputs: list[Tensor], call: Call) -> Tensor:
 def _selected(inputs: list[Tensor], call: Call) -> Tensor:
     import tensorflow as tf
 
-    return tf.where(*_aligned(inputs, call))
+    return tf.where(*aligned(inputs, call))
 
 
 def _matmul(inputs: list[Tensor], call: Call) -> Tensor:
@@ -332,7 +335,7 @@ def _sliced(inputs: list[Tensor], call: Call) -> Tensor:
     return tf.slice(inputs[0], first, [-1, *sizes[1:]])
 
 
-def _one(name: str) -> Function:
+def of_one(name: str) -> Function:
     """A function of one tensor."""
 
     def apply(inputs: list[Tensor], call: Call) -> Tensor:
@@ -343,30 +346,30 @@ def _one(name: str) -> Function:
     return apply
 
 
-def _two(name: str) -> Function:
+def of_two(name: str) -> Function:
     """A function of two tensors."""
 
     def apply(inputs: list[Tensor], call: Call) -> Tensor:
         import tensorflow as tf
 
-        return attrgetter(name)(tf)(*_aligned(inputs, call))
+        return attrgetter(name)(tf)(*aligned(inputs, call))
 
     return apply
 
 
-def _aligned(inputs: list[Tensor], call: Call) -> list[Tensor]:
+def aligned(inputs: list[Tensor], call: Call) -> list[Tensor]:
     """Inputs of fewer axes than the output with axes put in behind the batch, which is one image's in the file."""
     import tensorflow as tf
 
-    aligned = []
-    for values, constant in zip(inputs, call.constants, strict=True):
+    found = []
+    for values, constant in zip(inputs, call.constants, strict=False):
         missing = len(call.shape) - values.shape.rank
         if constant is None and missing > 0:
             shape = tf.shape(values)
-            aligned.append(tf.reshape(values, tf.concat([shape[:1], [1] * missing, shape[1:]], axis=0)))
+            found.append(tf.reshape(values, tf.concat([shape[:1], [1] * missing, shape[1:]], axis=0)))
         else:
-            aligned.append(values)
-    return aligned
+            found.append(values)
+    return found
 
 
 OPERATORS: dict[str, Function] = {
@@ -375,19 +378,19 @@ OPERATORS: dict[str, Function] = {
     "FULLY_CONNECTED": _dense,
     "TRANSPOSE_CONV": _transposed,
     "BATCH_MATMUL": _matmul,
-    "ADD": _two("add"),
-    "SUB": _two("subtract"),
-    "MUL": _two("multiply"),
-    "DIV": _two("divide"),
-    "MAXIMUM": _two("maximum"),
-    "MINIMUM": _two("minimum"),
-    "SQUARED_DIFFERENCE": _two("math.squared_difference"),
-    "EQUAL": _two("equal"),
+    "ADD": of_two("add"),
+    "SUB": of_two("subtract"),
+    "MUL": of_two("multiply"),
+    "DIV": of_two("divide"),
+    "MAXIMUM": of_two("maximum"),
+    "MINIMUM": of_two("minimum"),
+    "SQUARED_DIFFERENCE": of_two("math.squared_difference"),
+    "EQUAL": of_two("equal"),
     "SELECT_V2": _selected,
-    "MEAN": _reduced("mean"),
-    "SUM": _reduced("sum"),
-    "REDUCE_MAX": _reduced("max"),
-    "REDUCE_MIN": _reduced("min"),
+    "MEAN": reduced("mean"),
+    "SUM": reduced("sum"),
+    "REDUCE_MAX": reduced("max"),
+    "REDUCE_MIN": reduced("min"),
     "AVERAGE_POOL_2D": _pool("AVG"),
     "MAX_POOL_2D": _pool("MAX"),
     "PAD": _padded,
@@ -395,8 +398,6 @@ OPERATORS: dict[str, Function] = {
     "MIRROR_PAD": _padded,
     "RESIZE_BILINEAR": _resized("ResizeBilinear"),
     "RESIZE_NEAREST_NEIGHBOR": _resized("ResizeNearestNeighbor"),
-    "DEPTH_TO_SPACE": _rearranged("depth_to_space"),
-    "SPACE_TO_DEPTH": _rearranged("space_to_depth"),
     "TILE": _tiled,
     "RESHAPE": _reshaped,
     "SQUEEZE": _reshaped,
@@ -405,25 +406,25 @@ OPERATORS: dict[str, Function] = {
     "STRIDED_SLICE": _strided,
     "SLICE": _sliced,
     "CONCATENATION": _concatenated,
-    "RELU": _one("nn.relu"),
-    "RELU6": lambda inputs, call: _between(inputs[0], 0.0, 6.0),
-    "RELU_N1_TO_1": lambda inputs, call: _between(inputs[0], -1.0, 1.0),
+    "RELU": of_one("nn.relu"),
+    "RELU6": lambda inputs, call: between(inputs[0], 0.0, 6.0),
+    "RELU_N1_TO_1": lambda inputs, call: between(inputs[0], -1.0, 1.0),
     "PRELU": _prelu,
     "LEAKY_RELU": _leaky,
-    "ELU": _one("nn.elu"),
+    "ELU": of_one("nn.elu"),
     "GELU": _gelu,
     "HARD_SWISH": _hard_swish,
-    "LOGISTIC": _one("sigmoid"),
-    "TANH": _one("tanh"),
+    "LOGISTIC": of_one("sigmoid"),
+    "TANH": of_one("tanh"),
     "SOFTMAX": _softmax,
     "L2_NORMALIZATION": _l2,
-    "ABS": _one("abs"),
-    "NEG": _one("negative"),
-    "EXP": _one("exp"),
-    "SQUARE": _one("square"),
+    "ABS": of_one("abs"),
+    "NEG": of_one("negative"),
+    "EXP": of_one("exp"),
+    "SQUARE": of_one("square"),
     "SQRT": lambda inputs, call: _power(inputs[0], 0.5),
     "RSQRT": lambda inputs, call: _power(inputs[0], -0.5),
-    "POW": lambda inputs, call: _power(*_aligned(inputs, call)),
+    "POW": lambda inputs, call: _power(*aligned(inputs, call)),
 }
 
 
@@ -439,7 +440,8 @@ def _power(base: Tensor, exponent: Any) -> Tensor:
     return tf.where(steep, tf.stop_gradient(base**exponent), apart**exponent)
 
 
-def _between(values: Tensor, low: float, high: float) -> Tensor:
+def between(values: Tensor, low: float, high: float) -> Tensor:
+    """With bounds."""
     import tensorflow as tf
 
     return tf.clip_by_value(values, low, high)

@@ -162,7 +162,7 @@ class Parameters:
         fixed = set[tuple[float, int]]()
         image = {int(index) for index in graph.subgraph.inputs}
         trained = {index for item in self._layers for index in item.layer.tensors[1:3]}
-        written = {int(operator.outputs[0]): operator for operator in graph.operators}
+        written = {int(index): operator for operator in graph.operators for index in operator.outputs}
         # The bias of a layer that is not trained has a step size that follows from its input's.
         places = {item.layer.place for item in self._layers}
         others = (op for place, op in enumerate(graph.operators) if place not in places)

@@ -81,11 +81,11 @@ def _heard_once(
         tape.watch(weights)
         values, watched = {int(graph.subgraph.inputs[0]): tf.constant(images)}, dict[int, Any]()
         for operator in graph.operators:
-            index = int(operator.outputs[0])
-            values[index] = network.apply(operator, values, weights)
-            if index in of:
-                watched[index] = values[index]
-                tape.watch(watched[index])
+            for index, written in network.apply(operator, values, weights).items():
+                values[index] = written
+                if index in of:
+                    watched[index] = written
+                    tape.watch(written)
         found = values[network.output]
         total = tf.reduce_sum(found * signs.choice(np.array([-1, 1], np.float32), found.shape))
     of_weights, of_values = tape.gradient(total, (weights, watched), unconnected_gradients="zero")

@@ -1,5 +1,6 @@
 """The graph in TensorFlow computes what the interpreter does: operators, rounding, and the file that is written."""
 
+from collections.abc import Callable
 from functools import cache
 from types import SimpleNamespace
 
@@ -76,22 +77,25 @@ def raw_output(graph: FloatGraph) -> int:
     return Graph(graph.flatbuffer).index_of(graph.raw_name)
 
 
-def each_operator(flatbuffer: bytes, images: np.ndarray) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Kind, the interpreter's answer and the network's for what the interpreter gives the operator, in real numbers."""
+def each_operator(flatbuffer: bytes, images: np.ndarray) -> list[tuple[str, int, np.ndarray, np.ndarray]]:
+    """Kind, what is written, the interpreter's answer and the network's for what it is given, in real numbers."""
     info, network, runtime = read_flatbuffer(flatbuffer), Network(flatbuffer), find_runtime()
     stored = {info.wiring.inputs[0]: list(images[:, None])}
     found = []
     for place, operator in enumerate(network.graph.operators):
-        result = int(operator.outputs[0])
+        written = [int(index) for index in operator.outputs]
         sources = [index for index in network.graph.inputs(operator) if index in stored]
-        run = runner(runtime, cut(flatbuffer, range(place, place + 1), sources, [result]), sources, [result], 1)
-        stored[result] = [run([stored[index][number] for index in sources])[0] for number in range(len(images))]
+        run = runner(runtime, cut(flatbuffer, range(place, place + 1), sources, written), sources, written, 1)
+        answers = [run([stored[index][number] for index in sources]) for number in range(len(images))]
         real = {
             index: tf.constant(np.concatenate([_real(info, index, item) for item in stored[index]]))
             for index in sources
         }
-        expected = np.concatenate([_real(info, result, item) for item in stored[result]])
-        found.append((network.graph.operator_name(operator), expected, network.apply(operator, real).numpy()))
+        applied = network.apply(operator, real)
+        for result, each in zip(written, zip(*answers, strict=True), strict=True):
+            stored[result] = list(each)
+            expected = np.concatenate([_real(info, result, item) for item in each])
+            found.append((network.graph.operator_name(operator), result, expected, applied[result].numpy()))
     return found
 
 
@@ -103,12 +107,14 @@ def _real(info, index: int, values: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("mode", ["float32", "int8"])
 def test_every_operator_answers_as_the_interpreter_does(mode: str) -> None:
     """Given the same integers: at most one step apart, and layers with weights in one value of a thousand."""
-    info = read_flatbuffer(made().files[mode])
-    answers = each_operator(made().files[mode], made().images)
-    operators = Graph(made().files[mode]).operators
-    assert len(answers) == len(operators) > 20
-    for (kind, expected, found), operator in zip(answers, operators, strict=True):
-        tensor = info.tensors[int(operator.outputs[0])]
+    assert check_each(made().files[mode], made().images) > 20
+
+
+def check_each(flatbuffer: bytes, images: np.ndarray) -> int:
+    """How many tensors were compared."""
+    info, answers = read_flatbuffer(flatbuffer), each_operator(flatbuffer, images)
+    for kind, result, expected, found in answers:
+        tensor = info.tensors[result]
         assert found.shape == expected.shape, kind
         if tensor.dtype == "float32":
             np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5, err_msg=kind)
@@ -118,6 +124,24 @@ def test_every_operator_answers_as_the_interpreter_does(mode: str) -> None:
         exact = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "RESHAPE", "MAX_POOL_2D", "PAD"}
         if kind in exact:
             assert (steps > 0.01).mean() <= 1e-3, kind
+    return len(answers)
+
+
+def test_rare_operators_answer_in_8_bits_too() -> None:
+    keras.utils.set_random_seed(5)
+    image = keras.Input(SHAPE)
+    x = layers.Conv2D(8, 3, strides=2, padding="same")(image)
+    y = Call(lambda x: tf.concat([tf.reverse(part, [1]) for part in tf.split(x, 2, -1)], -1))(x)
+    y = Call(lambda x: tf.gather(tf.maximum(x, 0.0), [1, 0, 3, 2, 5, 4, 7, 6], axis=-1))(y)
+    x = Call(lambda x: tf.reduce_sum(tf.stack([tf.unstack(x, axis=1)[0], x[:, 1]], 1), 1))(layers.Add()([x, y]))
+    x = Call(lambda x: tf.math.log(1.5 + tf.sin(x)) + tf.nn.log_softmax(x))(x)
+    model = keras.Model(image, layers.Dense(8)(layers.Flatten()(x)), name="rare")
+    graph = prepare(lower(from_keras(model, "rare", LoadOptions())).flatbuffer)
+    source = open_source(made().images, InputContract(SHAPE, mean=(0.0,), std=(1.0,)))
+    int8 = quantize(graph.flatbuffer, "int8", collect_ranges(graph.flatbuffer, source), graph.keep_float)
+    kinds = {Graph(int8).operator_name(item) for item in Graph(int8).operators}
+    assert {"SPLIT", "REVERSE_V2", "GATHER", "UNPACK", "PACK", "LOG", "SIN", "LOG_SOFTMAX"} <= kinds
+    assert check_each(int8, made().images) > 15
 
 
 def test_the_float_graph_answers_a_batch_as_the_interpreter_answers_images() -> None:
@@ -139,12 +163,57 @@ FORMS = {
     "tiled": lambda x: tf.tile(x, (1, 2, 1, 3)),
 }
 
+POINT = tf.constant([0.25, 0.5, 0.75])
+RARE: dict[str, tuple[Callable[[tf.Tensor], tf.Tensor], set[str]]] = {
+    "selu": (keras.activations.selu, {"GREATER", "SELECT"}),
+    "soft shrink": (lambda x: keras.activations.soft_shrink(x - POINT, 0.1), {"LESS"}),
+    "mish": (keras.activations.mish, {"LOG"}),
+    "log of a softmax": (tf.nn.log_softmax, {"LOG_SOFTMAX"}),
+    "waves": (lambda x: tf.sin(7 * x) * tf.cos(3 * x), {"SIN", "COS"}),
+    "steps": (
+        lambda x: x * (tf.sign(x - POINT) + tf.floor(5 * x) + tf.math.ceil(3 * x) + tf.round(7 * x)),
+        {"SIGN", "FLOOR", "CEIL", "ROUND"},
+    ),
+    "conditions": (
+        lambda x: tf.where(((x >= 0.1) & (x <= 0.9)) | tf.logical_not(x > POINT), x, x * x),
+        {"GREATER_EQUAL", "LESS_EQUAL", "LOGICAL_AND", "LOGICAL_OR"},
+    ),
+    "a mask": (lambda x: x * tf.cast(x > POINT, tf.float32), {"CAST"}),
+    "parts": (lambda x: tf.concat([(k + 1.0) * part for k, part in enumerate(tf.split(x, 5, 1))], 1), {"SPLIT"}),
+    "unequal parts": (lambda x: tf.split(x, [3, 10, 7], 1)[1] ** 2, {"SPLIT_V"}),
+    "stacked": (lambda x: tf.stack([x, x * x], 2) * tf.unstack(x, axis=2)[3][:, :, None, None], {"PACK", "UNPACK"}),
+    "chosen": (lambda x: tf.gather(x, [2, 0, 0], axis=-1) * tf.gather(x, [5, 1, 1], axis=1)[:, :1], {"GATHER"}),
+    "mirrored": (lambda x: x * tf.reverse(x, [1, 2]), {"REVERSE_V2"}),
+    "summed up": (lambda x: tf.cumsum(x, 2, exclusive=True, reverse=True), {"CUMSUM"}),
+    "multiplied": (lambda x: tf.reduce_prod(x + 0.5, -1, keepdims=True) * x, {"REDUCE_PROD"}),
+    "the largest": (lambda x: tf.math.top_k(tf.reduce_sum(x, -1), 3)[0], {"TOPK_V2"}),
+    "spread": (lambda x: tf.concat([x, tf.broadcast_to(x[:, :1], (tf.shape(x)[0], *SHAPE))], 1), {"BROADCAST_TO"}),
+    "volumes": (
+        lambda x: tf.nn.conv3d(
+            x[..., None], tf.reshape(tf.sin(tf.range(36.0)), (3, 3, 2, 1, 2)), (1, 2, 1, 1, 1), "SAME"
+        ),
+        {"CONV_3D"},
+    ),
+}
+
+
+@pytest.mark.parametrize("form", RARE)
+def test_rare_operators_answer_as_the_interpreter_does_and_pass_gradients(form: str) -> None:
+    apply, kinds = RARE[form]
+    graph = Graph(check_form(apply))
+    assert kinds <= {graph.operator_name(operator) for operator in graph.operators}
+
 
 @pytest.mark.parametrize("form", FORMS)
 def test_forms_of_other_sizes_answer_as_the_interpreter_does_and_pass_gradients(form: str) -> None:
+    check_form(FORMS[form])
+
+
+def check_form(apply: Callable[[tf.Tensor], tf.Tensor]) -> bytes:
+    """The float graph of a function of images, whose network answers and has gradients as the function does."""
     image = keras.Input(SHAPE)
-    model = keras.Model(image, layers.Flatten()(Call(FORMS[form])(image)), name="resized")
-    flatbuffer = lower(from_keras(model, "resized", LoadOptions())).flatbuffer
+    model = keras.Model(image, layers.Flatten()(Call(apply)(image)), name="form")
+    flatbuffer = lower(from_keras(model, "form", LoadOptions())).flatbuffer
     network, images = Network(flatbuffer), tf.constant(made().images[:4])
     with tf.GradientTape() as tape:
         tape.watch(images)
@@ -155,6 +224,7 @@ def test_forms_of_other_sizes_answer_as_the_interpreter_does_and_pass_gradients(
         other.watch(images)
         wanted = model(images)
     np.testing.assert_allclose(tape.gradient(found, images).numpy(), other.gradient(wanted, images).numpy(), atol=1e-5)
+    return flatbuffer
 
 
 POINTS = {
@@ -248,7 +318,7 @@ def test_the_gradient_of_a_root_is_finite_where_8_bits_have_zero() -> None:
         values = tf.constant(base)
         with tf.GradientTape() as tape:
             tape.watch(values)
-            found = network.apply(operator, {int(operator.inputs[0]): values})
+            (found,) = network.apply(operator, {int(operator.inputs[0]): values}).values()
             total = tf.reduce_sum(tf.minimum(found, 100.0))
         gradient = tape.gradient(total, values).numpy()
         assert np.isfinite(gradient).all(), name
@@ -290,7 +360,7 @@ def test_the_file_is_what_was_trained(mode: str, seed: int) -> None:
 def test_an_operator_that_is_not_there_is_named() -> None:
     graph = Graph(made().graph.flatbuffer)
     operator = next(item for item in graph.operators if graph.operator_name(item) == "TANH")
-    replaced = graph.make_operator("COS", [int(operator.inputs[0])], [int(operator.outputs[0])])
+    replaced = graph.make_operator("ZEROS_LIKE", [int(operator.inputs[0])], [int(operator.outputs[0])])
     graph.operators[graph.position(operator)] = replaced
-    with pytest.raises(UnsupportedError, match=r"^COS$"):
+    with pytest.raises(UnsupportedError, match=r"^ZEROS_LIKE$"):
         Network(graph.to_bytes())

@@ -1,0 +1,184 @@
+"""What those of TFLite's operators compute that few networks have, as in :mod:`embedlite.convert.tune.operators`.
+
+Where a function has no slope, as a comparison or a sign, TensorFlow's gradient is zero, and what lies beside it is
+trained.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .operators import (
+    OPERATORS,
+    Call,
+    Function,
+    Results,
+    Tensor,
+    aligned,
+    between,
+    of_batch,
+    of_one,
+    of_two,
+    padding,
+    reduced,
+)
+
+_LEAST_LOGARITHM = 1e-10
+
+
+def _logarithm(inputs: list[Tensor], call: Call) -> Tensor:
+    """Its gradient ends where it is infinite: 8 bits often are zero there."""
+    import tensorflow as tf
+
+    values = inputs[0]
+    steep = values < _LEAST_LOGARITHM
+    apart = tf.where(steep, tf.ones_like(values), values)
+    return tf.where(steep, tf.stop_gradient(tf.math.log(values)), tf.math.log(apart))
+
+
+def _split(inputs: list[Tensor], call: Call) -> Results:
+    import tensorflow as tf
+
+    return list(tf.split(inputs[1], call.options.numSplits, _behind_batch(call.constant(0), inputs[1], call)))
+
+
+def _split_by_sizes(inputs: list[Tensor], call: Call) -> Results:
+    import tensorflow as tf
+
+    return list(tf.split(inputs[0], call.constant(1).tolist(), _behind_batch(call.constant(2), inputs[0], call)))
+
+
+def _packed(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    axis = call.options.axis % len(call.shape)
+    if axis == 0:
+        raise call.refuse("over the batch axis")
+    return tf.stack(of_batch(inputs, call), axis)
+
+
+def _unpacked(inputs: list[Tensor], call: Call) -> Results:
+    import tensorflow as tf
+
+    return list(tf.unstack(inputs[0], call.options.num, _behind_batch(call.options.axis, inputs[0], call)))
+
+
+def _gathered(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    if call.options.batchDims:
+        raise call.refuse("with other indices for each image")
+    return tf.gather(inputs[0], call.constant(1), axis=_behind_batch(call.options.axis, inputs[0], call))
+
+
+def _reversed(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    return tf.reverse(inputs[0], call.axes(1))
+
+
+def _summed_up(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    (axis,), options = call.axes(1), call.options
+    return tf.cumsum(inputs[0], axis, bool(options.exclusive), bool(options.reverse))
+
+
+def _largest(inputs: list[Tensor], call: Call) -> Results:
+    import tensorflow as tf
+
+    return list(tf.math.top_k(inputs[0], int(call.constant(1).item())))
+
+
+def _broadcast(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    if call.constants[0] is not None or call.batched[0] != -1:
+        raise call.refuse("over the batch axis")
+    (values,) = aligned(inputs[:1], call)
+    return tf.broadcast_to(values, tf.concat([tf.shape(values)[:1], call.shape[1:]], axis=0))
+
+
+def _cast(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    return tf.cast(inputs[0], call.dtype)
+
+
+def _volumes(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    options = call.options
+    if max(options.dilationDFactor, options.dilationHFactor, options.dilationWFactor) > 1:
+        raise call.refuse("with dilations")
+    strides = (1, options.strideD, options.strideH, options.strideW, 1)
+    found = tf.nn.conv3d(inputs[0], inputs[1], strides, padding(call))
+    return found + inputs[2] if len(inputs) > 2 and inputs[2] is not None else found
+
+
+def _rearranged(name: str) -> Function:
+    """Between blocks of pixels and channels."""
+
+    def rearrange(inputs: list[Tensor], call: Call) -> Tensor:
+        import tensorflow as tf
+
+        return getattr(tf.nn, name)(inputs[0], call.options.blockSize)
+
+    return rearrange
+
+
+def _behind_batch(axis: Any, values: Tensor, call: Call) -> int:
+    """An axis that is not the batch's, counted from the front."""
+    found = int(axis) % int(values.shape.rank)
+    if found == 0:
+        raise call.refuse("over the batch axis")
+    return found
+
+
+RARE: dict[str, Function] = {
+    **{
+        name: of_two(function)
+        for name, function in {
+            "GREATER": "greater",
+            "GREATER_EQUAL": "greater_equal",
+            "LESS": "less",
+            "LESS_EQUAL": "less_equal",
+            "NOT_EQUAL": "not_equal",
+            "LOGICAL_AND": "logical_and",
+            "LOGICAL_OR": "logical_or",
+            "FLOOR_DIV": "math.floordiv",
+            "FLOOR_MOD": "math.floormod",
+            "ATAN2": "atan2",
+        }.items()
+    },
+    **{
+        name: of_one(function)
+        for name, function in {
+            "LOGICAL_NOT": "logical_not",
+            "SIGN": "sign",
+            "FLOOR": "floor",
+            "CEIL": "math.ceil",
+            "ROUND": "round",
+            "SIN": "sin",
+            "COS": "cos",
+            "LOG_SOFTMAX": "nn.log_softmax",
+        }.items()
+    },
+    "LOG": _logarithm,
+    "RELU_0_TO_1": lambda inputs, call: between(inputs[0], 0.0, 1.0),
+    "SELECT": OPERATORS["SELECT_V2"],
+    "REDUCE_PROD": reduced("prod"),
+    "DEPTH_TO_SPACE": _rearranged("depth_to_space"),
+    "SPACE_TO_DEPTH": _rearranged("space_to_depth"),
+    "SPLIT": _split,
+    "SPLIT_V": _split_by_sizes,
+    "PACK": _packed,
+    "UNPACK": _unpacked,
+    "GATHER": _gathered,
+    "REVERSE_V2": _reversed,
+    "CUMSUM": _summed_up,
+    "TOPK_V2": _largest,
+    "BROADCAST_TO": _broadcast,
+    "CAST": _cast,
+    "CONV_3D": _volumes,
+}

@@ -69,7 +69,8 @@ class Narrowing:
                 # What is exactly zero, as after a ReLU, is rounded without an error.
                 self._power[index] += float(np.square(gradients, dtype=np.float64).sum(where=values != 0))
                 low, high = self._limits[index]
-                self._cut[index] += [_cut(-values, -gradients, -low), _cut(values, gradients, high)]
+                sides = ((-values, -gradients, -low), (values, gradients, high))
+                self._cut[index] += [_cut(*side, len(images)) for side in sides]
 
     def narrowed(self, part: float = 1.0) -> Ranges:
         """The ranges that cost least, each by itself.
@@ -100,15 +101,16 @@ class Narrowing:
         return low * float(_SHARES[of_low]), high * float(_SHARES[of_high])
 
 
-def _cut(values: Batch, gradients: Batch, limit: float) -> Costs:
+def _cut(values: Batch, gradients: Batch, limit: float, images: int) -> Costs:
     """For each share of a limit the sum over images of the square of what is heard if values end there."""
     costs = np.zeros(len(_SHARES))
     if limit <= 0:
         return costs
+    # An image may have several rows, one after the other.
     rows, *_ = where = np.nonzero(values > limit * _SHARES[-1])
     # What lies beyond the limit is cut off in any case.
     reached, slopes = np.minimum(values[where], limit).astype(np.float64), gradients[where]
     for place, share in enumerate(_SHARES):
-        lost = np.bincount(rows, slopes * np.maximum(reached - limit * share, 0), len(values))
+        lost = np.bincount(rows * images // len(values), slopes * np.maximum(reached - limit * share, 0), images)
         costs[place] = float(np.square(lost).sum())
     return costs

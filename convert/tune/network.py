@@ -16,12 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..graph.graph import Graph
-from .operators import OPERATORS, Call, Tensor, UnsupportedError, activated
+from .operators import OPERATORS, Call, Tensor, UnsupportedError, activated, first_of
 from .rare_operators import RARE
 
 _BOUNDS = {"int8": (-128, 127), "int16": (-32768, 32767)}
 
 _FUNCTIONS = {**OPERATORS, **RARE}
+
+_MOVING = {
+    *("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "PACK", "UNPACK", "BROADCAST_TO", "SELECT", "SELECT_V2", "POW"),
+    *("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "EQUAL", "NOT_EQUAL", "GREATER", "LESS"),
+    *("GREATER_EQUAL", "LESS_EQUAL", "LOGICAL_AND", "LOGICAL_OR", "FLOOR_DIV", "FLOOR_MOD", "ATAN2"),
+}
+"""Operators that may give the first axis another length: an image's steps of time, or its windows, one after the other.
+Those of all images are one after the other here, image by image, so that most operators need not know."""
 
 _FARTHEST = 1e6
 """Steps beyond which a value is as good as any other that saturates."""
@@ -137,8 +145,11 @@ class Network:
             raise UnsupportedError("CAST of quantized values")
         else:
             constants = tuple(self._constants.get(index) for index in indices)
-            shape, dtype, rank = graph.shape(written[0]), str(graph.dtype(written[0])), len(graph.shape(indices[0]))
-            call = Call(kind, operator.builtinOptions, shape, dtype, rank, constants)
+            shapes = tuple(graph.shape(index) if index >= 0 else () for index in indices)
+            shape, dtype = graph.shape(written[0]), str(graph.dtype(written[0]))
+            call = Call(kind, operator.builtinOptions, shape, dtype, shapes, constants)
+            if kind not in _MOVING and call.lead != first_of(shape):
+                raise call.refuse("over the batch axis")
             answer = _FUNCTIONS[kind](inputs, call)
             found = answer if isinstance(answer, list) else [activated(answer, operator.builtinOptions)]
         return {index: self._rounded(index, values, scales) for index, values in zip(written, found, strict=True)}

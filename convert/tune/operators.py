@@ -32,7 +32,7 @@ class Call:
         options: its ``builtinOptions``; None for those without.
         shape: of its first output, with the batch axis of one that the file has.
         dtype: of that output.
-        rank: of its first input.
+        shapes: of its inputs, likewise; () of one that is left out.
         constants: the values of each input that is a constant, else None.
     """
 
@@ -40,8 +40,26 @@ class Call:
     options: Any
     shape: tuple[int, ...]
     dtype: str
-    rank: int
+    shapes: tuple[tuple[int, ...], ...]
     constants: tuple[NDArray[Any] | None, ...]
+
+    @property
+    def rank(self) -> int:
+        """Of its first input."""
+        return len(self.shapes[0])
+
+    @property
+    def read(self) -> list[tuple[int, ...]]:
+        """Shapes of the inputs that depend on the image, or on nothing that the file has."""
+        return [shape for shape, constant in zip(self.shapes, self.constants, strict=True) if constant is None]
+
+    @property
+    def lead(self) -> int:
+        """The length of the first axis of what it reads: 1, or of one that holds an image's rows."""
+        leads = {first_of(shape) for shape in self.read if shape}
+        if len(leads) != 1:
+            raise self.refuse("over the batch axis")
+        return next(iter(leads))
 
     def refuse(self, what: str) -> UnsupportedError:
         """The error for a form that is not there."""
@@ -57,7 +75,7 @@ class Call:
     @property
     def batched(self) -> list[int]:
         """The output's shape for any batch."""
-        if not self.shape or self.shape[0] != 1:
+        if not self.shape:
             raise self.refuse("over the batch axis")
         return [-1, *self.shape[1:]]
 
@@ -67,6 +85,11 @@ class Call:
         if 0 in found:
             raise self.refuse("over the batch axis")
         return found
+
+
+def first_of(shape: tuple[int, ...]) -> int:
+    """The length of the first axis; 1 where there is none."""
+    return shape[0] if shape else 1
 
 
 Results = list[Tensor]
@@ -209,17 +232,6 @@ def _padded(inputs: list[Tensor], call: Call) -> Tensor:
     return tf.pad(inputs[0], margins, constant_values=value)
 
 
-def _resized(name: str) -> Function:
-    def resize(inputs: list[Tensor], call: Call) -> Tensor:
-        import tensorflow as tf
-
-        options = call.options
-        forms = {"align_corners": bool(options.alignCorners), "half_pixel_centers": bool(options.halfPixelCenters)}
-        return getattr(tf.raw_ops, name)(images=inputs[0], size=call.constant(1), **forms)
-
-    return resize
-
-
 def _tiled(inputs: list[Tensor], call: Call) -> Tensor:
     import tensorflow as tf
 
@@ -233,9 +245,16 @@ def _transposes(inputs: list[Tensor], call: Call) -> Tensor:
     import tensorflow as tf
 
     order = call.constant(1)
-    if order[0] != 0:
-        raise call.refuse("over the batch axis")
-    return tf.transpose(inputs[0], order)
+    if order[0] == 0:
+        return tf.transpose(inputs[0], order)
+    return tf.reshape(tf.transpose(by_image(inputs[0], call), [0, *(order + 1)]), call.batched)
+
+
+def by_image(values: Tensor, call: Call) -> Tensor:
+    """With an axis for the images before those that the file has."""
+    import tensorflow as tf
+
+    return tf.reshape(values, [-1, call.lead, *values.shape[1:]])
 
 
 def _concatenated(inputs: list[Tensor], call: Call) -> Tensor:
@@ -250,6 +269,9 @@ def _concatenated(inputs: list[Tensor], call: Call) -> Tensor:
 def of_batch(inputs: list[Tensor], call: Call) -> list[Tensor]:
     """Inputs with a constant's one row as often as there are images."""
     import tensorflow as tf
+
+    if call.lead != 1 and any(constant is not None for constant in call.constants):
+        raise call.refuse("with a constant over the batch axis")
 
     batch = tf.shape(next(item for item, values in zip(inputs, call.constants, strict=True) if values is None))[0]
     return [
@@ -299,40 +321,16 @@ def _l2(inputs: list[Tensor], call: Call) -> Tensor:
 def _selected(inputs: list[Tensor], call: Call) -> Tensor:
     import tensorflow as tf
 
-    return tf.where(*aligned(inputs, call))
+    return tf.reshape(tf.where(*aligned(inputs, call)), call.batched)
 
 
 def _matmul(inputs: list[Tensor], call: Call) -> Tensor:
     import tensorflow as tf
 
+    if call.lead != 1 and any(constant is not None and constant.ndim > 2 for constant in call.constants):
+        raise call.refuse("with a constant over the batch axis")
+
     return tf.matmul(inputs[0], inputs[1], transpose_a=bool(call.options.adjX), transpose_b=bool(call.options.adjY))
-
-
-def _strided(inputs: list[Tensor], call: Call) -> Tensor:
-    import tensorflow as tf
-
-    options, (first, last, steps) = call.options, (call.constant(place).tolist() for place in (1, 2, 3))
-    whole = (options.beginMask & 1 or first[0] == 0) and (options.endMask & 1 or last[0] == 1) and steps[0] == 1
-    if not whole or options.shrinkAxisMask & 1 or options.ellipsisMask or options.newAxisMask:
-        raise call.refuse("over the batch axis")
-    return tf.strided_slice(
-        inputs[0],
-        first,
-        last,
-        steps,
-        begin_mask=options.beginMask | 1,
-        end_mask=options.endMask | 1,
-        shrink_axis_mask=options.shrinkAxisMask,
-    )
-
-
-def _sliced(inputs: list[Tensor], call: Call) -> Tensor:
-    import tensorflow as tf
-
-    first, sizes = call.constant(1).tolist(), call.constant(2).tolist()
-    if first[0] != 0 or sizes[0] not in (1, -1):
-        raise call.refuse("over the batch axis")
-    return tf.slice(inputs[0], first, [-1, *sizes[1:]])
 
 
 def of_one(name: str) -> Function:
@@ -352,24 +350,33 @@ def of_two(name: str) -> Function:
     def apply(inputs: list[Tensor], call: Call) -> Tensor:
         import tensorflow as tf
 
-        return attrgetter(name)(tf)(*aligned(inputs, call))
+        return tf.reshape(attrgetter(name)(tf)(*aligned(inputs, call)), call.batched)
 
     return apply
 
 
 def aligned(inputs: list[Tensor], call: Call) -> list[Tensor]:
-    """Inputs of fewer axes than the output with axes put in behind the batch, which is one image's in the file."""
+    """Inputs that broadcast as the file's do, which are one image's: with an axis for the images first if need be.
+
+    What comes of it is to be brought to :attr:`Call.batched`.
+    """
     import tensorflow as tf
 
-    found = []
-    for values, constant in zip(inputs, call.constants, strict=False):
-        missing = len(call.shape) - values.shape.rank
-        if constant is None and missing > 0:
-            shape = tf.shape(values)
-            found.append(tf.reshape(values, tf.concat([shape[:1], [1] * missing, shape[1:]], axis=0)))
-        else:
-            found.append(values)
-    return found
+    constants = [constant.shape for constant in call.constants if constant is not None]
+    rank, lead = len(call.shape), call.shape[:1]
+    as_they_are = all(len(shape) == rank and shape[:1] == lead for shape in call.read)
+    if as_they_are and all(len(shape) < rank or shape[:1] == (1,) for shape in constants):
+        return inputs
+    return [
+        values if constant is not None else tf.reshape(values, [-1, *[1] * (rank - len(shape)), *shape])
+        for values, constant, shape in zip(inputs, call.constants, call.shapes, strict=True)
+    ]
+
+
+def _powers(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    return tf.reshape(_power(*aligned(inputs, call)), call.batched)
 
 
 OPERATORS: dict[str, Function] = {
@@ -396,15 +403,11 @@ OPERATORS: dict[str, Function] = {
     "PAD": _padded,
     "PADV2": _padded,
     "MIRROR_PAD": _padded,
-    "RESIZE_BILINEAR": _resized("ResizeBilinear"),
-    "RESIZE_NEAREST_NEIGHBOR": _resized("ResizeNearestNeighbor"),
     "TILE": _tiled,
     "RESHAPE": _reshaped,
     "SQUEEZE": _reshaped,
     "EXPAND_DIMS": _reshaped,
     "TRANSPOSE": _transposes,
-    "STRIDED_SLICE": _strided,
-    "SLICE": _sliced,
     "CONCATENATION": _concatenated,
     "RELU": of_one("nn.relu"),
     "RELU6": lambda inputs, call: between(inputs[0], 0.0, 6.0),
@@ -424,7 +427,7 @@ OPERATORS: dict[str, Function] = {
     "SQUARE": of_one("square"),
     "SQRT": lambda inputs, call: _power(inputs[0], 0.5),
     "RSQRT": lambda inputs, call: _power(inputs[0], -0.5),
-    "POW": lambda inputs, call: _power(*aligned(inputs, call)),
+    "POW": _powers,
 }
 
 

@@ -14,8 +14,8 @@ from .operators import (
     Function,
     Results,
     Tensor,
-    aligned,
     between,
+    by_image,
     of_batch,
     of_one,
     of_two,
@@ -52,15 +52,18 @@ def _packed(inputs: list[Tensor], call: Call) -> Tensor:
     import tensorflow as tf
 
     axis = call.options.axis % len(call.shape)
-    if axis == 0:
-        raise call.refuse("over the batch axis")
-    return tf.stack(of_batch(inputs, call), axis)
+    if axis:
+        return tf.stack(of_batch(inputs, call), axis)
+    return tf.reshape(tf.stack([by_image(values, call) for values in of_batch(inputs, call)], 1), call.batched)
 
 
 def _unpacked(inputs: list[Tensor], call: Call) -> Results:
     import tensorflow as tf
 
-    return list(tf.unstack(inputs[0], call.options.num, _behind_batch(call.options.axis, inputs[0], call)))
+    values, axis = inputs[0], call.options.axis % inputs[0].shape.rank
+    if axis:
+        return list(tf.unstack(values, call.options.num, axis))
+    return [tf.reshape(part, call.batched) for part in tf.unstack(by_image(values, call), call.lead, 1)]
 
 
 def _gathered(inputs: list[Tensor], call: Call) -> Tensor:
@@ -93,10 +96,12 @@ def _largest(inputs: list[Tensor], call: Call) -> Results:
 def _broadcast(inputs: list[Tensor], call: Call) -> Tensor:
     import tensorflow as tf
 
-    if call.constants[0] is not None or call.batched[0] != -1:
-        raise call.refuse("over the batch axis")
-    (values,) = aligned(inputs[:1], call)
-    return tf.broadcast_to(values, tf.concat([tf.shape(values)[:1], call.shape[1:]], axis=0))
+    if call.constants[0] is not None:
+        raise call.refuse("of a constant")
+    shape = call.shapes[0]
+    values = tf.reshape(inputs[0], [-1, *[1] * (len(call.shape) - len(shape)), *shape])
+    images = tf.shape(values)[:1]
+    return tf.reshape(tf.broadcast_to(values, tf.concat([images, call.shape], axis=0)), call.batched)
 
 
 def _cast(inputs: list[Tensor], call: Call) -> Tensor:
@@ -116,6 +121,17 @@ def _volumes(inputs: list[Tensor], call: Call) -> Tensor:
     return found + inputs[2] if len(inputs) > 2 and inputs[2] is not None else found
 
 
+def _resized(name: str) -> Function:
+    def resize(inputs: list[Tensor], call: Call) -> Tensor:
+        import tensorflow as tf
+
+        options = call.options
+        forms = {"align_corners": bool(options.alignCorners), "half_pixel_centers": bool(options.halfPixelCenters)}
+        return getattr(tf.raw_ops, name)(images=inputs[0], size=call.constant(1), **forms)
+
+    return resize
+
+
 def _rearranged(name: str) -> Function:
     """Between blocks of pixels and channels."""
 
@@ -125,6 +141,33 @@ def _rearranged(name: str) -> Function:
         return getattr(tf.nn, name)(inputs[0], call.options.blockSize)
 
     return rearrange
+
+
+def _strided(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    options, (first, last, steps) = call.options, (call.constant(place).tolist() for place in (1, 2, 3))
+    whole = (options.beginMask & 1 or first[0] == 0) and (options.endMask & 1 or last[0] == 1) and steps[0] == 1
+    if not whole or options.shrinkAxisMask & 1 or options.ellipsisMask or options.newAxisMask:
+        raise call.refuse("over the batch axis")
+    return tf.strided_slice(
+        inputs[0],
+        first,
+        last,
+        steps,
+        begin_mask=options.beginMask | 1,
+        end_mask=options.endMask | 1,
+        shrink_axis_mask=options.shrinkAxisMask,
+    )
+
+
+def _sliced(inputs: list[Tensor], call: Call) -> Tensor:
+    import tensorflow as tf
+
+    first, sizes = call.constant(1).tolist(), call.constant(2).tolist()
+    if first[0] != 0 or sizes[0] not in (1, -1):
+        raise call.refuse("over the batch axis")
+    return tf.slice(inputs[0], first, [-1, *sizes[1:]])
 
 
 def _behind_batch(axis: Any, values: Tensor, call: Call) -> int:
@@ -168,8 +211,12 @@ RARE: dict[str, Function] = {
     "RELU_0_TO_1": lambda inputs, call: between(inputs[0], 0.0, 1.0),
     "SELECT": OPERATORS["SELECT_V2"],
     "REDUCE_PROD": reduced("prod"),
+    "RESIZE_BILINEAR": _resized("ResizeBilinear"),
+    "RESIZE_NEAREST_NEIGHBOR": _resized("ResizeNearestNeighbor"),
     "DEPTH_TO_SPACE": _rearranged("depth_to_space"),
     "SPACE_TO_DEPTH": _rearranged("space_to_depth"),
+    "STRIDED_SLICE": _strided,
+    "SLICE": _sliced,
     "SPLIT": _split,
     "SPLIT_V": _split_by_sizes,
     "PACK": _packed,

@@ -163,8 +163,29 @@ FORMS = {
     "tiled": lambda x: tf.tile(x, (1, 2, 1, 3)),
 }
 
+
+def windows(x: tf.Tensor) -> tf.Tensor:
+    """Products within windows of 5 x 4 pixels, as in a Swin transformer."""
+    parts = tf.transpose(tf.reshape(x, (-1, 4, 5, 4, 4, 3)), (0, 1, 3, 2, 4, 5))
+    parts = tf.reshape(parts, (-1, 20, 3))
+    parts = tf.matmul(tf.nn.softmax(tf.matmul(parts, parts, transpose_b=True)), parts) + POINT
+    return tf.reshape(tf.transpose(tf.reshape(parts, (-1, 4, 4, 5, 4, 3)), (0, 1, 3, 2, 4, 5)), (-1, *SHAPE))
+
+
+def recurrent(x: tf.Tensor) -> tf.Tensor:
+    """The last state, and all of them, step by step."""
+    state, states = tf.zeros_like(x[:, 0, 0]), []
+    for step in tf.unstack(tf.transpose(x[:, :, 0], (1, 0, 2)), num=20, axis=0):
+        state = tf.tanh(step + 0.5 * state)
+        states.append(state)
+    every = tf.transpose(tf.stack(states, 0), (1, 0, 2))
+    return tf.concat([every, state[:, None]], 1)
+
+
 POINT = tf.constant([0.25, 0.5, 0.75])
 RARE: dict[str, tuple[Callable[[tf.Tensor], tf.Tensor], set[str]]] = {
+    "windows": (windows, {"BATCH_MATMUL"}),
+    "recurrent": (recurrent, {"UNPACK", "PACK"}),
     "selu": (keras.activations.selu, {"GREATER", "SELECT"}),
     "soft shrink": (lambda x: keras.activations.soft_shrink(x - POINT, 0.1), {"LESS"}),
     "mish": (keras.activations.mish, {"LOG"}),
@@ -195,6 +216,22 @@ RARE: dict[str, tuple[Callable[[tf.Tensor], tf.Tensor], set[str]]] = {
         {"CONV_3D"},
     ),
 }
+
+
+def test_a_recurrent_layer_has_gradients() -> None:
+    """Its bias is added to rows without an axis for the batch, and its steps of time are the first axis."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6, 5)), layers.LSTM(4, unroll=True), layers.Dense(3)], name="recurrent")
+    flatbuffer = lower(from_keras(model, "recurrent", LoadOptions())).flatbuffer
+    values = np.random.default_rng(0).normal(0, 1, (5, 6, 5)).astype(np.float32)
+    network = Network(flatbuffer)
+    np.testing.assert_allclose(network(tf.constant(values))[network.output], model(values), atol=1e-5)
+    with tf.GradientTape() as tape:
+        constants = {index: tf.constant(value) for index, value in network._constants.items() if value.ndim == 2}
+        tape.watch(constants)
+        total = tf.reduce_sum(tf.square(network(tf.constant(values), constants)[network.output]))
+    found = tape.gradient(total, constants, unconnected_gradients="zero")
+    assert sum(float(tf.reduce_max(tf.abs(gradient))) > 0 for gradient in found.values()) == 3
 
 
 @pytest.mark.parametrize("form", RARE)

@@ -33,7 +33,7 @@ from .load.keras_model import from_keras
 from .load.options import LoadOptions
 from .load.original import Original
 from .load.preprocess import prove
-from .make.outputs import check_outputs, check_written
+from .make.outputs import check_kept, check_outputs, check_written
 from .make.recipe import read_recipe
 from .options import Asked, ExportOptions
 from .request import check_request, check_search
@@ -128,6 +128,7 @@ def export_asked(model: Any, asked: Asked, *, json_path: str | None = None) -> E
     if made:
         note_made(request.folder)
     try:
+        check_kept(request)
         with wording(lambda: contract.is_image, path, *vars(request).values()):
             return Pipeline(request, source, decided, proof, stages).run(original)
     except BaseException:

@@ -229,8 +229,10 @@ class Maker:
         """The file of a graph, with as many copies of the last layer as help."""
         data, contract, ends = self._packaged(mode, quantized)
         made = Made(mode, data, contract, quantized, recipe, ends)
-        if contract.output_dtype != "int8" or contract.normalization.placement != "runtime":
+        if contract.output_dtype != "int8":
             return made
+        if contract.normalization.placement != "runtime":
+            return self._narrow(made, "copies are added up before a normalization, and Encoder computes none")
 
         @functools.cache
         def wide(copies: int) -> tuple[bytes, Contract]:
@@ -248,10 +250,16 @@ class Maker:
             except InterpreterFailedError as error:
                 width = Width(decisions=(f"no copies of the last layer of {mode} were tried: {error}",))
         else:
-            return made
+            return self._narrow(made, "there are too few calibration images to judge copies of its last layer by")
         data, contract = wide(width.copies)
         recipe = replace(recipe, copies=width.copies)
         return Made(mode, data, contract, quantized, recipe, (*ends, *width.decisions))
+
+    def _narrow(self, made: Made, why: str) -> Made:
+        """The file, and a word on a wide output that was asked for."""
+        if not self._request.wide_output:
+            return made
+        return replace(made, decisions=(*made.decisions, f"{made.mode} keeps its embedding in eight bits: {why}."))
 
     def _described(self, mode: str) -> Contract:
         plan, graph = self._plan, self._float(mode)

@@ -63,6 +63,16 @@ def check_outputs(request: Request) -> None:
     check_writable(paths, force=request.force)
 
 
+def check_kept(request: Request) -> None:
+    """Refuse what could not be kept on the way: it is written after minutes, and is not worth the export then.
+
+    Raises:
+        OutputError: a cache of the search, or a checkpoint, cannot be written.
+    """
+    kept = (request.search_cache, request.fine_tune_checkpoint)
+    check_writable([Path(path) for path in kept if path is not None], force=True)
+
+
 def write_outputs(request: Request, contents: Mapping[Path, bytes]) -> None:
     """Write all files of an export, or none.
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ...runtime.arrays import load_npz
 from ...runtime.errors import OutputError, UnreadableDataError
-from ...runtime.files import check_writable, replace_file
+from ...runtime.files import replace_file
 
 _FACTS = "facts"
 
@@ -50,14 +50,9 @@ class Checkpoint:
             path: where it is; None keeps nothing.
             mode: whose.
             key: fingerprint of the training.
-
-        Raises:
-            OutputError: it could not be written there.
         """
         self._path, self._mode, self._key = None if path is None else Path(path), mode, key
         self.problem = ""
-        if self._path is not None:
-            check_writable([self._path], force=True)
 
     def read(self) -> Saved | None:
         """The state that a training like this one left; None if there is none."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from embedlite.convert import Asked
 from embedlite.convert.make.names import OutputNames
-from embedlite.convert.make.outputs import check_written, write_outputs
+from embedlite.convert.make.outputs import check_kept, check_written, write_outputs
 from embedlite.convert.modes import MODES
 from embedlite.convert.request import Request, check_request
 from embedlite.runtime.errors import OutputError, RequestError
@@ -180,3 +180,12 @@ def test_a_name_that_nobody_checked_is_not_written(folder: Path) -> None:
     request = check_request(ALL, Path("model.keras"), None)
     with pytest.raises(AssertionError):
         write_outputs(request, {folder / "model.txt": b""})
+
+
+@pytest.mark.parametrize(("name", "says"), [("photos", "it is a folder"), ("nowhere/state.npz", "there is no folder")])
+@pytest.mark.parametrize("kept", [{"fine_tune": True, "fine_tune_checkpoint": 0}, {"pareto": True, "search_cache": 0}])
+def test_what_is_kept_on_the_way_is_refused_before_any_work(kept: dict, name: str, says: str) -> None:
+    asked = {option: value or name for option, value in kept.items()}
+    request = check_request(Asked(calibration_data="photos", **asked), Path("model.keras"), None)
+    with pytest.raises(OutputError, match=says):
+        check_kept(request)

@@ -171,3 +171,15 @@ def test_what_cannot_be_repeated_or_would_take_time_is_one_line(tmp_path: Path) 
     pooled = network(layers.GlobalAveragePooling2D, L2Normalization)
     none = made(tmp_path / "two", pooled, wide_output=True).decisions
     assert f"{kept}is none that can be computed several times." in none
+    bare = made(tmp_path / "three", network(layers.GlobalAveragePooling2D), wide_output=True).decisions
+    why = "copies are added up before a normalization, and Encoder computes none"
+    assert f"int8 keeps its embedding in eight bits: {why}." in bare
+    few = export(
+        pooled,
+        tmp_path / "four",
+        quantize=["int8"],
+        calibration_data=IMAGES[:5],
+        test_data=UNSEEN,
+        options=ExportOptions(measure=False, correct=("none",), output_type="int8", wide_output=True),
+    )
+    assert any("too few calibration images to judge copies of its last layer by" in said for said in few.decisions)

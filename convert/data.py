@@ -92,6 +92,7 @@ def open_data(request: Request, contract: InputContract) -> ExportData:
         DataError: see :func:`embedlite.runtime.images.open.open_source`.
     """
     golden, further, told = None, None, list[str]()
+    skipped: tuple[Skipped, ...] = ()
     if request.golden_from is not None:
         golden = open_source(request.golden_from, contract, request.feature).sample(GOLDEN_IMAGES, request.seed)
         # Floats are refused where the vectors are made.
@@ -99,10 +100,11 @@ def open_data(request: Request, contract: InputContract) -> ExportData:
     if request.fine_tune_flips and not contract.is_image:
         raise RequestError("--fine-tune-flips is for images, and the input is an array. Leave it out.")
     if request.fine_tune_data is not None:
-        further = open_source(request.fine_tune_data, contract, request.feature)
-        told += explain_values("fine-tuning", further)
+        further, skipped, _ = _open(request.fine_tune_data, None, request, contract)
+        told += [*explain_values("fine-tuning", further), *_explain(skipped)]
     data = _open_images(request, contract)
-    return replace(data, decisions=(*told, *data.decisions), golden=golden, further=further)
+    skipped = data.skipped + skipped
+    return replace(data, decisions=(*told, *data.decisions), skipped=skipped, golden=golden, further=further)
 
 
 def _open_images(request: Request, contract: InputContract) -> ExportData:

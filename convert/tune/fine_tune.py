@@ -159,7 +159,7 @@ class FineTuner:
             float_from_original=plan.trial.sqnr(plan.trial.errors_of(in_float)) if kept else None,
             sha256=hashlib.sha256(tuned).hexdigest(),
         )
-        told = (_told(facts), *filter(None, [problem, checkpoint.problem]))
+        told = (_told(facts), *filter(None, [problem, checkpoint.problem, _unreadable(batches, mode)]))
         return Tuned(tuned if kept else quantized, facts, told)
 
     def _key(self, quantized: bytes, original: bytes, batches: Batches) -> str:
@@ -206,6 +206,16 @@ class FineTuner:
 
 def _left(quantized: bytes, mode: str, reason: str) -> Tuned:
     return Tuned(quantized, decisions=(f"{mode} was not fine-tuned: {reason}.",))
+
+
+def _unreadable(batches: Batches, mode: str) -> str:
+    if not batches.unreadable:
+        return ""
+    first, count = batches.unreadable[0], len(batches.unreadable)
+    return (
+        f"WARNING: {count} image(s) for fine-tuning turned out to be unusable while {mode} was trained, and the next "
+        f"ones were taken instead; the first is {first}."
+    )
 
 
 def _told(report: FineTuning) -> str:

@@ -77,6 +77,10 @@ class Network:
         self.graph = graph = Graph(flatbuffer)
         self._scales: dict[int, tuple[float, int, str]] = {}
         self._constants: dict[int, NDArray[Any]] = {}
+        self._depends = {int(index) for index in graph.subgraph.inputs}
+        for operator in graph.operators:
+            if self._depends.intersection(map(int, operator.inputs)):
+                self._depends.update(map(int, operator.outputs))
         unknown = {graph.operator_name(operator) for operator in graph.operators}
         unknown -= {*_FUNCTIONS, "QUANTIZE", "DEQUANTIZE"}
         if unknown:
@@ -147,8 +151,9 @@ class Network:
             constants = tuple(self._constants.get(index) for index in indices)
             shapes = tuple(graph.shape(index) if index >= 0 else () for index in indices)
             shape, dtype = graph.shape(written[0]), str(graph.dtype(written[0]))
-            call = Call(kind, operator.builtinOptions, shape, dtype, shapes, constants)
-            if kind not in _MOVING and call.lead != first_of(shape):
+            depends = tuple(index in self._depends for index in indices)
+            call = Call(kind, operator.builtinOptions, shape, dtype, shapes, constants, depends)
+            if any(depends) and kind not in _MOVING and call.lead != first_of(shape):
                 raise call.refuse("over the batch axis")
             answer = _FUNCTIONS[kind](inputs, call)
             found = answer if isinstance(answer, list) else [activated(answer, operator.builtinOptions)]

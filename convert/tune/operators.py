@@ -34,6 +34,7 @@ class Call:
         dtype: of that output.
         shapes: of its inputs, likewise; () of one that is left out.
         constants: the values of each input that is a constant, else None.
+        depends: which inputs depend on the image: not those that are unpacked of constants either.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Call:
     dtype: str
     shapes: tuple[tuple[int, ...], ...]
     constants: tuple[NDArray[Any] | None, ...]
+    depends: tuple[bool, ...]
 
     @property
     def rank(self) -> int:
@@ -50,8 +52,8 @@ class Call:
 
     @property
     def read(self) -> list[tuple[int, ...]]:
-        """Shapes of the inputs that depend on the image, or on nothing that the file has."""
-        return [shape for shape, constant in zip(self.shapes, self.constants, strict=True) if constant is None]
+        """Shapes of the inputs that depend on the image."""
+        return [shape for shape, depends in zip(self.shapes, self.depends, strict=True) if depends]
 
     @property
     def lead(self) -> int:
@@ -270,13 +272,11 @@ def of_batch(inputs: list[Tensor], call: Call) -> list[Tensor]:
     """Inputs with a constant's one row as often as there are images."""
     import tensorflow as tf
 
-    if call.lead != 1 and any(constant is not None for constant in call.constants):
+    if call.lead != 1 and not all(call.depends):
         raise call.refuse("with a constant over the batch axis")
-
-    batch = tf.shape(next(item for item, values in zip(inputs, call.constants, strict=True) if values is None))[0]
+    batch = tf.shape(inputs[call.depends.index(True)])[0]
     return [
-        item if values is None else tf.repeat(item, batch, axis=0)
-        for item, values in zip(inputs, call.constants, strict=True)
+        item if depends else tf.repeat(item, batch, axis=0) for item, depends in zip(inputs, call.depends, strict=True)
     ]
 
 
@@ -327,7 +327,7 @@ def _selected(inputs: list[Tensor], call: Call) -> Tensor:
 def _matmul(inputs: list[Tensor], call: Call) -> Tensor:
     import tensorflow as tf
 
-    if call.lead != 1 and any(constant is not None and constant.ndim > 2 for constant in call.constants):
+    if call.lead != 1 and any(len(shape) > 2 and not of for shape, of in zip(call.shapes, call.depends, strict=True)):
         raise call.refuse("with a constant over the batch axis")
 
     return tf.matmul(inputs[0], inputs[1], transpose_a=bool(call.options.adjX), transpose_b=bool(call.options.adjY))
@@ -362,14 +362,14 @@ def aligned(inputs: list[Tensor], call: Call) -> list[Tensor]:
     """
     import tensorflow as tf
 
-    constants = [constant.shape for constant in call.constants if constant is not None]
     rank, lead = len(call.shape), call.shape[:1]
-    as_they_are = all(len(shape) == rank and shape[:1] == lead for shape in call.read)
-    if as_they_are and all(len(shape) < rank or shape[:1] == (1,) for shape in constants):
+    alike = all(len(shape) == rank and shape[:1] == lead for shape in call.read)
+    each = list(zip(inputs, call.depends, call.shapes, strict=True))
+    if alike and all(depends or len(shape) < rank or shape[:1] == (1,) for _, depends, shape in each):
         return inputs
     return [
-        values if constant is not None else tf.reshape(values, [-1, *[1] * (rank - len(shape)), *shape])
-        for values, constant, shape in zip(inputs, call.constants, call.shapes, strict=True)
+        tf.reshape(values, [-1, *[1] * (rank - len(shape)), *shape]) if depends else values
+        for values, depends, shape in each
     ]
 
 

@@ -96,7 +96,7 @@ def _largest(inputs: list[Tensor], call: Call) -> Results:
 def _broadcast(inputs: list[Tensor], call: Call) -> Tensor:
     import tensorflow as tf
 
-    if call.constants[0] is not None:
+    if not call.depends[0]:
         raise call.refuse("of a constant")
     shape = call.shapes[0]
     values = tf.reshape(inputs[0], [-1, *[1] * (len(call.shape) - len(shape)), *shape])

@@ -16,6 +16,7 @@ import pytest
 from keras import layers
 
 from embedlite.convert import Asked, ExportOptions, export
+from embedlite.convert.data import open_data
 from embedlite.convert.graph.constraints import check_constraints
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.graph.run import float_rows
@@ -34,7 +35,7 @@ from embedlite.convert.tune.fine_tune import FineTuner, Tuned
 from embedlite.convert.tune.images import Batches
 from embedlite.convert.tune.parameters import Parameters
 from embedlite.runtime import Encoder, InputContract
-from embedlite.runtime.errors import RequestError
+from embedlite.runtime.errors import InputError, RequestError
 from embedlite.runtime.images.open import open_source
 
 from encoders import PLAIN, small_encoder
@@ -317,6 +318,34 @@ def test_what_is_trained_on_stays_between_black_and_white(flips: bool) -> None:
     first = batches.draw()
     batches.state = state
     assert (batches.draw() == first).all()
+
+
+def test_an_image_that_turns_out_to_be_damaged_costs_itself_alone() -> None:
+    """Found while the training runs: others are looked at when they are opened."""
+    pixels = smooth(40, 3).astype(np.float32)
+    pixels[[35, 36]] = np.nan
+    source = open_source(pixels, CONTRACT)
+    batches = Batches([source], 8, 0)
+    drawn = np.concatenate([batches.draw() for _ in range(20)])
+    assert np.isfinite(drawn).all()
+    assert set(batches.unreadable) == {source.ids[35], source.ids[36]}
+    tuning = FineTuner(made().plan, made().graph.raw_name, source, 0.5, 0).tune(
+        made().good, "int8", made().plan.flatbuffer
+    )
+    said = [text for text in tuning.decisions if "turned out to be unusable while int8 was trained" in text]
+    assert len(said) <= 1
+    with pytest.raises(InputError):
+        Batches([open_source(np.full((3, *SHAPE), np.nan, np.float32), CONTRACT)], 8, 0).draw()
+
+
+def test_images_for_fine_tuning_that_cannot_be_read_are_left_out_if_asked() -> None:
+    further = smooth(6, 3).astype(np.float32)
+    further[2] = np.nan
+    asked = Asked(calibration_data=smooth(30, 0), fine_tune=True, fine_tune_data=further, skip_unreadable=True)
+    data = open_data(check_request(asked, Path("model.keras"), None), CONTRACT)
+    assert data.further is not None
+    assert len(data.further) == 5
+    assert [image.id for image in data.skipped] == ["2"]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from embedlite.runtime.input.preprocess import quantize as to_integers
 from embedlite.runtime.model.flatbuffer import read_flatbuffer
 
 from encoders import Call
+from rounding import decibels
 
 SHAPE = (20, 16, 3)
 
@@ -150,6 +151,10 @@ def test_the_float_graph_answers_a_batch_as_the_interpreter_answers_images() -> 
     found = network(tf.constant(made().images))[network.output].numpy()
     expected = float_rows(made().files["float32"], made().images)
     np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=2e-5)
+    # Weights that are unpacked of 8 bits are no image's.
+    ended = Network(made().files["float end"])
+    answers = ended(tf.constant(made().images))[ended.output].numpy()
+    assert decibels(answers.reshape(expected.shape), expected) >= 15
 
 
 FORMS = {

@@ -81,17 +81,40 @@ def fit_near(inputs: _Array, targets: _Array, near: _Array, ridge: float) -> tup
     Returns:
         (outputs, k) and (outputs,).
     """
-    mean, middle = inputs.mean(axis=0), targets.mean(axis=0)
-    centred = inputs - mean
-    rest = targets - middle - centred @ near.T
-    moments = centred.T @ centred
-    strength = ridge * np.trace(moments) / len(moments)
-    if strength == 0:
+    return _Regression(inputs, targets, near).fitted(ridge)
+
+
+class _Regression:
+    """What fits with several ridges share.
+
+    With X and R the inputs and what is left of the targets, both centred, the weights change by
+
+        (X'X + r)^-1 X'R = X' (XX' + r)^-1 R
+
+    of which the second takes a matrix of rows, not of inputs: a last layer over a flattened map has thousands of
+    inputs, and some hundred images. (The identity is that of kernel ridge regression: Saunders et al., 1998.)
+    """
+
+    def __init__(self, inputs: _Array, targets: _Array, near: _Array) -> None:
+        self._near, self._mean, self._middle = near, inputs.mean(axis=0), targets.mean(axis=0)
+        self._centred = inputs - self._mean
+        self._rest = targets - self._middle - self._centred @ near.T
+        self._by_row = len(inputs) < inputs.shape[1]
+        self._moments = self._centred @ self._centred.T if self._by_row else self._centred.T @ self._centred
+
+    def fitted(self, ridge: float) -> tuple[_Array, _Array]:
+        """Weights and bias; see :func:`fit_near`."""
+        strength = ridge * np.trace(self._moments) / self._near.shape[1]
+        weights = self._near
         # Inputs that are always the same tell nothing of the weights.
-        return near, middle - near @ mean
-    moments[np.diag_indices_from(moments)] += strength
-    weights = near + np.linalg.solve(moments, centred.T @ rest).T
-    return weights, middle - weights @ mean
+        if strength != 0:
+            moments = self._moments + strength * np.eye(len(self._moments))
+            if self._by_row:
+                change = self._centred.T @ np.linalg.solve(moments, self._rest)
+            else:
+                change = np.linalg.solve(moments, self._centred.T @ self._rest)
+            weights = self._near + change.T
+        return weights, self._middle - weights @ self._mean
 
 
 def choose_ridge(inputs: list[_Array], targets: list[_Array], near: _Array) -> float:
@@ -107,9 +130,10 @@ def choose_ridge(inputs: list[_Array], targets: list[_Array], near: _Array) -> f
         return np.concatenate([item for place, item in enumerate(rows) if (place % _JUDGING == 0) == judging])
 
     fitting, judging = ((part(inputs, chosen), part(targets, chosen)) for chosen in (False, True))
+    regression = _Regression(*fitting, near)
 
     def error(ridge: float) -> float:
-        weights, bias = fit_near(*fitting, near, ridge)
+        weights, bias = regression.fitted(ridge)
         return float(np.square(judging[0] @ weights.T + bias - judging[1]).sum())
 
     return min(RIDGES, key=error)

@@ -363,6 +363,21 @@ def test_a_fit_leaves_no_mean_error_and_no_larger_one(seed: int, inputs: int, ro
     assert np.square(left).sum() <= np.square(before - before.mean(axis=0)).sum() + 1e-9
 
 
+@given(SEEDS, st.integers(1, 20), st.integers(2, 60), st.sampled_from([0.01, 1.0, 10.0]))
+@settings(max_examples=40, deadline=None)
+def test_a_fit_is_that_of_the_normal_equations_with_few_images_too(
+    seed: int, inputs: int, rows: int, ridge: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    x, near, y = rng.normal(1, 1, size=(rows, inputs)), rng.normal(size=(3, inputs)), rng.normal(size=(rows, 3))
+    weights, _ = fit_near(x, y, near, ridge)
+    centred, left = x - x.mean(axis=0), y - y.mean(axis=0) - (x - x.mean(axis=0)) @ near.T
+    variance = np.square(centred).sum() / inputs
+    # The derivative of |X W' + b - Y|^2 + r |W - W_float|^2 is zero there.
+    slope = centred.T @ (centred @ (weights - near).T - left) + ridge * variance * (weights - near).T
+    np.testing.assert_allclose(slope, 0, atol=1e-9 * (1 + np.abs(centred.T @ left).max()))
+
+
 def test_the_ridge_is_strong_where_the_images_say_nothing_new() -> None:
     rng = np.random.default_rng(0)
     near = rng.normal(size=(4, 30))

@@ -8,6 +8,7 @@ from pathlib import Path
 from ...runtime.errors import OutputError
 from ...runtime.files import check_names, check_writable, only_writer, write_files
 from ..request import Request
+from ..tune.checkpoint import check_checkpoint
 from .names import OutputNames, rejected_path
 
 
@@ -67,10 +68,12 @@ def check_kept(request: Request) -> None:
     """Refuse what could not be kept on the way: it is written after minutes, and is not worth the export then.
 
     Raises:
-        OutputError: a cache of the search, or a checkpoint, cannot be written.
+        OutputError: a cache of the search, or a checkpoint, cannot be written, or the latter is another file.
     """
     kept = (request.search_cache, request.fine_tune_checkpoint)
     check_writable([Path(path) for path in kept if path is not None], force=True)
+    if request.fine_tune_checkpoint is not None:
+        check_checkpoint(Path(request.fine_tune_checkpoint))
 
 
 def write_outputs(request: Request, contents: Mapping[Path, bytes]) -> None:

@@ -19,8 +19,27 @@ from numpy.typing import NDArray
 from ...runtime.arrays import load_npz
 from ...runtime.errors import OutputError, UnreadableDataError
 from ...runtime.files import replace_file
+from ..modes import CALIBRATED, MIXED
 
 _FACTS = "facts"
+
+_BEGINNINGS = (*(f"{mode}/".encode() for mode in CALIBRATED), MIXED.encode())
+_NAME = slice(30, 42)
+"""Where a ZIP archive has the name of its first file: a state's begins with the mode."""
+
+
+def check_checkpoint(path: Path) -> None:
+    """Refuse a file that is something else: the first state would take its place.
+
+    Raises:
+        OutputError: it does not begin as a checkpoint; a damaged one does.
+    """
+    with path.open("rb") if path.exists() else io.BytesIO() as file:
+        head = file.read(_NAME.stop)
+    if head and not (head.startswith(b"PK\x03\x04") and head[_NAME].startswith(_BEGINNINGS)):
+        raise OutputError(
+            f"{path} is not a checkpoint of fine-tuning, and would be lost. Remove it, or name another file."
+        )
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from embedlite.convert.quantize.int16x8 import quantize_wide
 from embedlite.convert.quantize.plan import plan_int8
 from embedlite.convert.request import check_request
 from embedlite.convert.tune import train as training
+from embedlite.convert.tune.checkpoint import check_checkpoint
 from embedlite.convert.tune.fine_tune import FineTuner, Tuned
 from embedlite.convert.tune.images import Batches
 from embedlite.convert.tune.parameters import Parameters
@@ -216,6 +217,7 @@ def test_a_training_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_p
     assert again.report.resumed == again.report.steps
     assert again.graph == whole.graph
     assert sorted(item.name for item in tmp_path.iterdir()) == ["state.npz", "whole.npz"]
+    check_checkpoint(path)
 
 
 @pytest.mark.usefixtures("steps")
@@ -234,6 +236,7 @@ def test_a_checkpoint_that_does_not_help_is_one_line(tmp_path: Path, what: str) 
             path.write_bytes(content)
     tuning = tuner(60.0, path).tune(made().damaged)
     assert tuning.report.resumed == 0
+    check_checkpoint(path)
     _, said = tuning.decisions
     why = "is of a training of another model, or with other" if what == "another" else "cannot be read"
     assert said.startswith(f"the checkpoint {path} {why}")

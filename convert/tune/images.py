@@ -30,8 +30,7 @@ class Batches:
 
     Attributes:
         size: images in a batch.
-        unreadable: names of images in whose place the next one was taken: that the training is over when an image
-            turns out to be damaged after minutes would help nobody.
+        unreadable: names of images that turned out to be damaged; the next one is taken in the place of each.
     """
 
     def __init__(self, sources: Sequence[Source], size: int, seed: int, *, flips: bool = False) -> None:
@@ -47,9 +46,8 @@ class Batches:
         self._sources = sources
         self._places = [(source, index) for source in sources for index in range(len(source))]
         self._flips, self._rng = flips, np.random.default_rng(seed)
-        self._kept: dict[int, NDArray[np.float32]] = {}
+        self._kept: dict[int, NDArray[np.float32] | None] = {}
         self.unreadable: list[str] = []
-        self._instead: dict[int, int] = {}
         self._bytes = 0
         contract = sources[0].contract
         # What is not an image (a spectrogram, a window of a sensor) is as it is.
@@ -85,19 +83,23 @@ class Batches:
         return np.stack([self._changed(self._image(int(number))) for number in drawn])
 
     def _image(self, number: int) -> NDArray[np.float32]:
-        number = self._instead.get(number, number)
+        while (image := self._read(number)) is None:
+            number = (number + 1) % len(self)
+        return image
+
+    def _read(self, number: int) -> NDArray[np.float32] | None:
+        """None of a damaged one, unless all are."""
         if number in self._kept:
             return self._kept[number]
         source, index = self._places[number]
         try:
             image = source.ready(index)
         except (DataError, InputError):
-            if len(self._instead) + 1 == len(self):
-                raise
             self.unreadable.append(source.ids[index])
-            following = (number + 1) % len(self)
-            self._instead[number] = following
-            return self._image(following)
+            if len(self.unreadable) == len(self):
+                raise
+            self._kept[number] = None
+            return None
         if self._bytes + image.nbytes <= _MOST_KEPT:
             self._kept[number], self._bytes = image, self._bytes + image.nbytes
         return image

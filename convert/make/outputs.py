@@ -65,10 +65,10 @@ def check_outputs(request: Request) -> None:
 
 
 def check_kept(request: Request) -> None:
-    """Refuse what could not be kept on the way: it is written after minutes, and is not worth the export then.
+    """Refuse what could not be kept on the way: that is written after minutes.
 
     Raises:
-        OutputError: a cache of the search, or a checkpoint, cannot be written, or the latter is another file.
+        OutputError: one cannot be written, or the checkpoint is another file.
     """
     kept = (request.search_cache, request.fine_tune_checkpoint)
     check_writable([Path(path) for path in kept if path is not None], force=True)

@@ -25,7 +25,7 @@ _FACTS = "facts"
 
 _BEGINNINGS = (*(f"{mode}/".encode() for mode in CALIBRATED), MIXED.encode())
 _NAME = slice(30, 42)
-"""Where a ZIP archive has the name of its first file: a state's begins with the mode."""
+"""Where a ZIP archive names its first file."""
 
 
 def check_checkpoint(path: Path) -> None:

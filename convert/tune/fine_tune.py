@@ -209,12 +209,12 @@ def _left(quantized: bytes, mode: str, reason: str) -> Tuned:
 
 
 def _unreadable(batches: Batches, mode: str) -> str:
-    if not batches.unreadable:
+    found = batches.unreadable
+    if not found:
         return ""
-    first, count = batches.unreadable[0], len(batches.unreadable)
     return (
-        f"WARNING: {count} image(s) for fine-tuning turned out to be unusable while {mode} was trained, and the next "
-        f"ones were taken instead; the first is {first}."
+        f"WARNING: {len(found)} image(s) for fine-tuning turned out to be unusable while {mode} was trained, such as "
+        f"{found[0]}; the next ones were taken instead."
     )
 
 

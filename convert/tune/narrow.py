@@ -80,8 +80,7 @@ class Narrowing:
         """
         graph, changed = self._network.graph, dict(self._ranges.limits)
         for operator in graph.operators:
-            # The first input of SPLIT is its axis.
-            read = graph.tensor_name(int(operator.inputs[1 if graph.operator_name(operator) == "SPLIT" else 0]))
+            read = next(map(graph.tensor_name, graph.inputs(operator)), "")
             for index in map(int, operator.outputs):
                 name = graph.tensor_name(index)
                 if index in self._limits:

@@ -28,8 +28,8 @@ _MOVING = {
     *("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "EQUAL", "NOT_EQUAL", "GREATER", "LESS"),
     *("GREATER_EQUAL", "LESS_EQUAL", "LOGICAL_AND", "LOGICAL_OR", "FLOOR_DIV", "FLOOR_MOD", "ATAN2"),
 }
-"""Operators that may give the first axis another length: an image's steps of time, or its windows, one after the other.
-Those of all images are one after the other here, image by image, so that most operators need not know."""
+"""Operators that may give the first axis another length: an image's steps of time or windows, one after the other. Here
+those of all images are, image by image, so that most operators need not know."""
 
 _FARTHEST = 1e6
 """Steps beyond which a value is as good as any other that saturates."""
@@ -71,8 +71,7 @@ class Network:
             flatbuffer: one input of batch 1; float, or quantized with float ends.
 
         Raises:
-            UnsupportedError: an operator has no row among those of :mod:`embedlite.convert.tune.operators` and
-                :mod:`embedlite.convert.tune.rare_operators`, by name.
+            UnsupportedError: there is no function for an operator, by name.
         """
         self.graph = graph = Graph(flatbuffer)
         self._scales: dict[int, tuple[float, int, str]] = {}

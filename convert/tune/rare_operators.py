@@ -1,7 +1,6 @@
 """What those of TFLite's operators compute that few networks have, as in :mod:`embedlite.convert.tune.operators`.
 
-Where a function has no slope, as a comparison or a sign, TensorFlow's gradient is zero, and what lies beside it is
-trained.
+Where a function has no slope, as a sign, TensorFlow's gradient is zero, and what lies beside it is trained.
 """
 
 from __future__ import annotations
@@ -36,16 +35,10 @@ def _logarithm(inputs: list[Tensor], call: Call) -> Tensor:
     return tf.where(steep, tf.stop_gradient(tf.math.log(values)), tf.math.log(apart))
 
 
-def _split(inputs: list[Tensor], call: Call) -> Results:
+def _parts(values: Tensor, sizes: Any, axis: Any, call: Call) -> Results:
     import tensorflow as tf
 
-    return list(tf.split(inputs[1], call.options.numSplits, _behind_batch(call.constant(0), inputs[1], call)))
-
-
-def _split_by_sizes(inputs: list[Tensor], call: Call) -> Results:
-    import tensorflow as tf
-
-    return list(tf.split(inputs[0], call.constant(1).tolist(), _behind_batch(call.constant(2), inputs[0], call)))
+    return list(tf.split(values, sizes, _behind_batch(axis, values, call)))
 
 
 def _packed(inputs: list[Tensor], call: Call) -> Tensor:
@@ -179,34 +172,24 @@ def _behind_batch(axis: Any, values: Tensor, call: Call) -> int:
 
 
 RARE: dict[str, Function] = {
-    **{
-        name: of_two(function)
-        for name, function in {
-            "GREATER": "greater",
-            "GREATER_EQUAL": "greater_equal",
-            "LESS": "less",
-            "LESS_EQUAL": "less_equal",
-            "NOT_EQUAL": "not_equal",
-            "LOGICAL_AND": "logical_and",
-            "LOGICAL_OR": "logical_or",
-            "FLOOR_DIV": "math.floordiv",
-            "FLOOR_MOD": "math.floormod",
-            "ATAN2": "atan2",
-        }.items()
-    },
-    **{
-        name: of_one(function)
-        for name, function in {
-            "LOGICAL_NOT": "logical_not",
-            "SIGN": "sign",
-            "FLOOR": "floor",
-            "CEIL": "math.ceil",
-            "ROUND": "round",
-            "SIN": "sin",
-            "COS": "cos",
-            "LOG_SOFTMAX": "nn.log_softmax",
-        }.items()
-    },
+    "GREATER": of_two("greater"),
+    "GREATER_EQUAL": of_two("greater_equal"),
+    "LESS": of_two("less"),
+    "LESS_EQUAL": of_two("less_equal"),
+    "NOT_EQUAL": of_two("not_equal"),
+    "LOGICAL_AND": of_two("logical_and"),
+    "LOGICAL_OR": of_two("logical_or"),
+    "FLOOR_DIV": of_two("math.floordiv"),
+    "FLOOR_MOD": of_two("math.floormod"),
+    "ATAN2": of_two("atan2"),
+    "LOGICAL_NOT": of_one("logical_not"),
+    "SIGN": of_one("sign"),
+    "FLOOR": of_one("floor"),
+    "CEIL": of_one("math.ceil"),
+    "ROUND": of_one("round"),
+    "SIN": of_one("sin"),
+    "COS": of_one("cos"),
+    "LOG_SOFTMAX": of_one("nn.log_softmax"),
     "LOG": _logarithm,
     "RELU_0_TO_1": lambda inputs, call: between(inputs[0], 0.0, 1.0),
     "SELECT": OPERATORS["SELECT_V2"],
@@ -217,8 +200,8 @@ RARE: dict[str, Function] = {
     "SPACE_TO_DEPTH": _rearranged("space_to_depth"),
     "STRIDED_SLICE": _strided,
     "SLICE": _sliced,
-    "SPLIT": _split,
-    "SPLIT_V": _split_by_sizes,
+    "SPLIT": lambda inputs, call: _parts(inputs[1], call.options.numSplits, call.constant(0), call),
+    "SPLIT_V": lambda inputs, call: _parts(inputs[0], call.constant(1).tolist(), call.constant(2), call),
     "PACK": _packed,
     "UNPACK": _unpacked,
     "GATHER": _gathered,

@@ -22,8 +22,8 @@ from project_wheel import pip
 
 
 def test_the_wheel_holds_only_embedlite_and_is_small(wheel: Path) -> None:
-    # A device that has 5 MB for numpy alone has 0.89 of one for all of it; what runs there is less than a third of it.
-    assert wheel.stat().st_size < 890_000
+    # A device that has 5 MB for numpy alone has 0.88 of one for all of it; what runs there is less than a third of it.
+    assert wheel.stat().st_size < 880_000
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         runtime = [

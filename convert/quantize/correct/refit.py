@@ -87,12 +87,8 @@ def fit_near(inputs: _Array, targets: _Array, near: _Array, ridge: float) -> tup
 class _Regression:
     """What fits with several ridges share.
 
-    With X and R the inputs and what is left of the targets, both centred, the weights change by
-
-        (X'X + r)^-1 X'R = X' (XX' + r)^-1 R
-
-    of which the second takes a matrix of rows, not of inputs: a last layer over a flattened map has thousands of
-    inputs, and some hundred images. (The identity is that of kernel ridge regression: Saunders et al., 1998.)
+    With X the inputs and R what is left of the targets, the weights change by (X'X + r)^-1 X'R = X' (XX' + r)^-1 R
+    (Saunders et al., 1998): a matrix of rows instead of inputs, of which a flattened map has thousands.
     """
 
     def __init__(self, inputs: _Array, targets: _Array, near: _Array) -> None:

@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster
+from distributed.client import ClosedClientError
 
 from ...runtime.errors import EngineError
 from ...runtime.images.source import Source
@@ -164,7 +165,7 @@ class DaskEngine:
             if engine._line is not None:
                 engine._line.close()
         # Models that nobody needs any more; a cluster that is gone has none.
-        with contextlib.suppress(OSError, RuntimeError, TimeoutError):
+        with contextlib.suppress(EngineError), self._answering():
             for sha256 in self._sent:
                 self._client.unregister_worker_plugin(ModelPlugin.name_of(sha256, self._owner))
         self._sent.clear()
@@ -204,14 +205,16 @@ class DaskEngine:
         try:
             while True:
                 while not failures and len(running) < _AHEAD * threads and (chunk := list(islice(waiting, size))):
-                    future = self._client.submit(
-                        run_on_worker,
-                        *(task, sha256, source.shard(chunk)),
-                        key=f"embedlite-{self._owner}-{secrets.token_hex(4)}-{number}",
-                        pure=False,
-                        # Strictly: otherwise idle workers of another kind steal shards.
-                        workers=self.workers,
-                    )
+                    shard = source.shard(chunk)
+                    with self._answering():
+                        future = self._client.submit(
+                            run_on_worker,
+                            *(task, sha256, shard),
+                            key=f"embedlite-{self._owner}-{secrets.token_hex(4)}-{number}",
+                            pure=False,
+                            # Strictly: otherwise idle workers of another kind steal shards.
+                            workers=self.workers,
+                        )
                     watch(number, future, chunk)
                     number += 1
                 if not running or (failures and min(failures) < min(running)):
@@ -234,8 +237,9 @@ class DaskEngine:
             if failures:
                 raise failures[min(failures)]
         finally:
-            for future, _ in running.values():
-                future.cancel()
+            with contextlib.suppress(EngineError), self._answering():
+                for future, _ in running.values():
+                    future.cancel()
 
     def _set_apart(self, answers: Mapping[str, Mapping[str, str]]) -> None:
         kinds = others_by_kind(answers, self.environment)
@@ -294,10 +298,10 @@ class DaskEngine:
 
     @contextlib.contextmanager
     def _answering(self) -> Iterator[None]:
-        """Turn what Dask raises when the scheduler is gone into one error."""
+        """Turn what Dask raises when the scheduler is gone, and its client has closed itself, into one error."""
         try:
             yield
-        except (OSError, TimeoutError, CancelledError, AttributeError) as error:
+        except (OSError, RuntimeError, TimeoutError, CancelledError, AttributeError, ClosedClientError) as error:
             raise EngineError(
                 f"the Dask scheduler at {_address(self._client)} no longer answers ({error or type(error).__name__}). "
                 "Start it again and run the command again; with --calibration-cache it goes on where it was."

@@ -507,6 +507,31 @@ def test_a_scheduler_that_is_started_again_goes_on_where_it_was(
     assert path.read_bytes() == (tmp_path / "w.npz").read_bytes()
 
 
+@pytest.mark.parametrize("at", [0, 80], ids=["before the first image", "among the last ones"])
+def test_a_client_that_closed_itself_is_a_scheduler_that_no_longer_answers(
+    at: int, client: Client, flatbuffer: bytes, source: Source
+) -> None:
+    """As it does some seconds after it lost the scheduler, whatever is being done then."""
+    address = client.scheduler.address
+
+    def lost() -> Iterator[int]:
+        for index in range(len(source)):
+            if index == at:
+                engine._client.sync(engine._client._close)
+            yield index
+
+    with open_engine(address, None) as engine:
+        assert isinstance(engine, DaskEngine)
+        with pytest.raises(EngineError, match="no longer answers"):
+            list(engine.run(StatisticsTask(False, ()), flatbuffer, source, lost()))
+    with open_engine(address, None) as engine:
+        # On the way out, with another error.
+        with pytest.raises(UnreadableDataError):
+            engine._sent.add("0" * 64)
+            engine._client.sync(engine._client._close)
+            raise UnreadableDataError("another")
+
+
 def unused_port() -> int:
     with socket.socket() as opened:
         opened.bind(("127.0.0.1", 0))

@@ -524,12 +524,11 @@ def test_a_client_that_closed_itself_is_a_scheduler_that_no_longer_answers(
         assert isinstance(engine, DaskEngine)
         with pytest.raises(EngineError, match="no longer answers"):
             list(engine.run(StatisticsTask(False, ()), flatbuffer, source, lost()))
-    with open_engine(address, None) as engine:
-        # On the way out, with another error.
-        with pytest.raises(UnreadableDataError):
-            engine._sent.add("0" * 64)
-            engine._client.sync(engine._client._close)
-            raise UnreadableDataError("another")
+    # On the way out, with another error.
+    with pytest.raises(UnreadableDataError), open_engine(address, None) as engine:
+        engine._sent.add("0" * 64)
+        engine._client.sync(engine._client._close)
+        raise UnreadableDataError("another")
 
 
 def unused_port() -> int:

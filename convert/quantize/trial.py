@@ -72,6 +72,11 @@ class Trial:
         return len(self.images)
 
     @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the float graph's embeddings, in hexadecimal."""
+        return hashlib.sha256(self._reference.tobytes()).hexdigest()
+
+    @property
     def signal(self) -> float:
         """Sum of the squares of the float graph's embeddings."""
         return float((self._reference.astype(np.float64) ** 2).sum())

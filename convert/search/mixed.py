@@ -243,7 +243,7 @@ class MixedFiles:
             {
                 "graph": sha256(plan.flatbuffer),
                 "ranges": sorted(plan.ranges.limits.items()),
-                "images": plan.fingerprint,
+                "images": self._trial.fingerprint,
                 "keep_float": [*self._graph.keep_float, *plan.choices.floating],
                 "ends": [ends.placement, ends.input_type, ends.output_type],
                 "runtime": [self._stopwatch.package, package_version(self._stopwatch.package)],

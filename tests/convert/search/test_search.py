@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -334,14 +335,21 @@ def test_every_layer_has_its_sensitivity(searched: tuple[Path, ExportResult]) ->
 
 
 def test_mixed_files_are_fine_tuned_by_their_own_names(
-    model: Path, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path,
+    searched: tuple[Path, ExportResult],
+    images: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Half of the time is theirs; those that hold images of their own judge, because the others are trained on.
 
-    Whatever comes of it is kept, and measured beside the file that would have been written without.
+    Whatever comes of it is kept, and measured beside the file that would have been written without. What a search found
+    whose images were others is of no use.
     """
     monkeypatch.setattr(train, "better", lambda *_: True)
-    result = compared(model, tmp_path, images, pareto=True, quantize=BOTH, fine_tune=True, fine_tune_time=2.0)
+    tuning = {"fine_tune": True, "fine_tune_time": 2.0, "search_cache": tmp_path / "cache.json"}
+    shutil.copy(searched[0] / "cache.json", tmp_path)
+    result = compared(model, tmp_path, images, pareto=True, quantize=BOTH, **tuning)
     mixed = [file.mode for file in result.files if file.mode.startswith("mixed")]
     assert mixed
     for mode in ("int8", *mixed):
@@ -354,6 +362,9 @@ def test_mixed_files_are_fine_tuned_by_their_own_names(
         assert recipe["tuned"] == (kept[0] if kept else None)
     assert result.search is not None
     assert {tuned.held_out for tuned in result.fine_tuning} == {result.search.images}
+    searches = json.loads((tmp_path / "cache.json").read_text())["searches"].values()
+    judged = [{len(tried["errors"]) for tried in search["tried"].values()} for search in searches]
+    assert judged == [{48}, {result.search.images}]
     untuned = {file.mode: file.untuned for file in result.files if file.untuned is not None}
     assert "int8" in untuned
     table = render_result(result, 200, details=True).splitlines()

@@ -3,7 +3,7 @@
 A worker gets the name of a task, the hash of a model and where the images of a shard are, and opens all of that itself.
 No more shards are under way than keep the workers busy, so that the scheduler never holds a plan of millions. A worker
 that dies has its shards run by another one: what it had done of them was in it alone, and what came from it before was
-taken taken whole. Every wait has an end.
+taken whole. Every wait has an end.
 """
 
 from __future__ import annotations

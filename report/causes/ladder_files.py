@@ -1,10 +1,8 @@
-"""What a drift ladder needs of TensorFlow and the converter: ``python -m embedlite.report.causes.ladder_files``.
+"""The files that a drift ladder compares, made by TensorFlow: ``python -m embedlite.report.causes.ladder_files``.
 
 The request comes as JSON on stdin, and every part of the answer is a file in the folder that it names. A part that
 cannot be made has its reason in ``answer.json`` instead; an error that ends everything goes to stdout with a non-zero
 exit code. See :mod:`embedlite.report.reference` for why this is a process of its own.
-
-The files that a drift ladder compares, made by TensorFlow in a process of its own where that is installed.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 Colours are classes of the page's style sheet, so that they follow the reader's light or dark mode. A picture is as
 wide as a phone's screen, 360 units, so that its letters are never drawn smaller than they are here.
-
-Where a value stands on an axis, and which values are written beside it.
 """
 
 from __future__ import annotations

@@ -11,9 +11,8 @@ Three comparisons, of which the first two decide:
    (triangle inequality). That is judged for each input, because quantization costs some more than others.
 3. The embeddings with the float encoder's: what the file costs on these inputs, for information.
 
-The self-test of a file in a process of its own: ``python -m embedlite.runtime.check.selftest``.
-
-An interpreter or a delegate that crashes on the file ends that process alone (:mod:`embedlite.runtime.child`).
+``python -m embedlite.runtime.check.selftest`` does it in a process of its own, which is all that an interpreter or a
+delegate that crashes on the file ends (:mod:`embedlite.runtime.child`).
 """
 
 from __future__ import annotations

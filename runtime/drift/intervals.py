@@ -4,8 +4,6 @@ Efron and Tibshirani, An Introduction to the Bootstrap, 1993, percentile interva
 replacement as often as there are rows, and each figure is computed again. Of more than 1,024 rows not the rows are
 drawn but the groups that they were dealt to, which have the same mean and, per row, the same variance. Everything is
 drawn from a fixed seed: the same rows give the same intervals.
-
-Drift of a file's embeddings, with what the number of images allows.
 """
 
 from __future__ import annotations

@@ -120,12 +120,20 @@ def test_other_kinds_of_data_are_read_where_they_are(
     assert len(pickle.dumps(source.shard(range(20)))) < 3000
 
 
+@pytest.fixture(scope="module")
+def thirty(digits: Digits, flatbuffer: bytes) -> tuple[Source, Statistics]:
+    """Thirty images and their statistics."""
+    source = open_source(digits.calibration, CONTRACT).sample(30, 1)
+    return source, collect_statistics(flatbuffer, source, threads=1)
+
+
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
-def test_any_shards_merge_to_the_same(data: st.DataObject, digits: Digits) -> None:
+def test_any_shards_merge_to_the_same(
+    data: st.DataObject, flatbuffer: bytes, thirty: tuple[Source, Statistics]
+) -> None:
     """What workers do, without a cluster: any cut of the images, any order of the results, sent as they are sent."""
-    flatbuffer = read_artifact(digits.float32).flatbuffer
-    source = open_source(digits.calibration, CONTRACT).sample(30, 1)
+    source, whole = thirty
     order = data.draw(st.permutations(range(30)))
     cuts = sorted(data.draw(st.sets(st.integers(1, 29), max_size=6)))
     shards = [order[a:b] for a, b in zip([0, *cuts], [*cuts, 30], strict=True)]
@@ -136,7 +144,6 @@ def test_any_shards_merge_to_the_same(data: st.DataObject, digits: Digits) -> No
     finally:
         drop_model("sha", "test")
     merged = merge(item.result for item in done)
-    whole = collect_statistics(flatbuffer, source, threads=1)
     assert (merged.samples, merged.images) == (whole.samples, whole.images)
     for name, tensor in whole.tensors.items():
         assert (tensor.lowest, tensor.highest) == (merged.tensors[name].lowest, merged.tensors[name].highest)
@@ -383,6 +390,7 @@ def test_an_export_on_a_cluster_is_the_same_file(client: Client, digits: Digits,
             options=ExportOptions(
                 num_samples=60,
                 select="coverage",
+                calibrate_method="mse",
                 calibration_cache=tmp_path / f"{name}.npz",
                 correct=["none"],
                 measure=False,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import dask
 from distributed import Client, LocalCluster
 
 from embedlite.runtime.images.source import Source
@@ -15,8 +16,12 @@ from embedlite.runtime.images.source import Source
 
 @contextlib.contextmanager
 def two_workers(**options: object) -> Iterator[tuple[LocalCluster, Client]]:
-    """Two workers of one thread each; a dead one is started again."""
+    """Two workers of one thread each; a dead one is started again.
+
+    Each is forked from a process that has imported Dask, which takes most of the time that a worker takes to start.
+    """
     with (
+        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
         LocalCluster(
             n_workers=2,
             threads_per_worker=1,

@@ -144,7 +144,7 @@ def test_the_digits_lose_nothing_by_it(digits: Digits, tmp_path: pytest.TempPath
             quantize=["int8"],
             calibration_data=digits.calibration,
             test_data=digits.test_images,
-            options=ExportOptions(calibrate_method=method, measure=False),
+            options=ExportOptions(calibrate_method=method, equalize=False, correct=["none"], measure=False),
         )
         with Encoder(result.files[0].path) as encoder:
             found = encoder.embed(np.stack([images.load(index) for index in range(len(images))]))

@@ -23,7 +23,7 @@ from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
 from embedlite.runtime import Encoder
 
-from encoders import Call
+from encoders import PLAIN, Call
 from rounding import decibels
 from ways_out import walks
 
@@ -76,7 +76,7 @@ def test_the_steps_are_laid_out_for_int8_and_float32_keeps_the_loop(saved: bool,
         quantize=["float32", "int8", "dynamic"],
         calibration_data=IMAGES,
         test_data=IMAGES,
-        options=ExportOptions(measure=False, correct=["none"]),
+        options=ExportOptions(measure=False, **PLAIN),
     )
     assert any("the 8 steps of its loops are laid out" in text for text in result.decisions)
     assert not result.not_made

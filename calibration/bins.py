@@ -51,7 +51,7 @@ def count(keys: NDArray[np.uint16]) -> NDArray[np.int64]:
 
 def filled(counts: NDArray[np.int64]) -> Filled:
     """Which bins of a histogram hold something, and how much."""
-    keys = np.flatnonzero(counts)
+    keys = np.flatnonzero(counts != 0)  # quicker than of numbers
     return keys.astype(np.uint16), counts[keys]
 
 
@@ -94,8 +94,8 @@ class Bins:
 
 
 def filled_bins(counts: NDArray[np.int64]) -> Bins:
-    """The bins of a histogram that hold something, in the order of their values."""
-    keys = np.flatnonzero(counts)
+    """The filled bins of a histogram, in the order of their values."""
+    keys, _ = filled(counts)
     negative, positive = keys[keys >= _NEGATIVE][::-1], keys[keys < _NEGATIVE]
     ordered = np.concatenate([negative, positive])
     bits = ordered.astype(np.uint32) << 16

@@ -5,7 +5,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import sysconfig
 import time
 from dataclasses import replace

@@ -83,7 +83,8 @@ def test_the_error_from_bins_is_that_of_the_values(name: str) -> None:
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_mse_is_no_worse_than_any_range_of_a_fine_grid(name: str) -> None:
-    values = SAMPLES[name].astype(np.float32).astype(np.float64)
+    # The last ones, so that the outlier is among them.
+    values = SAMPLES[name][-50_000:].astype(np.float32).astype(np.float64)
     low, high = choose_range(statistics(values), parse_method("mse"))
     chosen = error_in_8_bits(values, low, high)
     grid = np.linspace(0.05, 1, 40)

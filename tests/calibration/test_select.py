@@ -17,6 +17,7 @@ from embedlite.convert import Asked, ExportOptions, export, export_asked
 from embedlite.runtime.errors import RequestError
 
 from conftest import Digits
+from encoders import PLAIN
 
 # What exports start to measure a file is a fork.
 pytestmark = pytest.mark.usefixtures("served")
@@ -64,9 +65,7 @@ def test_the_export_says_what_coverage_gained(digits: Digits, tmp_path: Path) ->
         quantize=["int8"],
         calibration_data=digits.calibration,
         test_data=digits.test_images,
-        options=ExportOptions(
-            num_samples=40, select="coverage", calibrate_method="minmax", correct=["none"], measure=False
-        ),
+        options=ExportOptions(num_samples=40, select="coverage", measure=False, **PLAIN),
     )
     text = next(decision for decision in result.decisions if "cover the embedding space" in decision)
     assert text.startswith("40 of 200 calibration images were chosen")
@@ -89,9 +88,7 @@ def test_the_choice_does_not_depend_on_the_order_of_the_images(digits: Digits, t
             quantize=["int8"],
             calibration_data=data,
             test_data=images[:2],
-            options=ExportOptions(
-                num_samples=20, select="coverage", calibrate_method="minmax", correct=["none"], measure=False
-            ),
+            options=ExportOptions(num_samples=20, select="coverage", measure=False, **PLAIN),
         )
         for name, data in (("one", images), ("two", images[rng.permutation(60)]))
     ]

@@ -3,9 +3,6 @@
 import inspect
 import json
 import re
-import shutil
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -20,7 +17,8 @@ from embedlite.runtime.errors import RequestError
 from embedlite.runtime.model.contract import InputOptions
 from embedlite.runtime.options import as_json, check_values, deciding, given, part, rows
 
-from project_wheel import ROOT
+from changed import copy_packages, run_with
+from conftest import Run
 from ways_out import walks
 
 # What exports start to measure a file is a fork.
@@ -52,16 +50,12 @@ print(json.dumps({
 """
 
 
-def test_one_row_is_an_option_everywhere(tmp_path: Path) -> None:
+def test_one_row_is_an_option_everywhere(tmp_path: Path, run: Run) -> None:
     """The packages, with one line more than they have."""
-    for package in ("runtime", "calibration", "convert"):
-        shutil.copytree(ROOT / package, tmp_path / "embedlite" / package)
-    declared = tmp_path / "embedlite" / "convert" / "options.py"
+    declared = copy_packages(tmp_path) / "convert" / "options.py"
     before, after = declared.read_text().split("    seed: int", 1)
     declared.write_text(f"{before}{ROW}    seed: int{after}")
-    path = f"{tmp_path}:{ROOT / 'tests' / 'support'}"
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "out")]
-    done = subprocess.run(command, env={"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    done = run_with(run, tmp_path, SCRIPT, tmp_path / "out")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert "--sharpness N How sharp pixels are. [default: 3; x>=1]" in " ".join(found["help"].split())

@@ -18,6 +18,7 @@ from embedlite.convert.load.options import LoadOptions
 from embedlite.runtime.input.normalize import normalize
 from embedlite.runtime.model.contract import NormalizationSpec
 
+from changed import FORGET
 from conftest import Run
 from ways_out import walk
 
@@ -115,12 +116,14 @@ def test_a_saved_model_loads_with_no_custom_code(tmp_path, run: Run) -> None:
     image = np.random.default_rng(0).normal(size=(1, 4, 4, 3)).astype(np.float32)
     model.save(tmp_path / "model.keras")
     np.save(tmp_path / "image.npy", image)
-    # A fresh process: here the layers are registered already.
+    # Another process: here the layers are registered already. It forgets what made it ready, and has Keras forget.
     code = (
-        "import keras, numpy as np, embedlite.convert.layers\n"
+        f"{FORGET}import keras, numpy as np\n"
+        "keras.saving.get_custom_objects().clear()\n"
+        "import embedlite.convert.layers\n"
         "model = keras.saving.load_model('model.keras')\n"
         "np.save('embedding.npy', np.asarray(model(np.load('image.npy'))))\n"
     )
-    done = run("python", "-c", code, cwd=tmp_path)
+    done = run("python", "-c", code, world="tensorflow", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(np.load(tmp_path / "embedding.npy"), np.asarray(model(image)))

@@ -1,16 +1,13 @@
 """The table of backends: what reads it, and that a new row is one edit."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 from embedlite.convert.modes import MODES
 from embedlite.runtime.backends.registry import BACKENDS
 
-ROOT = Path(__file__).parents[3]
+from changed import ROOT, copy_packages, run_with
+from conftest import Run
 
 ROW = """
         Backend(
@@ -59,20 +56,16 @@ print(json.dumps({
 """
 
 
-def test_a_backend_is_added_as_one_row(tmp_path: Path) -> None:
+def test_a_backend_is_added_as_one_row(tmp_path: Path, run: Run) -> None:
     """A package that pip knows, whose interpreter is LiteRT's own."""
-    for package in ("runtime", "calibration", "convert"):
-        shutil.copytree(ROOT / package, tmp_path / "embedlite" / package)
-    table = tmp_path / "embedlite/runtime/backends/registry.py"
+    table = copy_packages(tmp_path) / "runtime/backends/registry.py"
     before, after = table.read_text("utf-8").split('        Backend(\n            "micro",', 1)
     table.write_text(before + ROW.lstrip("\n") + '        Backend(\n            "micro",' + after, "utf-8")
     (tmp_path / "phone_runtime.py").write_text("from ai_edge_litert.interpreter import Interpreter, load_delegate\n")
     metadata = tmp_path / "phone_runtime-1.0.dist-info" / "METADATA"
     metadata.parent.mkdir()
     metadata.write_text("Metadata-Version: 2.1\nName: phone-runtime\nVersion: 1.0\n")
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT / 'tests' / 'support'}"}
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "out")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = run_with(run, tmp_path, SCRIPT, tmp_path / "out")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     # Without blanks: lines may break at the hyphen.

@@ -1,17 +1,14 @@
 """The table of normalizations: what reads it, and that a new row is one edit."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from embedlite.runtime.model.normalizations import KINDS, Kind
 
-ROOT = Path(__file__).parents[3]
+from changed import ROOT, copy_packages, run_with
+from conftest import Run
 
 ROW = """
             Kind(
@@ -83,16 +80,12 @@ print(json.dumps({
 """
 
 
-def test_a_normalization_is_added_as_one_row(tmp_path: Path) -> None:
+def test_a_normalization_is_added_as_one_row(tmp_path: Path, run: Run) -> None:
     """``x / max x``, which no row of ours computes."""
-    for package in ("runtime", "calibration", "convert"):
-        shutil.copytree(ROOT / package, tmp_path / "embedlite" / package)
-    table = tmp_path / "embedlite/runtime/model/normalizations.py"
+    table = copy_packages(tmp_path) / "runtime/model/normalizations.py"
     before, after = table.read_text("utf-8").split('            Kind(\n                "l2",', 1)
     table.write_text(before + ROW.lstrip("\n") + '            Kind(\n                "l2",' + after, "utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "out")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = run_with(run, tmp_path, SCRIPT, tmp_path / "out")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["names"] == ["max-batch", "max-channel", "max-sample"]

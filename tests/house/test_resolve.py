@@ -45,9 +45,10 @@ def every_extra() -> tuple[str, ...]:
 
 def resolve(case: tuple[str, str, tuple[str, ...]]) -> subprocess.CompletedProcess[str]:
     python, platform, extras = case
-    command = [sys.executable, "-m", "uv", "pip", "compile", "-", "--quiet", "--only-binary", ":all:"]
+    # Without a Python named uv looks for that version on this machine, and downloads it: markers need none.
+    command = [sys.executable, "-m", "uv", "pip", "compile", "-", "--quiet", "--python", sys.executable]
     return subprocess.run(
-        [*command, "--python-version", python, "--python-platform", platform],
+        [*command, "--only-binary", ":all:", "--python-version", python, "--python-platform", platform],
         input="\n".join(requirements(*extras)),
         capture_output=True,
         text=True,

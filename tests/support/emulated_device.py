@@ -15,13 +15,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from foreign_packages import FetchError, install_wheels, unpack_debian
 from project_wheel import build_wheel
+from servers import ready_emulated
 
 LAYOUT = 1
 """Raise it when a device's folder is built in another way, so that old ones are not used any more."""
@@ -90,12 +92,20 @@ class Device:
         runtime: the interpreter package that is installed on it.
         folder: holds ``root`` and one ``site-packages`` for each interpreter.
         project: a folder in which the project's wheel is installed.
+        ready: the words that run a script on it in a process that has imported everything; see :meth:`served`.
     """
 
     architecture: Architecture
     runtime: str
     folder: Path
     project: Path
+    ready: tuple[str, ...] = ()
+
+    @contextmanager
+    def served(self) -> Iterator["Device"]:
+        """The same device with a server on it: Python starts once, and each command is a fork of that."""
+        with ready_emulated(self._python(), self._environment()) as words:
+            yield replace(self, ready=tuple(words))
 
     @property
     def site_packages(self) -> Path:
@@ -104,8 +114,17 @@ class Device:
 
     def run(self, command: str, *arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run one of the project's commands, or ``python``, on the device; it sees this machine's files."""
+        return self._run([*(self.ready or self._python())], command, arguments, cwd)
+
+    def cold(self, command: str, *arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """The same in a process that starts and imports everything itself, even if there is a server."""
+        return self._run(self._python(), command, arguments, cwd)
+
+    def _run(
+        self, python: list[str], command: str, arguments: tuple[str | Path, ...], cwd: Path | None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*self._python(), *self._script(command), *(str(argument) for argument in arguments)],
+            [*python, *self._script(command), *(str(argument) for argument in arguments)],
             capture_output=True,
             text=True,
             cwd=cwd,

@@ -9,7 +9,9 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,21 +30,40 @@ IMAGES = 16
 DEVICES = [(machine, runtime) for machine, kind in ARCHITECTURES.items() for runtime in kind.wheels]
 
 
+@dataclass(frozen=True)
+class Devices:
+    """Devices that are set up and served; each once, for all the tests."""
+
+    project: Path
+    stack: ExitStack
+    made: dict[tuple[str, str, str], Device] = field(default_factory=dict)
+
+    def of(self, machine: str, runtime: str, cpu: str | None = None) -> Device:
+        architecture = ARCHITECTURES[machine]
+        key = (machine, runtime, cpu or architecture.cpu)
+        if key not in self.made:
+            for program in (architecture.emulator, "apt-get", "dpkg-deb"):
+                require(program)
+            try:
+                installed = set_up(architecture)
+            except (FetchError, RuntimeError) as error:
+                unavailable(f"the packages of {machine} cannot be had: {error}")
+            device = Device(replace(architecture, cpu=key[-1]), runtime, installed, self.project)
+            self.made[key] = self.stack.enter_context(device.served())
+        return self.made[key]
+
+
+@pytest.fixture(scope="module")
+def devices(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Devices]:
+    project = tmp_path_factory.mktemp("device") / "project"
+    install_wheels(["--no-deps", str(wheel)], project)
+    with ExitStack() as stack:
+        yield Devices(project, stack)
+
+
 @pytest.fixture(scope="module", params=DEVICES, ids="-".join)
-def device(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Device:
-    return make_device(*request.param, wheel, tmp_path_factory.mktemp("device"))
-
-
-def make_device(machine: str, runtime: str, wheel: Path, folder: Path) -> Device:
-    architecture = ARCHITECTURES[machine]
-    for program in (architecture.emulator, "apt-get", "dpkg-deb"):
-        require(program)
-    try:
-        installed = set_up(architecture)
-    except (FetchError, RuntimeError) as error:
-        unavailable(f"the packages of {machine} cannot be had: {error}")
-    install_wheels(["--no-deps", str(wheel)], folder / "project")
-    return Device(architecture, runtime, installed, folder / "project")
+def device(request: pytest.FixtureRequest, devices: Devices) -> Device:
+    return devices.of(*request.param)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +140,7 @@ def test_both_sides_ran_the_same_interpreter(device: Device, sides: tuple[dict[s
 
 
 def test_the_device_is_another_processor(device: Device) -> None:
-    done = device.run("python", "-c", "import platform, numpy; print(platform.machine(), numpy.__file__)")
+    done = device.cold("python", "-c", "import platform, numpy; print(platform.machine(), numpy.__file__)")
     machine, numpy_file = done.stdout.split()
     assert machine == device.architecture.machine
     assert device.folder in Path(numpy_file).parents
@@ -161,7 +182,7 @@ def test_a_file_shows_the_same_there(device: Device, digits: Digits, run: Run) -
 
 
 def test_half_precision_is_computed_where_the_processor_has_it(
-    digits: Digits, run: Run, wheel: Path, tmp_path: Path
+    digits: Digits, run: Run, devices: Devices, tmp_path: Path
 ) -> None:
     """The files that the export marks, on a Cortex-A76, which has the instructions, and on an A72, which has not."""
     names = {"float32": digits.float32, "int8": digits.int8}
@@ -174,10 +195,9 @@ def test_half_precision_is_computed_where_the_processor_has_it(
         tmp_path / "images.npy",
         np.stack([np.asarray(Image.open(path))[..., None] for path in image_files(digits)]),
     )
-    device = make_device("aarch64", "ai-edge-litert", wheel, tmp_path)
     sides = []
     for cpu in ("cortex-a72", "cortex-a76"):
-        one = replace(device, architecture=replace(device.architecture, cpu=cpu))
+        one = devices.of("aarch64", "ai-edge-litert", cpu)
         vectors = tmp_path / f"{cpu}.npz"
         done = one.run(
             "python", "-c", EMBED, tmp_path / "images.npy", vectors, *(f"{name}={path}" for name, path in names.items())
@@ -208,10 +228,10 @@ def test_half_precision_is_computed_where_the_processor_has_it(
     [("raspberry-pi.md", "aarch64", "ai-edge-litert"), ("armv7l.md", "armv7l", "tflite-runtime")],
 )
 def test_the_commands_of_the_page_run_on_its_device(
-    page: str, machine: str, runtime: str, digits: Digits, run: Run, wheel: Path, tmp_path: Path
+    page: str, machine: str, runtime: str, digits: Digits, run: Run, devices: Devices, tmp_path: Path
 ) -> None:
     """Those under "On the device"; the tests of the documents run the others, and these once more, on this machine."""
-    device = make_device(machine, runtime, wheel, tmp_path)
+    device = devices.of(machine, runtime)
     (tmp_path / "held-out").mkdir()
     for path in image_files(digits):
         shutil.copy(path, tmp_path / "held-out")
@@ -223,5 +243,7 @@ def test_the_commands_of_the_page_run_on_its_device(
     commands = console_commands(section.split("\n## ")[0])
     assert len(commands) >= 3
     for command, *arguments in commands:
-        done = device.run(command, *arguments, cwd=tmp_path)
+        # One of them in a process of its own, as on a device; the others are forks.
+        there = device.cold if "--selftest" in arguments else device.run
+        done = there(command, *arguments, cwd=tmp_path)
         assert done.returncode == 0, f"{command} {arguments}\n{done.stdout}{done.stderr}"

@@ -17,7 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,19 +61,47 @@ def ready_python() -> Iterator[ReadyPython]:
         ready = ReadyPython(Path(name), sys.executable)
         ready.executable.write_text(f'#!/bin/sh\nexec {shlex.join(ready.of("auto"))} "$@"\n')
         ready.executable.chmod(0o755)
-        servers = {world: _start(ready, world) for world in WORLDS}
+        servers = {world: _start(ready, world, [ready.python], str(ready.executable)) for world in WORLDS}
         try:
             yield ready
         finally:
-            ended = [world for world, server in servers.items() if server.poll() is not None]
-            if ended:
-                # Not an error: what they would have run, Python ran.
-                sys.stderr.write(f"servers of commands that ended before they were told to: {ended}\n{ready.log()}\n")
-            for server in servers.values():
-                _stop(server)
+            _stop_all(ready, servers)
 
 
-def _start(ready: ReadyPython, world: str) -> subprocess.Popen[bytes]:
+@contextmanager
+def ready_emulated(python: Sequence[str], environment: dict[str, str]) -> Iterator[list[str]]:
+    """The same for another machine's Python in an emulator, which also keeps what it translated: the world ``device``.
+
+    Args:
+        python: the words that start it, its own path last.
+        environment: its variables; commands must have those that a library reads once.
+
+    Yields:
+        The words that run a script, ``-m`` or ``-c`` there.
+    """
+    with TemporaryDirectory(prefix="embedlite-servers-") as name:
+        ready = ReadyPython(Path(name), sys.executable)
+        ready.executable.write_text(f'#!/bin/sh\nexec {shlex.join(python)} "$@"\n')
+        ready.executable.chmod(0o755)
+        server = _start(ready, "device", python, python[-1], environment)
+        try:
+            yield [ready.python, "-IS", str(_HERE / "client.py"), str(ready.executable), name, "device"]
+        finally:
+            _stop_all(ready, {"device": server})
+
+
+def _stop_all(ready: ReadyPython, servers: dict[str, subprocess.Popen[bytes]]) -> None:
+    ended = [world for world, server in servers.items() if server.poll() is not None]
+    if ended:
+        # Not an error: what they would have run, Python ran.
+        sys.stderr.write(f"servers of commands that ended before they were told to: {ended}\n{ready.log()}\n")
+    for server in servers.values():
+        _stop(server)
+
+
+def _start(
+    ready: ReadyPython, world: str, python: Sequence[str], executable: str, environment: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
         (ready.folder / f"{world}.log").open("wb") as log,
@@ -81,7 +109,8 @@ def _start(ready: ReadyPython, world: str) -> subprocess.Popen[bytes]:
         listener.bind(str(ready.folder / world))
         listener.listen(64)
         return subprocess.Popen(
-            [ready.python, _HERE / "server.py", world, str(listener.fileno()), ready.executable],
+            [*python, str(_HERE / "server.py"), world, str(listener.fileno()), executable],
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=log,

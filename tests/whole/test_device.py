@@ -4,7 +4,6 @@ A part of its own: ``pytest -m device`` runs it alone, ``-m 'not device'`` leave
 minute, once.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -17,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from embedlite.convert import Asked, export_asked
 
 from conftest import ROOT, Digits, Run, console_commands
 from emulated_device import ARCHITECTURES, Device, same_interpreter, set_up
@@ -67,15 +68,14 @@ def device(request: pytest.FixtureRequest, devices: Devices) -> Device:
 
 
 @pytest.fixture(scope="module")
-def models(digits: Digits, run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def models(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The example's float32 and int8 file, and an int8 one that ends at the raw integers."""
     folder = tmp_path_factory.mktemp("models")
-    integers = ("--input-type", "uint8", "--output-type", "int8", "--calibrate-method", "minmax", "--no-equalize")
-    images = ("--calibration-data", digits.calibration)
-    done = run("export-tflite", digits.float32, "-o", folder, "-q", "int8", *images, *integers)
-    assert done.returncode == 0, done.stderr
-    (integer,) = folder.glob("*.tflite")
-    return {"float32": digits.float32, "int8": digits.int8, "integers": integer}
+    plain = {"calibrate_method": "minmax", "equalize": False, "correct": ["none"], "measure": False}
+    ends = {"input_type": "uint8", "output_type": "int8"}
+    integers = Asked(output_dir=folder, quantize=["int8"], calibration_data=digits.calibration, **ends, **plain)
+    (file,) = export_asked(digits.float32, integers).files
+    return {"float32": digits.float32, "int8": digits.int8, "integers": Path(file.path)}
 
 
 def image_files(digits: Digits) -> list[Path]:
@@ -182,18 +182,18 @@ def test_a_file_shows_the_same_there(device: Device, digits: Digits, run: Run) -
 
 
 def test_half_precision_is_computed_where_the_processor_has_it(
-    digits: Digits, run: Run, devices: Devices, tmp_path: Path
+    digits: Digits, devices: Devices, tmp_path: Path
 ) -> None:
     """The files that the export marks, on a Cortex-A76, which has the instructions, and on an A72, which has not."""
     names = {"float32": digits.float32, "int8": digits.int8}
-    wanted = ("-q", "float32", "-q", "float16", "--allow-fp16", "--test-data", digits.test_images)
-    done = run("export-tflite", digits.model, "-o", tmp_path, "--json", "-", *wanted)
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)["files"][0]["contract"]["half_precision"]["sqnr_db"]
-    names |= {f"{mode} in half": tmp_path / f"model.{mode}.tflite" for mode in ("float32", "float16")}
+    # Of the float32 file, because that needs no TensorFlow.
+    wanted = {"quantize": ["float32", "float16"], "allow_fp16": True, "test_data": digits.test_images}
+    files = export_asked(digits.float32, Asked(output_dir=tmp_path, **wanted)).files
+    told = files[0].contract["half_precision"]["sqnr_db"]
+    names |= {f"{file.mode} in half": Path(file.path) for file in files}
     np.save(
         tmp_path / "images.npy",
-        np.stack([np.asarray(Image.open(path))[..., None] for path in image_files(digits)]),
+        np.stack([np.asarray(Image.open(path))[..., None] for path in image_files(digits)[: IMAGES // 2]]),
     )
     sides = []
     for cpu in ("cortex-a72", "cortex-a76"):

@@ -31,7 +31,7 @@ from embedlite.runtime.input.preprocess import dequantize, quantize
 from embedlite.runtime.model.artifact import read_artifact
 from embedlite.runtime.model.contract import NormalizationSpec
 
-from encoders import Call, small_encoder
+from encoders import PLAIN, Call, small_encoder
 from rounding import farthest, spread
 from seeds.user_functions import norm, norm_original, unit, unit_tf
 from seeds.user_layers import BatchMinMax, EmbeddingHead
@@ -115,7 +115,7 @@ def files(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Files:
     def add(name: str, model: keras.Model, **options: object) -> None:
         data = {"calibration_data": np.delete(pixels, np.s_[::3], axis=0), "test_data": held}
         (file,) = export_asked(
-            model, Asked(output_dir=folder / name, quantize=["int8"], measure=False, **data, **options)
+            model, Asked(output_dir=folder / name, quantize=["int8"], measure=False, **PLAIN, **data, **options)
         ).files
         paths[name] = file.path
 
@@ -126,9 +126,9 @@ def files(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Files:
         if name in INTEGERS:
             add(f"{name}, integers", model, input_type="int8", output_type="int8")
     with_l2 = encoder([layers.Flatten(), layers.UnitNormalization()], 32)
-    # Without equalization, which is tried out on the embeddings and might decide differently for the two.
-    add("with L2", with_l2, equalize=False)
-    add("without", encoder([layers.Flatten()], 32), equalize=False)
+    # Like the others without what is tried out on the embeddings, which might decide differently for the two.
+    add("with L2", with_l2)
+    add("without", encoder([layers.Flatten()], 32))
     frames = np.stack([*(image / np.float32(255) for image in held), *edge_frames(CONTRACT)])
     return Files(folder, paths, frames, np.asarray(with_l2(frames[: len(held)])))
 

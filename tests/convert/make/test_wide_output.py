@@ -20,6 +20,7 @@ from embedlite.runtime.errors import DamagedModelError, RequestError
 from embedlite.runtime.model.artifact import read_artifact
 from embedlite.runtime.model.contract import Contract
 
+from encoders import PLAIN
 from ways_out import walks
 
 # What exports start to measure a file is a fork.
@@ -46,7 +47,7 @@ def network(*end: Callable[[], layers.Layer]) -> keras.Model:
 
 
 def made(folder: Path, model: keras.Model, **options) -> ExportResult:
-    given = {"measure": False, "calibrate_method": "minmax", "correct": ("none",), "output_type": "int8", **options}
+    given = {"measure": False, **PLAIN, "output_type": "int8", **options}
     data = {} if "recipe" in given else {"quantize": given.pop("quantize", ["int8"])}
     return export(model, folder, calibration_data=IMAGES, test_data=UNSEEN, **data, options=ExportOptions(**given))
 

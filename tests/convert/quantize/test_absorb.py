@@ -114,7 +114,7 @@ def exported(model: Any, folder: Path, **options: Any) -> tuple[Any, float]:
     )
     with Encoder(result.files[0].path) as encoder:
         found = encoder.embed(images[40:])
-    expected = np.asarray(model.predict(images[40:] / np.float32(255), verbose=0))
+    expected = np.asarray(model(images[40:] / np.float32(255)))
     return result, measure_drift(found, expected, k=None)[0].sqnr_db
 
 

@@ -13,7 +13,7 @@ from embedlite.convert import Asked, ExportOptions, ExportResult, export, export
 from embedlite.runtime import Encoder
 from embedlite.runtime.drift import measure_drift
 
-from encoders import Call
+from encoders import PLAIN, Call
 
 # What exports start to measure a file is a fork.
 pytestmark = pytest.mark.usefixtures("served")
@@ -85,7 +85,7 @@ def test_a_network_that_is_dead_throughout_is_refused_with_the_cause(tmp_path: P
 
 def test_calibration_images_that_are_all_alike_are_named_and_cost_other_files_nothing(tmp_path: Path) -> None:
     """All the same: no ranges. Each of one colour, or all of one kind: ranges that say little of the test images."""
-    model, options = encoder(lambda x, image: x), ExportOptions(measure=False)
+    model, options = encoder(lambda x, image: x), ExportOptions(measure=False, **PLAIN)
     colours = np.tile(np.arange(10, 250, 6, dtype=np.uint8)[:, None, None, None], (1, *IMAGES.shape[1:]))
     kind = IMAGES[:1] ^ (IMAGES & 1)
     cases = {"same": np.tile(colours[:1], (40, 1, 1, 1)), "colours": colours, "kind": kind, "other": IMAGES[:20]}

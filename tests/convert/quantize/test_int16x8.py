@@ -31,7 +31,7 @@ def encoder(*first: keras.layers.Layer, pooled: bool = True) -> keras.Model:
 
 
 def sqnr_of(file: Path, model: keras.Model, images: np.ndarray) -> float:
-    wanted = model.predict(images.astype(np.float32), verbose=0)
+    wanted = np.asarray(model(images.astype(np.float32)))
     with Encoder(file) as opened:
         found = opened.embed(images)
     return float(10 * np.log10((wanted**2).sum() / ((wanted - found) ** 2).sum()))
@@ -97,7 +97,7 @@ def test_branches_of_very_different_size_are_equalized_and_a_recipe_does_it_agai
         modes = [] if "recipe" in more else ["int16x8"]
         options = ExportOptions(measure=False, **more)
         result = export(model, tmp_path / name, quantize=modes, calibration_data=IMAGES, options=options)
-        wanted = model.predict(OTHERS / np.float32(255), verbose=0)
+        wanted = np.asarray(model(OTHERS / np.float32(255)))
         with Encoder(result.files[0].path) as opened:
             noise = decibels(opened.embed(OTHERS), wanted)
         found[name] = noise, result.files[0].sha256, any("equalized for int16x8" in text for text in result.decisions)
@@ -133,7 +133,7 @@ def test_layer_normalization_hard_swish_and_dense_layers_on_rows_are_right_on_ev
     assert "HARD_SWISH" not in {graph.operator_name(item) for item in graph.operators}
     inputs = OTHERS.astype(np.float32) / 255
     np.save(tmp_path / "inputs.npy", inputs)
-    wanted, found = model.predict(inputs, verbose=0), {}
+    wanted, found = np.asarray(model(inputs)), {}
     for runtime in ("ai-edge-litert", "tflite-runtime", "tflite-micro"):
         run_files(run, runtime, tmp_path)
         found[runtime] = np.load(tmp_path / f"{file.path.stem}.{runtime}.npy")

@@ -20,8 +20,8 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), np.uint8)
 def encoder() -> keras.Model:
     keras.utils.set_random_seed(0)
     image = keras.Input((16, 16, 3))
-    x = layers.Conv2D(8, 3, activation="relu")(image)
-    return keras.Model(image, layers.Flatten()(layers.Conv2D(8, 14)(x)), name="small")
+    x = layers.Conv2D(8, 3, strides=2, activation="relu")(image)
+    return keras.Model(image, layers.Flatten()(layers.Conv2D(8, 7)(x)), name="small")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ pixels that Pillow read and numpy scaled.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from PIL import Image
 from embedlite.convert import Asked, ExportOptions, export, export_asked
 from embedlite.convert.contract_decision import decide_contract
 from embedlite.convert.load.keras_model import from_keras
-from embedlite.convert.load.lower import lower
+from embedlite.convert.load.lower import LoweredModel, lower
 from embedlite.convert.load.options import LoadOptions
+from embedlite.convert.load.original import Original
 from embedlite.convert.verify.doubt_contract import doubt_contract
 from embedlite.runtime import Encoder, InputContract
 from embedlite.runtime.errors import RequestError
@@ -52,6 +54,9 @@ FRONTS: dict[str, Callable[[], list[keras.layers.Layer]]] = {
     ],
     "two steps": lambda: [layers.Rescaling(1 / 127.5, offset=-1), layers.Rescaling(0.5, offset=0.5)],
 }
+
+
+Converted = Callable[[str], tuple[Original, LoweredModel]]
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +108,19 @@ def folded(base: keras.Sequential, name: str) -> keras.Sequential:
     return copy
 
 
+@pytest.fixture(scope="module")
+def converted(base: keras.Sequential) -> Converted:
+    """Each copy, and the base behind each front, as an export reads it and converts it; made once."""
+
+    @cache
+    def get(name: str) -> tuple[Original, LoweredModel]:
+        model = keras.Sequential([keras.Input(SHAPE), *FRONTS[name](), base]) if name in FRONTS else folded(base, name)
+        original = from_keras(model, name, LoadOptions())
+        return original, lower(original)
+
+    return get
+
+
 def preparing(name: str) -> Callable[[str], np.ndarray]:
     mean, std, bgr = COPIES[name]
 
@@ -129,7 +147,7 @@ def test_nine_copies_are_right_with_what_the_graph_or_the_function_says(
     with Encoder(result.files[0].path) as encoder:
         found = encoder.embed(np.stack([encoder_pixels(image, encoder) for image in pixels]))
         assert encoder.contract.origins["mean"] == ("graph" if front else "proved")
-    truth = base.predict(pixels.astype(np.float32) / 255, verbose=0)
+    truth = np.asarray(base(pixels.astype(np.float32) / 255))
     assert cosines(found, truth).min() >= 0.9999
     assert not any("WARNING" in decision for decision in result.decisions)
 
@@ -140,11 +158,9 @@ def encoder_pixels(image: np.ndarray, encoder: Encoder) -> np.ndarray:
 
 @pytest.mark.parametrize("name", [*COPIES, *FRONTS])
 def test_the_defaults_are_refused_where_they_are_grossly_wrong(
-    name: str, base: keras.Sequential, pixels: np.ndarray
+    name: str, converted: Converted, pixels: np.ndarray
 ) -> None:
-    model = keras.Sequential([keras.Input(SHAPE), *FRONTS[name](), base]) if name in FRONTS else folded(base, name)
-    original = from_keras(model, name, LoadOptions())
-    lowered = lower(original)
+    original, lowered = converted(name)
     decided = decide_contract(name, SHAPE, InputOptions(), original.inputs, lowered.scaling)
     source = open_source(pixels, decided.contract)
     if name in ("0-255", "caffe"):
@@ -160,18 +176,18 @@ def test_the_defaults_are_refused_where_they_are_grossly_wrong(
 
 
 @pytest.mark.parametrize("name", COPIES)
-def test_the_right_contract_is_not_doubted(name: str, base: keras.Sequential, pixels: np.ndarray) -> None:
+def test_the_right_contract_is_not_doubted(name: str, converted: Converted, pixels: np.ndarray) -> None:
     mean, std, bgr = COPIES[name]
     turn = -1 if bgr else 1
     contract = InputContract(SHAPE, mean=mean[::turn], std=std[::turn], color_order="bgr" if bgr else "rgb")
-    lowered = lower(from_keras(folded(base, name), name, LoadOptions()))
+    _, lowered = converted(name)
     assert doubt_contract(name, lowered, open_source(pixels[..., ::turn], contract), contract, accept=False) == []
     wide = open_source(pixels[..., ::turn].astype(np.uint16) * 257, contract)
     assert doubt_contract(name, lowered, wide, contract, accept=False) == []
 
 
-def test_what_a_resampler_makes_ready_is_not_scaled_twice(base: keras.Sequential, photos: Path) -> None:
-    lowered = lower(from_keras(folded(base, "0-255"), "0-255", LoadOptions()))
+def test_what_a_resampler_makes_ready_is_not_scaled_twice(converted: Converted, photos: Path) -> None:
+    _, lowered = converted("0-255")
     right = InputContract(SHAPE, std=(1.0,), resampler="tf-bilinear")
     assert doubt_contract("0-255", lowered, open_source(photos, right), right, accept=False) == []
     wrong = InputContract(SHAPE, resampler="tf-bilinear")

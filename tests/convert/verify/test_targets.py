@@ -24,13 +24,15 @@ from embedlite.runtime.model.artifact import append_contract, read_artifact
 from embedlite.runtime.model.contract import InputContract
 
 from conftest import Run, error_line
-from encoders import small_encoder
+from encoders import PLAIN, small_encoder
 from ways_out import brought, walks
 
 # What exports start to measure a file is a fork.
 pytestmark = pytest.mark.usefixtures("served")
 
 SHAPE = (24, 24, 3)
+# As PLAIN says it in Python.
+AS_IT_IS = ("--calibrate-method", "minmax", "--no-equalize", "--correct", "none")
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)
 
 
@@ -59,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_file_that_a_required_target_does_not_run_is_rejected(folder: Path, tmp_path: Path, run: Run) -> None:
     """tflite-runtime's XNNPACK answers zeros for a 3x3 convolution of stride 4 in float, and is right in int8."""
     arguments = ("wide.keras", "-o", tmp_path, "-q", "float32", "-q", "int8", "--calibration-data", "images.npy")
-    done = run("export-tflite", *arguments, "--correct", "none", "--target", "tflite-runtime", cwd=folder)
+    done = run("export-tflite", *arguments, *AS_IT_IS, "--target", "tflite-runtime", cwd=folder)
     assert done.returncode == 1, done.stderr
     assert "FAILED: tflite-runtime does not run the float32 file" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -86,7 +88,7 @@ def test_a_file_that_a_required_target_does_not_run_is_rejected(folder: Path, tm
 
 
 def test_tflite_runtime_as_a_target_gets_what_it_can_compute(folder: Path, tmp_path: Path) -> None:
-    options = {"quantize": ["dynamic", "int16x8"], "calibration_data": IMAGES, "correct": ["none"]}
+    options = {"quantize": ["dynamic", "int16x8"], "calibration_data": IMAGES, **PLAIN}
     plain = export_asked(folder / "older.keras", Asked(output_dir=tmp_path / "plain", **options))
     chosen = export_asked(
         folder / "older.keras", Asked(output_dir=tmp_path / "chosen", targets=["tflite-runtime"], **options)
@@ -129,8 +131,10 @@ def _in_float(path: Path) -> tuple[set[str], set[str]]:
 
 
 def test_ethos_u_gets_integers_throughout_and_the_compiled_file(folder: Path, tmp_path: Path) -> None:
-    options = {"quantize": ["int8"], "calibration_data": IMAGES, "correct": ["none"], "targets": ["ethos-u"]}
-    result = export_asked(folder / "small.keras", Asked(output_dir=tmp_path, **options))
+    options = {"quantize": ["int8"], "calibration_data": IMAGES, "targets": ["ethos-u"], **PLAIN}
+    # What is tried out might be float elsewhere.
+    tried = {**options, "equalize": True}
+    result = export_asked(folder / "small.keras", Asked(output_dir=tmp_path, **tried))
     (file,) = result.files
     assert (file.contract["input"]["dtype"], file.contract["output_dtype"]) == ("int8", "int8")
     assert file.contract["normalization"]["placement"] == "runtime"
@@ -152,8 +156,8 @@ def test_ethos_u_gets_integers_throughout_and_the_compiled_file(folder: Path, tm
 
 def test_micro_reports_its_arena_and_c_source_compiles(folder: Path, tmp_path: Path, run: Run) -> None:
     arguments = ("small.keras", "-o", tmp_path, "-q", "int8", "--calibration-data", "images.npy", "--c-array")
-    integers = ("--input-type", "int8", "--output-type", "int8", "--target", "micro", "--correct", "none")
-    done = run("export-tflite", *arguments, *integers, cwd=folder)
+    integers = ("--input-type", "int8", "--output-type", "int8", "--target", "micro")
+    done = run("export-tflite", *arguments, *integers, *AS_IT_IS, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "; an arena of " in done.stdout
     header, source = tmp_path / "small.int8.h", tmp_path / "small.int8.c"
@@ -167,9 +171,13 @@ def test_micro_reports_its_arena_and_c_source_compiles(folder: Path, tmp_path: P
 
 
 def test_int16x8_is_nearer_than_int8_and_runs_everywhere(folder: Path, tmp_path: Path) -> None:
-    modes = ["int8", "int16x8"]
     result = export(
-        folder / "small.keras", tmp_path, quantize=modes, calibration_data=IMAGES[:30], test_data=IMAGES[30:]
+        folder / "small.keras",
+        tmp_path,
+        quantize=["int8", "int16x8"],
+        calibration_data=IMAGES[:30],
+        test_data=IMAGES[30:],
+        options=ExportOptions(**PLAIN),
     )
     narrow, wide = (file.drift for file in result.files)
     assert wide.sqnr_db > narrow.sqnr_db

@@ -7,13 +7,13 @@
 ...     title: ClassVar[str] = "run"
 ...     threads: int | None = option(None, "Processors to use.", least=1)
 
-A class is a group with a title; a class that inherits from several groups has the options of all. Nothing here knows
-click.
+A class is a group with a title; a class that inherits from several groups has the options of all.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +25,7 @@ from .errors import RequestError
 _KEY = "option"
 
 _T = TypeVar("_T")
+_kinds = functools.cache(typing.get_type_hints)
 
 
 @dataclass(frozen=True)
@@ -84,19 +85,19 @@ class Row:
 
 
 def rows(group: type[Any]) -> Iterator[Row]:
-    """The options of a class and of those that it inherits from, in the order in which they are declared."""
+    """The options of a class and of those that it inherits from, in the order of declaration."""
     for owner in group.__mro__:
         title = owner.__dict__.get("title")
         if title is None or not dataclasses.is_dataclass(owner):
             continue
-        kinds = typing.get_type_hints(owner)
+        kinds = _kinds(owner)
         for item in dataclasses.fields(owner):
             if item.name in owner.__annotations__ and _KEY in item.metadata:
                 yield Row(item.name, kinds[item.name], item.default, title, item.metadata[_KEY])
 
 
 def described(group: type[_T]) -> type[_T]:
-    """Adds the options to a group's docstring, so that ``help()`` shows what ``--help`` does."""
+    """Adds the options to a group's docstring, for ``help()``."""
     own = [row for row in rows(group) if row.name in group.__annotations__]
     group.__doc__ = "\n".join([f"{group.__doc__}\n\nAttributes:", *(f"    {row.name}: {_text(row)}" for row in own)])
     return group

@@ -312,6 +312,7 @@ def _cannot_loop(mode: str, taken: int) -> ConversionError:
     )
 
 
+@functools.cache
 def tool_versions() -> dict[str, str]:
     """Versions of what makes the files."""
     others = ("tensorflow", "keras", "litert-quantizer")

@@ -28,12 +28,15 @@ from embedlite.runtime.errors import (
 from embedlite.runtime.model.artifact import SIDECAR_SUFFIX, read_artifact, sidecar
 
 from conftest import Run, error_line
-from encoders import small_encoder
+from encoders import PLAIN, small_encoder
 from ways_out import brought, walks
 
 for name in ("ethosu", "tflite_micro"):
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"{name} is not installed (embedlite[verify])", allow_module_level=True)
+
+# Vela, and what exports start, is a fork.
+pytestmark = pytest.mark.usefixtures("served")
 
 ISLAND = {"DEQUANTIZE": 1, "REDUCE_MIN": 1, "SUB": 1, "REDUCE_MAX": 1, "MAXIMUM": 1, "DIV": 1, "RESHAPE": 1}
 """The float operators that a min-max normalization over the sample leaves in an int8 file."""
@@ -55,14 +58,14 @@ def exported(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> di
         folder / "float",
         quantize=["float32", "int8"],
         calibration_data=images,
-        options=ExportOptions(measure=False),
+        options=ExportOptions(measure=False, **PLAIN),
     ).files
     (integer,) = export(
         model,
         folder / "integer",
         quantize=["int8"],
         calibration_data=images,
-        options=ExportOptions(input_type="int8", output_type="int8", measure=False),
+        options=ExportOptions(input_type="int8", output_type="int8", measure=False, **PLAIN),
     ).files
     return {"float32": files[0].path, "int8": files[1].path, "integer": integer.path}
 

@@ -34,5 +34,5 @@ def run_files(run: Any, runtime: str, folder: Path, without: tuple[str, ...] = (
         folder: what it holds is run, one input of batch 1 after the other.
         without: files that the runtime cannot run, by the name without the ending.
     """
-    done = run("python", "-c", RUN, runtime, str(folder), *without)
+    done = run("python", "-c", RUN, runtime, str(folder), *without, world="device")
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,6 @@ end as those of the users do; their weights are such that no ordinary frame, not
 import importlib.util
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,10 +34,14 @@ from encoders import PLAIN, Call, small_encoder
 from rounding import farthest, spread
 from seeds.user_functions import norm, norm_original, unit, unit_tf
 from seeds.user_layers import BatchMinMax, EmbeddingHead
+from servers import ReadyPython
 
 for package in ("ethosu", "tflite_micro", "tflite_runtime"):
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed (embedlite[verify])", allow_module_level=True)
+
+# Vela, and what exports start, is a fork.
+pytestmark = pytest.mark.usefixtures("served")
 
 CONVOLUTIONS = 3
 """Of these encoders."""
@@ -189,7 +192,7 @@ np.savez(job["result"], **answers)
 
 
 @pytest.fixture(scope="module")
-def answers(files: Files) -> dict[str, dict[str, np.ndarray]]:
+def answers(files: Files, ready: ReadyPython) -> dict[str, dict[str, np.ndarray]]:
     """By runtime: embeddings by a file's name; raw integers by ``NAME, raw``; what islands give by ``NAME, island``."""
     folder = files.folder
     np.save(folder / "frames.npy", files.frames)
@@ -217,7 +220,7 @@ def answers(files: Files) -> dict[str, dict[str, np.ndarray]]:
             "direct": direct,
             "result": str(folder / f"{runtime}.npz"),
         }
-        command = [sys.executable, "-c", RUNNER]
+        command = [*ready.of("device"), "-c", RUNNER]
         done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{runtime}: {done.stderr}"
         with np.load(job["result"]) as result:
@@ -228,7 +231,7 @@ def answers(files: Files) -> dict[str, dict[str, np.ndarray]]:
 
 
 @pytest.fixture(scope="module")
-def compiled(files: Files) -> dict[str, NpuCompilation]:
+def compiled(files: Files, served: None) -> dict[str, NpuCompilation]:
     """What Vela makes of every file."""
     wanted = [name for name in files.paths if name.split(",")[0] in (*ISLANDS, "S2")]
     with ThreadPoolExecutor(2) as pool:

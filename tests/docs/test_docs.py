@@ -10,7 +10,16 @@ import pytest
 from embedlite.runtime.model.artifact import read_artifact
 
 from conftest import ROOT, Digits, Run, blocks
-from documents import WITH_COMMANDS, WRITTEN, exports, run_console_blocks, run_monitored
+from documents import (
+    IMAGES,
+    WITH_COMMANDS,
+    WRITTEN,
+    copy_first,
+    exports,
+    run_console_blocks,
+    run_monitored,
+    small_models,
+)
 
 DOCUMENTS = [path for path in WITH_COMMANDS if not exports(path)]
 
@@ -21,9 +30,12 @@ def test_console_blocks_run(document: Path, digits: Digits, run: Run, tmp_path: 
     run_console_blocks(document, digits.folder, digits, run, tmp_path)
 
 
-def test_python_blocks_of_the_readme_run(digits: Digits, run: Run, tmp_path: Path) -> None:
-    shutil.copytree(digits.calibration, tmp_path / "photos")
-    for path in (digits.model, digits.int8):
+def test_python_blocks_of_the_readme_run(
+    digits: Digits, run: Run, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    copy_first(digits.calibration, 60, tmp_path / "photos")
+    # What the first exports is small; the second runs the example's file, on images of its shape.
+    for path in (small_models(digits, run, tmp_path_factory) / "model.keras", digits.int8):
         shutil.copy(path, tmp_path)
     programs = blocks((ROOT / "README.md").read_text(), "python")
     assert len(programs) == 2
@@ -35,13 +47,13 @@ def test_python_blocks_of_the_readme_run(digits: Digits, run: Run, tmp_path: Pat
 
 
 def test_the_python_of_calibration_runs(digits: Digits, run: Run, tmp_path: Path) -> None:
-    shutil.copytree(digits.calibration, tmp_path / "photos")
-    shutil.copytree(digits.test_images, tmp_path / "held-out")
+    copy_first(digits.calibration, 60, tmp_path / "photos")
+    copy_first(digits.test_images, 40, tmp_path / "held-out")
     shutil.copy(digits.float32, tmp_path)
     programs = blocks((ROOT / "docs" / "calibration.md").read_text(), "python")
-    done = run("python", "-c", "\n".join(programs), cwd=tmp_path)
+    done = run("python", "-c", "\n".join(programs), cwd=tmp_path, world="tensorflow")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("650 images;")
+    assert done.stdout.startswith("100 images;")
 
 
 def test_the_python_of_device_runs(digits: Digits, run: Run, tmp_path: Path) -> None:
@@ -67,12 +79,12 @@ def test_the_python_of_device_runs(digits: Digits, run: Run, tmp_path: Path) -> 
 
 
 def test_the_python_of_drift_sources_runs(digits: Digits, run: Run, tmp_path: Path) -> None:
-    shutil.copytree(digits.test_images, tmp_path / "held-out")
+    copy_first(digits.test_images, 60, tmp_path / "held-out")
     for path in (digits.float32, digits.int8):
         shutil.copy(path, tmp_path)
     document = (ROOT / "docs" / "drift-sources.md").read_text()
     (block,) = re.findall(r"^```python\n(.*?)^```", document, re.DOTALL | re.MULTILINE)
-    done = run("python", "-c", block, cwd=tmp_path)
+    done = run("python", "-c", block, cwd=tmp_path, world="device")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 3
 
@@ -83,10 +95,10 @@ def test_the_python_of_npu_gives_a_compiled_file_its_contract(digits: Digits, ru
     compiled = tmp_path / "model_edgetpu.tflite"
     compiled.write_bytes(read_artifact(digits.int8).flatbuffer)
     (program,) = blocks((ROOT / "docs" / "npu.md").read_text(), "python")
-    done = run("python", "-c", program, cwd=tmp_path)
+    done = run("python", "-c", program, cwd=tmp_path, world="device")
     assert done.returncode == 0, done.stderr
     assert read_artifact(compiled).contract is not None
-    done = run("embed-tflite", compiled, digits.test_images, "-o", tmp_path / "vectors.npz")
+    done = run("embed-tflite", compiled, copy_first(digits.test_images, 60, tmp_path / "held-out"), "-o", tmp_path / "vectors.npz")
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -95,13 +107,14 @@ def test_the_python_of_monitor_runs(digits: Digits, run: Run, tmp_path: Path) ->
     for path in (digits.float32, digits.int8):
         shutil.copy(path, tmp_path)
     run_monitored(digits, run, tmp_path, "door")
-    assert json.loads((tmp_path / "door.json").read_text())["counters"]["inputs"] == 4500
-    done = run("embed-tflite", "model.float32.tflite", digits.test_images, "-o", "home.npz", cwd=tmp_path)
+    assert json.loads((tmp_path / "door.json").read_text())["counters"]["inputs"] == 10 * IMAGES
+    copy_first(digits.test_images, 60, tmp_path / "held-out")
+    done = run("embed-tflite", "model.float32.tflite", "held-out", "-o", "home.npz", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     _, second = blocks((ROOT / "docs" / "monitor.md").read_text(), "python")
     given = "from embedlite.runtime import DriftMonitor, Encoder\nencoder = Encoder('model.int8.tflite')\n"
     used = "import numpy as np\nmonitor.embed(np.zeros((500, 32, 32, 1), np.uint8))\nmonitor.close()\n"
-    done = run("python", "-c", given + second + used, cwd=tmp_path)
+    done = run("python", "-c", given + second + used, cwd=tmp_path, world="device")
     assert done.returncode == 0, done.stderr
     crowd = json.loads((tmp_path / "crowd.json").read_text())
     assert crowd["counters"]["inputs"] == 500
@@ -111,7 +124,7 @@ def test_the_python_of_monitor_runs(digits: Digits, run: Run, tmp_path: Path) ->
 def test_the_readme_shows_the_form_of_the_real_output(digits: Digits, run: Run) -> None:
     """Figures differ from machine to machine and training to training; names, rows and columns do not."""
     readme = (ROOT / "README.md").read_text()
-    done = run("drift-report", digits.int8, "--reference", digits.float32, "--data", digits.test_images)
+    done = run("drift-report", digits.int8, "--reference", digits.float32, "--data", digits.test_images, "--num-samples", "60")
 
     def metrics(text: str) -> list[str]:
         """The names in the table of metrics, which an empty line ends."""

@@ -4,24 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Digits, Run, save_small_encoder
-from documents import ABOUT_FIGURES, WITH_COMMANDS, exports, run_console_blocks
-from shared import made_once
+from conftest import Digits, Run
+from documents import ABOUT_FIGURES, WITH_COMMANDS, exports, run_console_blocks, small_models
 
 DOCUMENTS = [path for path in WITH_COMMANDS if exports(path)]
 
 
 @pytest.fixture(scope="module")
 def soon(digits: Digits, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the example leaves it, of a model whose layers have the same names and are few and small."""
-
-    def make(folder: Path) -> None:
-        save_small_encoder(run, folder / "model.keras", "(12, 12, 1), 32")
-        data = ("--calibration-data", digits.calibration, "--num-samples", "60")
-        done = run("export-tflite", folder / "model.keras", "-q", "float32", "-q", "int8", *data)
-        assert done.returncode == 0, done.stderr
-
-    return made_once(tmp_path_factory, "soon", make)
+    return small_models(digits, run, tmp_path_factory)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

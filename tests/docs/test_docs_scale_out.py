@@ -11,8 +11,9 @@ from distributed import Client
 
 from buckets import s3_bucket
 from conftest import ROOT, Digits, Run, blocks
+from documents import small_models
 
-IMAGES = 100
+IMAGES = 64
 """Of each folder: a bucket's server for tests takes its time over each."""
 
 START, WORK = blocks((ROOT / "docs" / "scale-out.md").read_text(), "sh")[:2]
@@ -58,9 +59,12 @@ def folders(digits: Digits) -> list[tuple[str, Path]]:
     return [("photos", digits.calibration), ("held-out", digits.test_images)]
 
 
-def test_commands_on_a_cluster_run(scheduler: str, digits: Digits, run: Run, tmp_path: Path) -> None:
-    (tmp_path / "model.keras").write_bytes(digits.model.read_bytes())
-    (tmp_path / "model.float32.tflite").write_bytes(digits.float32.read_bytes())
+def test_commands_on_a_cluster_run(
+    scheduler: str, digits: Digits, run: Run, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    models = small_models(digits, run, tmp_path_factory)
+    for name in ("model.keras", "model.float32.tflite"):
+        (tmp_path / name).write_bytes((models / name).read_bytes())
     export, report = commands(WORK)
     export[export.index("5000")] = "60"
     for command in (export, report):

@@ -26,7 +26,7 @@ from embedlite.runtime.commands.embed import embed
 from embedlite.runtime.commands.inspect import inspect
 from embedlite.runtime.commands.options import Command, GroupedOption
 
-from conftest import Digits
+from conftest import Digits, Run
 
 COMMANDS = (export_tflite, embed, inspect, drift_report, drift_fleet)
 
@@ -64,7 +64,15 @@ def example_of(command: click.Command) -> list[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_the_example_works(command: Command, folder: Path, digits: Digits) -> None:
+def test_the_example_works(command: Command, folder: Path, digits: Digits, small: Path, run: Run) -> None:
+    if command is export_tflite:
+        # A small model's files are as good an answer; and in a process that has imported TensorFlow already.
+        (folder / "model.keras").unlink()
+        (folder / "model.keras").symlink_to(small)
+        ended = run(command.name, *example_of(command), cwd=folder)
+        assert ended.returncode == 0, ended.stderr
+        assert (folder / "exported/model.int8.tflite").is_file()
+        return
     if command is drift_fleet:
         (folder / "monitors").mkdir()
         images = np.stack([np.array(Image.open(path)) for path in sorted(digits.test_images.iterdir())[:8]])
@@ -75,8 +83,7 @@ def test_the_example_works(command: Command, folder: Path, digits: Digits) -> No
     done = CliRunner().invoke(command, example_of(command), standalone_mode=False)
     assert done.exception is None, done.output
     assert done.return_value in (None, 0, 1 if command is drift_fleet else 0), done.output
-    written = {export_tflite: "exported/model.int8.tflite", embed: "vectors.npz"}
-    assert command not in written or (folder / written[command]).is_file()
+    assert command is not embed or (folder / "vectors.npz").is_file()
 
 
 QUESTIONS = {

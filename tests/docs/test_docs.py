@@ -98,7 +98,13 @@ def test_the_python_of_npu_gives_a_compiled_file_its_contract(digits: Digits, ru
     done = run("python", "-c", program, cwd=tmp_path, world="device")
     assert done.returncode == 0, done.stderr
     assert read_artifact(compiled).contract is not None
-    done = run("embed-tflite", compiled, copy_first(digits.test_images, 60, tmp_path / "held-out"), "-o", tmp_path / "vectors.npz")
+    done = run(
+        "embed-tflite",
+        compiled,
+        copy_first(digits.test_images, 60, tmp_path / "held-out"),
+        "-o",
+        tmp_path / "vectors.npz",
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -124,7 +130,9 @@ def test_the_python_of_monitor_runs(digits: Digits, run: Run, tmp_path: Path) ->
 def test_the_readme_shows_the_form_of_the_real_output(digits: Digits, run: Run) -> None:
     """Figures differ from machine to machine and training to training; names, rows and columns do not."""
     readme = (ROOT / "README.md").read_text()
-    done = run("drift-report", digits.int8, "--reference", digits.float32, "--data", digits.test_images, "--num-samples", "60")
+    done = run(
+        "drift-report", digits.int8, "--reference", digits.float32, "--data", digits.test_images, "--num-samples", "60"
+    )
 
     def metrics(text: str) -> list[str]:
         """The names in the table of metrics, which an empty line ends."""

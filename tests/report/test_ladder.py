@@ -20,7 +20,7 @@ from embedlite.convert.layers import MinMaxNormalization
 from embedlite.report.causes.ladder import Ladder, LadderStep, Moved, render_ladder, with_shares
 
 from conftest import Run, error_line
-from encoders import small_encoder
+from encoders import PLAIN, small_encoder
 from ways_out import walks
 
 # What exports start to measure a file is a fork.
@@ -40,7 +40,7 @@ def shipped(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the model, its float32 and int8 files, and in ``ends`` an int8 file with int8 input."""
     folder = tmp_path_factory.mktemp("shipped")
     model().save(folder / "model.keras")
-    options: dict[str, Any] = {"calibration_data": photos, "measure": False, "calibrate_method": "minmax"}
+    options: dict[str, Any] = {"calibration_data": photos, "measure": False, **PLAIN}
     export_asked(folder / "model.keras", Asked(quantize=["float32", "int8"], **options))
     export_asked(
         folder / "model.keras", Asked(output_dir=folder / "ends", quantize=["int8"], input_type="int8", **options)
@@ -156,6 +156,7 @@ def frozen(shipped: Path, photos: Path, *modes: str) -> tuple[Path, ...]:
             calibration_data=photos,
             normalization="frozen",
             measure=False,
+            **(PLAIN if "int8" in modes else {}),
         ),
     )
     return tuple(file.path for file in made.files)

@@ -19,6 +19,9 @@ from embedlite.runtime.errors import EmbedliteError, MissingPackageError
 from conftest import Digits
 from ways_out import check_extra, walk, walks
 
+# What the command starts to run Keras is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 COUNT = 60
 GALLERY = "--gallery a.npz --candidate-vectors b.npz"
 FILES = "int8.tflite --reference float32.tflite --data some"

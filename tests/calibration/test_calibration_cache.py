@@ -234,7 +234,12 @@ def test_the_export_uses_its_cache_for_every_method(
             quantize=["int8"],
             calibration_data=digits.calibration,
             options=ExportOptions(
-                calibrate_method=method, calibration_cache=cache, num_samples=60, correct=["none"], measure=False
+                calibrate_method=method,
+                calibration_cache=cache,
+                num_samples=60,
+                equalize=False,
+                correct=["none"],
+                measure=False,
             ),
         )
         return result.files[0].path.read_bytes()

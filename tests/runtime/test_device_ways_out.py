@@ -41,6 +41,9 @@ from conftest import Digits
 from example_records import listed, record
 from ways_out import check_extra, walk, walks
 
+# What files are tried and measured in is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 SHAPE = (4, 4, 3)
 IMAGES, WINDOWS = InputContract(SHAPE), InputContract((5, 2))
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, *SHAPE), np.uint8)

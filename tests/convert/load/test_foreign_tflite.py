@@ -15,6 +15,9 @@ from embedlite.runtime.encoder import Encoder
 from embedlite.runtime.errors import InterpreterFailedError
 from embedlite.runtime.model.contract import InputContract
 
+# What a foreign .tflite is tried in is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 
 def convert(function: Callable[[Any], Any]) -> bytes:
     spec = tf.TensorSpec((1, 8, 8, 3), tf.float32, name="image")

@@ -28,6 +28,9 @@ from embedlite.runtime.model.contract import NormalizationSpec
 
 from conftest import Run
 
+# What a foreign .tflite is tried in is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 SHAPE = (16, 16, 3)
 IMAGE = np.random.default_rng(0).random(SHAPE, np.float32)
 

@@ -27,6 +27,8 @@ from encoders import PLAIN
 from ways_out import walks
 
 pytestmark = [
+    # What a foreign .tflite is tried in is a fork.
+    pytest.mark.usefixtures("served"),
     pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`"),
     pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file"),
 ]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,9 +32,13 @@ def sqnr_db(candidate: Path, reference: Path) -> float:
 def test_it_agrees_with_litert_on_real_digits(
     mode: str, floor: float, digits: Digits, run: Run, tmp_path: Path
 ) -> None:
+    some = tmp_path / "some"
+    some.mkdir()
+    for path in sorted(digits.test_images.iterdir())[::5]:
+        shutil.copy(path, some)
     for runtime in ("tflite-micro", "ai-edge-litert"):
         path = tmp_path / f"{runtime}.npz"
-        done = run("embed-tflite", digits.file(mode), digits.test_images, "-o", path, runtime=runtime)
+        done = run("embed-tflite", digits.file(mode), some, "-o", path, runtime=runtime)
         assert (done.returncode, done.stderr) == (0, "")
         assert f"by {runtime} " in " ".join(done.stdout.split())
     assert sqnr_db(tmp_path / "tflite-micro.npz", tmp_path / "ai-edge-litert.npz") > floor

@@ -25,7 +25,7 @@ from embedlite.runtime.input.preprocess import model_ready
 from embedlite.runtime.model.artifact import GOLDEN_NAME, append_contract, read_artifact
 
 from conftest import Digits, Run, error_line
-from encoders import small_encoder
+from encoders import PLAIN, small_encoder
 
 # What exports start to measure a file is a fork.
 pytestmark = pytest.mark.usefixtures("served")
@@ -47,7 +47,7 @@ class Files:
 def files(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Files:
     folder = tmp_path_factory.mktemp("golden")
     model = small_encoder([layers.Flatten(), MinMaxNormalization()])
-    given = {"calibration_data": photos, "test_data": photos, "equalize": False, "calibrate_method": "minmax"}
+    given = {"calibration_data": photos, **PLAIN}
     given |= {"mean": (127.0,), "std": (128.0,)}
     made = export_asked(model, Asked(output_dir=folder / "modes", quantize=["all"], **given))
     paths = {file.mode: file.path for file in made.files}

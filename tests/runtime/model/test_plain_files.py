@@ -36,6 +36,9 @@ from embedlite.runtime.model.contract import InputOptions
 from encoders import small_encoder
 from ways_out import walks
 
+# What a foreign .tflite is tried in is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 SHAPE = (24, 24, 3)
 
 

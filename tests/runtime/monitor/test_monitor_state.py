@@ -22,6 +22,7 @@ from embedlite.runtime.monitor.distribution import canonical_bytes
 from embedlite.runtime.monitor.state import MonitorState, read_state
 
 from conftest import Digits
+from servers import ReadyPython
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 1), np.uint8)
 
@@ -105,11 +106,14 @@ ENDLESS = """
 """
 
 
-def test_a_process_killed_at_any_moment_leaves_a_whole_state(digits: Digits, tmp_path: Path) -> None:
+def test_a_process_killed_at_any_moment_leaves_a_whole_state(
+    digits: Digits, ready: ReadyPython, tmp_path: Path
+) -> None:
     """SIGKILL while it does little else than write: what it said was saved is there, and each start goes on."""
     state, saved, chance = tmp_path / "door.json", 0, random.Random(0)
     for cuts in range(1, 7):
-        program = [sys.executable, "-c", textwrap.dedent(ENDLESS), digits.int8, digits.float32]
+        # The server kills the process of whoever is killed, and all is read once that is gone.
+        program = [*ready.of("device"), "-c", textwrap.dedent(ENDLESS), digits.int8, digits.float32]
         with subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             first = int(process.stdout.readline())

@@ -1,7 +1,6 @@
 """``embed-tflite``, ``drift-report`` and ``inspect-tflite`` on the example's files, under both interpreters."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from embedlite.convert.graph.graph import Graph
 from embedlite.runtime.model.artifact import read_artifact
 
 from conftest import Digits, Run, error_line
+from documents import copy_first
 from rounding import FLOAT_DB, INT8_DB, farthest, spread
 
 RUNTIMES = ("ai-edge-litert", "tflite-runtime")
@@ -105,7 +105,7 @@ def test_a_failed_gate_is_exit_code_one_and_named_first(digits: Digits, run: Run
     done = run(
         "drift-report",
         digits.int8,
-        *("--reference", digits.float32, "--data", digits.test_images),
+        *("--reference", digits.float32, "--data", digits.test_images, "--num-samples", "100"),
         *("--gate", "cosine_min=0.999999", "--gate", "sqnr_db=5"),
     )
     assert done.returncode == 1
@@ -166,12 +166,13 @@ def plain(digits: Digits, tmp_path: Path) -> Path:
 
 
 def test_a_plain_file_loads_with_a_note_or_with_options(digits: Digits, plain: Path, run: Run, tmp_path: Path) -> None:
-    silent = run("embed-tflite", plain, digits.test_images, "-o", tmp_path / "a.npz", "--mean", "0", "--std", "255")
+    some = copy_first(digits.test_images, 60, tmp_path / "some")
+    silent = run("embed-tflite", plain, some, "-o", tmp_path / "a.npz", "--mean", "0", "--std", "255")
     assert silent.returncode == 0, silent.stderr
     assert silent.stderr == ""
-    noted = run("embed-tflite", plain, digits.test_images, "-o", tmp_path / "b.npz")
+    noted = run("embed-tflite", plain, some, "-o", tmp_path / "b.npz")
     assert "carries no contract" in noted.stderr
-    ours = run("embed-tflite", digits.float32, digits.test_images, "-o", tmp_path / "c.npz")
+    ours = run("embed-tflite", digits.float32, some, "-o", tmp_path / "c.npz")
     assert ours.returncode == 0
     a, b, c = (np.load(tmp_path / f"{name}.npz")["embeddings"] for name in "abc")
     np.testing.assert_array_equal(a, c)
@@ -197,7 +198,7 @@ def bad(tmp_path: Path, digits: Digits) -> Path:
     (folder / "empty").mkdir()
     np.save(folder / "shape.npy", np.zeros((3, 16, 16, 1), np.uint8))
     np.savez(folder / "other.npz", embeddings=np.ones((450, 64), np.float32), ids=[str(i) for i in range(450)])
-    shutil.copytree(digits.test_images, folder / "images")
+    copy_first(digits.test_images, 30, folder / "images")
     (folder / "taken.npz").write_text("mine")
     return folder
 
@@ -309,10 +310,9 @@ def test_raw_int8_outputs_of_the_interpreters_are_a_few_steps_apart(digits: Digi
 @pytest.fixture
 def odd_names(digits: Digits, tmp_path: Path) -> Path:
     """Thirty test images, one of them with a name that is not UTF-8, and a file that is not an image."""
-    folder = tmp_path / "odd"
-    folder.mkdir()
-    for number, path in enumerate(sorted(digits.test_images.iterdir())[:30]):
-        shutil.copy(path, folder / ("caf\udce9.png" if number == 0 else path.name))
+    folder = copy_first(digits.test_images, 30, tmp_path / "odd")
+    first = min(folder.iterdir())
+    first.rename(folder / "caf\udce9.png")
     return folder
 
 

@@ -160,7 +160,7 @@ def test_c_source_is_of_the_file_that_was_chosen(
 
 def test_a_budget_that_no_file_keeps_is_exit_code_1(small: Path, photos: Path, tmp_path: Path, run: Run) -> None:
     data = ("--calibration-data", photos, "--threads", "1", "--correct", "none", "-q", "int8")
-    done = run("export-tflite", small, "-o", tmp_path, *data, "--max-drift", "sqnr_db=500", "--time-budget", "5")
+    done = run("export-tflite", small, "-o", tmp_path, *data, "--max-drift", "sqnr_db=500", "--time-budget", "1")
     assert done.returncode == 1, done.stderr
     value = json.loads((tmp_path / "small.export.json").read_text())
     (file,) = value["files"]

@@ -1,8 +1,7 @@
 """The example of a motion sensor, and the document that shows its commands."""
 
-import importlib
+import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +12,19 @@ from documents import OF_WINDOWS
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the example leaves before its commands run, after less training."""
     out = tmp_path_factory.mktemp("windows")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "examples"))
-        windows = importlib.import_module("windows")
-        for name, value in {"EPOCHS": 3, "TRAINING": 240, "CALIBRATION": 40, "TEST": 80}.items():
-            patch.setattr(windows, name, value)
-        windows.prepare(out)
-        assert [list(command) for command in windows.COMMANDS] == console_commands(OF_WINDOWS.read_text())
-        del sys.modules["windows"]
+    code = (
+        f"import json, pathlib, sys; sys.path.insert(0, {str(ROOT / 'examples')!r})\n"
+        "import windows\n"
+        "windows.EPOCHS, windows.TRAINING, windows.CALIBRATION, windows.TEST = 3, 240, 40, 80\n"
+        "windows.prepare(pathlib.Path(sys.argv[1]))\n"
+        "print(json.dumps(windows.COMMANDS))\n"
+    )
+    done = run("python", "-c", code, out, world="tensorflow")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == console_commands(OF_WINDOWS.read_text())
     return out
 
 

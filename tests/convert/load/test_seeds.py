@@ -148,7 +148,7 @@ CALLS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "S2, min-max in a layer, integers": ("s2-minmax", "model.keras", {**custom("user_layers.py"), **INTEGERS}),
     "S3, registered, runtime": ("s3-registered", "model.keras", {**custom("user_layers.py"), **RUNTIME}),
     "S3, registered, frozen": ("s3-registered", "model.keras", {**custom("user_layers.py"), **FROZEN}),
-    "S3, exported by Keras": ("s3", "exported", {}),
+    "S3, exported by Keras": ("s3-registered", "exported", {}),
     "S4, a function without a name": ("s4-bytecode", "model.keras", replaced("norm_original=minmax-batch:input")),
     "S4, integers": ("s4", "model.keras", {**custom("user_functions.py"), **INTEGERS}),
     "S4, frozen": ("s4", "model.keras", {**custom("user_functions.py"), **FROZEN}),
@@ -303,7 +303,8 @@ def test_s1_at_full_size(run: Run, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     seed = open_seed(tmp_path / "s1-512")
     data = {"calibration_data": seed.calibration, "test_data": seed.test}
-    export_asked(seed.folder / "model", Asked(output_dir=tmp_path, quantize=["float32", "int8"], measure=False, **data))
+    asked = Asked(output_dir=tmp_path, quantize=["float32", "int8"], measure=False, **PLAIN, **data)
+    export_asked(seed.folder / "model", asked)
     images = np.load(seed.test)
     assert images.shape[1:] == (512, 512, 3)
     for mode in ("float32", "int8"):

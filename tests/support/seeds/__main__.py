@@ -21,7 +21,7 @@ with quiet_libraries():
 
 SEEDS = {
     "s1": partial(tf1_graph.save, size=64),
-    "s1-512": partial(tf1_graph.save, size=512, calibration=12, test=8),
+    "s1-512": partial(tf1_graph.save, size=512, calibration=6, test=8),
     "s2": keras_models.s2,
     "s2-open": keras_models.s2_open,
     "s2-minmax": keras_models.s2_minmax,

@@ -13,38 +13,42 @@ from photos import save_crops, save_reference
 
 HERE = Path(__file__).parent
 SIZE, CALIBRATION, TEST = 64, 40, 24
-SIX_BLOCKS = (8, 32, 32, 64, 64, 128)
-FOUR_BLOCKS = (8, 32, 32, 64)
+Blocks = tuple[tuple[int, tuple[int, ...]], ...]
+"""For each block its filters, and the strides of its convolutions."""
+SIX_BLOCKS: Blocks = (*((filters, (1, 1, 2)) for filters in (8, 32, 32, 64, 64)), (128, (1, 1)))
+SIX_SHORT: Blocks = (*((filters, (2,)) for filters in (8, 32, 32, 64, 64)), (128, (1,)))
+"""Where the ending is the point: what loads, traces and converts a model takes its time by the layer."""
+FOUR_SHORT: Blocks = (*((filters, (2,)) for filters in (8, 32, 32)), (64, (1,)))
 ANY_BATCH = (None, SIZE, SIZE, 3)
 """What ``fit`` builds a model for; a call builds it for the batch that it got."""
 
 
-def body(filters: tuple[int, ...]) -> list[keras.Sequential]:
-    """Blocks of {conv 3x3 -> BN -> ReLU} twice and, but for the last, a strided one in place of pooling."""
+def body(blocks: Blocks) -> list[keras.Sequential]:
+    """Blocks of {conv 3x3 -> BN -> ReLU}: twice and, but for the last, a strided one in place of pooling; or short."""
     momentum = 0.5  # Keras' 0.99 would need hundreds of steps to forget where the averages started.
-    blocks = []
-    for count in filters:
+    made = []
+    for count, convolutions in blocks:
         block = keras.Sequential()
-        for strides in (1, 1, 2) if len(blocks) < len(filters) - 1 else (1, 1):
+        for strides in convolutions:
             block.add(layers.Conv2D(count, 3, strides=strides, padding="same", use_bias=False))
             block.add(layers.BatchNormalization(momentum=momentum))
             block.add(layers.ReLU())
-        blocks.append(block)
-    return blocks
+        made.append(block)
+    return made
 
 
-settled: dict[tuple[int, ...], list[list[np.ndarray]]] = {}
-"""The weights of a body by its filters, once for all the seeds of a process."""
+settled: dict[Blocks, list[list[np.ndarray]]] = {}
+"""The weights of a body, once for all the seeds of a process."""
 
 
-def settle(blocks: list[keras.Sequential], filters: tuple[int, ...], images: np.ndarray) -> None:
+def settle(blocks: list[keras.Sequential], kind: Blocks, images: np.ndarray) -> None:
     """Give a built body weights as training leaves them: scales and shifts that differ, averages of real images.
 
     The shifts are mostly positive, so that a ReLU passes more than half of what it gets. Around zero, seventeen layers
     of random weights are chaotic: they amplify any rounding, 8-bit weights alone cost all but 14 dB, and no trained
     encoder is like that.
     """
-    if filters not in settled:
+    if kind not in settled:
         rng = np.random.default_rng(1)
         for layer in (layer for block in blocks for layer in block.layers):
             if isinstance(layer, layers.BatchNormalization):
@@ -54,8 +58,8 @@ def settle(blocks: list[keras.Sequential], filters: tuple[int, ...], images: np.
             x = images
             for block in blocks:
                 x = block(x, training=True)
-        settled[filters] = [block.get_weights() for block in blocks]
-    for block, weights in zip(blocks, settled[filters], strict=True):
+        settled[kind] = [block.get_weights() for block in blocks]
+    for block, weights in zip(blocks, settled[kind], strict=True):
         block.set_weights(weights)
 
 
@@ -75,15 +79,15 @@ def s2(folder: Path) -> None:
 
 
 def s2_open(folder: Path) -> None:
-    """The same, built for images of any size."""
-    save_keras(folder, SIX_BLOCKS, [embedding(2, 128), layers.Flatten()], build=(None, None, None, 3))
+    """The same, but short, built for images of any size."""
+    save_keras(folder, SIX_SHORT, [embedding(2, 128), layers.Flatten()], build=(None, None, None, 3))
 
 
 def s2_minmax(folder: Path) -> None:
     """The same under the min-max of the TensorFlow 1 code, in a layer of the user's own."""
     from user_layers import BatchMinMax
 
-    save_keras(folder, SIX_BLOCKS, [embedding(2, 128), layers.Flatten(), BatchMinMax()], raw=tf.identity)
+    save_keras(folder, SIX_SHORT, [embedding(2, 128), layers.Flatten(), BatchMinMax()], raw=tf.identity)
 
 
 def unbuilt(folder: Path) -> None:
@@ -92,20 +96,20 @@ def unbuilt(folder: Path) -> None:
 
 
 def s3(folder: Path) -> None:
-    """Embedding convolution, reshape and min-max in one layer of the user's own; as a SavedModel too."""
+    """Embedding convolution, reshape and min-max in one layer of the user's own."""
     from user_layers import EmbeddingHead
 
     head = EmbeddingHead(128)
-    model = save_keras(folder, SIX_BLOCKS, [head], build=ANY_BATCH, raw=head.raw)
-    model.export(folder / "exported", verbose=False)
+    save_keras(folder, SIX_BLOCKS, [head], build=ANY_BATCH, raw=head.raw)
 
 
 def s3_registered(folder: Path) -> None:
-    """The same, registered with Keras."""
+    """The same, but short, registered with Keras; as a SavedModel too."""
     from user_layers import RegisteredHead
 
     head = RegisteredHead(128)
-    save_keras(folder, SIX_BLOCKS, [head], raw=head.raw)
+    model = save_keras(folder, SIX_SHORT, [head], build=ANY_BATCH, raw=head.raw)
+    model.export(folder / "exported", verbose=False)
 
 
 def s4(folder: Path) -> None:
@@ -123,7 +127,7 @@ def s4_bytecode(folder: Path) -> None:
 def save_s4(folder: Path, function: Callable[[tf.Tensor], tf.Tensor]) -> None:
     """S4 with this function."""
     ending = [embedding(1, 48), layers.Lambda(function, name="norm_original")]
-    save_keras(folder, FOUR_BLOCKS, ending, raw=lambda x: tf.reshape(x, (-1, 48)))
+    save_keras(folder, FOUR_SHORT, ending, raw=lambda x: tf.reshape(x, (-1, 48)))
 
 
 def s5(folder: Path) -> None:
@@ -131,20 +135,20 @@ def s5(folder: Path) -> None:
     from user_functions import norm
 
     ending = [positive(16), layers.Lambda(norm, name="norm"), layers.Flatten(), layers.Dense(64)]
-    save_keras(folder, FOUR_BLOCKS, ending)
+    save_keras(folder, FOUR_SHORT, ending)
 
 
 def s6(folder: Path, pooling: Callable[[], layers.Layer]) -> None:
     """The same Lambda with pooling after it."""
     from user_functions import norm
 
-    save_keras(folder, FOUR_BLOCKS, [positive(48), layers.Lambda(norm, name="norm"), pooling()])
+    save_keras(folder, FOUR_SHORT, [positive(48), layers.Lambda(norm, name="norm"), pooling()])
 
 
 def normalized(folder: Path, make: Callable[[], layers.Layer]) -> keras.Model:
     """One layer after the flattened embedding."""
     ending = [embedding(8, 64), layers.Flatten(), make()]
-    return save_keras(folder, FOUR_BLOCKS, ending, build=ANY_BATCH, raw=tf.identity)
+    return save_keras(folder, FOUR_SHORT, ending, build=ANY_BATCH, raw=tf.identity)
 
 
 def by_function(folder: Path, name: str) -> None:
@@ -177,7 +181,7 @@ def formats(folder: Path) -> None:
 
 def save_keras(
     folder: Path,
-    filters: tuple[int, ...],
+    kind: Blocks,
     ending: list[layers.Layer],
     *,
     build: tuple[int | None, ...] | None = None,
@@ -187,18 +191,18 @@ def save_keras(
 
     Args:
         folder: where to.
-        filters: of the blocks of the body.
+        kind: the blocks of the body.
         ending: the layers after it; the last is the normalization, if ``raw`` is given.
         build: the shape it is built for; without it, the first batch builds it.
         raw: the raw embedding from what reaches the normalization.
     """
     calibration, test = save_crops(folder, SIZE, CALIBRATION, TEST)
-    blocks = body(filters)
+    blocks = body(kind)
     model = keras.Sequential([*blocks, *ending], name="encoder")
     if build is not None:
         model.build(build)
     model(calibration[:8])
-    settle(blocks, filters, calibration)
+    settle(blocks, kind, calibration)
 
     # Traced once, not for each size of a batch.
     @tf.function(input_signature=[tf.TensorSpec(ANY_BATCH, tf.float32)])

@@ -30,7 +30,7 @@ from embedlite.runtime.input.preprocess import model_ready, quantize
 from embedlite.runtime.model.artifact import Artifact, append_contract, read_artifact
 
 from conftest import ROOT
-from encoders import small_encoder
+from encoders import PLAIN, small_encoder
 
 # What exports start to measure a file is a fork.
 pytestmark = pytest.mark.usefixtures("served")
@@ -90,7 +90,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Artifact
             folder = tmp_path_factory.mktemp("exported")
             model = small_encoder(endings[ending]())
             types = {"input_type": input_type, "output_type": output_type}
-            settings = {"quantize": ["int8"], "calibration_data": images, "measure": False, **types, **options}
+            settings = {"quantize": ["int8"], "calibration_data": images, "measure": False, **PLAIN, **types, **options}
             made[key] = read_artifact(export_asked(model, Asked(output_dir=folder, **settings)).files[0].path)
         return made[key]
 
@@ -105,8 +105,13 @@ def source_of(artifact: Artifact, stem: str = "small.int8") -> dict[str, bytes]:
 def ending_in(
     artifact: Artifact, spec: NormalizationSpec, shape: tuple[int, ...], dtype: str, scale: float, zero_point: int
 ) -> dict[str, bytes]:
-    """The source of the same file with another output tensor and another normalization left to the runtime."""
+    """The source of the same file with another output tensor and another normalization left to the runtime.
+
+    Without weights, which compilers take as long to read as all the rest.
+    """
     graph = Graph(artifact.flatbuffer)
+    for buffer in graph.model.buffers:
+        buffer.data = None
     tensor = graph.tensor(int(graph.subgraph.outputs[0]))
     tensor.shape, tensor.type = list(shape), TYPES[dtype]
     tensor.quantization = schema.QuantizationParametersT()
@@ -311,7 +316,7 @@ def assert_same_to_the_last_place(got: np.ndarray, wanted: np.ndarray) -> None:
 
 @compiled
 @pytest.mark.parametrize(("kind", "assert_same"), [("minmax", assert_same_bits), ("l2", assert_same_to_the_last_place)])
-@settings(max_examples=45, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
 def test_normalizations_are_the_runtimes_bit_for_bit_or_to_the_last_place(
     kind: str,

@@ -19,6 +19,8 @@ from embedlite.runtime.backends.interpreters import find_runtime, open_interpret
 from embedlite.runtime.images.open import open_source
 from embedlite.runtime.images.source import Source
 
+from encoders import PLAIN
+
 # What exports start to measure a file is a fork.
 pytestmark = pytest.mark.usefixtures("served")
 
@@ -134,7 +136,7 @@ def test_unequal_channels_gain_and_the_switch_turns_it_off(tmp_path) -> None:
             quantize=["int8"],
             calibration_data=images[:40],
             test_data=images[40:],
-            options=ExportOptions(equalize=equalized),
+            options=ExportOptions(**{**PLAIN, "equalize": equalized}),
         )
         assert any("were equalized" in decision for decision in result.decisions) == equalized
         assert result.files[0].drift is not None
@@ -177,7 +179,7 @@ def test_unequal_channels_along_a_chain_cost_next_to_nothing(tmp_path) -> None:
             quantize=["int8"],
             calibration_data=images[:60],
             test_data=images[60:],
-            options=ExportOptions(calibrate_method="minmax"),
+            options=ExportOptions(**{**PLAIN, "equalize": True}),
         )
         assert result.files[0].drift is not None
         figures.append(result.files[0].drift.sqnr_db or 0)

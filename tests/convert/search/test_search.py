@@ -267,7 +267,8 @@ def test_another_file_is_no_search_cache(tmp_path: Path, content: str) -> None:
 
 def compared(model: Any, folder: Path, images: np.ndarray, **options: Any) -> ExportResult:
     data = {"calibration_data": images[:48], "test_data": images[48:]}
-    return export_asked(model, Asked(output_dir=folder, **data, correct=["none"], threads=1, **options))
+    asked = {"calibrate_method": "minmax", "correct": ["none"], "threads": 1, **data, **options}
+    return export_asked(model, Asked(output_dir=folder, **asked))
 
 
 BOTH = ["float32", "int8"]

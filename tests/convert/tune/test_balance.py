@@ -168,7 +168,7 @@ class Clock:
         return float(self.now)
 
 
-@pytest.mark.parametrize(("seconds", "balanced"), [(400.0, True), (2.0, False)])
+@pytest.mark.parametrize(("seconds", "balanced"), [(100.0, True), (2.0, False)])
 def test_fine_tuning_starts_from_balanced_channels_if_there_is_time(
     seconds: float, balanced: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,7 @@
 """Operator versions, held against what TensorFlow's own converter writes into its files."""
 
+from functools import cache
+
 import keras
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ def many_operators() -> keras.Model:
     return keras.Model(image, layers.Dense(8, activation="tanh")(layers.GlobalAveragePooling2D()(x)))
 
 
+@cache
 def converted(mode: str) -> bytes:
     model = many_operators()
     converter = tf.lite.TFLiteConverter.from_keras_model(model)

@@ -23,6 +23,9 @@ from embedlite.runtime.model.flatbuffer import read_flatbuffer
 
 from encoders import small_encoder
 
+# What exports start to measure a file is a fork.
+pytestmark = pytest.mark.usefixtures("served")
+
 IMAGES = np.random.default_rng(5).integers(0, 256, (24, 24, 24, 3), np.uint8)
 
 

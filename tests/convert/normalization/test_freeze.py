@@ -22,7 +22,7 @@ from embedlite.runtime import Encoder
 from embedlite.runtime.errors import RequestError
 from embedlite.runtime.model.contract import NormalizationSpec
 
-from encoders import Call, small_encoder
+from encoders import PLAIN, Call, small_encoder
 from ways_out import walks
 
 # What exports start to measure a file is a fork.
@@ -102,7 +102,7 @@ def test_the_constants_are_those_of_keras_and_so_is_the_embedding(tmp_path: Path
         quantize=["float32", "dynamic", "int8"],
         calibration_data=calibration,
         test_data=test,
-        options=ExportOptions(normalization="frozen"),
+        options=ExportOptions(normalization="frozen", **PLAIN),
     )
     with Encoder(result.files[0].path) as opened:
         np.testing.assert_allclose(opened.embed(test), wanted, atol=1e-5)

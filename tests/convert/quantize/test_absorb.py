@@ -107,6 +107,7 @@ def exported(model: Any, folder: Path, **options: Any) -> tuple[Any, float]:
             output_dir=folder,
             quantize=["int8"],
             calibration_data=images[:40],
+            calibrate_method="minmax",
             correct=["none"],
             measure=False,
             **options,
@@ -130,6 +131,8 @@ def test_int8_gains_and_a_recipe_does_it_again(model: keras.Model, tmp_path: Pat
         model,
         tmp_path / "again",
         calibration_data=images[:40],
-        options=ExportOptions(correct=["none"], measure=False, recipe=tmp_path / "moved/high.export.json"),
+        options=ExportOptions(
+            calibrate_method="minmax", correct=["none"], measure=False, recipe=tmp_path / "moved/high.export.json"
+        ),
     )
     assert again.files[0].path.read_bytes() == moved.files[0].path.read_bytes()

@@ -418,6 +418,7 @@ def exported(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> dict[s
             test_data=digits.test_images,
             options=ExportOptions(
                 calibrate_method="minmax",
+                equalize=False,
                 correct=correct,
                 targets=["litert", "tflite-runtime", "micro"] if name == "corrected" else (),
                 # With micro the last layer would be of integers in that file alone.

@@ -13,7 +13,7 @@ from buckets import s3_bucket
 from conftest import ROOT, Digits, Run, blocks
 from documents import small_models
 
-IMAGES = 64
+IMAGES = 48
 """Of each folder: a bucket's server for tests takes its time over each."""
 
 START, WORK = blocks((ROOT / "docs" / "scale-out.md").read_text(), "sh")[:2]
@@ -66,7 +66,7 @@ def test_commands_on_a_cluster_run(
     for name in ("model.keras", "model.float32.tflite"):
         (tmp_path / name).write_bytes((models / name).read_bytes())
     export, report = commands(WORK)
-    export[export.index("5000")] = "60"
+    export[export.index("5000")] = "40"
     for command in (export, report):
         done = run(*(part.replace("scheduler:8786", scheduler) for part in command), cwd=tmp_path)
         assert done.returncode == 0, done.stderr

@@ -19,6 +19,7 @@ def two_workers(**options: object) -> Iterator[tuple[LocalCluster, Client]]:
     """Two workers of one thread each; a dead one is started again.
 
     Each is forked from a process that has imported Dask, which takes most of the time that a worker takes to start.
+    That process was started for an earlier cluster, perhaps, and does not know the variables of today.
     """
     with (
         dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
@@ -27,6 +28,7 @@ def two_workers(**options: object) -> Iterator[tuple[LocalCluster, Client]]:
             threads_per_worker=1,
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
+            env=dict(os.environ),
             **options,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,

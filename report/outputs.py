@@ -40,8 +40,8 @@ class Pictured:
     @classmethod
     def of(cls, sides: Sides, measurement: Measurement, report: DriftReport) -> Pictured:
         """Those of a comparison."""
+        from .page.map import project
         from .page.pictures import small_images, thumbnails
-        from .page.projection import project
 
         classes = next((group for group in sides.description.groupings if group.by == "class"), None)
         texts = None if classes is None else np.asarray(classes.names)[classes.of]

@@ -72,7 +72,7 @@ def render_page(
 
     Args:
         report: the report.
-        projection: see :func:`embedlite.report.page.projection.project`; without it, as in a saved report, there is no
+        projection: see :func:`embedlite.report.page.map.project`; without it, as in a saved report, there is no
             map.
         thumbnails: PNG files, or SVG elements, by id; where one is missing, the id alone is shown.
         export: the files that were exported with the candidate, which is one of them.

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from embedlite.report.outputs import render_junit
 from embedlite.report.page import render_page
-from embedlite.report.page.projection import project
+from embedlite.report.page.map import project
 from embedlite.runtime.drift import measure
 from embedlite.runtime.drift.report import DriftReport
 from embedlite.runtime.drift.rows import Rows

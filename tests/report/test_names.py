@@ -7,7 +7,7 @@ import pytest
 
 from embedlite.report.outputs import render_junit
 from embedlite.report.page import render_page
-from embedlite.report.page.projection import project
+from embedlite.report.page.map import project
 from embedlite.runtime.drift import measure
 from embedlite.runtime.drift.labelled.parts import Grouping
 from embedlite.runtime.drift.report import Description, DriftReport, build_report

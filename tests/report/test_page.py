@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from embedlite.report.page import render_page
+from embedlite.report.page.map import POINTS, project
 from embedlite.report.page.pictures import thumbnails
 from embedlite.report.page.plot import Scale, round_step
-from embedlite.report.page.projection import POINTS, project
 from embedlite.runtime.drift import measure
 from embedlite.runtime.drift.gates import DEFAULT_GATES
 from embedlite.runtime.drift.report import Description, DriftReport, build_report

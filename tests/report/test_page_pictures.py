@@ -8,9 +8,8 @@ import pytest
 
 from embedlite.report.command import drift_report
 from embedlite.report.page import render_comparison, render_page
-from embedlite.report.page.map import COLOURS, draw_map
+from embedlite.report.page.map import COLOURS, draw_map, project
 from embedlite.report.page.pictures import small_images
-from embedlite.report.page.projection import project
 from embedlite.report.several.choose import Candidate, Latency
 from embedlite.report.several.comparison import Comparison
 from embedlite.runtime.drift import measure

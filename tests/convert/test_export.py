@@ -54,7 +54,7 @@ def test_every_mode_agrees_with_keras_on_images_that_set_no_ranges(ending: str, 
         quantize=["all"],
         calibration_data=images[:30],
         test_data=images[30:],
-        options=ExportOptions(std=(255.0,), **PLAIN),
+        options=ExportOptions(std=(255.0,)),
     )
     wanted = np.concatenate([np.asarray(model(image[None] / np.float32(255))) for image in images[30:]])
     # The smallest signal-to-noise ratio that a working file of each mode has on these encoders.

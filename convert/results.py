@@ -282,7 +282,6 @@ class FineTuning:
         mode: its mode.
         kept: whether its weights are in the file; if not, the file is as it would be without.
         float_end: whether more of its end is computed in float than without, before the training.
-        unequalized: whether its channels are as the model has them, and not equalized as without.
         centred: whether the values of its attentions were centred before the training.
         balanced: whether its channels were balanced before the training.
         narrowed: whether its activations were given other ranges before the training.
@@ -305,7 +304,6 @@ class FineTuning:
     mode: str
     kept: bool
     float_end: bool
-    unequalized: bool
     centred: bool
     balanced: bool
     narrowed: bool

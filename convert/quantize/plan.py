@@ -88,7 +88,6 @@ class Int8Plan:
         minmax: minimum and maximum of every activation of the float graph as it is: what anything that was chosen for
             int8 must not be worse than.
         wide: the float graph that ``int16x8`` is made from, and minimum and maximum of its activations.
-        plain: the float graph as it is.
     """
 
     flatbuffer: bytes
@@ -103,7 +102,6 @@ class Int8Plan:
     choices: PlanChoices = field(default_factory=lambda: PlanChoices(NO_EQUALIZATION, False, "minmax", {}))
     minmax: Ranges = field(default_factory=Ranges)
     wide: tuple[bytes, Ranges] = (b"", Ranges())
-    plain: bytes = b""
 
 
 def plan_int8(
@@ -233,7 +231,6 @@ class _Planner:
             ),
             minmax,
             wide,
-            self._graph.flatbuffer,
         )
 
     def _float_end(self, flatbuffer: bytes, ranges: Ranges) -> tuple[str, ...]:

@@ -141,7 +141,6 @@ class FineTuner:
             mode=mode,
             kept=kept,
             float_end=start.floats,
-            unequalized=start.unequalized,
             centred=start.centred,
             balanced=start.balanced,
             narrowed=start.narrowed,
@@ -235,7 +234,6 @@ def _told(report: FineTuning) -> str:
         )
     names = {
         "an end in float": report.float_end,
-        "channels that are not equalized": report.unequalized,
         "centred attention": report.centred,
         "balanced channels": report.balanced,
         "other ranges": report.narrowed,

@@ -2,8 +2,7 @@
 
 First the end that is computed in float may be longer than without, at what it costs as measured; then the values of
 attentions are centred, and the channels balanced; then each activation gets the range that costs the embedding least.
-Where most images gain by one of these and a few lose too much, half of it is tried. Channels that the export equalized
-were judged with minimum and maximum, so as the model has them they are tried, too, with such ranges.
+Where most images gain by one of these and a few lose too much, half of it is tried.
 """
 
 from __future__ import annotations
@@ -55,7 +54,6 @@ class Start:
         ranges: of its activations.
         end: what stays float.
         floats: whether that is more than in the file that was given, which is a gain by itself.
-        unequalized: whether its channels are as the model has them, and were equalized before, likewise.
         centred: whether the values of its attentions were centred, likewise.
         balanced: whether its channels were balanced, likewise.
         narrowed: whether it has other ranges, likewise.
@@ -67,7 +65,6 @@ class Start:
     ranges: Ranges
     end: End = ()
     floats: bool = False
-    unequalized: bool = False
     centred: bool = False
     balanced: bool = False
     narrowed: bool = False
@@ -76,7 +73,7 @@ class Start:
     @property
     def gained(self) -> bool:
         """Whether it is better than the file that was given."""
-        return self.floats or self.unequalized or self.centred or self.balanced or self.narrowed
+        return self.floats or self.centred or self.balanced or self.narrowed
 
 
 @dataclass(frozen=True)
@@ -150,10 +147,9 @@ class Starting:
         if balance.scales and self._measured(balance, batches, seed):
             for share in SHARES:
                 judge(functools.partial(_balanced, start, balance, share))
-        # Of the best channels, clearly better or not, of those that were given, and of the model's.
+        # Of the best channels, clearly better or not, and of those that were given.
         nearest = min(tried, key=lambda judged: judged.score).start
-        plain = None if self._over() else self._unequalized(start)
-        for candidate in [nearest, *([] if nearest is start else [start]), *([] if plain is None else [plain])]:
+        for candidate in [nearest] if nearest is start else [nearest, start]:
             narrowing = Narrowing(candidate.graph, candidate.original, candidate.ranges)
             if not self._over() and self._measured(narrowing, batches, seed):
                 judge(functools.partial(_narrowed, candidate, narrowing))
@@ -169,14 +165,6 @@ class Starting:
             if judged is not None and better(judged.errors, best.errors, _STANDARD_ERRORS):
                 best = judged
         return best
-
-    def _unequalized(self, start: Start) -> Start | None:
-        """The file with the channels as the model has them; None if it has those already, or it cannot be made."""
-        plan = self._plan
-        if start.centred or plan.plain in (b"", plan.flatbuffer):
-            return None
-        judged = self._judged(replace(start, original=plan.plain, ranges=plan.minmax, unequalized=True))
-        return None if judged is None else judged.start
 
     def _judged(self, candidate: Start) -> _Judged | None:
         """The candidate as a file; None of one that cannot be made."""

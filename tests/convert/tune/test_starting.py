@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from embedlite.calibration import Ranges, collect_ranges
+from embedlite.calibration import Ranges
 from embedlite.convert.graph.graph import Graph
 from embedlite.convert.graph.run import float_rows
 from embedlite.convert.load.keras_model import from_keras
@@ -19,11 +19,9 @@ from embedlite.convert.load.lower import lower
 from embedlite.convert.load.options import LoadOptions
 from embedlite.convert.normalization.prepare import prepare
 from embedlite.convert.quantize.choices import CalibrationOptions
-from embedlite.convert.quantize.equalize import equalizable, equalize
 from embedlite.convert.quantize.floating.end import MEASURED, possible_ends
 from embedlite.convert.quantize.plan import plan_int8
 from embedlite.convert.quantize.trial import ReadyImages, Trial
-from embedlite.convert.tune import starting as search
 from embedlite.convert.tune import train
 from embedlite.convert.tune.balance import Balance
 from embedlite.convert.tune.fine_tune import FineTuner
@@ -208,25 +206,3 @@ def test_gradients_that_are_no_numbers_change_nothing_and_are_told(
     assert tuned.graph is given
     _, said = tuned.decisions
     assert said.startswith("no channels were balanced, or ranges chosen, ")
-
-
-def test_channels_that_were_equalized_may_be_as_the_model_has_them(
-    made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With factors that an export would not choose, and none that could balance them."""
-    plan, rng = made.plan, np.random.default_rng(0)
-    names = equalizable(Graph(plan.plain))
-    seen = collect_ranges(plan.plain, plan.fitting, by_channel=names)
-    wrong = {name: tuple(side * rng.uniform(1, 30, side.shape) for side in seen.channels[name]) for name in names}
-    equalized, ranges = equalize(plan.plain, replace(seen, channels=wrong))
-    worse = SimpleNamespace(plan=replace(plan, flatbuffer=equalized, ranges=ranges))
-    monkeypatch.setattr(search, "SHARES", ())
-    given, found = starting(worse, [])
-    assert found.unequalized
-    assert found.gained
-    assert found.original == plan.plain
-    unseen = [open_source(images(32, 9), CONTRACT).ready(index) for index in range(32)]
-    expected = np.asarray(made.model(np.stack(unseen)))
-    before, after = (np.square(float_rows(file, unseen) - expected).sum() for file in (given.graph, found.graph))
-    assert after < before / 2
-    assert not starting(made, [])[1].unequalized

@@ -121,6 +121,10 @@ def _collections_pass_over_what_stays() -> None:
     gc.freeze()
 
 
+TRIES_NOTHING = ("--calibrate-method", "minmax", "--no-equalize", "--correct", "none")
+"""Options of a command as ``encoders.PLAIN`` says them in Python."""
+
+
 @dataclass(frozen=True)
 class Digits:
     """The folder that the example fills; see examples/digits.py."""

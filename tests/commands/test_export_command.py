@@ -15,10 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import Digits, Run, error_line
-
-PLAIN = ("--calibrate-method", "minmax", "--no-equalize", "--correct", "none")
-"""For what is said of the images: nothing is tried out on them, which takes a quarter of the time."""
+from conftest import TRIES_NOTHING, Digits, Run, error_line
 
 
 def test_the_table_names_every_file_and_the_ones_to_ship(small: Path, photos: Path, tmp_path: Path, run: Run) -> None:
@@ -71,7 +68,7 @@ def test_json_to_stdout_is_only_json_and_the_same_as_the_file(small: Path, tmp_p
 def test_default_modes_depend_on_calibration_data(small: Path, photos: Path, tmp_path: Path, run: Run) -> None:
     for name, arguments, modes in (
         ("a", [], ["float32"]),
-        ("b", ["--calibration-data", photos, *PLAIN], ["float32", "int8"]),
+        ("b", ["--calibration-data", photos, *TRIES_NOTHING], ["float32", "int8"]),
     ):
         done = run("export-tflite", small, "-o", tmp_path / name, *arguments)
         assert done.returncode == 0, done.stderr
@@ -150,7 +147,7 @@ def test_images_of_any_size_and_mode_calibrate(small: Path, tmp_path: Path, run:
     exif = Image.Exif()
     exif[0x0112] = 6
     rgb.save(folder / "rotated.jpg", exif=exif)
-    done = run("export-tflite", small, "-o", tmp_path, "--calibration-data", folder, *PLAIN)
+    done = run("export-tflite", small, "-o", tmp_path, "--calibration-data", folder, *TRIES_NOTHING)
     assert done.returncode == 0, done.stderr
 
 
@@ -169,7 +166,7 @@ def test_unreadable_images_are_left_out_and_named(small: Path, photos: Path, tmp
     images = np.random.default_rng(0).random((6, 24, 24, 3)).astype(np.float32)
     images[3, 5] = np.nan
     np.save(tmp_path / "test.npy", images)
-    data = ("--calibration-data", folder, "--test-data", tmp_path / "test.npy", "-o", tmp_path / "out", *PLAIN)
+    data = ("--calibration-data", folder, "--test-data", tmp_path / "test.npy", "-o", tmp_path / "out", *TRIES_NOTHING)
     # Which of them is read first depends on which images are held out.
     assert re.search(
         r"cannot read the image .*/b[0-3]\.png", error_line(run("export-tflite", small, *data, "-q", "int8"))
@@ -227,7 +224,9 @@ def test_a_tfrecord_calibrates_as_its_images_do(
     small: Path, photos: Path, records: Path, tmp_path: Path, run: Run
 ) -> None:
     for name, data in (("files", [photos]), ("records", [records, "--feature", "sound"])):
-        done = run("export-tflite", small, "-o", tmp_path / name, "-q", "int8", *PLAIN, "--calibration-data", *data)
+        done = run(
+            "export-tflite", small, "-o", tmp_path / name, "-q", "int8", *TRIES_NOTHING, "--calibration-data", *data
+        )
         assert done.returncode == 0, done.stderr
     files, stored = (
         json.loads((tmp_path / name / "small.export.json").read_text())["files"][0] for name in ("files", "records")
@@ -238,7 +237,17 @@ def test_a_tfrecord_calibrates_as_its_images_do(
 
 
 def test_one_damaged_record_is_named_or_left_out(small: Path, records: Path, tmp_path: Path, run: Run) -> None:
-    command = ("export-tflite", small, "-o", tmp_path / "out", "-q", "int8", "--calibration-data", records, *PLAIN)
+    command = (
+        "export-tflite",
+        small,
+        "-o",
+        tmp_path / "out",
+        "-q",
+        "int8",
+        "--calibration-data",
+        records,
+        *TRIES_NOTHING,
+    )
     assert f"{records}, record 10" in error_line(run(*command))
     message = error_line(run(*command, "--feature", "missing"))
     assert "record 0: its feature 'missing' is not there" in message

@@ -23,7 +23,7 @@ from embedlite.runtime.errors import MissingPackageError, RequestError
 from embedlite.runtime.model.artifact import append_contract, read_artifact
 from embedlite.runtime.model.contract import InputContract
 
-from conftest import Run, error_line
+from conftest import TRIES_NOTHING, Run, error_line
 from encoders import PLAIN, small_encoder
 from ways_out import brought, walks
 
@@ -31,8 +31,6 @@ from ways_out import brought, walks
 pytestmark = pytest.mark.usefixtures("served")
 
 SHAPE = (24, 24, 3)
-# As PLAIN says it in Python.
-AS_IT_IS = ("--calibrate-method", "minmax", "--no-equalize", "--correct", "none")
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)
 
 
@@ -61,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_file_that_a_required_target_does_not_run_is_rejected(folder: Path, tmp_path: Path, run: Run) -> None:
     """tflite-runtime's XNNPACK answers zeros for a 3x3 convolution of stride 4 in float, and is right in int8."""
     arguments = ("wide.keras", "-o", tmp_path, "-q", "float32", "-q", "int8", "--calibration-data", "images.npy")
-    done = run("export-tflite", *arguments, *AS_IT_IS, "--target", "tflite-runtime", cwd=folder)
+    done = run("export-tflite", *arguments, *TRIES_NOTHING, "--target", "tflite-runtime", cwd=folder)
     assert done.returncode == 1, done.stderr
     assert "FAILED: tflite-runtime does not run the float32 file" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -157,7 +155,7 @@ def test_ethos_u_gets_integers_throughout_and_the_compiled_file(folder: Path, tm
 def test_micro_reports_its_arena_and_c_source_compiles(folder: Path, tmp_path: Path, run: Run) -> None:
     arguments = ("small.keras", "-o", tmp_path, "-q", "int8", "--calibration-data", "images.npy", "--c-array")
     integers = ("--input-type", "int8", "--output-type", "int8", "--target", "micro")
-    done = run("export-tflite", *arguments, *integers, *AS_IT_IS, cwd=folder)
+    done = run("export-tflite", *arguments, *integers, *TRIES_NOTHING, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "; an arena of " in done.stdout
     header, source = tmp_path / "small.int8.h", tmp_path / "small.int8.c"

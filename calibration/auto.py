@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +42,9 @@ _TAIL = 0.05
 _MOST_WORSE = 1.1
 """The mean of the worst twentieth may grow by no more."""
 
-_STANDARD_ERRORS = 3
-"""With some thirty trials chance alone passes two standard errors about once, and three hardly ever (Bonferroni)."""
+_CHANCE = (MOST_TRIALS - 1) * NormalDist().cdf(-3)
+"""How likely chance alone may pass any of the trials: as likely as three standard errors in as many as there may be
+(Bonferroni). Of a large network fewer are tried, and each has to prove less."""
 _TINY = 1e-30
 
 _LEAST_SEEN, _SHORT = 8, 2
@@ -105,7 +107,7 @@ def choose_methods(
         shown: wraps the numbers of the trials, to report progress.
         most: trials, at least one.
     """
-    search = _Search(statistics, tuple(groups), trial)
+    search = _Search(statistics, tuple(groups), trial, -NormalDist().inv_cdf(_CHANCE / max(most - 1, 1)))
     numbers = iter(shown(range(most)))
     next(numbers)
     search.errors = before = np.concatenate(list(search.run(MINMAX, {})))
@@ -133,8 +135,11 @@ def choose_methods(
 class _Search:
     """The best so far, and what it is compared with."""
 
-    def __init__(self, statistics: Sequence[Statistics], groups: tuple[TensorGroup, ...], trial: Trial) -> None:
+    def __init__(
+        self, statistics: Sequence[Statistics], groups: tuple[TensorGroup, ...], trial: Trial, standard_errors: float
+    ) -> None:
         self.method, self.only, self.trials = MINMAX, dict[str, Method](), 0
+        self._standard_errors = standard_errors
         self.errors: Errors = np.empty(0)
         self._statistics, self._groups, self._trial = statistics, groups, trial
         self._known: dict[tuple[int, str, Method], tuple[float, float]] = {}
@@ -164,7 +169,7 @@ class _Search:
         return self._known[key]
 
     def consider(self, method: Method, only: dict[str, Method]) -> bool:
-        errors = all_if_better(self.run(method, only), self.errors, _STANDARD_ERRORS)
+        errors = all_if_better(self.run(method, only), self.errors, self._standard_errors)
         if errors is None:
             return False
         self.method, self.only, self.errors = method, only, errors

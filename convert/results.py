@@ -284,7 +284,7 @@ class FineTuning:
         float_end: whether more of its end is computed in float than without, before the training.
         centred: whether the values of its attentions were centred before the training.
         balanced: whether its channels were balanced before the training.
-        narrowed: whether its activations were given other ranges before the training.
+        reranged: whether its activations were given other ranges before the training.
         trained: whether the training brought more.
         images: how many were trained on.
         held_out: calibration images that judged the file, none of which was trained on.
@@ -306,7 +306,7 @@ class FineTuning:
     float_end: bool
     centred: bool
     balanced: bool
-    narrowed: bool
+    reranged: bool
     trained: bool
     images: int
     held_out: int

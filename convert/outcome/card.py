@@ -77,7 +77,7 @@ def _changed(tuned: FineTuning) -> str:
         "more of the end is computed in float": tuned.float_end,
         "the values of its attentions were centred, which changes nothing in float": tuned.centred,
         "channels were given other factors, which change nothing in float and suit 8 bits better": tuned.balanced,
-        "activations were given other ranges": tuned.narrowed,
+        "activations were given other ranges": tuned.reranged,
         trained: tuned.trained,
     }
     text = ", and its ".join(change for change, is_so in changes.items() if is_so)

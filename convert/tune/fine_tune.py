@@ -143,7 +143,7 @@ class FineTuner:
             float_end=start.floats,
             centred=start.centred,
             balanced=start.balanced,
-            narrowed=start.narrowed,
+            reranged=start.reranged,
             trained=trained.best is not None,
             images=len(batches),
             held_out=len(plan.trial),
@@ -236,7 +236,7 @@ def _told(report: FineTuning) -> str:
         "an end in float": report.float_end,
         "centred attention": report.centred,
         "balanced channels": report.balanced,
-        "other ranges": report.narrowed,
+        "other ranges": report.reranged,
     }
     if changed := [name for name, is_so in names.items() if is_so]:
         before = " and ".join([*([", ".join(changed[:-1])] if changed[1:] else []), changed[-1]])

@@ -2,7 +2,7 @@
 
 First the end that is computed in float may be longer than without, at what it costs as measured; then the values of
 attentions are centred, and the channels balanced; then each activation gets the range that costs the embedding least.
-Where most images gain by one of these and a few lose too much, half of it is tried.
+Where most images gain by one of these and a few lose too much, half of it is tried, then a quarter.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..errors import ConversionError
 from ..quantize.plan import Int8Plan
 from .balance import SHARES, Balance
 from .centre import Centring
-from .narrow import Narrowing
+from .rerange import Reranging
 from .sensitivity import NoGradientError
 from .train import Errors
 
@@ -35,7 +35,8 @@ _STANDARD_ERRORS = 2.0
 _MOST_IMAGES, _LEAST_IMAGES, _MOST_PIXELS = 128, 16, 4 << 20
 """Images that are looked at, and fewer of large ones."""
 
-_HALF = 0.5
+_PARTS = (1.0, 0.5, 0.25)
+"""Of a change, one after the other, as long as most images gain and a few lose too much."""
 
 End = tuple[str, ...]
 """Operators at the end that stay float, by the name of what they write."""
@@ -56,7 +57,7 @@ class Start:
         floats: whether that is more than in the file that was given, which is a gain by itself.
         centred: whether the values of its attentions were centred, likewise.
         balanced: whether its channels were balanced, likewise.
-        narrowed: whether it has other ranges, likewise.
+        reranged: whether it has other ranges, likewise.
         seconds: how long that took.
     """
 
@@ -67,13 +68,13 @@ class Start:
     floats: bool = False
     centred: bool = False
     balanced: bool = False
-    narrowed: bool = False
+    reranged: bool = False
     seconds: float = 0.0
 
     @property
     def gained(self) -> bool:
         """Whether it is better than the file that was given."""
-        return self.floats or self.centred or self.balanced or self.narrowed
+        return self.floats or self.centred or self.balanced or self.reranged
 
 
 @dataclass(frozen=True)
@@ -125,9 +126,9 @@ class Starting:
         batches = list(self._looked_at(size))
 
         def judge(changed: Callable[[float], Start]) -> None:
-            """The whole change, or half of it where the whole is nearer in the mean and no more than that."""
+            """The whole change, or a part of it where the whole is nearer in the mean and no more than that."""
             nonlocal best
-            for part in (1.0, _HALF):
+            for part in _PARTS:
                 judged = None if self._over() else self._judged(changed(part))
                 if judged is None:
                     return
@@ -150,9 +151,9 @@ class Starting:
         # Of the best channels, clearly better or not, and of those that were given.
         nearest = min(tried, key=lambda judged: judged.score).start
         for candidate in [nearest] if nearest is start else [nearest, start]:
-            narrowing = Narrowing(candidate.graph, candidate.original, candidate.ranges)
-            if not self._over() and self._measured(narrowing, batches, seed):
-                judge(functools.partial(_narrowed, candidate, narrowing))
+            reranging = Reranging(candidate.graph, candidate.original, candidate.ranges)
+            if not self._over() and self._measured(reranging, batches, seed):
+                judge(functools.partial(_reranged, candidate, reranging))
         return replace(best.start, seconds=time.monotonic() - self._began)
 
     def _with_end(self, given: _Judged) -> _Judged:
@@ -187,7 +188,7 @@ class Starting:
             yield np.stack([fitting.ready(index) for index in range(first, min(first + size, count))])
 
     def _measured(
-        self, what: Balance | Centring | Narrowing, batches: Sequence[NDArray[np.float32]], seed: int
+        self, what: Balance | Centring | Reranging, batches: Sequence[NDArray[np.float32]], seed: int
     ) -> bool:
         """Whether all batches were looked at in time."""
         for number, images in enumerate(batches):
@@ -214,5 +215,5 @@ def _balanced(start: Start, balance: Balance, share: float, part: float) -> Star
     return replace(start, original=original, ranges=ranges, balanced=True)
 
 
-def _narrowed(start: Start, narrowing: Narrowing, part: float) -> Start:
-    return replace(start, ranges=narrowing.narrowed(part), narrowed=True)
+def _reranged(start: Start, reranging: Reranging, part: float) -> Start:
+    return replace(start, ranges=reranging.reranged(part), reranged=True)

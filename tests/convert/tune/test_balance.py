@@ -1,5 +1,6 @@
-"""Balanced channels and narrower ranges: less noise in 8 bits, and what arrives at the end by its arithmetic."""
+"""Balanced channels and other ranges: less noise in 8 bits, and what arrives at the end by its arithmetic."""
 
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from embedlite.convert.quantize.plan import plan_int8
 from embedlite.convert.tune import fine_tune, starting, train
 from embedlite.convert.tune.balance import SHARES, Balance
 from embedlite.convert.tune.fine_tune import FineTuner
-from embedlite.convert.tune.narrow import _SHARES, Narrowing
+from embedlite.convert.tune.rerange import _SHARES, Reranging
 from embedlite.convert.tune.starting import End
 from embedlite.runtime import InputContract
 from embedlite.runtime.images.open import open_source
@@ -109,17 +110,16 @@ def test_what_is_cut_off_is_what_a_narrower_range_does_to_the_output() -> None:
     graph, batch = Graph(made.plan.flatbuffer), ready(16, 0)
     pooled = next(int(item.outputs[0]) for item in graph.operators if graph.operator_name(item) == "MEAN")
     name = graph.tensor_name(pooled)
-    narrowing = Narrowing(made.quantized, made.plan.flatbuffer, made.plan.ranges)
-    narrowing.measure(batch, 0)
+    reranging = Reranging(made.quantized, made.plan.flatbuffer, made.plan.ranges)
+    reranging.measure(batch, 0)
     means = np.asarray(keras.Sequential(made.model.layers[:-1])(batch), np.float64)
     weights, (low, high) = made.kernels[2][:, 0].astype(np.float64), made.plan.ranges.limits[name]
     for side, (bounded, whole) in enumerate([(np.maximum, low), (np.minimum, high)]):
         for place, share in enumerate(_SHARES):
-            cut, kept = bounded(means, whole * share), bounded(means, whole)
             # Two draws; sums of eight float32 products.
-            expected = 2 * np.square((cut - kept) @ weights).sum()
+            expected = 2 * np.square((bounded(means, whole * share) - means) @ weights).sum()
             np.testing.assert_allclose(
-                narrowing._cut[pooled][side, place], expected, rtol=1e-4, atol=1e-9 * max(abs(low), high) ** 2
+                reranging._cut[pooled][side, place], expected, rtol=1e-4, atol=1e-9 * max(abs(low), high) ** 2
             )
 
 
@@ -139,9 +139,9 @@ def test_a_value_that_the_embedding_does_not_hear_sets_no_range() -> None:
     pool = open_source(images(48, 0)[:, :8, :8], contract)
     options = CalibrationOptions("minmax", None, False, 1, modes=("int8",))
     plan = plan_int8(graph, pool, contract, options, raw_pixels=False)
-    narrowing = Narrowing(plan.trial.quantized(plan.flatbuffer, plan.ranges), plan.flatbuffer, plan.ranges)
-    narrowing.measure(np.stack([pool.ready(index) for index in range(16)]), 0)
-    ranges = narrowing.narrowed()
+    reranging = Reranging(plan.trial.quantized(plan.flatbuffer, plan.ranges), plan.flatbuffer, plan.ranges)
+    reranging.measure(np.stack([pool.ready(index) for index in range(16)]), 0)
+    ranges = reranging.reranged()
     made = Graph(plan.flatbuffer)
     written = next(
         made.tensor_name(int(item.outputs[0])) for item in made.operators if "CONV" in made.operator_name(item)
@@ -150,6 +150,30 @@ def test_a_value_that_the_embedding_does_not_hear_sets_no_range() -> None:
     assert np.subtract(*ranges.limits[written][::-1]) == pytest.approx(
         _SHARES[-1] * np.subtract(*plan.ranges.limits[written][::-1])
     )
+
+
+@pytest.mark.parametrize("sides", [(1, 0.4), (0.4, 1)])
+def test_a_range_that_cuts_off_what_the_embedding_hears_reaches_farther(sides: tuple[float, float]) -> None:
+    """As far as one that had cut off nothing."""
+    made = planned("linear")
+    plan, graph = made.plan, Graph(made.plan.flatbuffer)
+    first = graph.tensor_name(next(int(item.outputs[0]) for item in graph.operators))
+    whole = np.array(plan.ranges.limits[first])
+    cut = replace(plan.ranges, limits={**plan.ranges.limits, first: tuple(whole * sides)})
+    found = []
+    for ranges in (plan.ranges, cut):
+        reranging = Reranging(made.quantized, plan.flatbuffer, ranges)
+        reranging.measure(ready(16, 0), 0)
+        found.append(reranging.reranged())
+    # One step apart at most.
+    np.testing.assert_allclose(*(item.limits[first] / whole for item in found), atol=0.05)
+    unseen = ready(32, 9)
+    expected = np.asarray(made.model(unseen))
+    before, after = (
+        np.square(float_rows(plan.trial.quantized(plan.flatbuffer, ranges), list(unseen)) - expected).sum()
+        for ranges in (cut, found[1])
+    )
+    assert after < 0.9 * before
 
 
 def test_the_same_images_give_the_same_file() -> None:
@@ -185,11 +209,11 @@ def test_fine_tuning_starts_from_balanced_channels_if_there_is_time(
     tuned = FineTuner(plan, None, None, seconds, 0).tune(made.quantized, "int8", plan.flatbuffer, remake)
     report = tuned.report
     assert (report.kept, report.balanced, report.trained) == (balanced, balanced, False)
-    assert report.narrowed <= balanced
+    assert report.reranged <= balanced
     if not balanced:
         assert tuned.graph is made.quantized
         return
-    said = "balanced channels and other ranges alone: " if report.narrowed else "balanced channels alone: "
+    said = "balanced channels and other ranges alone: " if report.reranged else "balanced channels alone: "
     assert said in tuned.decisions[0]
     # The same function: each of some hundred operations is right to 6e-8.
     assert report.float_from_original > -20 * np.log10(300 * 2**-24)

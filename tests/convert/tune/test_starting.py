@@ -1,4 +1,4 @@
-"""What training starts from: an end in float where it is small, and half of what a few images lose by."""
+"""What training starts from: an end in float where it is small, and a part of what a few images lose by."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ from embedlite.convert.quantize.trial import ReadyImages, Trial
 from embedlite.convert.tune import train
 from embedlite.convert.tune.balance import Balance
 from embedlite.convert.tune.fine_tune import FineTuner
-from embedlite.convert.tune.narrow import Narrowing
+from embedlite.convert.tune.rerange import Reranging
 from embedlite.convert.tune.starting import End, Start, Starting
 from embedlite.runtime import InputContract
 from embedlite.runtime.images.open import open_source
@@ -119,9 +119,10 @@ def test_the_end_in_float_may_begin_before_the_average(name: str) -> None:
     assert after < before
 
 
-def test_half_of_a_change_is_taken_where_one_image_loses_by_the_whole() -> None:
+@pytest.mark.parametrize(("bright_share", "part"), [(0.69, 0.5), (0.8, 0.25)])
+def test_a_part_of_a_change_is_taken_where_one_image_loses_by_the_whole(bright_share: float, part: float) -> None:
     """Ranges that reach 1.45 times as far as the one bright image, and farther beyond all others: the whole change cuts
-    it off, half of it does not."""
+    it off, half of it does not. Of 1.25 times half does, too, and a quarter does not."""
     keras.utils.set_random_seed(5)
     model = keras.Sequential(
         [
@@ -137,7 +138,9 @@ def test_half_of_a_change_is_taken_where_one_image_loses_by_the_whole() -> None:
     options = CalibrationOptions("minmax", None, False, 1, modes=("int8",))
     plan = plan_int8(graph, source, CONTRACT, options, raw_pixels=False)
     reach = {
-        name: (low / 0.69, high / 0.69) for name, (low, high) in plan.ranges.limits.items() if name != graph.input_name
+        name: (low / bright_share, high / bright_share)
+        for name, (low, high) in plan.ranges.limits.items()
+        if name != graph.input_name
     }
     trial = Trial(graph, ReadyImages(source, [*range(28, 41)]), 1)
     plan = replace(
@@ -147,17 +150,17 @@ def test_half_of_a_change_is_taken_where_one_image_loses_by_the_whole() -> None:
         trial=trial,
     )
     given, found = starting(SimpleNamespace(plan=plan), [])
-    assert (found.floats, found.balanced, found.narrowed) == (False, False, True)
-    narrowing, ready = Narrowing(given.graph, plan.flatbuffer, plan.ranges), list(map(plan.fitting.ready, range(28)))
+    assert (found.floats, found.balanced, found.reranged) == (False, False, True)
+    reranging, ready = Reranging(given.graph, plan.flatbuffer, plan.ranges), list(map(plan.fitting.ready, range(28)))
     for number in range(3):
-        narrowing.measure(np.stack(ready[12 * number : 12 * number + 12]), number)
-    assert found.ranges == narrowing.narrowed(0.5)
-    before, half, whole = (
+        reranging.measure(np.stack(ready[12 * number : 12 * number + 12]), number)
+    assert found.ranges == reranging.reranged(part)
+    before, some, whole = (
         trial.errors_of(trial.quantized(plan.flatbuffer, ranges))[:, 0]
-        for ranges in (plan.ranges, found.ranges, narrowing.narrowed())
+        for ranges in (plan.ranges, found.ranges, reranging.reranged())
     )
-    assert np.median(whole) < np.median(half) < np.median(before)
-    assert whole[-1] > before.max() > half.max()
+    assert np.median(whole) < np.median(some) < np.median(before)
+    assert whole[-1] > before.max() > some.max()
 
 
 @pytest.mark.parametrize("when", ["ends", "balance", "channels", "ranges"])
@@ -170,7 +173,7 @@ def test_ctrl_c_before_the_training_keeps_what_is_best_by_then(
         "ends": (Starting, "_with_end"),
         "balance": (Balance, "measure"),
         "channels": (Balance, "balanced"),
-        "ranges": (Narrowing, "measure"),
+        "ranges": (Reranging, "measure"),
     }[when]
     passed = getattr(owner, name)
 

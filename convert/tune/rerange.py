@@ -1,4 +1,4 @@
-"""Ranges of activations that cost the embedding least: a narrower one has smaller steps, and cuts off large values.
+"""Ranges of activations that cost the embedding least: a narrower one has smaller steps, and cuts off more.
 
 What both cost is known from backward passes, see :mod:`embedlite.convert.tune.sensitivity`. Steps are noise, value by
 value: step^2 / 12 times the sum of the squared gradients. What is cut off is a change of some values of an image, all
@@ -18,8 +18,8 @@ from ..graph.constraints import FIXED
 from .network import Network
 from .sensitivity import Batch, heard, rounded
 
-_SHARES = np.linspace(1, 0.4, 13)
-"""Of either side of a range, which are tried."""
+_SHARES = np.linspace(2, 0.4, 33)
+"""Of either side of a range, which are tried: a range that the export chose by a percentile may cut off too much."""
 
 _PASSES_ON = frozenset(
     {
@@ -32,8 +32,8 @@ _PASSES_ON = frozenset(
 Costs = NDArray[np.float64]
 
 
-class Narrowing:
-    """What narrower ranges of a file's activations cost, measured."""
+class Reranging:
+    """What other ranges of a file's activations cost, measured."""
 
     def __init__(self, quantized: bytes, original: bytes, ranges: Ranges) -> None:
         """Find what has a range that may be chosen.
@@ -72,7 +72,7 @@ class Narrowing:
                 sides = ((-values, -gradients, -low), (values, gradients, high))
                 self._cut[index] += [_cut(*side, len(images)) for side in sides]
 
-    def narrowed(self, part: float = 1.0) -> Ranges:
+    def reranged(self, part: float = 1.0) -> Ranges:
         """The ranges that cost least, each by itself.
 
         Args:
@@ -87,8 +87,9 @@ class Narrowing:
                     (low, high), (least, most) = self._limits[index], self._cheapest(index)
                     changed[name] = low + part * (least - low), high + part * (most - high)
                 elif graph.operator_name(operator) in _PASSES_ON and name in changed and read in changed:
+                    alike = self._ranges.limits[name] == self._ranges.limits[read]
                     (low, high), (least, most) = changed[name], changed[read]
-                    changed[name] = max(low, least), min(high, most)
+                    changed[name] = changed[read] if alike else (max(low, least), min(high, most))
         return replace(self._ranges, limits=changed)
 
     def _cheapest(self, index: int) -> tuple[float, float]:
@@ -107,8 +108,7 @@ def _cut(values: Batch, gradients: Batch, limit: float, images: int) -> Costs:
         return costs
     # An image may have several rows, one after the other.
     rows, *_ = where = np.nonzero(values > limit * _SHARES[-1])
-    # What lies beyond the limit is cut off in any case.
-    reached, slopes = np.minimum(values[where], limit).astype(np.float64), gradients[where]
+    reached, slopes = values[where].astype(np.float64), gradients[where]
     for place, share in enumerate(_SHARES):
         lost = np.bincount(rows * images // len(values), slopes * np.maximum(reached - limit * share, 0), images)
         costs[place] = float(np.square(lost).sum())

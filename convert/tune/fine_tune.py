@@ -225,7 +225,12 @@ def _told(report: FineTuning) -> str:
     if report.failures:
         count = f"{report.failures} of which ended in NaN and {'was' if report.failures == 1 else 'were'}"
         effort += f", {count} taken back, at a lower rate"
-    ends = {"interrupted": ", interrupted", "time": ", fewer than were planned: the time was over"}
+    ends = {
+        "interrupted": ", interrupted",
+        "time": ", fewer than were planned: the time was over",
+        "building": ", fewer than were planned: to build the first takes longer than the time that was left, so give "
+        "--fine-tune-time more",
+    }
     effort += ends.get(report.ended, "")
     if not report.kept:
         return (

@@ -275,6 +275,20 @@ def test_a_training_whose_time_was_over_is_not_made_again(tmp_path: Path, monkey
     assert again.graph == first.graph
 
 
+@pytest.mark.usefixtures("steps")
+def test_no_training_begins_that_would_not_be_built_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unrolled LSTM of sixteen steps was built for half a minute whatever the time."""
+    begun, step = [], training.Training.step
+    monkeypatch.setattr(training.Training, "step", lambda self, rate: begun.append(rate) or step(self, rate))
+    monkeypatch.setattr(training, "_BUILDING", 30.0)
+    tuned = tuner(150.0).tune(made().damaged)
+    assert (tuned.graph, tuned.report.ended, tuned.report.steps) == (made().damaged, "building", 0)
+    assert not begun
+    assert "takes longer than the time that was left, so give --fine-tune-time more" in tuned.decisions[0]
+    assert tuner(400.0).tune(made().damaged).report.kept
+    assert begun
+
+
 def test_other_images_have_another_fingerprint() -> None:
     few = open_source(smooth(40, 0), CONTRACT)
     further = [open_source(smooth(40, seed), CONTRACT) for seed in (1, 1, 2)]

@@ -1,8 +1,8 @@
 """What training starts from: the file with the end, the channels and the ranges that held-out images gain from.
 
 First the end that is computed in float may be longer than without, at what it costs as measured; then the values of
-attentions are centred, and the channels balanced; then each activation gets the range that costs the embedding least.
-Where most images gain by one of these and a few lose too much, half of it is tried, then a quarter.
+attentions are centred; then each activation gets the range that costs the embedding least, with the channels as they
+are and balanced. Where most images gain by one of these and a few lose too much, half of it is tried, then a quarter.
 """
 
 from __future__ import annotations
@@ -144,16 +144,22 @@ class Starting:
             judge(functools.partial(_centred, first.start, centring))
             first = best
         start = first.start
+
+        def rerange(candidate: Start) -> None:
+            reranging = Reranging(candidate.graph, candidate.original, candidate.ranges)
+            if not self._over() and self._measured(reranging, batches, seed):
+                judge(functools.partial(_reranged, candidate, reranging))
+
+        # Before the channels: of a large network, for which time is short, ranges may be most of it.
+        rerange(start)
+        before_channels = len(tried)
         balance = Balance(start.graph, start.original, start.ranges)
         if balance.scales and self._measured(balance, batches, seed):
             for share in SHARES:
                 judge(functools.partial(_balanced, start, balance, share))
-        # Of the best channels, clearly better or not, and of those that were given.
-        nearest = min(tried, key=lambda judged: judged.score).start
-        for candidate in [nearest] if nearest is start else [nearest, start]:
-            reranging = Reranging(candidate.graph, candidate.original, candidate.ranges)
-            if not self._over() and self._measured(reranging, batches, seed):
-                judge(functools.partial(_reranged, candidate, reranging))
+        # Of the best channels, clearly better or not.
+        if balanced := tried[before_channels:]:
+            rerange(min(balanced, key=lambda judged: judged.score).start)
         return replace(best.start, seconds=time.monotonic() - self._began)
 
     def _with_end(self, given: _Judged) -> _Judged:

@@ -98,7 +98,7 @@ def report(stored: Sequence[Stored]) -> str:
     for way, found in verdicts.items():
         if found:
             parts.append(_judged(way, found))
-    return "\n\n".join([*parts, _medians(by_name)])
+    return "\n\n".join([*parts, *_found_again(by_name), _medians(by_name)])
 
 
 def _verdicts(by_name: dict[str, list[Stored]], way: str, others: Sequence[str]) -> list[Verdict]:
@@ -142,6 +142,30 @@ def _judged(way: str, verdicts: Sequence[Verdict]) -> str:
         )
     holds = f"does not hold: {', '.join(worse)}" if worse else f"holds on {len(verdicts)} networks"
     return "\n".join([*lines, f'"never worse" {holds}'])
+
+
+def _found_again(by_name: dict[str, list[Stored]]) -> list[str]:
+    """How much of what fine-tuning gains on the images that were held out for it is gained on test images."""
+    lines, gains = [], []
+    for name, draws in by_name.items():
+        for draw in draws:
+            tuned, plain = draw["ways"].get(TUNED, {}), draw["ways"].get("int8", {})
+            if not tuned.get("kept") or not plain:
+                continue
+            test, held = _db(tuned) - _db(plain), tuned["held_out_gain"]
+            gains.append((test, held))
+            before, after = (np.maximum(row["squared"], 1e-30) for row in (plain, tuned))
+            by_image = 10 * np.log10(before / after)
+            lines.append(
+                f"{name:<34}{test:>+7.2f} dB, held out {held:+.2f} ({test / held:.0%}); "
+                f"image by image {by_image.mean():+.2f}, more than none on {np.mean(by_image > 0):.0%}; "
+                f"five images have {np.sort(before)[-5:].sum() / before.sum():.0%} of the noise"
+            )
+    if not gains:
+        return []
+    test, held = np.sum(gains, axis=0)
+    total = f"in sum {test:+.1f} dB, held out {held:+.1f} ({test / held:.0%})"
+    return ["\n".join(["tuned on int8, on test images:", *lines, total])]
 
 
 def _medians(by_name: dict[str, list[Stored]]) -> str:

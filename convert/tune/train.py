@@ -226,11 +226,10 @@ class Run:
 
     def train(self) -> Trained:
         """All parts that time allows, or those that an earlier run left."""
-        resumed = self.resume()
-        if self.part < _PARTS and self._seconds - self._elapsed() < self._training.building:
-            self.result.ended = "building"
-            return self.result
-        if not resumed:
+        if not self.resume():
+            if self._seconds - self._elapsed() < self._training.building:
+                self.result.ended = "building"
+                return self.result
             self.plan()
         going_on = True
         while going_on and self.part < _PARTS:

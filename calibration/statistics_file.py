@@ -51,7 +51,8 @@ def holds_statistics(path: Path) -> bool:
 
 def write_arrays(path: Path, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write a header and arrays as one ``.npz``; nothing in it depends on the time of day."""
-    text = json.dumps({"embedlite": "calibration", "schema": SCHEMA, **header}, sort_keys=True)
+    facts = {"embedlite": "calibration", "schema": SCHEMA, "arrays": sorted(arrays), **header}
+    text = json.dumps(facts, sort_keys=True)
     file = io.BytesIO()
     np.savez_compressed(file, header=pack_texts([text]), **arrays)
     write_file(path, file.getvalue())
@@ -77,6 +78,9 @@ def read_arrays(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArra
             f"{path} holds calibration {found[2]} of schema {found[1]}; expected {kind} of schema {SCHEMA}. Name "
             "another file, or collect it again with this version."
         )
+    # A directory that is damaged may have lost entries, and what is left of it is sound.
+    if header.get("arrays") != sorted(arrays):
+        raise UnreadableDataError(f"{path} is damaged: it lacks some of its arrays. Remove it and collect it again.")
     return header, arrays
 
 

@@ -177,6 +177,21 @@ def test_a_damaged_file_is_refused_or_unharmed(
         assert str(path) in str(error)
 
 
+def test_a_directory_that_lost_entries_is_refused(tmp_path: Path) -> None:
+    """One bit in a length of the directory hides entries, and the others are sound."""
+    path = tmp_path / "damaged.npz"
+    save_statistics(path, merge(IMAGES))
+    data, refused, hidden = path.read_bytes(), 0, 0
+    for place in range(data.index(b"PK\1\2"), len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        try:
+            assert all(tensor.counts is not None for tensor in load_statistics(path).tensors.values())
+        except UnreadableDataError as error:
+            refused += 1
+            hidden += "lacks some of its arrays" in str(error)
+    assert refused > hidden > 0
+
+
 def test_another_npz_is_no_statistics(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=np.zeros(3))
     with pytest.raises(UnreadableDataError, match="holds no calibration statistics"):

@@ -43,8 +43,8 @@ _MOST_WORSE = 1.1
 """The mean of the worst twentieth may grow by no more."""
 
 _CHANCE = (MOST_TRIALS - 1) * NormalDist().cdf(-3)
-"""How likely chance alone may pass any of the trials: as likely as three standard errors in as many as there may be
-(Bonferroni). Of a large network fewer are tried, and each has to prove less."""
+"""How likely chance alone may pass any of the trials, as three standard errors in as many as there may be (Bonferroni):
+of a large network fewer are tried, and each has to prove less."""
 _TINY = 1e-30
 
 _LEAST_SEEN, _SHORT = 8, 2

@@ -78,7 +78,7 @@ def read_arrays(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArra
             f"{path} holds calibration {found[2]} of schema {found[1]}; expected {kind} of schema {SCHEMA}. Name "
             "another file, or collect it again with this version."
         )
-    # A directory that is damaged may have lost entries, and what is left of it is sound.
+    # A damaged directory may have lost entries.
     if header.get("arrays") != sorted(arrays):
         raise UnreadableDataError(f"{path} is damaged: it lacks some of its arrays. Remove it and collect it again.")
     return header, arrays

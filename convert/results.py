@@ -293,8 +293,8 @@ class FineTuning:
         seconds: how long this run took.
         rate: steps of a weight that one step of the training moves it by, at most.
         seed: of what was drawn.
-        ended: ``finished``, ``time`` (before all planned steps were made), ``building`` (the time that was left was
-            too short to build the first), ``interrupted`` or ``failed``.
+        ended: ``finished``, ``time`` (before all planned steps were made), ``building`` (no time was left to
+            build the first), ``interrupted`` or ``failed``.
         failures: how often the loss was not a number and the training stepped back to a lower rate.
         sqnr_before: of the file on the held-out images, against the float graph.
         sqnr_after: likewise, of what was kept.

@@ -228,8 +228,7 @@ def _told(report: FineTuning) -> str:
     ends = {
         "interrupted": ", interrupted",
         "time": ", fewer than were planned: the time was over",
-        "building": ", fewer than were planned: to build the first takes longer than the time that was left, so give "
-        "--fine-tune-time more",
+        "building": ": building the first takes longer than the time that was left; give --fine-tune-time more",
     }
     effort += ends.get(report.ended, "")
     if not report.kept:

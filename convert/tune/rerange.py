@@ -19,7 +19,7 @@ from .network import Network
 from .sensitivity import Batch, heard, rounded
 
 _SHARES = np.linspace(2, 0.4, 33)
-"""Of either side of a range, which are tried: a range that the export chose by a percentile may cut off too much."""
+"""Of either side of a range, which are tried: one by a percentile may cut off too much."""
 
 _PASSES_ON = frozenset(
     {

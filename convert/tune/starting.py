@@ -150,7 +150,7 @@ class Starting:
             if not self._over() and self._measured(reranging, batches, seed):
                 judge(functools.partial(_reranged, candidate, reranging))
 
-        # Before the channels: of a large network, for which time is short, ranges may be most of it.
+        # First, because a large network has no time for all.
         rerange(start)
         before_channels = len(tried)
         balance = Balance(start.graph, start.original, start.ranges)

@@ -32,8 +32,7 @@ _TIMED, _USED = 5, 0.9
 """Steps whose median duration says how many fit into the time, and how much of it they may take."""
 
 _BUILDING = 0.06
-"""Seconds for each operator of the network before the first step, as measured on one core: an unrolled recurrent layer
-has hundreds of them, and nothing ends that once it has begun."""
+"""Seconds to build the first step for each operator, as measured on one core: nothing ends that once it has begun."""
 
 _MOST_FAILURES = 3
 _LOWER = 0.25

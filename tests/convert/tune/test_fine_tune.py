@@ -284,7 +284,10 @@ def test_no_training_begins_that_would_not_be_built_in_time(monkeypatch: pytest.
     tuned = tuner(150.0).tune(made().damaged)
     assert (tuned.graph, tuned.report.ended, tuned.report.steps) == (made().damaged, "building", 0)
     assert not begun
-    assert "takes longer than the time that was left, so give --fine-tune-time more" in tuned.decisions[0]
+    assert (
+        ": building the first takes longer than the time that was left; give --fine-tune-time more)"
+        in tuned.decisions[0]
+    )
     assert tuner(400.0).tune(made().damaged).report.kept
     assert begun
 

@@ -2,8 +2,7 @@
 
 What both cost is known from backward passes, see :mod:`embedlite.convert.tune.sensitivity`. Steps are noise, value by
 value: step^2 / 12 times the sum of the squared gradients. What is cut off is a change of some values of an image, all
-in one direction: the square of its product with the gradient, image by image. So values that the embedding does not
-hear may go, however large, and one that a single image needs stays.
+in one direction: the square of its product with the gradient, image by image.
 """
 
 from __future__ import annotations

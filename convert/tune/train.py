@@ -189,8 +189,8 @@ _PARTS = len(RATES) + _JUDGED
 class Run:
     """One training for a time: parts of some steps, with a judgement after each; the probe's first.
 
-    How many steps fit into the time is measured and rounded down to one of ten numbers a decade, so that the same machine
-    makes the same ones again.
+    How many steps fit into the time is measured and rounded down to one of ten numbers a decade, so that the same
+    machine makes the same ones again.
     """
 
     def __init__(
